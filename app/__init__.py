@@ -1,0 +1,1 @@
+"""Orderflow: orders and their payments. Start reading at `main.create_app`, then `contracts`."""

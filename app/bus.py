@@ -1,0 +1,112 @@
+"""The bus: modules ask and tell one another over blinker signals, and know nothing else of each other.
+
+`ask` wants exactly one module to do something; `publish` says that something happened to whoever cares. Each
+collaborator is given the narrowest face of the bus: Answers for orders and payments, Asks for the gateway,
+Publishes for the relay.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from blinker import ANY, Namespace, Signal
+
+from app.contracts import Event, Refused, Reply, Request, Unavailable
+from app.story import log
+
+R = TypeVar("R", bound=Reply)
+Q = TypeVar("Q", bound=Request[Any])
+E = TypeVar("E", bound=Event)
+
+Delivery = Mapping[str, Exception | None]
+
+
+class Asks(Protocol):
+    """For the gateway."""
+
+    def ask(self, request: Request[R]) -> R:
+        """The owner's reply. Raises its refusals, and Unavailable where nobody can answer."""
+
+
+class Answers(Protocol):
+    """For orders and payments."""
+
+    def answer(self, request: type[Q], handler: Callable[[Q], Reply]) -> None:
+        """Let `handler` answer every request of this type; a second one is an error."""
+
+    def subscribe(self, module: str, event: type[E], handler: Callable[[tuple[E, ...]], None]) -> None:
+        """Let `handler` have every batch of events of this type, on behalf of `module`."""
+
+
+class Publishes(Protocol):
+    """For the relay."""
+
+    def publish(self, events: Sequence[Event]) -> Delivery:
+        """Hand a batch of events of one type to each subscribing module; tells what each made of it."""
+
+
+class AlreadyAnswered(RuntimeError):
+    """Two handlers want to answer the same request: a mistake in the composition."""
+
+
+class SignalBus:
+    """The bus inside one process. Handlers run in the caller's thread."""
+
+    def __init__(self) -> None:
+        self._requests = Namespace()
+        self._events = Namespace()
+        self._modules: dict[Any, str] = {}
+
+    def answer(self, request: type[Q], handler: Callable[[Q], Reply]) -> None:
+        signal = self._requests.signal(request.__name__)
+        if signal.receivers:
+            raise AlreadyAnswered(f"{request.__name__} is answered already")
+        # Weak references, blinker's default, would let a handler vanish that nobody else holds.
+        signal.connect(_receiver(handler), weak=False)
+
+    def subscribe(self, module: str, event: type[E], handler: Callable[[tuple[E, ...]], None]) -> None:
+        receiver = _receiver(handler)
+        self._modules[receiver] = module
+        self._events.signal(event.__name__).connect(receiver, weak=False)
+
+    def ask(self, request: Request[R]) -> R:
+        name = type(request).__name__
+        answerers = list(_receivers(self._requests.signal(name)))
+        if not answerers:
+            raise Unavailable(f"nobody answers {name}")
+        try:
+            reply: R = answerers[0](type(request).owner, message=request)
+        except Refused:
+            raise
+        except Exception as exc:
+            log.exception("request failed", request=name, message=request)
+            raise Unavailable(f"{name} could not be answered") from exc
+        return reply
+
+    def publish(self, events: Sequence[Event]) -> Delivery:
+        name = type(events[0]).__name__
+        return {
+            self._modules[receiver]: _hand(receiver, tuple(events))
+            for receiver in _receivers(self._events.signal(name))
+        }
+
+
+def _receiver(handler: Callable[[Any], Any]) -> Callable[..., Any]:
+    def receive(sender: str, *, message: Any) -> Any:
+        return handler(message)
+
+    return receive
+
+
+def _receivers(signal: Signal) -> Any:
+    return signal.receivers_for(ANY)
+
+
+def _hand(receiver: Callable[..., Any], events: tuple[Event, ...]) -> Exception | None:
+    try:
+        receiver("relay", message=events)
+    except Unavailable as exc:
+        return exc
+    except Exception as exc:
+        log.exception("events not handled", event_type=type(events[0]).__name__, count=len(events))
+        return exc
+    return None

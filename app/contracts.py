@@ -1,0 +1,275 @@
+"""Every message, reply and refusal that may cross a module boundary.
+
+Messages are data and nothing else: frozen, keyword-only, made of strings, integers and booleans (and tuples of
+such), so that each survives JSON both ways and may one day travel between processes. Times are milliseconds since
+1970 in UTC where they are integers, RFC 3339 where they are strings. Money is an integer of ISO 4217 minor units
+beside its currency code. Ids of orders are 24 hexadecimal digits.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+R = TypeVar("R", bound="Reply")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What a request is answered with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Generic[R]):
+    """Something that exactly one module must do or tell; named in the imperative."""
+
+    owner: ClassVar[str]
+    reply: ClassVar[type[Reply]]
+
+    request_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that happened to one order; named in the past tense.
+
+    `sequence` rises within what the sending module has to say of that order; a receiver ignores what it has seen.
+    """
+
+    event_id: str
+    order_id: str
+    sequence: int
+    request_id: str
+    at: int
+
+
+# --- replies ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderAccepted(Reply):
+    """The order is stored durably; its payment is under way."""
+
+    order_id: str
+    version: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderUpdated(Reply):
+    """The order as it is after the step; `changed` is false where it was in that state before."""
+
+    order_id: str
+    order_status: str
+    version: int
+    changed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderStatusView(Reply):
+    """The least one can ask of an order."""
+
+    order_id: str
+    order_status: str
+    payment_status: str
+    version: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderView(Reply):
+    """An order as clients see it."""
+
+    order_id: str
+    user_id: str
+    product_id: str
+    product_name: str
+    total_text: str
+    total_value: int
+    total_currency: str
+    order_status: str
+    payment_status: str
+    version: int
+    created_at: str
+    updated_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderList(Reply):
+    """Orders of one user, newest first."""
+
+    orders: tuple[OrderView, ...]
+
+
+# --- requests --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateOrder(Request[OrderAccepted]):
+    """Store a new order and have it paid for.
+
+    The asker makes the `order_id`, 24 hexadecimal digits, so that every line about the order can name it from the
+    first; `total_text` is the amount as the client wrote it.
+    """
+
+    owner = "orders"
+    reply = OrderAccepted
+
+    order_id: str
+    user_id: str
+    product_id: str
+    product_name: str
+    total_text: str
+    total_value: int
+    total_currency: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateOrder(Request[OrderUpdated]):
+    """Take the step to `order_status` on behalf of a client. Refused with IllegalStep, NotFound, TimelineFull."""
+
+    owner = "orders"
+    reply = OrderUpdated
+
+    order_id: str
+    order_status: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindOrder(Request[OrderView]):
+    """Tell one order. Refused with NotFound."""
+
+    owner = "orders"
+    reply = OrderView
+
+    order_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOrderStatus(Request[OrderStatusView]):
+    """Tell the status of one order. Refused with NotFound."""
+
+    owner = "orders"
+    reply = OrderStatusView
+
+    order_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOrders(Request[OrderList]):
+    """Tell a user's newest orders, `limit` at the most."""
+
+    owner = "orders"
+    reply = OrderList
+
+    user_id: str
+    limit: int
+
+
+# --- events ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderCreated(Event):
+    """An order was stored and waits for its payment."""
+
+    user_id: str
+    product_id: str
+    total_value: int
+    total_currency: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderCancelled(Event):
+    """An order was cancelled: whatever was or will be captured for it goes back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaymentCaptured(Event):
+    """The provider took the whole total. `took_ms` is the provider's time."""
+
+    reference: str
+    took_ms: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaymentDeclined(Event):
+    """The provider refused for good; no money moved."""
+
+    reason: str
+    took_ms: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaymentVoided(Event):
+    """The payment of a cancelled order was called off before any money moved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaymentRefunded(Event):
+    """`refund_value` went back to the payer; `refunded_total` is all that has gone back so far."""
+
+    refund_id: str
+    refund_value: int
+    refunded_total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaymentParked(Event):
+    """Nobody could learn in time whether money moved (`reason`); an operator has to settle it."""
+
+    reason: str
+
+
+# --- refusals --------------------------------------------------------------------------------------------------
+#
+# Refused
+# ├── NotFound               there is no such order
+# ├── IllegalStep            the order's state does not allow it
+# ├── TimelineFull           the order has had as many steps as it may have
+# ├── Conflict               others changed the order again and again meanwhile
+# └── Unavailable            nobody can answer now; repeating later may help
+
+
+class Refused(Exception):
+    """An answer that says no: `code` names the kind, `detail` is one sentence, `members` are further facts."""
+
+    code: ClassVar[str] = "refused"
+
+    def __init__(self, detail: str, **members: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.members = members
+
+
+class NotFound(Refused):
+    """There is no such order."""
+
+    code = "order_not_found"
+
+
+class IllegalStep(Refused):
+    """The order's state does not allow the step; members `from`, `to`, `allowed`."""
+
+    code = "illegal_step"
+
+
+class TimelineFull(Refused):
+    """The order has had as many steps as it may have."""
+
+    code = "timeline_full"
+
+
+class Conflict(Refused):
+    """Others changed the order again and again meanwhile."""
+
+    code = "conflict"
+
+
+class Unavailable(Refused):
+    """Nobody can answer now; member `retry_after` in seconds says when it may be worth another try."""
+
+    code = "unavailable"
+
+
+def concrete(kind: type[Any]) -> Iterator[type[Any]]:
+    """Every message class below `kind` that is sent as itself."""
+    for child in kind.__subclasses__():
+        yield from [*concrete(child)] or [child]

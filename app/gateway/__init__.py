@@ -1,0 +1,43 @@
+"""The gateway: HTTP in, HTTP out. Knows nothing of orders but what the bus tells it."""
+
+import re
+from collections.abc import Callable
+from uuid import uuid4
+
+from flask import Flask, Response, g, request
+
+from app.bus import Asks
+from app.gateway import errors, health, openapi, routes
+
+LARGEST_BODY = 64 * 1024
+SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+
+
+def install(app: Flask, bus: Asks, ready: Callable[[], bool]) -> None:
+    """Give `app` its routes, errors and headers; `ready` tells whether requests can be served."""
+    app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
+    app.url_map.strict_slashes = True
+    app.url_map.redirect_defaults = False
+    errors.install(app)
+    for blueprint in (routes.blueprint(bus), health.blueprint(ready), openapi.blueprint()):
+        app.register_blueprint(blueprint)
+    app.before_request(_name_request)
+    app.after_request(_add_headers)
+
+
+def _name_request() -> None:
+    given = request.headers.get("X-Request-Id", "")
+    g.request_id = given if SANE_ID.match(given) else uuid4().hex
+
+
+def _add_headers(response: Response) -> Response:
+    response.headers["X-Request-Id"] = g.get("request_id", "")
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response

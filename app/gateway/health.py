@@ -1,0 +1,30 @@
+"""Whether the process lives, and whether it can serve."""
+
+from collections.abc import Callable
+
+import orjson
+from flask import Blueprint, Response
+
+from app.gateway import schemas
+from app.gateway.openapi import documented
+
+
+def blueprint(ready: Callable[[], bool]) -> Blueprint:
+    """`/healthz`, which asks nobody, and `/readyz`, which answers 503 unless `ready()`."""
+    routes = Blueprint("health", __name__)
+
+    @routes.get("/healthz")
+    @documented("Whether the process lives", answers={200: schemas.HealthSchema})
+    def healthz() -> Response:
+        return _answer(True)
+
+    @routes.get("/readyz")
+    @documented("Whether the process can serve", answers={200: schemas.HealthSchema, 503: schemas.HealthSchema})
+    def readyz() -> Response:
+        return _answer(ready())
+
+    return routes
+
+
+def _answer(ok: bool) -> Response:
+    return Response(orjson.dumps({"ok": ok}), 200 if ok else 503, content_type="application/json")

@@ -1,0 +1,223 @@
+"""Money as people write it ("RM 99", "99.90 USD") to and from whole ISO 4217 minor units.
+
+Never rounded and never guessed: text that could mean two amounts or two currencies is refused.
+
+- Currencies: those Babel (CLDR) lists as present legal tender of some territory; so no funds (CLF,
+  UYI), metals (XAU), test codes (XTS) or currencies of the past (DEM).
+- Minor units: Babel's, except for the currencies in ISO_DIGITS, where CLDR counts the decimals that
+  shops still use and ISO 4217 those that banks and processors use.
+- Symbols: SYMBOLS. Those in AMBIGUOUS belong to several currencies and are refused with a hint.
+- Amounts: digits 0-9, a dot as the decimal mark, commas only between exact groups of three.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import NoReturn
+
+from babel.core import get_global
+
+MAX_TEXT = 64
+# Fifteen digits: exact in a BSON int64, in a JSON number and in a JavaScript number.
+MAX_VALUE = 999_999_999_999_999
+
+# CLDR says 0 for all of these; a stored minor unit must be the one that processors mean.
+_TWO = ["AFN", "ALL", "IRR", "KPW", "LAK", "LBP", "MGA", "MMK", "RSD", "SOS", "SYP", "YER"]
+ISO_DIGITS = dict.fromkeys(_TWO, 2) | {"IQD": 3}
+
+# £, ₩ and ₱ have namesakes too (EGP, GIP, KPW, CUP): those must be written as codes.
+SYMBOLS = {
+    "RM": "MYR",
+    "€": "EUR",
+    "£": "GBP",
+    "US$": "USD",
+    "S$": "SGD",
+    "A$": "AUD",
+    "AU$": "AUD",
+    "CA$": "CAD",
+    "HK$": "HKD",
+    "MX$": "MXN",
+    "NT$": "TWD",
+    "NZ$": "NZD",
+    "R$": "BRL",
+    "CN¥": "CNY",
+    "JP¥": "JPY",
+    "₹": "INR",
+    "₩": "KRW",
+    "฿": "THB",
+    "₫": "VND",
+    "₱": "PHP",
+    "₪": "ILS",
+    "₺": "TRY",
+    "₴": "UAH",
+    "₦": "NGN",
+    "₽": "RUB",
+    "₸": "KZT",
+    "₾": "GEL",
+    "₼": "AZN",
+    "₮": "MNT",
+    "₭": "LAK",
+    "₲": "PYG",
+    "₡": "CRC",
+    "৳": "BDT",
+    "៛": "KHR",
+    "Rp": "IDR",
+    "zł": "PLN",
+    "Kč": "CZK",
+    "Ft": "HUF",
+}
+
+AMBIGUOUS = {
+    "$": "USD, AUD, CAD or SGD",
+    "C$": "CAD or NIO",
+    "¥": "JPY or CNY",
+    "￥": "JPY or CNY",
+    "元": "CNY, HKD or TWD",
+    "kr": "SEK, NOK, DKK or ISK",
+    "Rs": "INR, PKR, LKR or MUR",
+    "₨": "INR, PKR, LKR or MUR",
+    "R": "ZAR or BRL",
+    "L": "HNL or MDL",
+    "Fr": "CHF, XAF or XOF",
+    "CFA": "XAF or XOF",
+    "﷼": "IRR, SAR, QAR, OMR or YER",
+}
+
+
+class MoneyError(ValueError):
+    """What was given is not an amount of money; the text says why in one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """An amount in whole minor units of its currency: Money(9900, "MYR") is RM 99."""
+
+    value: int
+    currency: str
+
+
+def parse(given: object) -> Money:
+    """Read text or {"value", "currency"} as an amount above zero; MoneyError says what is wrong."""
+    if isinstance(given, str):
+        return _from_text(given)
+    if isinstance(given, dict):
+        return _from_members(given.get("value"), given.get("currency"))
+    raise MoneyError('The amount must be text such as "MYR 99.00", or value and currency.')
+
+
+def show(money: Money) -> str:
+    """Canonical text, "MYR 99.00" or "JPY 500"; zero and past currencies can be shown too."""
+    places = _KNOWN.get(money.currency)
+    if places is None or not 0 <= money.value <= MAX_VALUE:
+        raise MoneyError("There is no text for a negative, too large or unknown amount.")
+    whole, part = divmod(money.value, 10**places)
+    return f"{money.currency} {whole}.{part:0{places}d}" if places else f"{money.currency} {whole}"
+
+
+def _known() -> dict[str, int]:
+    """Minor units of every currency in Babel, past ones too: an old order must stay readable."""
+    fractions = get_global("currency_fractions")
+    default = fractions["DEFAULT"]
+    cldr = {code: fractions.get(code, default)[0] for code in get_global("all_currencies")}
+    return cldr | ISO_DIGITS
+
+
+def _tender() -> set[str]:
+    """Codes of legal tender without an end date: the answer must not depend on today."""
+    territories = get_global("territory_currencies").values()
+    return {code for rows in territories for code, _, end, tender in rows if tender and end is None}
+
+
+_KNOWN = _known()
+
+# Accepted currency codes and their minor units.
+CURRENCIES = {code: _KNOWN[code] for code in sorted(_tender())}
+
+_NAMES = {code: code for code in CURRENCIES} | SYMBOLS
+_FOLDED = {name.casefold(): name for name in _NAMES}
+_AMBIGUOUS_FOLDED = {name.casefold(): f"{name!r} may be {codes}" for name, codes in AMBIGUOUS.items()}
+
+_NAME = r"([^\s\d\x00-\x1f\x7f.,+\u2212_-]*)"
+_WHOLE = r"(0|[1-9][0-9]{0,2}(?:,[0-9]{3})+|[1-9][0-9]*)"
+_TEXT = re.compile(rf" *{_NAME} *{_WHOLE}(?:\.([0-9]+))? *{_NAME} *")
+
+# Tried in this order on text that _TEXT refuses; the first that is found gives the sentence.
+_FAULTS = [
+    (re.compile(pattern), sentence)
+    for pattern, sentence in [
+        (r"[^\S ]|[\x00-\x1f\x7f]", "The amount must not contain line breaks or odd spaces."),
+        (r"[^\D0-9]", "The amount must be written with the digits 0 to 9."),
+        (r"^[^0-9]*$", "The amount has no number in it."),
+        (r"[0-9][eE][+-]?[0-9]", "The amount must be written out, without an exponent."),
+        (r"[+\u2212-]", "The amount must be above zero and without a sign."),
+        (r"_", "The amount must not contain underscores."),
+        (r"\.(?![0-9])|(?<![0-9])\.", "A dot in the amount must stand between two digits."),
+        (r"\..*[.,]", "The amount is ambiguous: a dot is the decimal mark, as in 1,234.50."),
+        (r",", "A comma may only separate groups of three digits, as in 1,234.50."),
+        (r"(?<![0-9.])0[0-9]", "The amount must not begin with extra zeros."),
+    ]
+]
+
+
+def _from_text(text: str) -> Money:
+    """Read "RM 99", "MYR 99.00", "99.90 USD": one currency, before or after the number."""
+    if len(text) > MAX_TEXT:
+        raise MoneyError(f"The amount must be at most {MAX_TEXT} characters.")
+    found = _TEXT.fullmatch(text)
+    if found is None:
+        _refuse(text)
+    before, whole, part, after = found.groups(default="")
+    if before and after:
+        raise MoneyError("The amount names a currency twice; write it once.")
+    currency = _NAMES.get(before or after) or _refuse_name(before or after)
+    return _checked(_minor_units(whole, part, currency), currency)
+
+
+def _minor_units(whole: str, part: str, currency: str) -> int:
+    """Shift the decimal mark by the currency's digits, in text, so that nothing is ever rounded."""
+    places = CURRENCIES[currency]
+    if len(part) > places:
+        raise MoneyError(f"The amount has more decimals than {currency} has, which is {places}.")
+    return int(whole.replace(",", "") + part.ljust(places, "0"))
+
+
+def _from_members(value: object, currency: object) -> Money:
+    """Read the members of {"value": 9900, "currency": "MYR"}; the value is in minor units."""
+    # Not isinstance: True is an int too, and 9900.0 is none although it looks like one.
+    if type(value) is not int:
+        raise MoneyError("The amount's value must be a whole number of minor units.")
+    if not isinstance(currency, str):
+        raise MoneyError('The amount\'s currency must be an ISO 4217 code such as "MYR".')
+    if currency not in CURRENCIES:
+        _refuse_code(currency)
+    return _checked(value, currency)
+
+
+def _checked(value: int, currency: str) -> Money:
+    if value <= 0:
+        raise MoneyError("The amount must be above zero.")
+    if value > MAX_VALUE:
+        raise MoneyError(f"The amount must be at most {MAX_VALUE} minor units.")
+    return Money(value, currency)
+
+
+def _refuse(text: str) -> NoReturn:
+    for pattern, sentence in _FAULTS:
+        if pattern.search(text):
+            raise MoneyError(sentence)
+    raise MoneyError('The amount must be one number and one currency, such as "MYR 99.00".')
+
+
+def _refuse_name(name: str) -> NoReturn:
+    if not name:
+        raise MoneyError('The amount needs a currency, such as "MYR 99.00".')
+    ambiguous = _AMBIGUOUS_FOLDED.get(name.casefold())
+    if ambiguous:
+        raise MoneyError(f"The currency is ambiguous: {ambiguous}; write the ISO 4217 code.")
+    _refuse_code(name)
+
+
+def _refuse_code(name: str) -> NoReturn:
+    meant = _FOLDED.get(name.casefold()) if len(name) <= MAX_TEXT else None
+    if meant:
+        raise MoneyError(f'The currency is not written that way; write "{_NAMES[meant]}".')
+    raise MoneyError('The currency is unknown; write an ISO 4217 code in use today, such as "MYR".')

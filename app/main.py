@@ -1,0 +1,116 @@
+"""The composition root: the one file that names every module. Start reading at `create_app`."""
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask
+
+from app import cli, embedded, gateway, orders, payments, story
+from app.bus import SignalBus
+from app.config import Settings
+from app.database import Database, Store
+from app.payments import providers
+from app.payments.providers import Provider
+
+# Where nothing ever listens: commands that need no database work, the others say that there is none.
+NO_DATABASE = "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=500"
+
+MakeProvider = Callable[[Settings, Store], Provider]
+
+
+class Runtime:
+    """What runs behind the app: started once in each process that serves, stopped in order."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        modules: tuple[orders.Orders, payments.Payments],
+        provider: Provider,
+    ) -> None:
+        self.settings = settings
+        self.database = database
+        self.orders, self.payments = modules
+        self.provider = provider
+        self._started = False
+        self._stopping = False
+
+    def prepare(self) -> None:
+        """Create collections, validators and indexes; safe to repeat."""
+        self.orders.prepare()
+        self.payments.prepare()
+        prepare = getattr(self.provider, "prepare", None)
+        if prepare:
+            prepare()
+
+    def start(self) -> None:
+        """Start the relays and the worker. Call it after any fork."""
+        self._started = True
+        threading.Thread(target=self._start_when_prepared, name="start", daemon=True).start()
+
+    def drain(self) -> None:
+        """Take up no more payments and call the process not ready. Safe in a signal handler: sets flags only."""
+        self._stopping = True
+        self.payments.worker.draining = True
+
+    def stop(self) -> None:
+        """Stop taking work up, end what runs, give back the rest, close."""
+        self.drain()
+        timeout = self.settings.payment_timeout + self.settings.background_deadline
+        if self._started:
+            self.orders.stop(timeout)
+            self.payments.stop(timeout)
+        self.database.close()
+
+    def ready(self) -> bool:
+        """Whether requests can be served."""
+        return not self._stopping and self.database.reachable()
+
+    def _start_when_prepared(self) -> None:
+        wait = threading.Event()
+        while not self._stopping:
+            try:
+                self.prepare()
+            except Exception as exc:
+                story.log.warning("database not ready", reason=str(exc)[:200])
+                wait.wait(1.0)
+                continue
+            self.orders.start()
+            self.payments.start()
+            return
+
+
+def create_app(
+    settings: Settings | None = None,
+    *,
+    make_provider: MakeProvider = providers.make,
+    **client_options: Any,
+) -> Flask:
+    """The whole application. Opens no connection and starts no thread: `runtime(app).start()` does.
+
+    `make_provider` and `client_options` (for pymongo's client) let tests and embedders hand in their own.
+    """
+    settings = settings or Settings.read(os.environ)
+    story.configure(settings.log_format, settings.log_level)
+    uri = settings.mongodb_uri or embedded.running(settings.data) or NO_DATABASE
+    database = Database(uri, settings.database, **client_options)
+    provider = make_provider(settings, database.collection("ledger", settings.background_deadline))
+    bus = SignalBus()
+    modules = (
+        orders.install(bus, bus, database.collection("orders", settings.request_deadline), settings),
+        payments.install(bus, bus, database.collection("payments", settings.background_deadline), provider, settings),
+    )
+    running = Runtime(settings, database, modules, provider)
+    app = Flask("app", static_folder=None)
+    app.extensions["orderflow"] = running
+    gateway.install(app, bus, running.ready)
+    cli.install(app)
+    return app
+
+
+def runtime(app: Flask) -> Runtime:
+    """What runs behind `app`."""
+    running: Runtime = app.extensions["orderflow"]
+    return running

@@ -1,0 +1,67 @@
+"""Orders: takes them in, keeps their state and their timeline, and brings them up to date with their payments."""
+
+from functools import partial
+
+from app.bus import Answers, Publishes
+from app.config import Settings
+from app.contracts import (
+    CheckOrderStatus,
+    CreateOrder,
+    FindOrder,
+    ListOrders,
+    PaymentCaptured,
+    PaymentDeclined,
+    PaymentParked,
+    PaymentRefunded,
+    PaymentVoided,
+    UpdateOrder,
+)
+from app.database import Store
+from app.orders import handlers
+from app.orders.repository import OrderRepository
+from app.outbox import Outbox, Relay
+from app.story import Step
+
+NEWS = (PaymentCaptured, PaymentDeclined, PaymentVoided, PaymentRefunded, PaymentParked)
+
+
+class Orders:
+    """The module's background work: its relay."""
+
+    def __init__(self, orders: OrderRepository, relay: Relay) -> None:
+        self._orders = orders
+        self.relay = relay
+
+    def prepare(self) -> None:
+        """Create what the module's collection needs."""
+        self._orders.prepare()
+
+    def start(self) -> None:
+        """Start handing on what is recorded."""
+        self.relay.start()
+
+    def stop(self, timeout: float) -> None:
+        """Hand on what is recorded, then end."""
+        self.relay.stop(timeout)
+
+
+def install(bus: Answers, publisher: Publishes, store: Store, settings: Settings) -> Orders:
+    """Put orders on the bus, with its own collection."""
+    outbox = Outbox(store, settings.relay_lease)
+    orders = OrderRepository(store, outbox, settings.request_deadline)
+    relay = Relay(
+        "orders",
+        Step.HANDED_TO_PAYMENTS,
+        outbox,
+        publisher,
+        interval=settings.sweep_interval,
+        tries=settings.relay_tries,
+    )
+    bus.answer(CreateOrder, partial(handlers.create_order, orders=orders))
+    bus.answer(UpdateOrder, partial(handlers.update_order, orders=orders))
+    bus.answer(FindOrder, partial(handlers.find_order, orders=orders))
+    bus.answer(CheckOrderStatus, partial(handlers.check_order_status, orders=orders))
+    bus.answer(ListOrders, partial(handlers.list_orders, orders=orders))
+    for news in NEWS:
+        bus.subscribe("orders", news, partial(handlers.on_payment_news, orders=orders))
+    return Orders(orders, relay)

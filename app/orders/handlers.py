@@ -1,0 +1,111 @@
+"""What orders does when asked, and when payments has news. Functions of a message and what they need."""
+
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import uuid4
+
+from app import story
+from app.contracts import (
+    CheckOrderStatus,
+    CreateOrder,
+    Event,
+    FindOrder,
+    ListOrders,
+    OrderAccepted,
+    OrderCancelled,
+    OrderCreated,
+    OrderList,
+    OrderStatusView,
+    OrderUpdated,
+    OrderView,
+    UpdateOrder,
+)
+from app.orders import order
+from app.orders.order import Change
+from app.orders.repository import NewOrder, OrderRepository
+from app.story import Step
+
+
+def create_order(request: CreateOrder, orders: OrderRepository) -> OrderAccepted:
+    """Store the order, durably, with the event that has it paid for."""
+    started = time.perf_counter()
+    at = orders.now()
+    _tell(Step.ORDERS_RECEIVED, request.order_id, request.request_id, started)
+    created = OrderCreated(
+        event_id=uuid4().hex,
+        order_id=request.order_id,
+        sequence=1,
+        request_id=request.request_id,
+        at=_ms(at),
+        user_id=request.user_id,
+        product_id=request.product_id,
+        total_value=request.total_value,
+        total_currency=request.total_currency,
+    )
+    orders.add(NewOrder(**vars(request)), order.created(), created, at)
+    _tell(Step.ORDER_STORED, request.order_id, request.request_id, started)
+    return OrderAccepted(order_id=request.order_id, version=1)
+
+
+def update_order(request: UpdateOrder, orders: OrderRepository) -> OrderUpdated:
+    """Take the step a client asks for, by the table of states."""
+
+    def announce(change: Change, sequence: int, at: datetime) -> Event | None:
+        if not change.cancels_payment:
+            return None
+        return OrderCancelled(
+            event_id=uuid4().hex,
+            order_id=request.order_id,
+            sequence=sequence,
+            request_id=request.request_id,
+            at=_ms(at),
+        )
+
+    state, changed = orders.step(request.order_id, lambda state: order.requested(state, request.order_status), announce)
+    return OrderUpdated(
+        order_id=request.order_id,
+        order_status=state.order_status,
+        version=state.version,
+        changed=changed,
+    )
+
+
+def find_order(request: FindOrder, orders: OrderRepository) -> OrderView:
+    """Tell one order."""
+    return orders.view(request.order_id)
+
+
+def check_order_status(request: CheckOrderStatus, orders: OrderRepository) -> OrderStatusView:
+    """Tell one order's status."""
+    return orders.status(request.order_id)
+
+
+def list_orders(request: ListOrders, orders: OrderRepository) -> OrderList:
+    """Tell a user's newest orders."""
+    return OrderList(orders=tuple(orders.of_user(request.user_id, request.limit)))
+
+
+def on_payment_news(news: Sequence[Event], orders: OrderRepository) -> None:
+    """Bring orders up to date with their payments; what was heard before changes nothing."""
+    started = time.perf_counter()
+    for event in news:
+        _tell(Step.RESULT_RECEIVED, event.order_id, event.request_id, started)
+    for event, change in orders.hear(news, order.heard):
+        _tell(
+            Step.ORDER_UPDATED,
+            event.order_id,
+            event.request_id,
+            started,
+            order_status=change.order_status,
+            payment_status=change.payment_status,
+        )
+
+
+def _tell(step: Step, order_id: str, request_id: str, started: float, **more: str) -> None:
+    took_ms = (time.perf_counter() - started) * 1000
+    story.tell(step, module="orders", order_id=order_id, request_id=request_id, took_ms=took_ms, **more)
+
+
+def _ms(at: datetime) -> int:
+    return int(at.timestamp() * 1000)

@@ -1,0 +1,306 @@
+"""Orders in MongoDB: one document each, with its timeline and its outbox. The only file of orders that knows pymongo."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pymongo
+from bson import ObjectId
+from bson.errors import InvalidId
+from pymongo import ReturnDocument, UpdateOne
+
+from app.coalesce import Coalescer
+from app.contracts import Conflict, Event, NotFound, OrderStatusView, OrderView
+from app.database import Document, Store, insert_each
+from app.orders.order import Change, State
+from app.outbox import OUTBOX_INDEXES, OUTBOX_SCHEMA, Outbox, entry_of
+
+RETRIES = 8
+STATE = {
+    "orderStatus": 1,
+    "paymentStatus": 1,
+    "version": 1,
+    "sequence": 1,
+    "paymentSequence": 1,
+    "total.value": 1,
+}
+STATUS = {"orderStatus": 1, "paymentStatus": 1, "version": 1}
+HIDDEN = {"events": 0, "outbox": 0, "sequence": 0, "paymentSequence": 0, "requestId": 0}
+
+SCHEMA: Document = {
+    "bsonType": "object",
+    "additionalProperties": False,
+    "required": [
+        "_id", "userId", "productId", "productName", "totalOrderAmount", "total", "orderStatus", "paymentStatus",
+        "version", "sequence", "paymentSequence", "requestId", "createdAt", "updatedAt", "events", "outbox",
+    ],
+    "properties": {
+        "_id": {"bsonType": "objectId"},
+        **{name: {"bsonType": "string"} for name in ("userId", "productId", "productName", "totalOrderAmount")},
+        "total": {
+            "bsonType": "object",
+            "required": ["value", "currency"],
+            "properties": {"value": {"bsonType": ["int", "long"], "minimum": 1}, "currency": {"bsonType": "string"}},
+        },
+        "orderStatus": {"bsonType": "string", "minLength": 1},
+        "paymentStatus": {
+            "enum": ["Processing", "Captured", "Declined", "Voided", "Refunding", "Refunded", "Unknown"]
+        },
+        **{name: {"bsonType": "int", "minimum": 0} for name in ("version", "sequence", "paymentSequence")},
+        "requestId": {"bsonType": "string"},
+        "createdAt": {"bsonType": "date"},
+        "updatedAt": {"bsonType": "date"},
+        "events": {"bsonType": "array", "items": {"bsonType": "object", "required": ["sequence", "type", "at"]}},
+        **OUTBOX_SCHEMA,
+    },
+}  # fmt: skip
+INDEXES = [
+    pymongo.IndexModel([("userId", 1), ("createdAt", -1), ("_id", -1)], name="newest_of_user"),
+    *OUTBOX_INDEXES,
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewOrder:
+    """What a client wants to buy, checked."""
+
+    order_id: str
+    request_id: str
+    user_id: str
+    product_id: str
+    product_name: str
+    total_text: str
+    total_value: int
+    total_currency: str
+
+
+class OrderRepository:
+    """Stores orders; every change is one compare-and-set that writes state, timeline and outbox together."""
+
+    def __init__(self, store: Store, outbox: Outbox, patience: float) -> None:
+        self._store = store
+        self._outbox = outbox
+        self._patience = patience
+        self._inserts: Coalescer[Document, None] = Coalescer(self._insert)
+        self._views: Coalescer[ObjectId, Document | None] = Coalescer(lambda keys: self._by_id(keys, HIDDEN))
+        self._statuses: Coalescer[ObjectId, Document | None] = Coalescer(lambda keys: self._by_id(keys, STATUS))
+
+    def prepare(self) -> None:
+        """Create what the collection needs: validator and indexes."""
+        self._store.prepare(SCHEMA, INDEXES)
+
+    def now(self) -> datetime:
+        """The database's time."""
+        return self._store.clock.now()
+
+    def add(self, order: NewOrder, change: Change, event: Event, at: datetime) -> None:
+        """Store a new order with the event that tells of it. Durable when this returns."""
+        key, outbox = ObjectId(order.order_id), [entry_of(event)]
+        self._inserts(
+            {
+                "_id": key,
+                "userId": order.user_id,
+                "productId": order.product_id,
+                "productName": order.product_name,
+                "totalOrderAmount": order.total_text,
+                "total": {"value": order.total_value, "currency": order.total_currency},
+                "orderStatus": change.order_status,
+                "paymentStatus": change.payment_status,
+                "version": 1,
+                "sequence": 1,
+                "paymentSequence": 0,
+                "requestId": order.request_id,
+                "createdAt": at,
+                "updatedAt": at,
+                "events": [_timeline_entry(change, 1, "(new)", at)],
+                "outbox": outbox,
+                "relayDue": self._outbox.lease_end(),
+            },
+            self._patience,
+        )
+        self._outbox.recorded(key, outbox)
+
+    def view(self, order_id: str) -> OrderView:
+        """One order. Raises NotFound."""
+        return view_of(_found(self._views(key_of(order_id), self._patience)))
+
+    def status(self, order_id: str) -> OrderStatusView:
+        """One order's statuses. Raises NotFound."""
+        found = _found(self._statuses(key_of(order_id), self._patience))
+        return OrderStatusView(
+            order_id=order_id,
+            order_status=found["orderStatus"],
+            payment_status=found["paymentStatus"],
+            version=found["version"],
+        )
+
+    def of_user(self, user_id: str, limit: int) -> list[OrderView]:
+        """A user's newest orders."""
+        with self._store.bounded() as documents:
+            found = documents.find({"userId": user_id}, HIDDEN)
+            return [view_of(doc) for doc in found.sort([("createdAt", -1), ("_id", -1)]).limit(limit)]
+
+    def step(
+        self,
+        order_id: str,
+        decide: Callable[[State], Change | None],
+        announce: Callable[[Change, int, datetime], Event | None],
+    ) -> tuple[State, bool]:
+        """Take one step by compare-and-set, deciding anew whenever others were faster.
+
+        Returns the state after it, and whether anything had to change.
+        Raises NotFound, what `decide` raises, and Conflict when others were faster every time.
+        """
+        key = key_of(order_id)
+        for _ in range(RETRIES):
+            with self._store.bounded() as documents:
+                state = state_of(_found(documents.find_one({"_id": key}, STATE)))
+            change = decide(state)
+            if change is None:
+                return state, False
+            at = self.now()
+            event = announce(change, state.sequence + 1, at)
+            with self._store.bounded() as documents:
+                after = documents.find_one_and_update(
+                    {"_id": key, "version": state.version},
+                    self._update(state, change, at, event),
+                    {**STATE, "outbox": 1},
+                    return_document=ReturnDocument.AFTER,
+                )
+            if after:
+                if event:
+                    self._outbox.recorded(key, after["outbox"])
+                return state_of(after), True
+        raise Conflict("others changed the order again and again meanwhile; try again")
+
+    def hear(
+        self, news: Sequence[Event], decide: Callable[[State, Event], Change | None]
+    ) -> list[tuple[Event, Change]]:
+        """Apply news from payments in one bulk command; tells which of it was new.
+
+        Raises NotFound when an order is missing, Conflict when others were faster every time; what was applied by
+        then is recognised when the news comes again.
+        """
+        applied: dict[str, tuple[Event, Change]] = {}
+        for _ in range(RETRIES):
+            states = self._states([event.order_id for event in news])
+            writes: dict[str, tuple[Event, Change, UpdateOne]] = {}
+            for event in news:
+                state = states[event.order_id]
+                change = None if event.order_id in writes else decide(state, event)
+                if change:
+                    writes[event.order_id] = (event, change, self._hearing(state, event, change))
+            if not writes:
+                return list(applied.values())
+            with self._store.bounded() as documents:
+                done = documents.bulk_write([write for _, _, write in writes.values()], ordered=False)
+            applied.update({event.event_id: (event, change) for event, change, _ in writes.values()})
+            if done.matched_count == len(news):
+                return list(applied.values())
+        raise Conflict("others changed the orders again and again meanwhile")
+
+    def _hearing(self, state: State, event: Event, change: Change) -> UpdateOne:
+        update = self._update(state, change, self.now(), None)
+        update["$set"]["paymentSequence"] = event.sequence
+        return UpdateOne({"_id": ObjectId(event.order_id), "version": state.version}, update)
+
+    def _update(self, state: State, change: Change, at: datetime, event: Event | None) -> Document:
+        sequence = state.sequence + 1
+        update: Document = {
+            "$set": {
+                "orderStatus": change.order_status,
+                "paymentStatus": change.payment_status,
+                "updatedAt": at,
+            },
+            "$inc": {"version": 1, "sequence": 1},
+            "$push": {"events": _timeline_entry(change, sequence, state.order_status, at)},
+        }
+        if event:
+            update["$push"]["outbox"] = entry_of(event)
+            update["$set"]["relayDue"] = self._outbox.lease_end()
+        return update
+
+    def _states(self, order_ids: Sequence[str]) -> dict[str, State]:
+        with self._store.bounded() as documents:
+            found = documents.find({"_id": {"$in": [ObjectId(order_id) for order_id in set(order_ids)]}}, STATE)
+            states = {str(doc["_id"]): state_of(doc) for doc in found}
+        missing = set(order_ids) - states.keys()
+        if missing:
+            raise NotFound(f"there is no order {min(missing)}")
+        return states
+
+    def _insert(self, batch: list[Document]) -> Sequence[None | Exception]:
+        with self._store.bounded() as documents:
+            return insert_each(documents, batch)
+
+    def _by_id(self, keys: list[ObjectId], projection: Document) -> list[Document | None | Exception]:
+        with self._store.bounded() as documents:
+            found = {doc["_id"]: doc for doc in documents.find({"_id": {"$in": keys}}, projection)}
+        return [found.get(key) for key in keys]
+
+
+def key_of(order_id: str) -> ObjectId:
+    """The document's key. A malformed id names no order: NotFound."""
+    try:
+        return ObjectId(order_id)
+    except InvalidId:
+        raise _unknown() from None
+
+
+def state_of(doc: Document) -> State:
+    """What of a document decides the next step."""
+    return State(
+        order_status=doc["orderStatus"],
+        payment_status=doc["paymentStatus"],
+        version=doc["version"],
+        sequence=doc["sequence"],
+        payment_sequence=doc["paymentSequence"],
+        total_value=doc["total"]["value"],
+    )
+
+
+def view_of(doc: Document) -> OrderView:
+    """A document as clients may see it."""
+    return OrderView(
+        order_id=str(doc["_id"]),
+        user_id=doc["userId"],
+        product_id=doc["productId"],
+        product_name=doc["productName"],
+        total_text=doc["totalOrderAmount"],
+        total_value=doc["total"]["value"],
+        total_currency=doc["total"]["currency"],
+        order_status=doc["orderStatus"],
+        payment_status=doc["paymentStatus"],
+        version=doc["version"],
+        created_at=rfc3339(doc["createdAt"]),
+        updated_at=rfc3339(doc["updatedAt"]),
+    )
+
+
+def rfc3339(at: datetime) -> str:
+    """A time in UTC as text, with milliseconds."""
+    return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z"
+
+
+def _timeline_entry(change: Change, sequence: int, came_from: str, at: datetime) -> dict[str, Any]:
+    return {
+        "sequence": sequence,
+        "type": change.type,
+        "at": at,
+        "actor": change.actor,
+        "from": came_from,
+        "to": change.order_status,
+        "paymentStatus": change.payment_status,
+        "detail": change.detail,
+    }
+
+
+def _found(doc: Document | None) -> Document:
+    if doc is None:
+        raise _unknown()
+    return doc
+
+
+def _unknown() -> NotFound:
+    return NotFound("there is no order with this id")

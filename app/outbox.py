@@ -1,0 +1,328 @@
+"""The outbox: events recorded inside the document they are about, and the relay that hands them to the bus.
+
+An event lies in the `outbox` array of its aggregate's own document, written by the same command as the state it
+tells of, so neither can exist without the other. The relay hands it on at least once and in order: at once when
+hinted by the process that wrote it, and by a sweep when that process died or a receiver failed. Whoever writes an
+event holds the document's relay lease (`relayDue`); an expired lease is simply due work.
+"""
+
+import queue
+import random
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import pymongo
+
+from app import contracts, story
+from app.bus import Publishes
+from app.contracts import Event, Unavailable
+from app.database import Document, Store
+
+EVENT_TYPES: Mapping[str, type[Event]] = {kind.__name__: kind for kind in contracts.concrete(Event)}
+
+# What the outbox adds to the schema of a document that has one.
+OUTBOX_SCHEMA: Document = {
+    "outbox": {"bsonType": "array", "items": {"bsonType": "object", "required": ["type", "event_id"]}},
+    "relayDue": {"bsonType": "date"},
+    "relayClaim": {"bsonType": "string"},
+    "relayFailures": {"bsonType": "int"},
+    "deadLetter": {"bsonType": "object"},
+}
+OUTBOX_INDEXES = [
+    pymongo.IndexModel([("relayDue", 1)], name="relay_due", partialFilterExpression={"relayDue": {"$exists": True}}),
+    pymongo.IndexModel(
+        [("deadLetter.at", 1)],
+        name="dead_letters",
+        partialFilterExpression={"deadLetter.at": {"$exists": True}},
+    ),
+]
+
+
+def entry_of(event: Event) -> Document:
+    """The event as it lies in an outbox."""
+    return {"type": type(event).__name__, **vars(event)}
+
+
+def event_of(entry: Document) -> Event:
+    """The event an outbox entry holds. Raises ValueError where it cannot be understood."""
+    kind = EVENT_TYPES.get(entry.get("type", ""))
+    if kind is None:
+        raise ValueError(f"unknown event type {entry.get('type')!r}")
+    return msgspec.convert(entry, kind)
+
+
+@dataclass
+class Pending:
+    """The undelivered entries of one document, oldest first."""
+
+    key: Any
+    entries: list[Document]
+    failures: int = 0
+    delivered: list[str] = field(default_factory=list)
+    trouble: Exception | None = None
+
+    def head(self) -> Document | None:
+        """The entry to hand on next; none when all are delivered or one is in trouble."""
+        return None if self.trouble or not self.entries else self.entries[0]
+
+
+class Outbox:
+    """The outboxes in one collection."""
+
+    HINTS = 4096
+
+    def __init__(self, store: Store, lease: float) -> None:
+        self._store = store
+        self._lease = timedelta(seconds=lease)
+        self.hints: queue.Queue[Pending | None] = queue.Queue(self.HINTS)
+
+    def recorded(self, key: Any, entries: list[Document]) -> None:
+        """Say what was just written: all undelivered entries of one document, oldest first.
+
+        Only a hint that saves the relay a look: where it is lost, the sweep finds them when their lease has ended.
+        """
+        with suppress(queue.Full):
+            self.hints.put_nowait(Pending(key, entries))
+
+    def take_hints(self, limit: int, timeout: float) -> list[Pending]:
+        """What was hinted, waiting for the first of it up to `timeout` seconds."""
+        batch: list[Pending] = []
+        with suppress(queue.Empty):
+            hint = self.hints.get(timeout=timeout) if timeout > 0 else self.hints.get_nowait()
+            while hint:
+                batch.append(hint)
+                hint = self.hints.get_nowait() if len(batch) < limit else None
+        return batch
+
+    def wake(self) -> None:
+        """Let `take_hints` return before its time."""
+        with suppress(queue.Full):
+            self.hints.put_nowait(None)
+
+    def lease_end(self) -> datetime:
+        """When what is written now becomes due for anybody's sweep."""
+        return self._store.clock.now() + self._lease
+
+    def claim(self, limit: int) -> list[Pending]:
+        """Take up documents whose relay lease has ended, `limit` at the most, under a lease of one's own."""
+        now = self._store.clock.now()
+        due = {"relayDue": {"$lte": now}}
+        with self._store.bounded() as documents:
+            keys = [found["_id"] for found in documents.find(due, {"_id": 1}).sort("relayDue", 1).limit(limit)]
+            if not keys:
+                return []
+            claim = uuid4().hex
+            documents.update_many(
+                {"_id": {"$in": keys}, **due}, {"$set": {"relayDue": self.lease_end(), "relayClaim": claim}}
+            )
+            mine = documents.find({"_id": {"$in": keys}, "relayClaim": claim}, {"outbox": 1, "relayFailures": 1})
+            return [Pending(doc["_id"], doc["outbox"], doc.get("relayFailures", 0)) for doc in mine]
+
+    def acknowledge(self, batch: Iterable[Pending]) -> None:
+        """Remove what was delivered; a document with nothing left leaves the index of due work."""
+        done = [pending for pending in batch if pending.delivered]
+        if not done:
+            return
+        gone = [event_id for pending in done for event_id in pending.delivered]
+        left = {"$filter": {"input": "$outbox", "cond": {"$not": {"$in": ["$$this.event_id", gone]}}}}
+        empty = {"$eq": [{"$size": "$outbox"}, 0]}
+        with self._store.bounded() as documents:
+            documents.update_many(
+                {"_id": {"$in": [pending.key for pending in done]}},
+                [
+                    {"$set": {"outbox": left}},
+                    {"$set": {"relayDue": {"$cond": [empty, "$$REMOVE", "$relayDue"]}}},
+                    {"$unset": ["relayClaim", "relayFailures"]},
+                ],
+            )
+
+    def postpone(self, key: Any, seconds: float, failures: int) -> None:
+        """Make a document due again later, with the number of failures that count against it."""
+        due = self._store.clock.now() + timedelta(seconds=seconds)
+        with self._store.bounded() as documents:
+            documents.update_one(
+                {"_id": key, "relayDue": {"$exists": True}},
+                {"$set": {"relayDue": due, "relayFailures": failures}},
+            )
+
+    def bury(self, key: Any, event_id: str, reason: str, failures: int) -> None:
+        """Set a document's outbox aside as a dead letter; its later events wait behind it."""
+        letter = {"reason": reason, "event_id": event_id, "failures": failures, "at": self._store.clock.now()}
+        with self._store.bounded() as documents:
+            documents.update_one(
+                {"_id": key, "outbox.0.event_id": event_id},
+                {"$set": {"deadLetter": letter}, "$unset": {"relayDue": "", "relayClaim": ""}},
+            )
+
+    def dead_letters(self, limit: int) -> list[Document]:
+        """The dead letters, oldest first: each with `_id`, `deadLetter` and `outbox`."""
+        with self._store.bounded() as documents:
+            found = documents.find({"deadLetter.at": {"$exists": True}}, {"deadLetter": 1, "outbox": 1})
+            return list(found.sort("deadLetter.at", 1).limit(limit))
+
+    def replay(self, key: Any) -> bool:
+        """Make a dead letter due again; false when there is none."""
+        with self._store.bounded() as documents:
+            changed = documents.update_one(
+                {"_id": key, "deadLetter.at": {"$exists": True}},
+                {
+                    "$set": {"relayDue": self._store.clock.now()},
+                    "$unset": {"deadLetter": "", "relayFailures": ""},
+                },
+            )
+            return changed.modified_count == 1
+
+
+class Relay:
+    """Hands the events of one outbox to the bus, from a thread of its own."""
+
+    BATCH = 128
+
+    def __init__(
+        self, module: str, step: story.Step, outbox: Outbox, bus: Publishes, *, interval: float, tries: int
+    ) -> None:
+        self._module = module
+        self._step = step
+        self._outbox = outbox
+        self._bus = bus
+        self._interval = interval
+        self._tries = tries
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"{module}-relay", daemon=True)
+
+    def start(self) -> None:
+        """Start handing on; the first sweep is at once."""
+        self._thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """Hand on what was hinted so far, then end."""
+        self._stopping.set()
+        self._outbox.wake()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def sweep(self) -> int:
+        """Deliver what is due, one batch; tells how many documents that were."""
+        batch = self._outbox.claim(self.BATCH)
+        self.deliver(batch)
+        return len(batch)
+
+    def deliver(self, batch: Sequence[Pending]) -> None:
+        """Hand a batch to the bus, each document's events in order, and record what came of it."""
+        while heads := [pending for pending in batch if pending.head()]:
+            for group in _by_type(heads).values():
+                self._hand_on(group)
+        self._outbox.acknowledge(batch)
+        for pending in batch:
+            if pending.trouble:
+                self._set_back(pending, pending.trouble)
+
+    def _hand_on(self, group: list[Pending]) -> None:
+        events = [self._decode(pending) for pending in group]
+        good = [(pending, event) for pending, event in zip(group, events, strict=True) if event]
+        if not good:
+            return
+        trouble = self._publish([event for _, event in good])
+        if trouble and len(good) > 1 and not isinstance(trouble, Unavailable):
+            # One of them spoils the batch: each gets its own chance, so that it holds back no other order.
+            for pending, event in good:
+                self._book(pending, event, self._publish([event]))
+            return
+        for pending, event in good:
+            self._book(pending, event, trouble)
+
+    def _decode(self, pending: Pending) -> Event | None:
+        try:
+            return event_of(pending.entries[0])
+        except ValueError as exc:
+            pending.trouble = exc
+            return None
+
+    def _publish(self, events: list[Event]) -> Exception | None:
+        # Told before it happens: on record, cause comes before effect.
+        self._tell(events)
+        delivery = self._bus.publish(events)
+        return next((exc for exc in delivery.values() if exc), None)
+
+    def _book(self, pending: Pending, event: Event, trouble: Exception | None) -> None:
+        if trouble:
+            pending.trouble = trouble
+        else:
+            pending.delivered.append(event.event_id)
+            pending.entries = pending.entries[1:]
+
+    def _tell(self, events: list[Event]) -> None:
+        now = time.time() * 1000
+        for event in events:
+            story.tell(
+                self._step,
+                module=self._module,
+                order_id=event.order_id,
+                request_id=event.request_id,
+                took_ms=max(0.0, now - event.at),
+                event_type=type(event).__name__,
+            )
+
+    def _set_back(self, pending: Pending, trouble: Exception) -> None:
+        if isinstance(trouble, Unavailable):
+            # Nobody's fault that will pass: repeated without end, and not counted.
+            self._outbox.postpone(pending.key, _jittered(1.0), pending.failures)
+            return
+        failures = pending.failures + 1
+        event_id = pending.entries[0].get("event_id", "")
+        story.log.warning(
+            "event not delivered",
+            module=self._module,
+            event_id=event_id,
+            failures=failures,
+            reason=repr(trouble),
+        )
+        if failures >= self._tries:
+            self._outbox.bury(pending.key, event_id, repr(trouble)[:500], failures)
+        else:
+            self._outbox.postpone(pending.key, _jittered(min(2.0**failures / 4, 60.0)), failures)
+
+    def _run(self) -> None:
+        next_sweep = time.monotonic()
+        while not self._stopping.is_set():
+            batch = self._hinted(next_sweep - time.monotonic())
+            self._safely(partial(self.deliver, batch))
+            if time.monotonic() >= next_sweep:
+                swept = self._safely(self.sweep)
+                next_sweep = time.monotonic() + (0.0 if swept == self.BATCH else _jittered(self._interval))
+        while batch := self._hinted(0.0):
+            self._safely(partial(self.deliver, batch))
+
+    def _hinted(self, timeout: float) -> list[Pending]:
+        return self._outbox.take_hints(self.BATCH, timeout)
+
+    def _safely(self, work: Callable[[], Any]) -> Any:
+        try:
+            return work()
+        except Unavailable as exc:
+            story.log.warning("relay waits", module=self._module, reason=exc.detail)
+            self._stopping.wait(_jittered(0.5))
+        except Exception:
+            story.log.exception("relay failed", module=self._module)
+            self._stopping.wait(_jittered(0.5))
+        return None
+
+
+def _by_type(heads: Iterable[Pending]) -> dict[str, list[Pending]]:
+    groups: dict[str, list[Pending]] = defaultdict(list)
+    for pending in heads:
+        groups[str(pending.entries[0].get("type"))].append(pending)
+    return groups
+
+
+def _jittered(seconds: float) -> float:
+    return seconds * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing

@@ -1,0 +1,76 @@
+"""Payments: pays for orders through a provider, once each, and gives back what is cancelled."""
+
+from functools import partial
+
+from app.bus import Answers, Publishes
+from app.config import Settings
+from app.contracts import OrderCancelled, OrderCreated
+from app.database import Store
+from app.outbox import Outbox, Relay
+from app.payments import handlers
+from app.payments.payment import Patience
+from app.payments.providers import Provider
+from app.payments.repository import PaymentRepository
+from app.payments.settlement import Settler
+from app.payments.worker import Worker
+from app.story import Step
+
+
+class Payments:
+    """The module's background work: its worker and its relay."""
+
+    def __init__(self, payments: PaymentRepository, worker: Worker, relay: Relay) -> None:
+        self._payments = payments
+        self.worker = worker
+        self.relay = relay
+
+    def prepare(self) -> None:
+        """Create what the module's collection needs."""
+        self._payments.prepare()
+
+    def start(self) -> None:
+        """Start paying and handing on."""
+        self.worker.start()
+        self.relay.start()
+
+    def stop(self, timeout: float) -> None:
+        """Let running calls end, give back what was not begun, hand on what is recorded."""
+        self.worker.stop(timeout)
+        self.relay.stop(timeout)
+
+
+def install(bus: Answers, publisher: Publishes, store: Store, provider: Provider, settings: Settings) -> Payments:
+    """Put payments on the bus, with its own collection and a provider."""
+    outbox = Outbox(store, settings.relay_lease)
+    payments = PaymentRepository(store, outbox, settings.payment_lease)
+    settler = Settler(payments, settings.background_deadline)
+    patience = Patience(
+        tries=settings.payment_tries,
+        horizon=settings.payment_horizon,
+        backoff=settings.payment_backoff,
+        backoff_max=settings.payment_backoff_max,
+    )
+    worker = Worker(
+        payments,
+        provider,
+        settler,
+        patience,
+        threads=settings.payment_threads,
+        timeout=settings.payment_timeout,
+        interval=settings.sweep_interval,
+    )
+    relay = Relay(
+        "payments",
+        Step.HANDED_TO_ORDERS,
+        outbox,
+        publisher,
+        interval=settings.sweep_interval,
+        tries=settings.relay_tries,
+    )
+    bus.subscribe("payments", OrderCreated, partial(handlers.on_orders_created, payments=payments, worker=worker))
+    bus.subscribe(
+        "payments",
+        OrderCancelled,
+        partial(handlers.on_orders_cancelled, payments=payments, settler=settler, worker=worker),
+    )
+    return Payments(payments, worker, relay)

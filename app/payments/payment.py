@@ -1,0 +1,271 @@
+"""A payment: what to ask of the provider next, and what its answer means. Pure.
+
+The provider's answer is one of: captured, declined, voided, refunded, not attempted (it never got the request, so
+trying again is safe at once) and unknown (it may have done it; ask by key, then send again with the same key).
+"""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from app.contracts import OrderCreated
+
+
+class Status(StrEnum):
+    """Where a payment is."""
+
+    PROCESSING = "Processing"
+    CAPTURED = "Captured"
+    DECLINED = "Declined"
+    VOIDED = "Voided"
+    REFUNDING = "Refunding"
+    REFUNDED = "Refunded"
+    UNKNOWN = "Unknown"
+
+
+class Answer(StrEnum):
+    """What a provider may answer."""
+
+    CAPTURED = "captured"
+    DECLINED = "declined"
+    VOIDED = "voided"
+    REFUNDED = "refunded"
+    NOT_ATTEMPTED = "not attempted"
+    UNKNOWN = "unknown"
+
+
+class Kind(StrEnum):
+    """What may be asked of a provider."""
+
+    CHARGE = "charge"
+    VOID = "void"
+    REFUND = "refund"
+
+
+class News(StrEnum):
+    """What others should hear of a change."""
+
+    CAPTURED = "PaymentCaptured"
+    DECLINED = "PaymentDeclined"
+    VOIDED = "PaymentVoided"
+    REFUNDED = "PaymentRefunded"
+    PARKED = "PaymentParked"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A provider's answer; `retry_after` in seconds where it asks for patience, `counts` false where it was spared."""
+
+    answer: Answer
+    reference: str = ""
+    reason: str = ""
+    retry_after: float = 0.0
+    counts: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refund:
+    """A part of the captured amount that goes back; `value` in minor units."""
+
+    refund_id: str
+    value: int
+    done: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One thing to ask of a provider; `key` is its idempotency key and never changes for the same effect."""
+
+    kind: Kind
+    key: str
+    charge_key: str
+    order_id: str
+    product_id: str
+    value: int
+    currency: str
+    refund_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Payment:
+    """The payment of one order. `attempt` fences off workers that lost their lease; `tries` counts against the limit."""
+
+    order_id: str
+    request_id: str
+    user_id: str
+    product_id: str
+    total_value: int
+    total_currency: str
+    status: Status = Status.PROCESSING
+    cancelled: bool = False
+    sent: bool = False
+    captured: int = 0
+    refunds: tuple[Refund, ...] = ()
+    reference: str = ""
+    parked: str = ""
+    generation: int = 1
+    attempt: int = 0
+    tries: int = 0
+    sequence: int = 0
+    order_sequence: int = 0
+    version: int = 1
+
+    @property
+    def refunded(self) -> int:
+        """What has gone back so far."""
+        return sum(refund.value for refund in self.refunds if refund.done)
+
+    @property
+    def pending_refund(self) -> Refund | None:
+        """The refund to make next."""
+        return next((refund for refund in self.refunds if not refund.done), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A payment after something happened; `due` is in how many seconds to call the provider (again), None for never."""
+
+    payment: Payment
+    news: News | None = None
+    due: float | None = None
+    refund: Refund | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How often and how long an unsettled call is repeated; times in seconds."""
+
+    tries: int
+    horizon: float
+    backoff: float
+    backoff_max: float
+
+
+def opened(event: OrderCreated) -> Payment:
+    """The payment that a new order needs."""
+    return Payment(
+        order_id=event.order_id,
+        request_id=event.request_id,
+        user_id=event.user_id,
+        product_id=event.product_id,
+        total_value=event.total_value,
+        total_currency=event.total_currency,
+        order_sequence=event.sequence,
+    )
+
+
+def next_call(payment: Payment) -> Call | None:
+    """What to ask of the provider now; None where nothing is to be done."""
+    if payment.status == Status.PROCESSING:
+        return _call(payment, Kind.VOID if payment.cancelled else Kind.CHARGE)
+    if payment.status == Status.REFUNDING and payment.pending_refund:
+        return _call(payment, Kind.REFUND, payment.pending_refund)
+    return None
+
+
+def cancelled(payment: Payment) -> Change:
+    """The order was cancelled: call off what has not happened, send back what has."""
+    payment = replace(payment, cancelled=True)
+    if payment.status in (Status.PROCESSING, Status.UNKNOWN) and not payment.captured:
+        if not payment.sent:
+            return _settled(payment, Status.VOIDED, News.VOIDED)
+        return Change(payment=replace(payment, status=Status.PROCESSING, parked="", tries=0), due=0.0)
+    rest = payment.captured - sum(refund.value for refund in payment.refunds)
+    if rest > 0:
+        return Change(payment=_with_refund(payment, Refund(refund_id="cancel", value=rest)), due=0.0)
+    return Change(payment=payment, due=0.0 if payment.pending_refund else None)
+
+
+def answered(payment: Payment, call: Call, outcome: Outcome, age: float, patience: Patience) -> Change:
+    """What the provider's answer to `call` means; `age` is how many seconds ago the work began."""
+    match call.kind, outcome.answer:
+        case ((Kind.CHARGE | Kind.VOID), Answer.CAPTURED):
+            return _captured(payment, outcome)
+        case ((Kind.CHARGE | Kind.VOID), Answer.DECLINED):
+            return _settled(payment, Status.DECLINED, News.DECLINED, outcome.reason)
+        case ((Kind.CHARGE | Kind.VOID), Answer.VOIDED):
+            return _settled(payment, Status.VOIDED, News.VOIDED, outcome.reason)
+        case Kind.REFUND, Answer.REFUNDED:
+            return _refunded(payment, call.refund_id)
+        case _, (Answer.NOT_ATTEMPTED | Answer.UNKNOWN):
+            return _again_or_parked(payment, outcome, age, patience)
+    return _parked(payment, f"{call.kind} was answered with {outcome.answer}: {outcome.reason}")
+
+
+def exhausted(payment: Payment, patience: Patience) -> Change | None:
+    """The payment parked, where it has been taken up too often without coming to an end."""
+    if payment.tries <= patience.tries:
+        return None
+    return _parked(payment, f"not settled after {patience.tries} tries")
+
+
+def backoff(tries: int, patience: Patience) -> float:
+    """Seconds to the next try at the most; callers take between half of it and all of it."""
+    return min(patience.backoff * 2.0 ** max(0, tries - 1), patience.backoff_max)
+
+
+def _call(payment: Payment, kind: Kind, refund: Refund | None = None) -> Call:
+    charge_key = f"{payment.order_id}:{payment.generation}"
+    return Call(
+        kind=kind,
+        key=f"{charge_key}:refund:{refund.refund_id}" if refund else charge_key,
+        charge_key=charge_key,
+        order_id=payment.order_id,
+        product_id=payment.product_id,
+        value=refund.value if refund else payment.total_value,
+        currency=payment.total_currency,
+        refund_id=refund.refund_id if refund else "",
+    )
+
+
+def _captured(payment: Payment, outcome: Outcome) -> Change:
+    payment = replace(
+        payment, status=Status.CAPTURED, captured=payment.total_value, reference=outcome.reference, tries=0
+    )
+    if payment.cancelled:
+        payment = _with_refund(payment, Refund(refund_id="cancel", value=payment.captured))
+    return Change(
+        payment=payment,
+        news=News.CAPTURED,
+        due=0.0 if payment.pending_refund else None,
+        detail=outcome.reference,
+    )
+
+
+def _settled(payment: Payment, status: Status, news: News, detail: str = "") -> Change:
+    return Change(payment=replace(payment, status=status, parked="", tries=0), news=news, detail=detail)
+
+
+def _with_refund(payment: Payment, refund: Refund) -> Payment:
+    return replace(payment, status=Status.REFUNDING, refunds=(*payment.refunds, refund), parked="", tries=0)
+
+
+def _refunded(payment: Payment, refund_id: str) -> Change:
+    refunds = tuple(
+        replace(refund, done=True) if refund.refund_id == refund_id else refund for refund in payment.refunds
+    )
+    payment = replace(payment, refunds=refunds, tries=0)
+    if payment.pending_refund:
+        status = Status.REFUNDING
+    else:
+        status = Status.REFUNDED if payment.refunded >= payment.captured else Status.CAPTURED
+    done = next(refund for refund in refunds if refund.refund_id == refund_id)
+    return Change(
+        payment=replace(payment, status=status),
+        news=News.REFUNDED,
+        due=0.0 if payment.pending_refund else None,
+        refund=done,
+    )
+
+
+def _again_or_parked(payment: Payment, outcome: Outcome, age: float, patience: Patience) -> Change:
+    tries = payment.tries if outcome.counts else max(0, payment.tries - 1)
+    if tries >= patience.tries or age >= patience.horizon:
+        return _parked(payment, outcome.reason)
+    pause = max(backoff(tries, patience), outcome.retry_after)
+    return Change(payment=replace(payment, tries=tries), due=pause, detail=outcome.reason)
+
+
+def _parked(payment: Payment, reason: str) -> Change:
+    payment = replace(payment, status=Status.UNKNOWN, parked=reason or "no reason given")
+    return Change(payment=payment, news=News.PARKED, detail=payment.parked)

@@ -1,0 +1,84 @@
+"""The simulated provider's own books in MongoDB: one document a charge key, written at most once."""
+
+from collections.abc import Sequence
+
+from app.coalesce import Coalescer
+from app.database import Document, NotStored, Store, insert_each
+from app.payments.payment import Answer, Call
+
+SCHEMA: Document = {
+    "bsonType": "object",
+    "required": ["_id", "orderId", "answer", "value", "currency", "refunded", "refunds"],
+    "properties": {
+        "answer": {"enum": [Answer.CAPTURED, Answer.DECLINED, Answer.VOIDED]},
+        "value": {"bsonType": ["int", "long"], "minimum": 0},
+        "refunded": {"bsonType": ["int", "long"], "minimum": 0},
+    },
+}
+
+
+class Ledger:
+    """What the provider has done, by key."""
+
+    PATIENCE = 5.0
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._inserts: Coalescer[Document, None] = Coalescer(self._insert)
+
+    def prepare(self) -> None:
+        """Create what the collection needs."""
+        self._store.prepare(SCHEMA, [])
+
+    def enter(self, call: Call, answer: Answer, reason: str = "") -> Document:
+        """Book `answer` under the call's key, or tell what was booked there before."""
+        entry: Document = {
+            "_id": call.key,
+            "orderId": call.order_id,
+            "answer": answer.value,
+            "reason": reason,
+            "value": call.value,
+            "currency": call.currency,
+            "refunded": 0,
+            "refunds": [],
+            "at": self._store.clock.now(),
+        }
+        try:
+            self._inserts(entry, self.PATIENCE)
+        except NotStored as exc:
+            if not exc.duplicate:
+                raise
+            return self.find(call.key) or entry
+        return entry
+
+    def refund(self, call: Call) -> bool:
+        """Book a refund once; false where the charge does not cover it."""
+        covered = {"$lte": [{"$add": ["$refunded", call.value]}, "$value"]}
+        with self._store.bounded() as entries:
+            entries.update_one(
+                {
+                    "_id": call.charge_key,
+                    "answer": Answer.CAPTURED.value,
+                    "refunds.key": {"$ne": call.key},
+                    "$expr": covered,
+                },
+                {
+                    "$inc": {"refunded": call.value},
+                    "$push": {"refunds": {"key": call.key, "value": call.value, "at": self._store.clock.now()}},
+                },
+            )
+        return self.refunded(call)
+
+    def refunded(self, call: Call) -> bool:
+        """Whether the refund `call.key` is booked."""
+        with self._store.bounded() as entries:
+            return entries.find_one({"_id": call.charge_key, "refunds.key": call.key}, {"_id": 1}) is not None
+
+    def find(self, key: str) -> Document | None:
+        """What is booked under a charge key."""
+        with self._store.bounded() as entries:
+            return entries.find_one({"_id": key})
+
+    def _insert(self, batch: list[Document]) -> Sequence[NotStored | None]:
+        with self._store.bounded() as entries:
+            return insert_each(entries, batch)

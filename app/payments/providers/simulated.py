@@ -1,0 +1,122 @@
+"""A payment provider for laptops, tests and demonstrations, with books of its own and faults to order.
+
+Product "1" is captured, "2" declined, any other declined as unknown (or captured, by a setting).
+"""
+
+import random
+import time
+from dataclasses import dataclass
+
+from app.config import Settings
+from app.contracts import Unavailable
+from app.database import Document, Store
+from app.payments.payment import Answer, Call, Kind, Outcome
+from app.payments.providers.ledger import Ledger
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faults:
+    """How the provider misbehaves: latency in milliseconds, the rest in percent of its calls."""
+
+    latency_ms: int = 0
+    fail: int = 0
+    timeout_before: int = 0
+    timeout_after: int = 0
+
+    def draw(self) -> str:
+        """What is to go wrong with one call; empty for nothing."""
+        die = random.uniform(0, 100)  # noqa: S311 - a simulation
+        for fault in ("fail", "timeout_before", "timeout_after"):
+            share = getattr(self, fault)
+            if die < share:
+                return fault
+            die -= share
+        return ""
+
+
+class SimulatedProvider:
+    """Answers by product, books in its ledger, misbehaves as told."""
+
+    def __init__(self, ledger: Ledger, faults: Faults, unknown_product: str = "decline") -> None:
+        self._ledger = ledger
+        self._faults = faults
+        self._unknown_product = unknown_product
+
+    @classmethod
+    def from_settings(cls, settings: Settings, store: Store) -> "SimulatedProvider":
+        """The provider that SIMULATED_… describes."""
+        faults = Faults(
+            latency_ms=settings.simulated_latency_ms,
+            fail=settings.simulated_fail_percent,
+            timeout_before=settings.simulated_timeout_before_percent,
+            timeout_after=settings.simulated_timeout_after_percent,
+        )
+        ledger = Ledger(store)
+        return cls(ledger, faults, settings.simulated_unknown_product)
+
+    def prepare(self) -> None:
+        """Create what the books need."""
+        self._ledger.prepare()
+
+    def charge(self, call: Call) -> Outcome:
+        """Take the money, or decline."""
+        return self._with_faults(call)
+
+    def void(self, call: Call) -> Outcome:
+        """Book the key as voided, unless something else is booked there."""
+        return self._with_faults(call)
+
+    def refund(self, call: Call) -> Outcome:
+        """Give money back, once per key and never more than was taken."""
+        return self._with_faults(call)
+
+    def find(self, call: Call) -> Outcome | None:
+        """What is booked under the key."""
+        try:
+            if call.kind == Kind.REFUND:
+                return Outcome(answer=Answer.REFUNDED) if self._ledger.refunded(call) else None
+            entry = self._ledger.find(call.key)
+        except Unavailable:
+            return Outcome(answer=Answer.UNKNOWN, reason="the provider cannot look into its books")
+        return _outcome(entry) if entry else None
+
+    def _with_faults(self, call: Call) -> Outcome:
+        if self._faults.latency_ms:
+            time.sleep(self._faults.latency_ms / 1000)
+        fault = self._faults.draw()
+        if fault == "fail":
+            return Outcome(answer=Answer.NOT_ATTEMPTED, reason="the provider is out of order")
+        if fault == "timeout_before":
+            return Outcome(answer=Answer.UNKNOWN, reason="the provider did not answer in time")
+        try:
+            outcome = self._effect(call)
+        except Unavailable as exc:
+            return Outcome(answer=Answer.UNKNOWN, reason=f"the provider's books: {exc.detail}")
+        if fault == "timeout_after":
+            return Outcome(answer=Answer.UNKNOWN, reason="the provider did not answer in time")
+        return outcome
+
+    def _effect(self, call: Call) -> Outcome:
+        if call.kind == Kind.REFUND:
+            done = self._ledger.refund(call)
+            return Outcome(
+                answer=Answer.REFUNDED if done else Answer.DECLINED,
+                reason="" if done else "exceeds the charge",
+            )
+        if call.kind == Kind.VOID:
+            return _outcome(self._ledger.enter(call, Answer.VOIDED))
+        answer, reason = self._verdict(call.product_id)
+        return _outcome(self._ledger.enter(call, answer, reason))
+
+    def _verdict(self, product_id: str) -> tuple[Answer, str]:
+        if product_id == "1":
+            return Answer.CAPTURED, ""
+        if product_id == "2":
+            return Answer.DECLINED, "declined by the issuer"
+        if self._unknown_product == "capture":
+            return Answer.CAPTURED, ""
+        return Answer.DECLINED, "unknown product"
+
+
+def _outcome(entry: Document) -> Outcome:
+    return Outcome(answer=Answer(entry["answer"]), reference=f"sim_{entry['_id']}", reason=entry.get("reason", ""))

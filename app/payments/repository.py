@@ -1,0 +1,270 @@
+"""Payments in MongoDB: one document an order, recorded before the provider is called. Knows pymongo; alone in payments.
+
+`dueAt` exists while work is open: it is when to call the provider, or, while `owner` holds it, when the lease ends.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from uuid import uuid4
+
+import pymongo
+from pymongo import UpdateOne
+
+from app.coalesce import Coalescer
+from app.contracts import Event
+from app.database import Document, Store, insert_each
+from app.outbox import OUTBOX_INDEXES, OUTBOX_SCHEMA, Outbox, entry_of
+from app.payments.payment import Payment, Refund, Status
+
+LOG_LIMIT = 50
+
+SCHEMA: Document = {
+    "bsonType": "object",
+    "additionalProperties": False,
+    "required": [
+        "_id", "userId", "productId", "total", "status", "cancelled", "sent", "captured", "refunds", "generation",
+        "attempt", "tries", "sequence", "orderSequence", "version", "requestId", "firstAt", "attempts", "outbox",
+    ],
+    "properties": {
+        **{name: {"bsonType": "string"} for name in ("_id", "userId", "productId", "requestId", "reference")},
+        **{name: {"bsonType": "string"} for name in ("parked", "owner", "claim", "stamp")},
+        "total": {
+            "bsonType": "object",
+            "required": ["value", "currency"],
+            "properties": {"value": {"bsonType": ["int", "long"], "minimum": 1}, "currency": {"bsonType": "string"}},
+        },
+        "status": {"enum": [status.value for status in Status]},
+        **{name: {"bsonType": "bool"} for name in ("cancelled", "sent")},
+        "captured": {"bsonType": ["int", "long"], "minimum": 0},
+        "refunds": {"bsonType": "array", "items": {"bsonType": "object", "required": ["refund_id", "value", "done"]}},
+        **{
+            name: {"bsonType": "int", "minimum": 0}
+            for name in ("generation", "attempt", "tries", "sequence", "orderSequence", "version")
+        },
+        **{name: {"bsonType": "date"} for name in ("firstAt", "dueAt")},
+        "attempts": {"bsonType": "array", "maxItems": LOG_LIMIT},
+        **OUTBOX_SCHEMA,
+    },
+}  # fmt: skip
+INDEXES = [
+    pymongo.IndexModel([("dueAt", 1)], name="due", partialFilterExpression={"dueAt": {"$exists": True}}),
+    *OUTBOX_INDEXES,
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A payment as it was read, with its undelivered events. Times are the database's."""
+
+    payment: Payment
+    outbox: list[Document]
+    first_at: datetime
+    lease_end: datetime
+    owned: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What to record: the payment after a change, the event that tells of it, a line for the payment's log.
+
+    `due_at` is when to call the provider next; `keeps_lease` leaves that to whoever holds the payment now.
+    """
+
+    before: Held
+    payment: Payment
+    event: Event | None = None
+    line: Document | None = None
+    due_at: datetime | None = None
+    keeps_lease: bool = False
+
+
+class PaymentRepository:
+    """Stores payments. A claimed payment can be changed only by who holds its attempt number and its version."""
+
+    def __init__(self, store: Store, outbox: Outbox, lease: float) -> None:
+        self._store = store
+        self._outbox = outbox
+        self._lease = timedelta(seconds=lease)
+        self._owner = uuid4().hex
+        self._settlements: Coalescer[Result, bool] = Coalescer(self._settle)
+
+    def prepare(self) -> None:
+        """Create what the collection needs: validator and indexes."""
+        self._store.prepare(SCHEMA, INDEXES)
+
+    def now(self) -> datetime:
+        """The database's time."""
+        return self._store.clock.now()
+
+    def record(self, payments: Sequence[Payment], room: int) -> list[Held]:
+        """Store new payments, the first `room` of them under a lease of this process; returns those.
+
+        What is stored already is left alone.
+        """
+        now = self.now()
+        lease_end = now + self._lease
+        taken = [replace(payment, attempt=1, tries=1, sent=True) for payment in payments[:room]]
+        docs = [self._fresh(payment, now) | {"owner": self._owner, "dueAt": lease_end} for payment in taken]
+        docs += [self._fresh(payment, now) | {"dueAt": now} for payment in payments[room:]]
+        with self._store.bounded() as documents:
+            errors = insert_each(documents, docs)
+        for error in errors:
+            if error and not error.duplicate:
+                raise error
+        stored = zip(taken, errors, strict=False)
+        return [
+            Held(payment=payment, outbox=[], first_at=now, lease_end=lease_end, owned=True)
+            for payment, error in stored
+            if error is None
+        ]
+
+    def claim(self, limit: int) -> list[Held]:
+        """Take up due payments, `limit` at the most, under a new lease and attempt number."""
+        now = self.now()
+        due = {"dueAt": {"$lte": now}}
+        with self._store.bounded() as documents:
+            found = documents.find(due, {"_id": 1}).sort("dueAt", 1).limit(limit)
+            keys = [doc["_id"] for doc in found]
+            if not keys:
+                return []
+            random.shuffle(keys)
+            claim, lease_end = uuid4().hex, now + self._lease
+            documents.update_many(
+                {"_id": {"$in": keys}, **due},
+                {
+                    "$set": {"dueAt": lease_end, "owner": self._owner, "claim": claim, "sent": True},
+                    "$inc": {"attempt": 1, "tries": 1, "version": 1},
+                },
+            )
+            return [_held(doc) for doc in documents.find({"_id": {"$in": keys}, "claim": claim})]
+
+    def renewed(self, held: Held) -> Held | None:
+        """The payment as it is now, if the lease `held` still stands; None when another has taken over."""
+        found = self.find(held.payment.order_id)
+        return found if found and found.payment.attempt == held.payment.attempt else None
+
+    def find(self, order_id: str) -> Held | None:
+        """One payment as it is now."""
+        with self._store.bounded() as documents:
+            doc = documents.find_one({"_id": order_id})
+        return _held(doc) if doc else None
+
+    def settle(self, result: Result, patience: float) -> bool:
+        """Record a result; false when the lease was lost or the payment changed meanwhile."""
+        done = self._settlements(result, patience)
+        if done and result.event:
+            entries = [*result.before.outbox, entry_of(result.event)]
+            self._outbox.recorded(_key(result), entries)
+        return done
+
+    def give_back(self, unbegun: Sequence[Held]) -> None:
+        """Let go of leases whose call was not begun: due at once for anybody, and not counted as a try."""
+        if not unbegun:
+            return
+        writes = [
+            UpdateOne(
+                {"_id": held.payment.order_id, "attempt": held.payment.attempt, "owner": self._owner},
+                {"$set": {"dueAt": self.now()}, "$unset": {"owner": ""}, "$inc": {"tries": -1, "version": 1}},
+            )
+            for held in unbegun
+        ]
+        with self._store.bounded() as documents:
+            documents.bulk_write(writes, ordered=False)
+
+    def _fresh(self, payment: Payment, now: datetime) -> Document:
+        return {"_id": payment.order_id, **_fields(payment), "firstAt": now, "attempts": [], "outbox": []}
+
+    def _settle(self, batch: list[Result]) -> Sequence[bool | Exception]:
+        # A bulk command tells how many it changed, not which: the stamp does.
+        stamps = [uuid4().hex for _ in batch]
+        writes = [self._write(result, stamp) for result, stamp in zip(batch, stamps, strict=True)]
+        with self._store.bounded() as documents:
+            done = documents.bulk_write(writes, ordered=False)
+            if done.matched_count == len(batch):
+                return [True] * len(batch)
+            found = documents.find({"_id": {"$in": [_key(result) for result in batch]}}, {"stamp": 1})
+            stored = {doc.get("stamp") for doc in found}
+        return [stamp in stored for stamp in stamps]
+
+    def _write(self, result: Result, stamp: str) -> UpdateOne:
+        before, after = result.before.payment, result.payment
+        sets: Document = {**_fields(replace(after, version=before.version + 1)), "stamp": stamp}
+        gone: Document = {}
+        pushes: Document = {}
+        if not result.keeps_lease:
+            gone |= {"owner": "", "claim": ""}
+            if result.due_at is None:
+                gone["dueAt"] = ""
+            else:
+                sets["dueAt"] = result.due_at
+        if before.tries and not after.tries:
+            sets["firstAt"] = self.now()
+        if result.line:
+            pushes["attempts"] = {"$each": [result.line], "$slice": -LOG_LIMIT}
+        if result.event:
+            pushes["outbox"] = entry_of(result.event)
+            sets["relayDue"] = self._outbox.lease_end()
+        parts = {"$set": sets, "$unset": gone, "$push": pushes}
+        return UpdateOne(
+            {"_id": before.order_id, "version": before.version, "attempt": before.attempt},
+            {operator: members for operator, members in parts.items() if members},
+        )
+
+
+def _key(result: Result) -> str:
+    return result.before.payment.order_id
+
+
+def _fields(payment: Payment) -> Document:
+    return {
+        "userId": payment.user_id,
+        "productId": payment.product_id,
+        "total": {"value": payment.total_value, "currency": payment.total_currency},
+        "status": payment.status.value,
+        "cancelled": payment.cancelled,
+        "sent": payment.sent,
+        "captured": payment.captured,
+        "refunds": [asdict(refund) for refund in payment.refunds],
+        "reference": payment.reference,
+        "parked": payment.parked,
+        "generation": payment.generation,
+        "attempt": payment.attempt,
+        "tries": payment.tries,
+        "sequence": payment.sequence,
+        "orderSequence": payment.order_sequence,
+        "version": payment.version,
+        "requestId": payment.request_id,
+    }
+
+
+def _held(doc: Document) -> Held:
+    payment = Payment(
+        order_id=doc["_id"],
+        request_id=doc["requestId"],
+        user_id=doc["userId"],
+        product_id=doc["productId"],
+        total_value=doc["total"]["value"],
+        total_currency=doc["total"]["currency"],
+        status=Status(doc["status"]),
+        cancelled=doc["cancelled"],
+        sent=doc["sent"],
+        captured=doc["captured"],
+        refunds=tuple(Refund(**refund) for refund in doc["refunds"]),
+        reference=doc["reference"],
+        parked=doc["parked"],
+        generation=doc["generation"],
+        attempt=doc["attempt"],
+        tries=doc["tries"],
+        sequence=doc["sequence"],
+        order_sequence=doc["orderSequence"],
+        version=doc["version"],
+    )
+    return Held(
+        payment=payment,
+        outbox=doc["outbox"],
+        first_at=doc["firstAt"],
+        lease_end=doc["dueAt"] if "dueAt" in doc else doc["firstAt"],
+        owned="owner" in doc,
+    )

@@ -1,0 +1,197 @@
+"""The hands of payments: a pool of threads that calls the provider, and a sweep that finds due payments.
+
+The database is the queue. A payment is called for only under a lease, and whatever comes of it is written only by
+who still holds it; a process that dies leaves leases to expire, one that stops gives them back.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from datetime import timedelta
+
+from app import story
+from app.contracts import Unavailable
+from app.payments import payment as domain
+from app.payments.payment import Answer, Call, Change, Outcome, Patience
+from app.payments.providers import Provider
+from app.payments.repository import Held, PaymentRepository
+from app.payments.settlement import Settler, log_line
+from app.story import Step
+
+
+class Worker:
+    """Calls the provider for payments under lease, many side by side."""
+
+    SWEEP = 128
+    QUEUE = 1024
+    QUEUED_SECONDS = 2.0
+
+    def __init__(
+        self,
+        payments: PaymentRepository,
+        provider: Provider,
+        settler: Settler,
+        patience: Patience,
+        *,
+        threads: int,
+        timeout: float,
+        interval: float,
+    ) -> None:
+        self._payments = payments
+        self._provider = provider
+        self._settler = settler
+        self._patience = patience
+        self._threads = threads
+        self._call_time = timedelta(seconds=timeout)
+        self._interval = interval
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="payments")
+        self._sweeper = threading.Thread(target=self._sweep_on, name="payments-sweep", daemon=True)
+        self._prompted = threading.Event()
+        self._stopping = threading.Event()
+        self.draining = False
+        self._running: set[Future[None]] = set()
+        self._unbegun: list[Held] = []
+        self._mean_seconds = 0.01
+
+    def room(self) -> int:
+        """How many payments more this process can take and begin soon."""
+        if self.draining:
+            return 0
+        soon = int(self._threads * self.QUEUED_SECONDS / max(self._mean_seconds, 0.001))
+        return max(0, min(self._threads + soon, self.QUEUE) - len(self._running))
+
+    def offer(self, held: Sequence[Held]) -> None:
+        """Have these payments, leased by this process, called for."""
+        for one in held:
+            try:
+                future = self._pool.submit(self._run, one)
+            except RuntimeError:  # The pool has shut down meanwhile.
+                self._unbegun.append(one)
+                continue
+            self._running.add(future)
+            future.add_done_callback(self._running.discard)
+
+    def prompt(self) -> None:
+        """Say that something is due."""
+        self._prompted.set()
+
+    def start(self) -> None:
+        """Start sweeping, at once for what a dead process left."""
+        self._sweeper.start()
+
+    def stop(self, timeout: float) -> None:
+        """Take up nothing more, let running calls end, give back the leases of what was not begun."""
+        ends = time.monotonic() + timeout
+        self.draining = True
+        self._stopping.set()
+        self._prompted.set()
+        if self._sweeper.is_alive():
+            self._sweeper.join(timeout)
+        wait(list(self._running), max(0.0, ends - time.monotonic()))
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._payments.give_back(self._unbegun)
+        self._unbegun = []
+
+    def sweep(self) -> int:
+        """Take up what is due and fits; tells how many that were."""
+        room = min(self.room(), self.SWEEP)
+        held = self._payments.claim(room) if room else []
+        self.offer(held)
+        return len(held)
+
+    def work(self, held: Held) -> None:
+        """Do what one payment needs next, and record what came of it."""
+        spent = domain.exhausted(held.payment, self._patience)
+        call = None if spent else domain.next_call(held.payment)
+        started = time.perf_counter()
+        outcome = self._ask(call, held.payment.attempt > 1) if call else NOTHING_ASKED
+        took_ms = (time.perf_counter() - started) * 1000
+        if call:
+            self._learn(took_ms / 1000)
+        self._record(held, call, outcome, took_ms)
+
+    def _record(self, held: Held, call: Call | None, outcome: Outcome, took_ms: float) -> None:
+        line = log_line(held, call, outcome, self._payments.now(), took_ms)
+        current: Held | None = held
+        while current:
+            change = self._meaning(current, call, outcome)
+            if self._patiently(current, change, line, took_ms):
+                self._tell(current, change, outcome, took_ms)
+                if change.due == 0.0:
+                    self.prompt()
+                return
+            # Cancelled meanwhile, say: the same answer now means something else.
+            current = self._payments.renewed(held)
+        story.log.warning("lease lost", module="payments", order_id=held.payment.order_id)
+
+    def _meaning(self, held: Held, call: Call | None, outcome: Outcome) -> Change:
+        if call is None:
+            again = 0.0 if domain.next_call(held.payment) else None
+            return domain.exhausted(held.payment, self._patience) or Change(payment=held.payment, due=again)
+        age = (self._payments.now() - held.first_at).total_seconds()
+        return domain.answered(held.payment, call, outcome, age, self._patience)
+
+    def _patiently(self, held: Held, change: Change, line: dict[str, object], took_ms: float) -> bool:
+        """Record, repeating while the database is away and the lease lasts."""
+        while True:
+            try:
+                return self._settler.record(held, change, line, took_ms)
+            except Unavailable:
+                if self._payments.now() >= held.lease_end or self._stopping.wait(0.2):
+                    raise
+
+    def _ask(self, call: Call, again: bool) -> Outcome:
+        try:
+            # An earlier attempt may have reached the provider: ask what became of it before sending it again.
+            return (again and self._provider.find(call)) or self._send(call)
+        except Exception as exc:
+            story.log.exception("provider failed", module="payments", order_id=call.order_id)
+            return Outcome(answer=Answer.UNKNOWN, reason=f"the provider raised {type(exc).__name__}")
+
+    def _send(self, call: Call) -> Outcome:
+        send = {"charge": self._provider.charge, "void": self._provider.void, "refund": self._provider.refund}
+        return send[call.kind](call)
+
+    def _run(self, held: Held) -> None:
+        if self.draining:
+            self._unbegun.append(held)
+            return
+        if self._payments.now() + self._call_time > held.lease_end:
+            return  # Waited too long to be sure of the lease; once it has ended the sweep takes it up.
+        try:
+            self.work(held)
+        except Unavailable as exc:
+            story.log.warning("result kept back", module="payments", order_id=held.payment.order_id, reason=exc.detail)
+        except Exception:
+            story.log.exception("payment failed", module="payments", order_id=held.payment.order_id)
+
+    def _sweep_on(self) -> None:
+        while not self._stopping.is_set():
+            self._prompted.clear()
+            more = False
+            try:
+                more = self.sweep() == self.SWEEP
+            except Unavailable as exc:
+                story.log.warning("sweep waits", module="payments", reason=exc.detail)
+            except Exception:
+                story.log.exception("sweep failed", module="payments")
+            if not more:
+                self._prompted.wait(self._interval)
+
+    def _learn(self, seconds: float) -> None:
+        self._mean_seconds += (seconds - self._mean_seconds) / 16
+
+    def _tell(self, held: Held, change: Change, outcome: Outcome, took_ms: float) -> None:
+        story.tell(
+            Step.PAYMENT_PROCESSED,
+            module="payments",
+            order_id=held.payment.order_id,
+            request_id=held.payment.request_id,
+            took_ms=took_ms,
+            answer=outcome.answer.value,
+            payment_status=change.payment.status.value,
+        )
+
+
+NOTHING_ASKED = Outcome(answer=Answer.UNKNOWN, reason="there was nothing to ask")

@@ -1,0 +1,63 @@
+"""The log: one structured line for each step of an order's way, readable on a terminal, JSON elsewhere."""
+
+import logging
+import sys
+from enum import StrEnum
+from typing import Any
+
+import orjson
+import structlog
+
+log = structlog.get_logger("orderflow")
+
+
+class Step(StrEnum):
+    """The nine steps of an order's way, in their order."""
+
+    GATEWAY_RECEIVED = "gateway received"
+    ORDERS_RECEIVED = "orders received"
+    ORDER_STORED = "order stored"
+    HANDED_TO_PAYMENTS = "event handed to payments"
+    PAYMENTS_RECEIVED = "payments received"
+    PAYMENT_PROCESSED = "payment processed"
+    HANDED_TO_ORDERS = "result handed to orders"
+    RESULT_RECEIVED = "orders received result"
+    ORDER_UPDATED = "order updated"
+
+
+def tell(step: str, *, module: str, order_id: str, request_id: str, took_ms: float, **more: Any) -> None:
+    """One line: `step` happened to an order in `module` and took so many milliseconds."""
+    log.info(step, module=module, order_id=order_id, request_id=request_id, took_ms=round(took_ms, 2), **more)
+
+
+def configure(log_format: str, log_level: str) -> None:
+    """Set up all logging of this process, the libraries' included: one line an event, to standard output."""
+    console = log_format == "console" or (log_format == "auto" and sys.stdout.isatty())
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(pad_event_to=26)
+        if console
+        else structlog.processors.JSONRenderer(serializer=_json_text)
+    )
+    level = logging.getLevelNamesMapping()[log_level.upper()]
+    structlog.configure(
+        processors=[*shared, structlog.processors.format_exc_info, renderer] if not console else [*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=max(level, logging.INFO), force=True)
+
+
+def _json_text(event: dict[str, Any], **_: Any) -> str:
+    return orjson.dumps(event, default=str).decode()

@@ -1,0 +1,79 @@
+"""How gunicorn serves Orderflow: settings from the environment, the embedded database, start and stop in order."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from app.config import Settings
+
+settings = Settings.read(os.environ)
+
+wsgi_app = "app.main:create_app()"
+bind = f"{settings.bind}:{settings.port}"
+worker_class = os.environ.get("WORKER_CLASS", "gevent")
+workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+worker_connections = 1000
+threads = 32
+timeout = 30
+graceful_timeout = 30
+keepalive = 65
+# Workers prove that they live by touching a file: on a memory file system no slow disk can make them look dead.
+MEMORY = Path("/dev/shm")  # noqa: S108 - gunicorn makes an unnamed file there
+worker_tmp_dir = str(MEMORY) if MEMORY.is_dir() else None
+control_socket_disable = True
+limit_request_line = 4094
+limit_request_fields = 64
+limit_request_field_size = 8190
+
+_database = None
+
+
+def on_starting(server):
+    """Start the embedded database where no other is named, for all workers to share."""
+    global _database
+    if settings.mongodb_uri:
+        return
+    _database = subprocess.Popen(
+        [sys.executable, "-m", "app.embedded", str(settings.data)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    uri = _database.stdout.readline().strip()
+    if not uri:
+        sys.exit("The embedded database did not start; set MONGODB_URI to use one of your own.")
+    os.environ["MONGODB_URI"] = uri
+    server.log.info("embedded database in %s", settings.data.resolve())
+
+
+def post_worker_init(worker):
+    """Start relays and payments in the worker, after the fork; stop claiming at the first sign of the end."""
+    running = worker.wsgi.extensions["orderflow"]
+    running.start()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, _draining(running, signal.getsignal(number)))
+
+
+def worker_exit(server, worker):
+    """End what runs, give back the rest."""
+    app = getattr(worker, "wsgi", None)
+    if app is not None:
+        app.extensions["orderflow"].stop()
+
+
+def on_exit(server):
+    """The database goes last."""
+    if _database is not None:
+        _database.stdin.close()
+        _database.wait()
+
+
+def _draining(running, then):
+    def handle(number, frame):
+        running.drain()
+        if callable(then):
+            then(number, frame)
+
+    return handle

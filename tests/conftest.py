@@ -1,0 +1,147 @@
+"""A real mongod for the whole session, shared by all xdist workers; a database of its own for every test."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from pymongo import MongoClient
+
+from app.config import Settings
+from app.embedded import Mongod
+from app.main import Runtime, create_app, runtime
+
+MEMORY = Path("/dev/shm")
+MONGOD = pytest.StashKey[tuple[Mongod, Path]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):
+        return
+    folder = Path(tempfile.mkdtemp(prefix="orderflow-test-", dir=MEMORY if MEMORY.is_dir() else None))
+    mongod = Mongod(folder, extra=["--setParameter=enableTestCommands=1"])
+    config.stash[MONGOD] = (mongod, folder)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if MONGOD in session.config.stash:
+        session.config.stash[MONGOD][0].start()
+
+
+def pytest_configure_node(node) -> None:
+    """xdist: tell each worker where the database is."""
+    node.workerinput["mongodb_uri"] = node.config.stash[MONGOD][0].uri
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if MONGOD in config.stash:
+        mongod, folder = config.stash[MONGOD]
+        mongod.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def mongodb_uri(request: pytest.FixtureRequest) -> str:
+    """The session's mongod."""
+    if hasattr(request.config, "workerinput"):
+        return request.config.workerinput["mongodb_uri"]
+    return request.config.stash[MONGOD][0].uri
+
+
+@pytest.fixture(scope="session")
+def mongo(mongodb_uri: str) -> Iterator[MongoClient]:
+    """A client to look at what was stored."""
+    with MongoClient(mongodb_uri, tz_aware=True) as client:
+        yield client
+
+
+@pytest.fixture
+def settings(mongodb_uri: str, mongo: MongoClient) -> Iterator[Settings]:
+    """Settings with a database of the test's own, and times short enough to see a sweep."""
+    name = f"test_{uuid4().hex}"
+    yield Settings(
+        mongodb_uri=mongodb_uri,
+        database=name,
+        sweep_interval=0.05,
+        relay_lease=0.5,
+        payment_backoff=0.05,
+        payment_backoff_max=0.2,
+        log_format="json",
+        log_level="warning",
+    )
+    mongo.drop_database(name)
+
+
+@pytest.fixture
+def database(settings: Settings, mongo: MongoClient):
+    """The test's own database, to look into."""
+    return mongo[settings.database]
+
+
+@pytest.fixture
+def app(settings: Settings) -> Iterator:
+    """The application, its collections prepared, its threads not started."""
+    made = create_app(settings)
+    runtime(made).prepare()
+    yield made
+    runtime(made).stop()
+
+
+@pytest.fixture
+def running(app) -> Runtime:
+    """The application's background work, started."""
+    started = runtime(app)
+    started.start()
+    return started
+
+
+@pytest.fixture
+def client(app):
+    """HTTP to an application whose background work is not started."""
+    return app.test_client()
+
+
+@pytest.fixture
+def live(app, running):
+    """HTTP to an application that works."""
+    return app.test_client()
+
+
+@pytest.fixture
+def eventually() -> Callable:
+    """Wait until `look()` gives something true, and return it; fail after 15 s."""
+
+    def wait(look: Callable, seconds: float = 15.0):
+        ends = time.monotonic() + seconds
+        while True:
+            seen = look()
+            if seen:
+                return seen
+            assert time.monotonic() < ends, f"never came true: {look}"
+            time.sleep(0.01)
+
+    return wait
+
+
+NEW_ORDER = {"userId": "user-7", "productId": "1", "productName": "Espresso machine", "totalOrderAmount": "RM 99"}
+
+
+@pytest.fixture
+def new_order() -> Callable[..., dict]:
+    """The body of a new order that will be captured, with changes."""
+    return lambda **changes: {**NEW_ORDER, **changes}
+
+
+@pytest.fixture
+def place(new_order) -> Callable[..., str]:
+    """Place an order and tell its id."""
+
+    def post(client, **changes) -> str:
+        answer = client.post("/orders", json=new_order(**changes))
+        assert answer.status_code == 201, answer.text
+        return answer.json["created"]["id"]
+
+    return post
