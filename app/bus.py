@@ -91,7 +91,7 @@ class SignalBus:
 
 
 def _receiver(handler: Callable[[Any], Any]) -> Callable[..., Any]:
-    def receive(sender: str, *, message: Any) -> Any:
+    def receive(_sender: str, *, message: Any) -> Any:
         return handler(message)
 
     return receive

@@ -1,7 +1,95 @@
 """Commands: `flask --app app.main …`."""
 
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import click
+import httpx
 from flask import Flask
+from rich.console import Console
+
+from app.contracts import Unavailable
+from app.feed import Feed
+from app.story import Step
+
+COLOURS = {"gateway": "cyan", "orders": "green", "payments": "magenta"}
+WAYS = {"1": "a good order", "2": "an order that is declined"}
 
 
-def install(app: Flask) -> None:
+def install(app: Flask, feed: Feed) -> None:
     """Give `app` its commands."""
+
+    @app.cli.command()
+    @click.option("--url", default="http://127.0.0.1:7000", show_default=True, help="Where Orderflow listens.")
+    @click.option("--seconds", default=15.0, show_default=True, help="How long to wait for the orders to settle.")
+    def demo(url: str, seconds: float) -> None:
+        """Place one good and one declined order on a running server and watch their nine steps."""
+        console = Console(highlight=False, soft_wrap=True)
+        for product_id, way in WAYS.items():
+            console.print(f"\n[bold]{way}[/] (productId {product_id})")
+            request_id = f"demo-{uuid4().hex[:12]}"
+            lines = _Watch(feed, request_id, seconds)
+            order_id = _place(url, product_id, request_id)
+            try:
+                told = sum(_print(console, line) for line in lines)
+            except Unavailable as exc:
+                raise click.ClickException(exc.detail) from exc
+            if told < len(Step):
+                raise click.ClickException(f"only {told} of {len(Step)} steps were seen within {seconds:g} s")
+            status = httpx.get(f"{url}/orders/status/{order_id}").json()
+            console.print(f"order {order_id} is now [bold]{status['orderStatus']}[/]")
+
+
+class _Watch:
+    """The steps of one request, watched from before it is sent."""
+
+    def __init__(self, feed: Feed, request_id: str, seconds: float) -> None:
+        self._lines: list[dict[str, Any]] = []
+        self._error: Unavailable | None = None
+        self._thread = threading.Thread(target=self._watch, args=(feed, request_id, seconds), daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        shown = 0
+        while self._thread.is_alive() or shown < len(self._lines):
+            while shown < len(self._lines):
+                yield self._lines[shown]
+                shown += 1
+            time.sleep(0.01)
+        if self._error:
+            raise self._error
+
+    def _watch(self, feed: Feed, request_id: str, seconds: float) -> None:
+        try:
+            for line in feed.follow({"request_id": request_id}, seconds):
+                self._lines.append(line)
+                if line["step"] == Step.ORDER_UPDATED:
+                    return
+        except Unavailable as exc:
+            self._error = exc
+
+
+def _place(url: str, product_id: str, request_id: str) -> str:
+    body = {"userId": "demo", "productId": product_id, "productName": "Demo", "totalOrderAmount": "RM 99"}
+    try:
+        answer = httpx.post(f"{url}/orders", json=body, headers={"X-Request-Id": request_id})
+    except httpx.HTTPError as exc:
+        raise click.ClickException(f"no Orderflow answers at {url}: {exc}; start one with `make run`") from exc
+    if answer.status_code != httpx.codes.CREATED:
+        raise click.ClickException(f"{url} answered {answer.status_code}: {answer.text}")
+    order_id: str = answer.json()["created"]["id"]
+    return order_id
+
+
+def _print(console: Console, line: dict[str, Any]) -> int:
+    colour = COLOURS.get(line["module"], "white")
+    number = list(Step).index(line["step"]) + 1
+    clock = time.strftime("%H:%M:%S", time.localtime(line["at"])) + f".{int(line['at'] * 1000) % 1000:03d}"
+    console.print(
+        f"  {number}  {clock}  [{colour}]{line['module']:<9}[/] {line['step']:<26} {line['took_ms']:>8.2f} ms  "
+        f"[dim]{line['order_id']}  {line['request_id']}[/]"
+    )
+    return 1

@@ -51,17 +51,23 @@ class Settings:
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> "Settings":
-        """The settings that `environ` names; an empty value counts as not set. Raises BadSettings."""
+        """The settings that `environ` names. Raises BadSettings.
+
+        An empty value counts as not set. `NAME_FILE` names a file that holds the value of `NAME`, as Docker hands
+        secrets over.
+        """
         given: dict[str, Any] = {}
         wrong: list[str] = []
         for field in fields(cls):
-            text = environ.get(env_name(field.name), "").strip()
-            if not text:
-                continue
+            name = env_name(field.name)
             try:
-                given[field.name] = READERS[field.name](text)
+                text = _value(environ, name)
+                if text:
+                    given[field.name] = KINDS.get(field.type, str)(text)
             except ValueError:
-                wrong.append(f"{env_name(field.name)} is {text!r}: not a number that can be used here")
+                wrong.append(f"{name} must be a number")
+            except OSError as exc:
+                wrong.append(f"{name}_FILE cannot be read: {exc.strerror}")
         if wrong:
             raise BadSettings("\n".join(wrong))
         return cls(**given)
@@ -86,8 +92,7 @@ class Settings:
             ),
             (
                 self.payment_lease > least_lease,
-                f"PAYMENT_LEASE is {self.payment_lease:g} s: it must outlast PAYMENT_TIMEOUT and two database "
-                f"deadlines, {least_lease:g} s",
+                f"PAYMENT_LEASE must outlast PAYMENT_TIMEOUT and two BACKGROUND_DEADLINEs: {least_lease:g} s",
             ),
             (
                 self.simulated_unknown_product in ("decline", "capture"),
@@ -111,4 +116,8 @@ def env_name(field: str) -> str:
 
 
 KINDS: dict[Any, Callable[[str], Any]] = {int: int, float: float, Path: Path}
-READERS = {field.name: KINDS.get(field.type, str) for field in fields(Settings)}
+
+
+def _value(environ: Mapping[str, str], name: str) -> str:
+    file = environ.get(f"{name}_FILE", "").strip()
+    return environ.get(name, "").strip() or (Path(file).read_text().strip() if file else "")

@@ -100,7 +100,7 @@ class Mongod:
         replica_set: str = "orderflow",
         extra: Sequence[str] = (),
     ) -> None:
-        self._data = data.resolve()
+        self._data = data
         self._environ = environ
         self._port = port
         self._replica_set = replica_set
@@ -140,6 +140,7 @@ class Mongod:
         the *thread* that started it ends. Raises MongodFailed and MongodMissing.
         """
         try:
+            self._data = self._data.resolve()
             (self._data / "db").mkdir(parents=True, exist_ok=True)
             with (self._data / "mongod.start").open("w") as alone:
                 fcntl.flock(alone, fcntl.LOCK_EX)
@@ -248,12 +249,12 @@ class Mongod:
         raise MongodFailed(f"mongod took no writes within {START_SECONDS} s: {trouble}\nLog: {log}")
 
     def _failure(self) -> MongodFailed:
-        log = self._data / "mongod.log"
+        log, code = self._data / "mongod.log", self._process and self._process.returncode
         lines = log.read_bytes()[self._log_start :].decode(errors="replace").splitlines()
         told = "\n".join(_errors(lines) or lines[-3:]) or "It said nothing."
         taken = "Unable to lock the lock file" in told or "Address already in use" in told
         kind = _InUse if taken else MongodFailed
-        return kind(f"mongod ended while it was starting.\n{told}\nLog: {log}")
+        return kind(f"mongod ended while it was starting (exit code {code}).\n{told}\nLog: {log}")
 
 
 def _binary_of_wheel() -> Path:

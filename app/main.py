@@ -11,6 +11,7 @@ from app import cli, embedded, gateway, orders, payments, story
 from app.bus import SignalBus
 from app.config import Settings
 from app.database import Database, Store
+from app.feed import Feed
 from app.payments import providers
 from app.payments.providers import Provider
 
@@ -29,11 +30,13 @@ class Runtime:
         database: Database,
         modules: tuple[orders.Orders, payments.Payments],
         provider: Provider,
+        feed: Feed,
     ) -> None:
         self.settings = settings
         self.database = database
         self.orders, self.payments = modules
         self.provider = provider
+        self.feed = feed
         self._started = False
         self._stopping = False
 
@@ -41,6 +44,7 @@ class Runtime:
         """Create collections, validators and indexes; safe to repeat."""
         self.orders.prepare()
         self.payments.prepare()
+        self.feed.prepare()
         prepare = getattr(self.provider, "prepare", None)
         if prepare:
             prepare()
@@ -48,6 +52,7 @@ class Runtime:
     def start(self) -> None:
         """Start the relays and the worker. Call it after any fork."""
         self._started = True
+        story.listeners.append(self.feed.take)
         threading.Thread(target=self._start_when_prepared, name="start", daemon=True).start()
 
     def drain(self) -> None:
@@ -62,6 +67,8 @@ class Runtime:
         if self._started:
             self.orders.stop(timeout)
             self.payments.stop(timeout)
+            self.feed.stop()
+            story.listeners.remove(self.feed.take)
         self.database.close()
 
     def ready(self) -> bool:
@@ -77,6 +84,7 @@ class Runtime:
                 story.log.warning("database not ready", reason=str(exc)[:200])
                 wait.wait(1.0)
                 continue
+            self.feed.start()
             self.orders.start()
             self.payments.start()
             return
@@ -102,11 +110,12 @@ def create_app(
         orders.install(bus, bus, database.collection("orders", settings.request_deadline), settings),
         payments.install(bus, bus, database.collection("payments", settings.background_deadline), provider, settings),
     )
-    running = Runtime(settings, database, modules, provider)
+    feed = Feed(database.collection("steps", settings.background_deadline))
+    running = Runtime(settings, database, modules, provider, feed)
     app = Flask("app", static_folder=None)
     app.extensions["orderflow"] = running
     gateway.install(app, bus, running.ready)
-    cli.install(app)
+    cli.install(app, feed)
     return app
 
 

@@ -2,6 +2,8 @@
 
 import logging
 import sys
+import time
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
@@ -25,9 +27,16 @@ class Step(StrEnum):
     ORDER_UPDATED = "order updated"
 
 
+# Whoever else wants every step; called with the line's members.
+listeners: list[Callable[[dict[str, Any]], None]] = []
+
+
 def tell(step: str, *, module: str, order_id: str, request_id: str, took_ms: float, **more: Any) -> None:
     """One line: `step` happened to an order in `module` and took so many milliseconds."""
-    log.info(step, module=module, order_id=order_id, request_id=request_id, took_ms=round(took_ms, 2), **more)
+    line = {"module": module, "order_id": order_id, "request_id": request_id, "took_ms": round(took_ms, 2), **more}
+    log.info(step, **line)
+    for listener in listeners:
+        listener({"step": step, "at": time.time(), **line})
 
 
 def configure(log_format: str, log_level: str) -> None:
@@ -56,6 +65,7 @@ def configure(log_format: str, log_level: str) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.basicConfig(handlers=[handler], level=max(level, logging.INFO), force=True)
 
 

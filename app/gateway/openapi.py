@@ -119,7 +119,7 @@ PAGE_POLICY = (
 )
 
 
-def _amount(converter: Any, field: Any, **_: Any) -> dict[str, Any]:
+def _amount(_converter: Any, field: Any, **_: Any) -> dict[str, Any]:
     if not isinstance(field, Amount):
         return {}
     money = {

@@ -1,7 +1,6 @@
 """What clients may send and what they get: marshmallow schemas, which the OpenAPI document is made from as well."""
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
@@ -28,7 +27,7 @@ class Text(fields.String):
 class Amount(fields.Field[Money]):
     """Money, as text with its currency or as `{value, currency}` in minor units."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Money:
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> Money:
         try:
             return parse(value)
         except MoneyError as exc:

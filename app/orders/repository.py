@@ -230,11 +230,11 @@ class OrderRepository:
             raise NotFound(f"there is no order {min(missing)}")
         return states
 
-    def _insert(self, batch: list[Document]) -> Sequence[None | Exception]:
+    def _insert(self, batch: list[Document]) -> Sequence[Exception | None]:
         with self._store.bounded() as documents:
             return insert_each(documents, batch)
 
-    def _by_id(self, keys: list[ObjectId], projection: Document) -> list[Document | None | Exception]:
+    def _by_id(self, keys: list[ObjectId], projection: Document) -> list[Document | Exception | None]:
         with self._store.bounded() as documents:
             found = {doc["_id"]: doc for doc in documents.find({"_id": {"$in": keys}}, projection)}
         return [found.get(key) for key in keys]
