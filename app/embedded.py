@@ -4,6 +4,7 @@ import atexit
 import fcntl
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -26,6 +27,7 @@ HOST = "127.0.0.1"
 START_SECONDS = 60
 BUSY_SECONDS = 30
 STOP_SECONDS = 30
+WATCH_SECONDS = 0.5
 LOG_BYTES = 10_000_000
 
 # Not a preexec_fn, which is unsafe in a process with threads. The parent is compared because it
@@ -122,6 +124,11 @@ class Mongod:
         if self._server is None:
             raise MongodFailed("mongod has not been started.")
         return self._server.uri
+
+    @property
+    def port(self) -> int | None:
+        """Where on loopback it listens."""
+        return self._server.port if self._server else None
 
     @property
     def pid(self) -> int | None:
@@ -384,15 +391,20 @@ def _errors(lines: list[str]) -> list[str]:
 def serve(data: Path) -> None:
     """Run a mongod on `data` for the process at the other end of standard input, and end with it.
 
-    Prints the URI once it takes writes. A process of its own keeps the driver and its threads out of a server that
+    Prints the URI once it takes writes, and starts mongod again should it end before its time. A process of its own keeps the driver and its threads out of a server that
     is about to fork.
     """
     # The terminal speaks to the server alone: it drains first, then lets go of the pipe.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    with Mongod(data) as mongod:
-        print(mongod.uri, flush=True)  # noqa: T201 - the answer its owner waits for
-        sys.stdin.read()
+    mongod = Mongod(data)
+    print(mongod.start(), flush=True)  # noqa: T201 - the answer its owner waits for
+    while not select.select([sys.stdin], [], [], WATCH_SECONDS)[0]:
+        if not mongod.owned and running(data) is None:
+            # It crashed, or belonged to another server that has ended: clients know this port and no other.
+            mongod = Mongod(data, port=mongod.port)
+            mongod.start()
+    mongod.stop()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
 from typing import Any, TypeVar
 
 import orjson
@@ -13,6 +12,7 @@ from flask import Blueprint, Flask, Response, current_app, send_from_directory
 from marshmallow import Schema
 from swagger_ui_bundle import swagger_ui_path
 
+from app import __version__ as app_version
 from app.gateway.errors import PROBLEMS
 from app.gateway.schemas import Amount, ProblemSchema
 
@@ -50,7 +50,7 @@ def document(app: Flask) -> dict[str, Any]:
     plugin = MarshmallowPlugin()
     spec = APISpec(
         title="Orderflow",
-        version=version("orderflow"),
+        version=app_version,
         openapi_version="3.0.3",
         plugins=[plugin],
         info={"description": "Orders and their payments: none lost, none stuck, none charged twice."},

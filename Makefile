@@ -1,0 +1,43 @@
+# Two commands are all one needs: `make run` and `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+XDIST ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check lock clean
+
+help:  ## List the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: $(VENV)/installed  ## Serve on port 7000 with a database of its own; data stays in .orderflow/
+	@exec $(BIN)/gunicorn -c gunicorn.conf.py
+
+test: $(VENV)/installed  ## Run all tests
+	$(BIN)/python -m pytest -n $(XDIST) --dist worksteal $(PYTEST)
+
+check: $(VENV)/installed  ## Lint, check types and module boundaries
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: $(VENV)/installed  ## Renew the lock files from setup.cfg
+	$(BIN)/pip install -q uv
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-emit-index-url setup.cfg -o requirements.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-emit-index-url --extra test --extra embedded setup.cfg -o requirements-test.lock
+
+clean:  ## Remove what was installed and built, but no data
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(VENV)/installed: setup.cfg requirements-test.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Orderflow needs Python 3.11 or later: make PYTHON=python3.13 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' \
+		|| { echo "Python's venv is missing; on Debian: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --require-hashes -r requirements-test.lock
+	@touch $@
