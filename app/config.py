@@ -34,6 +34,11 @@ class Settings:
     payment_backoff: float = 2.0
     payment_backoff_max: float = 300.0
 
+    breaker_failures: int = 10
+    breaker_recovery: float = 10.0
+    backlog_limit: int = 10_000
+    idempotency_hours: float = 24.0
+
     relay_lease: float = 10.0
     relay_tries: int = 8
     sweep_interval: float = 1.0
@@ -86,6 +91,10 @@ class Settings:
             (1 <= self.payment_threads <= 512, "PAYMENT_THREADS must lie between 1 and 512"),
             (self.payment_tries >= 1, "PAYMENT_TRIES must be at least 1"),
             (self.relay_tries >= 1, "RELAY_TRIES must be at least 1"),
+            (self.breaker_failures >= 1, "BREAKER_FAILURES must be at least 1"),
+            (self.breaker_recovery > 0, "BREAKER_RECOVERY must be above 0"),
+            (self.backlog_limit >= 1, "BACKLOG_LIMIT must be at least 1"),
+            (self.idempotency_hours > 0, "IDEMPOTENCY_HOURS must be above 0"),
             (
                 min(self.request_deadline, self.background_deadline, self.payment_timeout, self.sweep_interval) > 0,
                 "REQUEST_DEADLINE, BACKGROUND_DEADLINE, PAYMENT_TIMEOUT and SWEEP_INTERVAL must be above 0",

@@ -47,10 +47,11 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class OrderAccepted(Reply):
-    """The order is stored durably; its payment is under way."""
+    """The order is stored durably; its payment is under way. `replayed` where an earlier request had done it."""
 
     order_id: str
     version: int
+    replayed: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,27 @@ class OrderUpdated(Reply):
     order_status: str
     version: int
     changed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefundAccepted(Reply):
+    """The refund is reserved durably; the provider will be told. `replayed` where an earlier request had done it."""
+
+    order_id: str
+    refund_id: str
+    refund_value: int
+    currency: str
+    version: int
+    replayed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backlog(Reply):
+    """Work that is due and not begun: how much (counted up to the limit), the oldest's age, and whether it is too much."""
+
+    due: int
+    oldest_ms: int
+    overloaded: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +128,8 @@ class CreateOrder(Request[OrderAccepted]):
     """Store a new order and have it paid for.
 
     The asker makes the `order_id`, 24 hexadecimal digits, so that every line about the order can name it from the
-    first; `total_text` is the amount as the client wrote it.
+    first; `total_text` is the amount as the client wrote it. With an `idempotency_key` (empty for none) the user's
+    earlier order of that key is told instead. Refused with IdempotencyKeyReused where that was another order.
     """
 
     owner = "orders"
@@ -119,6 +142,40 @@ class CreateOrder(Request[OrderAccepted]):
     total_text: str
     total_value: int
     total_currency: str
+    idempotency_key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefundOrder(Request[RefundAccepted]):
+    """Give a part of the captured total back; `refund_value` 0 stands for all that is left, in the order's currency.
+
+    The asker makes the `refund_id`: the same id again tells of the earlier refund. Refused with NotFound,
+    IllegalStep, RefundExceedsBalance, WrongCurrency, IdempotencyKeyReused, TimelineFull, Conflict.
+    """
+
+    owner = "orders"
+    reply = RefundAccepted
+
+    order_id: str
+    refund_id: str
+    refund_value: int
+    currency: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOrderBacklog(Request[Backlog]):
+    """Tell how far orders are behind with handing on their events."""
+
+    owner = "orders"
+    reply = Backlog
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckPaymentBacklog(Request[Backlog]):
+    """Tell how far payments are behind with calling the provider."""
+
+    owner = "payments"
+    reply = Backlog
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +239,14 @@ class OrderCancelled(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RefundRequested(Event):
+    """A part of an order's captured total is reserved to go back."""
+
+    refund_id: str
+    refund_value: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class PaymentCaptured(Event):
     """The provider took the whole total. `took_ms` is the provider's time."""
 
@@ -224,7 +289,11 @@ class PaymentParked(Event):
 # ├── NotFound               there is no such order
 # ├── IllegalStep            the order's state does not allow it
 # ├── TimelineFull           the order has had as many steps as it may have
+# ├── RefundExceedsBalance   more than is left of what was captured
+# ├── WrongCurrency          an order is refunded in its own currency
+# ├── IdempotencyKeyReused   the key stands for another request
 # ├── Conflict               others changed the order again and again meanwhile
+# ├── Overloaded             more is waiting than can be worked off soon
 # └── Unavailable            nobody can answer now; repeating later may help
 
 
@@ -257,10 +326,34 @@ class TimelineFull(Refused):
     code = "timeline_full"
 
 
+class RefundExceedsBalance(Refused):
+    """More than is left of what was captured; member `remaining` in minor units."""
+
+    code = "refund_exceeds_balance"
+
+
+class WrongCurrency(Refused):
+    """An order is refunded in its own currency."""
+
+    code = "wrong_currency"
+
+
+class IdempotencyKeyReused(Refused):
+    """The key stands for another request."""
+
+    code = "idempotency_key_reused"
+
+
 class Conflict(Refused):
     """Others changed the order again and again meanwhile."""
 
     code = "conflict"
+
+
+class Overloaded(Refused):
+    """More is waiting than can be worked off soon; member `retry_after` in seconds."""
+
+    code = "overloaded"
 
 
 class Unavailable(Refused):

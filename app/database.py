@@ -145,6 +145,17 @@ class Store:
                 raise Unavailable("the database does not answer at the moment", retry_after=1) from exc
             raise
 
+    def backlog(self, due_field: str, limit: int) -> tuple[int, int]:
+        """How many documents are due by `due_field`, counted up to `limit`, and the oldest's age in milliseconds."""
+        now = self.clock.now()
+        due = {due_field: {"$lte": now}}
+        with self.bounded() as documents:
+            oldest = documents.find_one(due, {due_field: 1}, sort=[(due_field, 1)])
+            if oldest is None:
+                return 0, 0
+            age = now - oldest[due_field]
+            return documents.count_documents(due, limit=limit), int(age.total_seconds() * 1000)
+
     def prepare(self, validator: Document, indexes: list[pymongo.IndexModel]) -> None:
         """Make the collection, its validator and its indexes what they should be; safe to repeat, side by side."""
         database = self.collection.database

@@ -46,6 +46,8 @@ OUTBOX_INDEXES = [
     ),
 ]
 
+CHORE_SECONDS = 60.0
+
 
 def entry_of(event: Event) -> Document:
     """The event as it lies in an outbox."""
@@ -111,6 +113,10 @@ class Outbox:
     def lease_end(self) -> datetime:
         """When what is written now becomes due for anybody's sweep."""
         return self._store.clock.now() + self._lease
+
+    def backlog(self, limit: int) -> tuple[int, int]:
+        """How many documents wait to be taken up, counted up to `limit`, and the longest wait in milliseconds."""
+        return self._store.backlog("relayDue", limit)
 
     def claim(self, limit: int) -> list[Pending]:
         """Take up documents whose relay lease has ended, `limit` at the most, under a lease of one's own."""
@@ -183,12 +189,20 @@ class Outbox:
 
 
 class Relay:
-    """Hands the events of one outbox to the bus, from a thread of its own."""
+    """Hands the events of one outbox to the bus, from a thread of its own; `chore` is done there once a minute."""
 
     BATCH = 128
 
     def __init__(
-        self, module: str, step: story.Step, outbox: Outbox, bus: Publishes, *, interval: float, tries: int
+        self,
+        module: str,
+        step: story.Step,
+        outbox: Outbox,
+        bus: Publishes,
+        *,
+        interval: float,
+        tries: int,
+        chore: Callable[[], object] | None = None,
     ) -> None:
         self._module = module
         self._step = step
@@ -196,6 +210,8 @@ class Relay:
         self._bus = bus
         self._interval = interval
         self._tries = tries
+        self._chore = chore
+        self._next_chore = time.monotonic()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"{module}-relay", daemon=True)
 
@@ -298,9 +314,15 @@ class Relay:
             self._safely(partial(self.deliver, batch))
             if time.monotonic() >= next_sweep:
                 swept = self._safely(self.sweep)
+                self._safely(self._do_chore)
                 next_sweep = time.monotonic() + (0.0 if swept == self.BATCH else _jittered(self._interval))
         while batch := self._hinted(0.0):
             self._safely(partial(self.deliver, batch))
+
+    def _do_chore(self) -> None:
+        if self._chore and time.monotonic() >= self._next_chore:
+            self._next_chore = time.monotonic() + _jittered(CHORE_SECONDS)
+            self._chore()
 
     def _hinted(self, timeout: float) -> list[Pending]:
         return self._outbox.take_hints(self.BATCH, timeout)

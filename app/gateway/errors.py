@@ -13,17 +13,22 @@ from app.story import log
 
 PROBLEMS: dict[str, tuple[int, str]] = {
     "malformed_body": (400, "The body cannot be read"),
+    "malformed_idempotency_key": (400, "The Idempotency-Key cannot be used"),
     "bad_request": (400, "The request cannot be read"),
     "order_not_found": (404, "No such order"),
     "not_found": (404, "No such page"),
     "method_not_allowed": (405, "This method does not work here"),
     "illegal_step": (409, "The order's state does not allow this"),
     "timeline_full": (409, "The order has had all the steps it may have"),
+    "refund_exceeds_balance": (409, "More than is left of what was captured"),
     "conflict": (409, "The order was changed meanwhile"),
     "body_too_large": (413, "The body is too large"),
     "unsupported_media_type": (415, "The body is of the wrong type"),
     "invalid_members": (422, "Some members cannot be used"),
+    "wrong_currency": (422, "Not the order's currency"),
+    "idempotency_key_reused": (422, "The Idempotency-Key stands for another request"),
     "internal_error": (500, "Something went wrong on our side"),
+    "overloaded": (503, "Too much is waiting"),
     "unavailable": (503, "Not now"),
 }
 CODES = {

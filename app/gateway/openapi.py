@@ -27,6 +27,7 @@ class Operation:
     body: type[Schema] | None
     answers: Mapping[int, type[Schema]]
     problems: Sequence[str]
+    headers: Mapping[str, str]
 
 
 def documented(
@@ -35,11 +36,13 @@ def documented(
     body: type[Schema] | None = None,
     answers: Mapping[int, type[Schema]],
     problems: Sequence[str] = (),
+    headers: Mapping[str, str] | None = None,
 ) -> Callable[[View], View]:
     """Say of a view what it does, takes and answers; the OpenAPI document is made from this and nothing else."""
+    operation = Operation(summary=summary, body=body, answers=answers, problems=problems, headers=headers or {})
 
     def mark(view: View) -> View:
-        view.operation = Operation(summary=summary, body=body, answers=answers, problems=problems)  # type: ignore[attr-defined]
+        view.operation = operation  # type: ignore[attr-defined]
         return view
 
     return mark
@@ -143,6 +146,10 @@ def _described(operation: Operation, rule: Any) -> dict[str, Any]:
                 "schema": {"type": "string", "maxLength": 128},
             }
             for name in rule.arguments
+        ]
+        + [
+            {"in": "header", "name": name, "description": text, "schema": {"type": "string", "maxLength": 255}}
+            for name, text in operation.headers.items()
         ],
         "responses": {
             **{str(status): _content("application/json", schema) for status, schema in operation.answers.items()},

@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from hashlib import sha256
 from typing import Any
 
 import orjson
@@ -9,20 +10,24 @@ from flask import Blueprint, Response, g, request
 
 from app import story
 from app.bus import Asks
-from app.contracts import CheckOrderStatus, CreateOrder, FindOrder, ListOrders, OrderView, UpdateOrder
+from app.contracts import CheckOrderStatus, CreateOrder, FindOrder, ListOrders, OrderView, RefundOrder, UpdateOrder
 from app.gateway import schemas
+from app.gateway.admission import Admission
 from app.gateway.body import json_object
+from app.gateway.idempotency import idempotency_key
 from app.gateway.money import show
 from app.gateway.openapi import documented
 from app.story import Step
 
 NEW_ORDER = schemas.NewOrderSchema()
 ORDER_UPDATE = schemas.OrderUpdateSchema()
+REFUND = schemas.RefundRequestSchema()
 USER = schemas.UserSchema()
 PAGE = 100
+IDEMPOTENCY = {"Idempotency-Key": "Makes repeating safe: the same key and body have one effect. Kept for 24 hours."}
 
 
-def blueprint(bus: Asks) -> Blueprint:
+def blueprint(bus: Asks, admission: Admission) -> Blueprint:
     """The routes under /orders, asking `bus`."""
     routes = Blueprint("orders", __name__, url_prefix="/orders")
 
@@ -33,16 +38,23 @@ def blueprint(bus: Asks) -> Blueprint:
         answers={201: schemas.OrderCreatedSchema},
         problems=(
             "malformed_body",
+            "malformed_idempotency_key",
+            "conflict",
             "body_too_large",
             "unsupported_media_type",
             "invalid_members",
+            "idempotency_key_reused",
+            "overloaded",
             "unavailable",
         ),
+        headers=IDEMPOTENCY,
     )
     def place_order() -> Response:
         started = time.perf_counter()
+        key = idempotency_key(request.headers)
         sent = json_object(request)
         given = NEW_ORDER.load(sent)
+        admission.check()
         order_id = _new_id()
         story.tell(
             Step.GATEWAY_RECEIVED,
@@ -63,6 +75,7 @@ def blueprint(bus: Asks) -> Blueprint:
                 total_text=written if isinstance(written, str) else show(total),
                 total_value=total.value,
                 total_currency=total.currency,
+                idempotency_key=key,
             )
         )
         return _json(
@@ -74,6 +87,7 @@ def blueprint(bus: Asks) -> Blueprint:
             201,
             Location=f"/orders/one/{accepted.order_id}",
             ETag=_etag(accepted.order_id, accepted.version),
+            **_replayed(accepted.replayed),
         )
 
     @routes.put("")
@@ -111,6 +125,54 @@ def blueprint(bus: Asks) -> Blueprint:
     def find_order(order_id: str) -> Response:
         order = bus.ask(FindOrder(request_id=g.request_id, order_id=order_id))
         return _json({"ok": True, "order": _order(order)}, 200, ETag=_etag(order.order_id, order.version))
+
+    @routes.post("/one/<order_id>/refunds")
+    @documented(
+        "Give an order's money back, in part or whole",
+        body=schemas.RefundRequestSchema,
+        answers={201: schemas.RefundAnswerSchema},
+        problems=(
+            "malformed_body",
+            "malformed_idempotency_key",
+            "order_not_found",
+            "illegal_step",
+            "refund_exceeds_balance",
+            "timeline_full",
+            "conflict",
+            "body_too_large",
+            "unsupported_media_type",
+            "invalid_members",
+            "wrong_currency",
+            "idempotency_key_reused",
+            "unavailable",
+        ),
+        headers=IDEMPOTENCY,
+    )
+    def refund_order(order_id: str) -> Response:
+        key = idempotency_key(request.headers)
+        amount = REFUND.load(json_object(request)).get("amount")
+        refund = bus.ask(
+            RefundOrder(
+                request_id=g.request_id,
+                order_id=order_id,
+                refund_id=_refund_id(order_id, key),
+                refund_value=amount.value if amount else 0,
+                currency=amount.currency if amount else "",
+            )
+        )
+        return _json(
+            {
+                "ok": True,
+                "refund": {
+                    "id": refund.refund_id,
+                    "amount": {"value": refund.refund_value, "currency": refund.currency},
+                },
+            },
+            201,
+            Location=f"/orders/one/{order_id}",
+            ETag=_etag(order_id, refund.version),
+            **_replayed(refund.replayed),
+        )
 
     @routes.get("/status/<order_id>")
     @documented(
@@ -158,6 +220,14 @@ def _order(order: OrderView) -> dict[str, Any]:
 
 def _etag(order_id: str, version: int) -> str:
     return f'"{order_id}-{version}"'
+
+
+def _replayed(replayed: bool) -> dict[str, str]:
+    return {"Idempotent-Replayed": "true"} if replayed else {}
+
+
+def _refund_id(order_id: str, key: str) -> str:
+    return sha256(f"{order_id}:{key}".encode()).hexdigest()[:24] if key else secrets.token_hex(12)
 
 
 def _new_id() -> str:

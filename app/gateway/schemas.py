@@ -64,6 +64,29 @@ class OrderUpdateSchema(Schema):
     order_status = Text(64, data_key="orderStatus", required=True, metadata={"example": "Cancelled"})
 
 
+class RefundRequestSchema(Schema):
+    """A refund to make; all that is left where no amount is given."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    amount = Amount(metadata={"example": "RM 10"})
+
+
+class RefundSchema(Schema):
+    """A refund that is under way."""
+
+    id = fields.String(required=True)
+    amount = fields.Nested(lambda: MoneySchema(), required=True)
+
+
+class RefundAnswerSchema(Schema):
+    """The answer to a refund."""
+
+    ok = fields.Boolean(required=True)
+    refund = fields.Nested(RefundSchema, required=True)
+
+
 class UserSchema(Schema):
     """The user in a path."""
 

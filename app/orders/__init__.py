@@ -5,6 +5,7 @@ from functools import partial
 from app.bus import Answers, Publishes
 from app.config import Settings
 from app.contracts import (
+    CheckOrderBacklog,
     CheckOrderStatus,
     CreateOrder,
     FindOrder,
@@ -14,6 +15,7 @@ from app.contracts import (
     PaymentParked,
     PaymentRefunded,
     PaymentVoided,
+    RefundOrder,
     UpdateOrder,
 )
 from app.database import Store
@@ -56,12 +58,15 @@ def install(bus: Answers, publisher: Publishes, store: Store, settings: Settings
         publisher,
         interval=settings.sweep_interval,
         tries=settings.relay_tries,
+        chore=partial(orders.forget_keys, settings.idempotency_hours * 3600),
     )
     bus.answer(CreateOrder, partial(handlers.create_order, orders=orders))
     bus.answer(UpdateOrder, partial(handlers.update_order, orders=orders))
+    bus.answer(RefundOrder, partial(handlers.refund_order, orders=orders))
     bus.answer(FindOrder, partial(handlers.find_order, orders=orders))
     bus.answer(CheckOrderStatus, partial(handlers.check_order_status, orders=orders))
     bus.answer(ListOrders, partial(handlers.list_orders, orders=orders))
+    bus.answer(CheckOrderBacklog, partial(handlers.check_backlog, outbox=outbox, limit=settings.backlog_limit))
     for news in NEWS:
         bus.subscribe("orders", news, partial(handlers.on_payment_news, orders=orders))
     return Orders(orders, relay)

@@ -7,6 +7,8 @@ from uuid import uuid4
 
 from app import story
 from app.contracts import (
+    Backlog,
+    CheckOrderBacklog,
     CheckOrderStatus,
     CreateOrder,
     Event,
@@ -19,11 +21,15 @@ from app.contracts import (
     OrderStatusView,
     OrderUpdated,
     OrderView,
+    RefundAccepted,
+    RefundOrder,
+    RefundRequested,
     UpdateOrder,
 )
 from app.orders import order
-from app.orders.order import Change
+from app.orders.order import Change, State
 from app.orders.repository import NewOrder, OrderRepository
+from app.outbox import Outbox
 from app.story import Step
 
 
@@ -43,9 +49,9 @@ def create_order(request: CreateOrder, orders: OrderRepository) -> OrderAccepted
         total_value=request.total_value,
         total_currency=request.total_currency,
     )
-    orders.add(NewOrder(**vars(request)), order.created(), created, at)
-    _tell(Step.ORDER_STORED, request.order_id, request.request_id, started)
-    return OrderAccepted(order_id=request.order_id, version=1)
+    order_id = orders.add(NewOrder(**vars(request)), order.created(), created, at)
+    _tell(Step.ORDER_STORED, order_id, request.request_id, started)
+    return OrderAccepted(order_id=order_id, version=1, replayed=order_id != request.order_id)
 
 
 def update_order(request: UpdateOrder, orders: OrderRepository) -> OrderUpdated:
@@ -71,6 +77,35 @@ def update_order(request: UpdateOrder, orders: OrderRepository) -> OrderUpdated:
     )
 
 
+def refund_order(request: RefundOrder, orders: OrderRepository) -> RefundAccepted:
+    """Reserve a refund in the order, with the event that has it made."""
+
+    def announce(change: Change, sequence: int, at: datetime) -> Event | None:
+        _, value = change.refund or ("", 0)
+        return RefundRequested(
+            event_id=uuid4().hex,
+            order_id=request.order_id,
+            sequence=sequence,
+            request_id=request.request_id,
+            at=_ms(at),
+            refund_id=request.refund_id,
+            refund_value=value,
+        )
+
+    def decide(state: State) -> Change | None:
+        return order.refunded(state, request.refund_id, request.refund_value, request.currency)
+
+    state, changed = orders.step(request.order_id, decide, announce)
+    return RefundAccepted(
+        order_id=request.order_id,
+        refund_id=request.refund_id,
+        refund_value=dict(state.refunds)[request.refund_id],
+        currency=state.total_currency,
+        version=state.version,
+        replayed=not changed,
+    )
+
+
 def find_order(request: FindOrder, orders: OrderRepository) -> OrderView:
     """Tell one order."""
     return orders.view(request.order_id)
@@ -84,6 +119,12 @@ def check_order_status(request: CheckOrderStatus, orders: OrderRepository) -> Or
 def list_orders(request: ListOrders, orders: OrderRepository) -> OrderList:
     """Tell a user's newest orders."""
     return OrderList(orders=tuple(orders.of_user(request.user_id, request.limit)))
+
+
+def check_backlog(_request: CheckOrderBacklog, outbox: Outbox, limit: int) -> Backlog:
+    """Tell how far orders are behind with handing on their events."""
+    due, oldest_ms = outbox.backlog(limit)
+    return Backlog(due=due, oldest_ms=oldest_ms, overloaded=due >= limit)
 
 
 def on_payment_news(news: Sequence[Event], orders: OrderRepository) -> None:

@@ -9,13 +9,16 @@ from enum import StrEnum
 
 from app.contracts import (
     Event,
+    IdempotencyKeyReused,
     IllegalStep,
     PaymentCaptured,
     PaymentDeclined,
     PaymentParked,
     PaymentRefunded,
     PaymentVoided,
+    RefundExceedsBalance,
     TimelineFull,
+    WrongCurrency,
 )
 
 NEW = "(new)"
@@ -54,6 +57,9 @@ class PaymentStatus(StrEnum):
     UNKNOWN = "Unknown"
 
 
+REFUNDABLE = frozenset({PaymentStatus.CAPTURED, PaymentStatus.REFUNDING, PaymentStatus.REFUNDED})
+
+
 @dataclass(frozen=True)
 class Rule:
     """From `source`, moved by `by`, an order comes to `target`; `money` says what that means for the payment."""
@@ -84,7 +90,7 @@ WANTED = {CONFIRM: By.CONFIRM, CANCELLED: By.CANCEL}
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What of an order decides its next step."""
+    """What of an order decides its next step; `refunds` are the ids and values of those asked for."""
 
     order_status: str
     payment_status: str
@@ -92,6 +98,13 @@ class State:
     sequence: int
     payment_sequence: int
     total_value: int
+    total_currency: str = ""
+    refunds: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def reserved(self) -> int:
+        """How much of the total goes back on request, or has gone."""
+        return sum(value for _, value in self.refunds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +117,7 @@ class Change:
     payment_status: str
     detail: str = ""
     cancels_payment: bool = False
+    refund: tuple[str, int] | None = None
 
 
 def allowed(order_status: str) -> tuple[str, ...]:
@@ -132,7 +146,7 @@ def requested(state: State, wanted: str) -> Change | None:
     if rule is None:
         raise _illegal(state.order_status, wanted)
     if state.sequence >= TIMELINE_LIMIT:
-        raise TimelineFull(f"the order has had {TIMELINE_LIMIT} steps, which is as many as it may have")
+        raise _full()
     cancels = rule.target == CANCELLED and state.order_status != DECLINED
     return Change(
         type="OrderCancelled" if rule.target == CANCELLED else "OrderUpdated",
@@ -141,6 +155,37 @@ def requested(state: State, wanted: str) -> Change | None:
         payment_status=_payment_on_cancel(state) if cancels else state.payment_status,
         detail=rule.money,
         cancels_payment=cancels,
+    )
+
+
+def refunded(state: State, refund_id: str, value: int, currency: str) -> Change | None:
+    """The reservation of a refund, `value` 0 for all that is left; None where it was made before.
+
+    Raises IllegalStep where nothing was captured or the order is cancelled, RefundExceedsBalance, WrongCurrency,
+    IdempotencyKeyReused and TimelineFull.
+    """
+    earlier = dict(state.refunds).get(refund_id)
+    if earlier is not None:
+        if value not in (0, earlier):
+            raise IdempotencyKeyReused("this Idempotency-Key stands for a refund of another amount")
+        return None
+    if state.order_status == CANCELLED or state.payment_status not in REFUNDABLE:
+        raise _illegal(state.order_status, "refunded")
+    if value and currency != state.total_currency:
+        raise WrongCurrency(f"this order is refunded in {state.total_currency}")
+    remaining = state.total_value - state.reserved
+    value = value or remaining
+    if not 0 < value <= remaining:
+        raise RefundExceedsBalance("this is more than is left of what was captured", remaining=remaining)
+    if state.sequence >= TIMELINE_LIMIT:
+        raise _full()
+    return Change(
+        type="RefundRequested",
+        actor="client",
+        order_status=state.order_status,
+        payment_status=PaymentStatus.REFUNDING,
+        detail=f"refund of {value}",
+        refund=(refund_id, value),
     )
 
 
@@ -179,10 +224,15 @@ def _outcome(state: State, news: Event) -> tuple[str, str, str]:
         case PaymentParked():
             return status, PaymentStatus.UNKNOWN, news.reason
         case PaymentRefunded():
-            whole = news.refunded_total >= state.total_value
-            partial = PaymentStatus.REFUNDING if cancelled else PaymentStatus.CAPTURED
-            return status, PaymentStatus.REFUNDED if whole else partial, f"refunded {news.refund_value}"
+            return status, _payment_after_refund(state, news), f"refunded {news.refund_value}"
     raise TypeError(f"orders does not know {type(news).__name__}")
+
+
+def _payment_after_refund(state: State, news: PaymentRefunded) -> PaymentStatus:
+    if news.refunded_total >= state.total_value:
+        return PaymentStatus.REFUNDED
+    going_back = state.total_value if state.order_status == CANCELLED else state.reserved
+    return PaymentStatus.REFUNDING if news.refunded_total < going_back else PaymentStatus.CAPTURED
 
 
 def _moved(order_status: str, by: By) -> str:
@@ -204,6 +254,10 @@ def _client_step(wanted: str) -> By | None:
 
 def _kind(order_status: str) -> str:
     return order_status if order_status in KNOWN else CUSTOM
+
+
+def _full() -> TimelineFull:
+    return TimelineFull(f"the order has had {TIMELINE_LIMIT} steps, which is as many as it may have")
 
 
 def _illegal(current: str, wanted: str) -> IllegalStep:

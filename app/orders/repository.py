@@ -1,32 +1,36 @@
 """Orders in MongoDB: one document each, with its timeline and its outbox. The only file of orders that knows pymongo."""
 
+import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 import pymongo
 from bson import ObjectId
-from bson.errors import InvalidId
 from pymongo import ReturnDocument, UpdateOne
 
 from app.coalesce import Coalescer
-from app.contracts import Conflict, Event, NotFound, OrderStatusView, OrderView
-from app.database import Document, Store, insert_each
-from app.orders.order import Change, State
+from app.contracts import Conflict, Event, IdempotencyKeyReused, NotFound, OrderStatusView, OrderView
+from app.database import Document, NotStored, Store, insert_each
+from app.orders.order import NEW, Change, State
 from app.outbox import OUTBOX_INDEXES, OUTBOX_SCHEMA, Outbox, entry_of
 
 RETRIES = 8
+ORDER_ID = re.compile(r"[0-9a-f]{24}")
 STATE = {
     "orderStatus": 1,
     "paymentStatus": 1,
     "version": 1,
     "sequence": 1,
     "paymentSequence": 1,
-    "total.value": 1,
+    "total": 1,
+    "refunds": 1,
 }
 STATUS = {"orderStatus": 1, "paymentStatus": 1, "version": 1}
-HIDDEN = {"events": 0, "outbox": 0, "sequence": 0, "paymentSequence": 0, "requestId": 0}
+HIDDEN = {"events": 0, "outbox": 0, "sequence": 0, "paymentSequence": 0, "requestId": 0, "idempotency": 0, "refunds": 0}
 
 SCHEMA: Document = {
     "bsonType": "object",
@@ -49,6 +53,8 @@ SCHEMA: Document = {
         },
         **{name: {"bsonType": "int", "minimum": 0} for name in ("version", "sequence", "paymentSequence")},
         "requestId": {"bsonType": "string"},
+        "idempotency": {"bsonType": "object", "required": ["key", "fingerprint"]},
+        "refunds": {"bsonType": "array", "items": {"bsonType": "object", "required": ["id", "value"]}},
         "createdAt": {"bsonType": "date"},
         "updatedAt": {"bsonType": "date"},
         "events": {"bsonType": "array", "items": {"bsonType": "object", "required": ["sequence", "type", "at"]}},
@@ -57,6 +63,15 @@ SCHEMA: Document = {
 }  # fmt: skip
 INDEXES = [
     pymongo.IndexModel([("userId", 1), ("createdAt", -1), ("_id", -1)], name="newest_of_user"),
+    pymongo.IndexModel(
+        [("userId", 1), ("idempotency.key", 1)],
+        name="one_order_a_key",
+        unique=True,
+        partialFilterExpression={"idempotency.key": {"$exists": True}},
+    ),
+    pymongo.IndexModel(
+        [("createdAt", 1)], name="keys_by_age", partialFilterExpression={"idempotency.key": {"$exists": True}}
+    ),
     *OUTBOX_INDEXES,
 ]
 
@@ -73,6 +88,13 @@ class NewOrder:
     total_text: str
     total_value: int
     total_currency: str
+    idempotency_key: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """What makes two requests the same; ids and times left out."""
+        wanted = [self.product_id, self.product_name, self.total_text, self.total_value, self.total_currency]
+        return sha256(json.dumps(wanted).encode()).hexdigest()
 
 
 class OrderRepository:
@@ -94,32 +116,62 @@ class OrderRepository:
         """The database's time."""
         return self._store.clock.now()
 
-    def add(self, order: NewOrder, change: Change, event: Event, at: datetime) -> None:
-        """Store a new order with the event that tells of it. Durable when this returns."""
+    def add(self, order: NewOrder, change: Change, event: Event, at: datetime) -> str:
+        """Store a new order with the event that tells of it, and return its id. Durable when this returns.
+
+        Where the user's idempotency key has made an order already, that one's id. Raises IdempotencyKeyReused where
+        it was another order.
+        """
         key, outbox = ObjectId(order.order_id), [entry_of(event)]
-        self._inserts(
-            {
-                "_id": key,
-                "userId": order.user_id,
-                "productId": order.product_id,
-                "productName": order.product_name,
-                "totalOrderAmount": order.total_text,
-                "total": {"value": order.total_value, "currency": order.total_currency},
-                "orderStatus": change.order_status,
-                "paymentStatus": change.payment_status,
-                "version": 1,
-                "sequence": 1,
-                "paymentSequence": 0,
-                "requestId": order.request_id,
-                "createdAt": at,
-                "updatedAt": at,
-                "events": [_timeline_entry(change, 1, "(new)", at)],
-                "outbox": outbox,
-                "relayDue": self._outbox.lease_end(),
-            },
-            self._patience,
-        )
+        try:
+            self._inserts(self._fresh(key, order, change, outbox, at), self._patience)
+        except NotStored as refusal:
+            if not (refusal.duplicate and order.idempotency_key):
+                raise
+            return self._earlier(order)
         self._outbox.recorded(key, outbox)
+        return order.order_id
+
+    def forget_keys(self, seconds: float) -> int:
+        """Clear the idempotency keys of orders older than this; tells how many."""
+        old = {"createdAt": {"$lt": self.now() - timedelta(seconds=seconds)}, "idempotency.key": {"$exists": True}}
+        with self._store.bounded() as documents:
+            return documents.update_many(old, {"$unset": {"idempotency": ""}}).modified_count
+
+    def _earlier(self, order: NewOrder) -> str:
+        with self._store.bounded() as documents:
+            found = documents.find_one(
+                {"userId": order.user_id, "idempotency.key": order.idempotency_key}, {"idempotency": 1}
+            )
+        if found is None:
+            raise Conflict("the order of this Idempotency-Key was cleared just now; try again")
+        if found["idempotency"]["fingerprint"] != order.fingerprint:
+            raise IdempotencyKeyReused("this Idempotency-Key stands for another order")
+        return str(found["_id"])
+
+    def _fresh(self, key: ObjectId, order: NewOrder, change: Change, outbox: list[Document], at: datetime) -> Document:
+        stored: Document = {
+            "_id": key,
+            "userId": order.user_id,
+            "productId": order.product_id,
+            "productName": order.product_name,
+            "totalOrderAmount": order.total_text,
+            "total": {"value": order.total_value, "currency": order.total_currency},
+            "orderStatus": change.order_status,
+            "paymentStatus": change.payment_status,
+            "version": 1,
+            "sequence": 1,
+            "paymentSequence": 0,
+            "requestId": order.request_id,
+            "createdAt": at,
+            "updatedAt": at,
+            "events": [_timeline_entry(change, 1, NEW, at)],
+            "outbox": outbox,
+            "relayDue": self._outbox.lease_end(),
+        }
+        if order.idempotency_key:
+            stored["idempotency"] = {"key": order.idempotency_key, "fingerprint": order.fingerprint}
+        return stored
 
     def view(self, order_id: str) -> OrderView:
         """One order. Raises NotFound."""
@@ -216,6 +268,9 @@ class OrderRepository:
             "$inc": {"version": 1, "sequence": 1},
             "$push": {"events": _timeline_entry(change, sequence, state.order_status, at)},
         }
+        if change.refund:
+            refund_id, value = change.refund
+            update["$push"]["refunds"] = {"id": refund_id, "value": value, "at": at}
         if event:
             update["$push"]["outbox"] = entry_of(event)
             update["$set"]["relayDue"] = self._outbox.lease_end()
@@ -241,11 +296,10 @@ class OrderRepository:
 
 
 def key_of(order_id: str) -> ObjectId:
-    """The document's key. A malformed id names no order: NotFound."""
-    try:
-        return ObjectId(order_id)
-    except InvalidId:
-        raise _unknown() from None
+    """The document's key. A malformed id names no order: NotFound; nor does one in capitals, so each has one name."""
+    if not ORDER_ID.fullmatch(order_id):
+        raise _unknown()
+    return ObjectId(order_id)
 
 
 def state_of(doc: Document) -> State:
@@ -257,6 +311,8 @@ def state_of(doc: Document) -> State:
         sequence=doc["sequence"],
         payment_sequence=doc["paymentSequence"],
         total_value=doc["total"]["value"],
+        total_currency=doc["total"]["currency"],
+        refunds=tuple((refund["id"], refund["value"]) for refund in doc.get("refunds", ())),
     )
 
 

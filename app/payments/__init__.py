@@ -4,10 +4,11 @@ from functools import partial
 
 from app.bus import Answers, Publishes
 from app.config import Settings
-from app.contracts import OrderCancelled, OrderCreated
+from app.contracts import CheckPaymentBacklog, OrderCancelled, OrderCreated, RefundRequested
 from app.database import Store
 from app.outbox import Outbox, Relay
 from app.payments import handlers
+from app.payments.guard import Guard
 from app.payments.payment import Patience
 from app.payments.providers import Provider
 from app.payments.repository import PaymentRepository
@@ -52,7 +53,7 @@ def install(bus: Answers, publisher: Publishes, store: Store, provider: Provider
     )
     worker = Worker(
         payments,
-        provider,
+        Guard(provider, settings.breaker_failures, settings.breaker_recovery),
         settler,
         patience,
         threads=settings.payment_threads,
@@ -73,4 +74,10 @@ def install(bus: Answers, publisher: Publishes, store: Store, provider: Provider
         OrderCancelled,
         partial(handlers.on_orders_cancelled, payments=payments, settler=settler, worker=worker),
     )
+    bus.subscribe(
+        "payments",
+        RefundRequested,
+        partial(handlers.on_refunds_requested, payments=payments, settler=settler, worker=worker),
+    )
+    bus.answer(CheckPaymentBacklog, partial(handlers.check_backlog, payments=payments, limit=settings.backlog_limit))
     return Payments(payments, worker, relay)

@@ -1,12 +1,22 @@
 """What payments does when orders has news. Functions of a batch of events and what they need."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from app import story
-from app.contracts import Event, OrderCancelled, OrderCreated, Unavailable
+from app.contracts import (
+    Backlog,
+    CheckPaymentBacklog,
+    Event,
+    OrderCancelled,
+    OrderCreated,
+    RefundRequested,
+    Unavailable,
+)
 from app.payments import payment as domain
+from app.payments.payment import Change, Payment, Refund
 from app.payments.repository import PaymentRepository
 from app.payments.settlement import Settler
 from app.payments.worker import Worker
@@ -29,18 +39,35 @@ def on_orders_cancelled(
     """Call off or send back the money of cancelled orders."""
     _tell_received(events)
     for event in events:
-        _cancel(event, payments, settler)
+        _apply(event, domain.cancelled, payments, settler)
     worker.prompt()
 
 
-def _cancel(event: OrderCancelled, payments: PaymentRepository, settler: Settler) -> None:
+def on_refunds_requested(
+    events: Sequence[RefundRequested], payments: PaymentRepository, settler: Settler, worker: Worker
+) -> None:
+    """Send a part of the captured money back."""
+    _tell_received(events)
+    for event in events:
+        refund = Refund(refund_id=event.refund_id, value=event.refund_value)
+        _apply(event, partial(domain.refund_requested, refund=refund), payments, settler)
+    worker.prompt()
+
+
+def check_backlog(_request: CheckPaymentBacklog, payments: PaymentRepository, limit: int) -> Backlog:
+    """Tell how far payments are behind."""
+    due, oldest_ms = payments.backlog(limit)
+    return Backlog(due=due, oldest_ms=oldest_ms, overloaded=due >= limit)
+
+
+def _apply(event: Event, decide: Callable[[Payment], Change], payments: PaymentRepository, settler: Settler) -> None:
     for _ in range(RETRIES):
         held = payments.find(event.order_id)
         if held is None:
-            raise LookupError(f"order {event.order_id} is cancelled but has no payment")
+            raise LookupError(f"order {event.order_id} has no payment")
         if event.sequence <= held.payment.order_sequence:
             return
-        change = domain.cancelled(held.payment)
+        change = decide(held.payment)
         change = replace(change, payment=replace(change.payment, order_sequence=event.sequence))
         if settler.record(held, change):
             return

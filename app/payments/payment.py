@@ -176,6 +176,15 @@ def cancelled(payment: Payment) -> Change:
     return Change(payment=payment, due=0.0 if payment.pending_refund else None)
 
 
+def refund_requested(payment: Payment, refund: Refund) -> Change:
+    """A part of the captured amount shall go back. Raises ValueError where it exceeds what is left."""
+    if any(known.refund_id == refund.refund_id for known in payment.refunds):
+        return Change(payment=payment, due=0.0 if payment.pending_refund else None)
+    if refund.value > payment.captured - sum(known.value for known in payment.refunds):
+        raise ValueError(f"refund {refund.refund_id} exceeds what was captured for order {payment.order_id}")
+    return Change(payment=_with_refund(payment, refund), due=0.0)
+
+
 def answered(payment: Payment, call: Call, outcome: Outcome, age: float, patience: Patience) -> Change:
     """What the provider's answer to `call` means; `age` is how many seconds ago the work began."""
     match call.kind, outcome.answer:

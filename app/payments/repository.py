@@ -140,6 +140,10 @@ class PaymentRepository:
             )
             return [_held(doc) for doc in documents.find({"_id": {"$in": keys}, "claim": claim})]
 
+    def backlog(self, limit: int) -> tuple[int, int]:
+        """How many payments are due, counted up to `limit`, and for how long the oldest, in milliseconds."""
+        return self._store.backlog("dueAt", limit)
+
     def renewed(self, held: Held) -> Held | None:
         """The payment as it is now, if the lease `held` still stands; None when another has taken over."""
         found = self.find(held.payment.order_id)

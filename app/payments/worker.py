@@ -8,16 +8,36 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from datetime import timedelta
 
 from app import story
 from app.contracts import Unavailable
 from app.payments import payment as domain
+from app.payments.guard import Guard
 from app.payments.payment import Answer, Call, Change, Outcome, Patience
-from app.payments.providers import Provider
 from app.payments.repository import Held, PaymentRepository
 from app.payments.settlement import Settler, log_line
 from app.story import Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """A call that is under way since `at`, by the process's monotonic clock."""
+
+    held: Held
+    call: Call
+    at: float
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """One attempt at one payment."""
+        return self.held.payment.order_id, self.held.payment.attempt
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been under way."""
+        return time.monotonic() - self.at
 
 
 class Worker:
@@ -30,7 +50,7 @@ class Worker:
     def __init__(
         self,
         payments: PaymentRepository,
-        provider: Provider,
+        guard: Guard,
         settler: Settler,
         patience: Patience,
         *,
@@ -39,27 +59,33 @@ class Worker:
         interval: float,
     ) -> None:
         self._payments = payments
-        self._provider = provider
+        self._guard = guard
         self._settler = settler
         self._patience = patience
         self._threads = threads
-        self._call_time = timedelta(seconds=timeout)
+        self._timeout = timeout
         self._interval = interval
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="payments")
+        # Twice as many threads as are used: a provider that hangs keeps its threads, and others must go on.
+        self._pool = ThreadPoolExecutor(2 * threads, thread_name_prefix="payments")
         self._sweeper = threading.Thread(target=self._sweep_on, name="payments-sweep", daemon=True)
         self._prompted = threading.Event()
         self._stopping = threading.Event()
         self.draining = False
         self._running: set[Future[None]] = set()
         self._unbegun: list[Held] = []
+        self._begun: dict[tuple[str, int], Begun] = {}
+        self._hung = 0
         self._mean_seconds = 0.01
 
     def room(self) -> int:
         """How many payments more this process can take and begin soon."""
-        if self.draining:
+        if self.draining or self._guard.open or self._hung >= self._threads:
             return 0
+        busy = len(self._running) - self._hung
+        if self._guard.probing:
+            return 0 if busy else 1
         soon = int(self._threads * self.QUEUED_SECONDS / max(self._mean_seconds, 0.001))
-        return max(0, min(self._threads + soon, self.QUEUE) - len(self._running))
+        return max(0, min(self._threads + soon, self.QUEUE) - busy)
 
     def offer(self, held: Sequence[Held]) -> None:
         """Have these payments, leased by this process, called for."""
@@ -102,14 +128,26 @@ class Worker:
 
     def work(self, held: Held) -> None:
         """Do what one payment needs next, and record what came of it."""
-        spent = domain.exhausted(held.payment, self._patience)
-        call = None if spent else domain.next_call(held.payment)
-        started = time.perf_counter()
-        outcome = self._ask(call, held.payment.attempt > 1) if call else NOTHING_ASKED
-        took_ms = (time.perf_counter() - started) * 1000
-        if call:
-            self._learn(took_ms / 1000)
-        self._record(held, call, outcome, took_ms)
+        call = None if domain.exhausted(held.payment, self._patience) else domain.next_call(held.payment)
+        if call is None:
+            self._record(held, call, NOTHING_ASKED, 0.0)
+            return
+        begun = Begun(held=held, call=call, at=time.monotonic())
+        self._begun[begun.key] = begun
+        outcome = self._guard.ask(call, held.payment.attempt > 1)
+        if not self._begun.pop(begun.key, False):
+            self._hung -= 1
+            story.log.warning("answer came too late", module="payments", order_id=call.order_id)
+            return
+        self._learn(begun.seconds)
+        self._record(held, call, outcome, begun.seconds * 1000)
+
+    def take_over(self) -> None:
+        """Settle calls that have taken too long as unknown; whatever they still answer is ignored."""
+        for key, begun in list(self._begun.items()):
+            if begun.seconds > self._timeout and self._begun.pop(key, False):
+                self._hung += 1
+                self._record(begun.held, begun.call, self._guard.timed_out(), begun.seconds * 1000)
 
     def _record(self, held: Held, call: Call | None, outcome: Outcome, took_ms: float) -> None:
         line = log_line(held, call, outcome, self._payments.now(), took_ms)
@@ -141,23 +179,11 @@ class Worker:
                 if self._payments.now() >= held.lease_end or self._stopping.wait(0.2):
                     raise
 
-    def _ask(self, call: Call, again: bool) -> Outcome:
-        try:
-            # An earlier attempt may have reached the provider: ask what became of it before sending it again.
-            return (again and self._provider.find(call)) or self._send(call)
-        except Exception as exc:
-            story.log.exception("provider failed", module="payments", order_id=call.order_id)
-            return Outcome(answer=Answer.UNKNOWN, reason=f"the provider raised {type(exc).__name__}")
-
-    def _send(self, call: Call) -> Outcome:
-        send = {"charge": self._provider.charge, "void": self._provider.void, "refund": self._provider.refund}
-        return send[call.kind](call)
-
     def _run(self, held: Held) -> None:
         if self.draining:
             self._unbegun.append(held)
             return
-        if self._payments.now() + self._call_time > held.lease_end:
+        if self._payments.now() + timedelta(seconds=self._timeout) > held.lease_end:
             return  # Waited too long to be sure of the lease; once it has ended the sweep takes it up.
         try:
             self.work(held)
@@ -171,6 +197,7 @@ class Worker:
             self._prompted.clear()
             more = False
             try:
+                self.take_over()
                 more = self.sweep() == self.SWEEP
             except Unavailable as exc:
                 story.log.warning("sweep waits", module="payments", reason=exc.detail)

@@ -1,0 +1,42 @@
+"""Back-pressure: no new orders while more is waiting than can be worked off soon."""
+
+import time
+
+from app import story
+from app.bus import Asks
+from app.contracts import Backlog, CheckOrderBacklog, CheckPaymentBacklog, Overloaded, Unavailable
+
+LOOK_SECONDS = 1.0
+LONGEST_WAIT = 60
+
+
+class Admission:
+    """Looks at the backlogs once a second at the most, whatever the number of requests."""
+
+    def __init__(self, bus: Asks) -> None:
+        self._bus = bus
+        self._looked = 0.0
+        self._full: Backlog | None = None
+
+    def check(self) -> None:
+        """Let a new order in, or raise Overloaded."""
+        now = time.monotonic()
+        if now - self._looked > LOOK_SECONDS:
+            self._looked = now
+            self._full = self._look()
+        if self._full:
+            wait = max(1, min(LONGEST_WAIT, self._full.oldest_ms // 1000))
+            raise Overloaded("more orders are waiting than can be paid for soon", retry_after=wait)
+
+    def _look(self) -> Backlog | None:
+        try:
+            backlogs = [
+                self._bus.ask(CheckPaymentBacklog(request_id="")),
+                self._bus.ask(CheckOrderBacklog(request_id="")),
+            ]
+        except Unavailable:
+            return None  # The order itself will find out.
+        full = next((backlog for backlog in backlogs if backlog.overloaded), None)
+        if full:
+            story.log.warning("overloaded", module="gateway", due=full.due, oldest_ms=full.oldest_ms)
+        return full

@@ -1,0 +1,74 @@
+"""Between the worker and a provider: whatever the provider does becomes an Outcome, and a failing one is spared."""
+
+from circuitbreaker import CircuitBreaker
+
+from app import story
+from app.payments.payment import Answer, Call, Kind, Outcome
+from app.payments.providers import Provider
+
+TROUBLE = frozenset({Answer.NOT_ATTEMPTED, Answer.UNKNOWN})
+
+
+class Trouble(Exception):
+    """The provider did not say what became of a call; carries the outcome past the breaker."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.reason)
+        self.outcome = outcome
+
+
+class Guard:
+    """Asks a provider. After `failures` troubled calls in a row it is left alone for `recovery` seconds."""
+
+    def __init__(self, provider: Provider, failures: int, recovery: float) -> None:
+        self._provider = provider
+        self._breaker = CircuitBreaker(failures, recovery, Trouble)
+
+    @property
+    def open(self) -> bool:
+        """Whether the provider is left alone at the moment."""
+        return bool(self._breaker.opened)
+
+    @property
+    def probing(self) -> bool:
+        """Whether one call may find out if the provider is well again."""
+        return not self.open and not self._breaker.closed
+
+    def ask(self, call: Call, again: bool) -> Outcome:
+        """The provider's answer; `again` where an earlier attempt may have reached it. Never raises."""
+        if self.open:
+            return Outcome(answer=Answer.NOT_ATTEMPTED, reason="the provider is being spared", counts=False)
+        try:
+            with self._breaker:
+                return self._settled(call, again)
+        except Trouble as trouble:
+            return trouble.outcome
+
+    def timed_out(self) -> Outcome:
+        """The outcome of a call that took too long; counts against the provider."""
+        outcome = Outcome(answer=Answer.UNKNOWN, reason="the provider did not answer in time")
+        try:
+            with self._breaker:
+                raise Trouble(outcome)
+        except Trouble:
+            return outcome
+
+    def _settled(self, call: Call, again: bool) -> Outcome:
+        try:
+            # Asked what became of it before it is sent again; "not found" proves nothing.
+            outcome = (self._provider.find(call) if again else None) or self._send(call)
+        except Exception as exc:
+            story.log.exception("provider failed", module="payments", order_id=call.order_id)
+            outcome = Outcome(answer=Answer.UNKNOWN, reason=f"the provider raised {type(exc).__name__}")
+        if outcome.answer in TROUBLE:
+            raise Trouble(outcome)
+        return outcome
+
+    def _send(self, call: Call) -> Outcome:
+        match call.kind:
+            case Kind.CHARGE:
+                return self._provider.charge(call)
+            case Kind.VOID:
+                return self._provider.void(call)
+            case Kind.REFUND:
+                return self._provider.refund(call)
