@@ -31,6 +31,7 @@ class Settings:
     payment_lease: float = 30.0
     payment_tries: int = 12
     payment_horizon: float = 20 * 3600.0
+    provider_key_hours: float = 24.0
     payment_backoff: float = 2.0
     payment_backoff_max: float = 300.0
 
@@ -90,6 +91,10 @@ class Settings:
             (self.log_level in LOG_LEVELS, f"LOG_LEVEL is {self.log_level!r}: use one of {LOG_LEVELS}"),
             (1 <= self.payment_threads <= 512, "PAYMENT_THREADS must lie between 1 and 512"),
             (self.payment_tries >= 1, "PAYMENT_TRIES must be at least 1"),
+            (
+                self.payment_horizon < self.provider_key_hours * 3600,
+                "PAYMENT_HORIZON must end before the provider forgets its keys (PROVIDER_KEY_HOURS)",
+            ),
             (self.relay_tries >= 1, "RELAY_TRIES must be at least 1"),
             (self.breaker_failures >= 1, "BREAKER_FAILURES must be at least 1"),
             (self.breaker_recovery > 0, "BREAKER_RECOVERY must be above 0"),

@@ -22,7 +22,7 @@ from uuid import uuid4
 import msgspec
 import pymongo
 
-from app import contracts, story
+from app import contracts, metrics, story
 from app.bus import Publishes
 from app.contracts import Event, Unavailable
 from app.database import Document, Store
@@ -303,6 +303,7 @@ class Relay:
             reason=repr(trouble),
         )
         if failures >= self._tries:
+            metrics.dead_letters.labels(self._module).inc()
             self._outbox.bury(pending.key, event_id, repr(trouble)[:500], failures)
         else:
             self._outbox.postpone(pending.key, _jittered(min(2.0**failures / 4, 60.0)), failures)

@@ -7,7 +7,7 @@ from uuid import uuid4
 from flask import Flask, Response, g, request
 
 from app.bus import Asks
-from app.gateway import errors, health, openapi, routes
+from app.gateway import errors, health, metrics, openapi, routes
 from app.gateway.admission import Admission
 
 LARGEST_BODY = 64 * 1024
@@ -26,7 +26,12 @@ def install(app: Flask, bus: Asks, ready: Callable[[], bool]) -> None:
     app.url_map.strict_slashes = True
     app.url_map.redirect_defaults = False
     errors.install(app)
-    for blueprint in (routes.blueprint(bus, Admission(bus)), health.blueprint(ready), openapi.blueprint()):
+    for blueprint in (
+        routes.blueprint(bus, Admission(bus)),
+        health.blueprint(ready),
+        metrics.blueprint(bus),
+        openapi.blueprint(),
+    ):
         app.register_blueprint(blueprint)
     app.before_request(_name_request)
     app.after_request(_add_headers)

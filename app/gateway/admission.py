@@ -2,7 +2,7 @@
 
 import time
 
-from app import story
+from app import metrics, story
 from app.bus import Asks
 from app.contracts import Backlog, CheckOrderBacklog, CheckPaymentBacklog, Overloaded, Unavailable
 
@@ -25,6 +25,7 @@ class Admission:
             self._looked = now
             self._full = self._look()
         if self._full:
+            metrics.orders_refused.inc()
             wait = max(1, min(LONGEST_WAIT, self._full.oldest_ms // 1000))
             raise Overloaded("more orders are waiting than can be paid for soon", retry_after=wait)
 

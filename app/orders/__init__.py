@@ -30,9 +30,10 @@ NEWS = (PaymentCaptured, PaymentDeclined, PaymentVoided, PaymentRefunded, Paymen
 class Orders:
     """The module's background work: its relay."""
 
-    def __init__(self, orders: OrderRepository, relay: Relay) -> None:
+    def __init__(self, orders: OrderRepository, relay: Relay, outbox: Outbox) -> None:
         self._orders = orders
         self.relay = relay
+        self.outbox = outbox
 
     def prepare(self) -> None:
         """Create what the module's collection needs."""
@@ -69,4 +70,4 @@ def install(bus: Answers, publisher: Publishes, store: Store, settings: Settings
     bus.answer(CheckOrderBacklog, partial(handlers.check_backlog, outbox=outbox, limit=settings.backlog_limit))
     for news in NEWS:
         bus.subscribe("orders", news, partial(handlers.on_payment_news, orders=orders))
-    return Orders(orders, relay)
+    return Orders(orders, relay, outbox)

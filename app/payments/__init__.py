@@ -8,6 +8,7 @@ from app.contracts import CheckPaymentBacklog, OrderCancelled, OrderCreated, Ref
 from app.database import Store
 from app.outbox import Outbox, Relay
 from app.payments import handlers
+from app.payments.desk import Desk
 from app.payments.guard import Guard
 from app.payments.payment import Patience
 from app.payments.providers import Provider
@@ -20,8 +21,10 @@ from app.story import Step
 class Payments:
     """The module's background work: its worker and its relay."""
 
-    def __init__(self, payments: PaymentRepository, worker: Worker, relay: Relay) -> None:
+    def __init__(self, payments: PaymentRepository, worker: Worker, relay: Relay, outbox: Outbox, desk: Desk) -> None:
         self._payments = payments
+        self.outbox = outbox
+        self.desk = desk
         self.worker = worker
         self.relay = relay
 
@@ -80,4 +83,5 @@ def install(bus: Answers, publisher: Publishes, store: Store, provider: Provider
         partial(handlers.on_refunds_requested, payments=payments, settler=settler, worker=worker),
     )
     bus.answer(CheckPaymentBacklog, partial(handlers.check_backlog, payments=payments, limit=settings.backlog_limit))
-    return Payments(payments, worker, relay)
+    desk = Desk(payments, provider, settler, patience, settings.provider_key_hours * 3600)
+    return Payments(payments, worker, relay, outbox, desk)

@@ -173,7 +173,9 @@ def cancelled(payment: Payment) -> Change:
     rest = payment.captured - sum(refund.value for refund in payment.refunds)
     if rest > 0:
         return Change(payment=_with_refund(payment, Refund(refund_id="cancel", value=rest)), due=0.0)
-    return Change(payment=payment, due=0.0 if payment.pending_refund else None)
+    if not payment.pending_refund:
+        return Change(payment=payment)
+    return Change(payment=_unparked(payment) if payment.status == Status.UNKNOWN else payment, due=0.0)
 
 
 def refund_requested(payment: Payment, refund: Refund) -> Change:
@@ -208,9 +210,33 @@ def exhausted(payment: Payment, patience: Patience) -> Change | None:
     return _parked(payment, f"not settled after {patience.tries} tries")
 
 
+def retried(payment: Payment) -> Change:
+    """A parked payment taken up again, with the same key. Raises ValueError where it is not parked."""
+    return Change(payment=_unparked(payment), due=0.0)
+
+
+def resolved(payment: Payment, outcome: Outcome, patience: Patience) -> Change:
+    """A parked payment settled by what an operator found out. Raises ValueError where that cannot be."""
+    payment = _unparked(payment)
+    call = next_call(payment)
+    if call is None:
+        raise ValueError("there is nothing to resolve")
+    change = answered(payment, call, outcome, 0.0, patience)
+    if change.news in (None, News.PARKED):
+        raise ValueError(f"a {call.kind} cannot be resolved as {outcome.answer}")
+    return change
+
+
 def backoff(tries: int, patience: Patience) -> float:
     """Seconds to the next try at the most; callers take between half of it and all of it."""
-    return min(patience.backoff * 2.0 ** max(0, tries - 1), patience.backoff_max)
+    return min(patience.backoff * 2.0 ** min(max(0, tries - 1), 64), patience.backoff_max)
+
+
+def _unparked(payment: Payment) -> Payment:
+    if payment.status != Status.UNKNOWN:
+        raise ValueError(f"this payment is {payment.status}, not parked")
+    status = Status.REFUNDING if payment.captured else Status.PROCESSING
+    return replace(payment, status=status, parked="", tries=0)
 
 
 def _call(payment: Payment, kind: Kind, refund: Refund | None = None) -> Call:

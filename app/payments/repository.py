@@ -50,26 +50,29 @@ SCHEMA: Document = {
 }  # fmt: skip
 INDEXES = [
     pymongo.IndexModel([("dueAt", 1)], name="due", partialFilterExpression={"dueAt": {"$exists": True}}),
+    pymongo.IndexModel([("status", 1)], name="parked", partialFilterExpression={"status": Status.UNKNOWN.value}),
     *OUTBOX_INDEXES,
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """A payment as it was read, with its undelivered events. Times are the database's."""
+    """A payment as it was read, with its undelivered events; `logged` is the last attempt with a recorded result."""
 
     payment: Payment
     outbox: list[Document]
     first_at: datetime
     lease_end: datetime
     owned: bool
+    logged: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """What to record: the payment after a change, the event that tells of it, a line for the payment's log.
 
-    `due_at` is when to call the provider next; `keeps_lease` leaves that to whoever holds the payment now.
+    `due_at` is when to call the provider next; `keeps_lease` leaves that to whoever holds the payment now;
+    `begins_anew` where the next call has another key, so that its time counts from now.
     """
 
     before: Held
@@ -78,6 +81,7 @@ class Result:
     line: Document | None = None
     due_at: datetime | None = None
     keeps_lease: bool = False
+    begins_anew: bool = False
 
 
 class PaymentRepository:
@@ -145,15 +149,24 @@ class PaymentRepository:
         return self._store.backlog("dueAt", limit)
 
     def renewed(self, held: Held) -> Held | None:
-        """The payment as it is now, if the lease `held` still stands; None when another has taken over."""
+        """The payment as it is now, while its attempt is this one and has no result; None otherwise.
+
+        It has one when the write succeeded but its reply was lost.
+        """
         found = self.find(held.payment.order_id)
-        return found if found and found.payment.attempt == held.payment.attempt else None
+        attempt = held.payment.attempt
+        return found if found and found.payment.attempt == attempt and found.logged < attempt else None
 
     def find(self, order_id: str) -> Held | None:
         """One payment as it is now."""
         with self._store.bounded() as documents:
             doc = documents.find_one({"_id": order_id})
         return _held(doc) if doc else None
+
+    def parked(self, limit: int) -> list[Held]:
+        """Payments that wait for an operator."""
+        with self._store.bounded() as documents:
+            return [_held(doc) for doc in documents.find({"status": Status.UNKNOWN.value}).limit(limit)]
 
     def settle(self, result: Result, patience: float) -> bool:
         """Record a result; false when the lease was lost or the payment changed meanwhile."""
@@ -167,11 +180,13 @@ class PaymentRepository:
         """Let go of leases whose call was not begun: due at once for anybody, and not counted as a try."""
         if not unbegun:
             return
+        uncounted = {"$max": [0, {"$subtract": ["$tries", 1]}]}
+        let_go = [
+            {"$set": {"dueAt": self.now(), "tries": uncounted, "version": {"$add": ["$version", 1]}}},
+            {"$unset": ["owner"]},
+        ]
         writes = [
-            UpdateOne(
-                {"_id": held.payment.order_id, "attempt": held.payment.attempt, "owner": self._owner},
-                {"$set": {"dueAt": self.now()}, "$unset": {"owner": ""}, "$inc": {"tries": -1, "version": 1}},
-            )
+            UpdateOne({"_id": held.payment.order_id, "attempt": held.payment.attempt, "owner": self._owner}, let_go)
             for held in unbegun
         ]
         with self._store.bounded() as documents:
@@ -203,7 +218,7 @@ class PaymentRepository:
                 gone["dueAt"] = ""
             else:
                 sets["dueAt"] = result.due_at
-        if before.tries and not after.tries:
+        if result.begins_anew:
             sets["firstAt"] = self.now()
         if result.line:
             pushes["attempts"] = {"$each": [result.line], "$slice": -LOG_LIMIT}
@@ -271,4 +286,5 @@ def _held(doc: Document) -> Held:
         first_at=doc["firstAt"],
         lease_end=doc["dueAt"] if "dueAt" in doc else doc["firstAt"],
         owned="owner" in doc,
+        logged=doc["attempts"][-1]["attempt"] if doc["attempts"] else 0,
     )

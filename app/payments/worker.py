@@ -11,11 +11,11 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import timedelta
 
-from app import story
+from app import metrics, story
 from app.contracts import Unavailable
 from app.payments import payment as domain
 from app.payments.guard import Guard
-from app.payments.payment import Answer, Call, Change, Outcome, Patience
+from app.payments.payment import Answer, Call, Change, News, Outcome, Patience
 from app.payments.repository import Held, PaymentRepository
 from app.payments.settlement import Settler, log_line
 from app.story import Step
@@ -65,7 +65,8 @@ class Worker:
         self._threads = threads
         self._timeout = timeout
         self._interval = interval
-        # Twice as many threads as are used: a provider that hangs keeps its threads, and others must go on.
+        # Twice as many threads as lines to the provider: a call that hangs keeps its thread, but not its line.
+        self._lines = threading.Semaphore(threads)
         self._pool = ThreadPoolExecutor(2 * threads, thread_name_prefix="payments")
         self._sweeper = threading.Thread(target=self._sweep_on, name="payments-sweep", daemon=True)
         self._prompted = threading.Event()
@@ -132,6 +133,10 @@ class Worker:
         if call is None:
             self._record(held, call, NOTHING_ASKED, 0.0)
             return
+        self._lines.acquire()
+        if not self._may_begin(held):
+            self._lines.release()
+            return
         begun = Begun(held=held, call=call, at=time.monotonic())
         self._begun[begun.key] = begun
         outcome = self._guard.ask(call, held.payment.attempt > 1)
@@ -139,6 +144,7 @@ class Worker:
             self._hung -= 1
             story.log.warning("answer came too late", module="payments", order_id=call.order_id)
             return
+        self._lines.release()
         self._learn(begun.seconds)
         self._record(held, call, outcome, begun.seconds * 1000)
 
@@ -147,6 +153,7 @@ class Worker:
         for key, begun in list(self._begun.items()):
             if begun.seconds > self._timeout and self._begun.pop(key, False):
                 self._hung += 1
+                self._lines.release()
                 self._record(begun.held, begun.call, self._guard.timed_out(), begun.seconds * 1000)
 
     def _record(self, held: Held, call: Call | None, outcome: Outcome, took_ms: float) -> None:
@@ -156,12 +163,17 @@ class Worker:
             change = self._meaning(current, call, outcome)
             if self._patiently(current, change, line, took_ms):
                 self._tell(current, change, outcome, took_ms)
+                if call:
+                    metrics.provider_calls.labels(call.kind.value, outcome.answer.value).inc()
+                if change.news == News.PARKED:
+                    metrics.payments_parked.inc()
                 if change.due == 0.0:
                     self.prompt()
                 return
             # Cancelled meanwhile, say: the same answer now means something else.
             current = self._payments.renewed(held)
-        story.log.warning("lease lost", module="payments", order_id=held.payment.order_id)
+        metrics.leases_lost.inc()
+        story.log.warning("lease lost or result recorded", module="payments", order_id=held.payment.order_id)
 
     def _meaning(self, held: Held, call: Call | None, outcome: Outcome) -> Change:
         if call is None:
@@ -179,12 +191,14 @@ class Worker:
                 if self._payments.now() >= held.lease_end or self._stopping.wait(0.2):
                     raise
 
-    def _run(self, held: Held) -> None:
+    def _may_begin(self, held: Held) -> bool:
         if self.draining:
             self._unbegun.append(held)
-            return
-        if self._payments.now() + timedelta(seconds=self._timeout) > held.lease_end:
-            return  # Waited too long to be sure of the lease; once it has ended the sweep takes it up.
+            return False
+        # Waited too long to be sure of the lease? Then the sweep takes it up once that has ended.
+        return self._payments.now() + timedelta(seconds=self._timeout) <= held.lease_end
+
+    def _run(self, held: Held) -> None:
         try:
             self.work(held)
         except Unavailable as exc:
