@@ -181,7 +181,7 @@ class PaymentRepository:
         if not unbegun:
             return
         uncounted = {"$max": [0, {"$subtract": ["$tries", 1]}]}
-        let_go = [
+        let_go: list[Document] = [
             {"$set": {"dueAt": self.now(), "tries": uncounted, "version": {"$add": ["$version", 1]}}},
             {"$unset": ["owner"]},
         ]

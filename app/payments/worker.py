@@ -40,6 +40,10 @@ class Begun:
         return time.monotonic() - self.at
 
 
+class TakenOver(Exception):
+    """A call took so long that it was settled as unknown; what it answers now is too late."""
+
+
 class Worker:
     """Calls the provider for payments under lease, many side by side."""
 
@@ -128,23 +132,17 @@ class Worker:
         return len(held)
 
     def work(self, held: Held) -> None:
-        """Do what one payment needs next, and record what came of it."""
+        """Do what one payment needs next, and record what came of it. Raises TakenOver when that took too long."""
         call = None if domain.exhausted(held.payment, self._patience) else domain.next_call(held.payment)
         if call is None:
             self._record(held, call, NOTHING_ASKED, 0.0)
-            return
-        self._lines.acquire()
-        if not self._may_begin(held):
-            self._lines.release()
             return
         begun = Begun(held=held, call=call, at=time.monotonic())
         self._begun[begun.key] = begun
         outcome = self._guard.ask(call, held.payment.attempt > 1)
         if not self._begun.pop(begun.key, False):
-            self._hung -= 1
             story.log.warning("answer came too late", module="payments", order_id=call.order_id)
-            return
-        self._lines.release()
+            raise TakenOver
         self._learn(begun.seconds)
         self._record(held, call, outcome, begun.seconds * 1000)
 
@@ -199,12 +197,18 @@ class Worker:
         return self._payments.now() + timedelta(seconds=self._timeout) <= held.lease_end
 
     def _run(self, held: Held) -> None:
+        self._lines.acquire()
         try:
-            self.work(held)
+            if self._may_begin(held):
+                self.work(held)
+        except TakenOver:
+            self._hung -= 1
+            return  # Its line was given to others when it was taken over.
         except Unavailable as exc:
             story.log.warning("result kept back", module="payments", order_id=held.payment.order_id, reason=exc.detail)
         except Exception:
             story.log.exception("payment failed", module="payments", order_id=held.payment.order_id)
+        self._lines.release()
 
     def _sweep_on(self) -> None:
         while not self._stopping.is_set():
