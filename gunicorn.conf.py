@@ -1,9 +1,11 @@
 """How gunicorn serves Orderflow: settings from the environment, the embedded database, start and stop in order."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from app.config import Settings
@@ -26,6 +28,9 @@ control_socket_disable = True
 limit_request_line = 4094
 limit_request_fields = 64
 limit_request_field_size = 8190
+
+# Workers share what they count through files there; it must be set before any of them imports the metrics.
+os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="orderflow-metrics-"))
 
 _database = None
 
@@ -56,6 +61,13 @@ def post_worker_init(worker):
         signal.signal(number, _draining(running, signal.getsignal(number)))
 
 
+def child_exit(server, worker):
+    """Let the metrics forget a worker that is gone."""
+    from prometheus_client import multiprocess
+
+    multiprocess.mark_process_dead(worker.pid)
+
+
 def worker_exit(server, worker):
     """End what runs, give back the rest."""
     app = getattr(worker, "wsgi", None)
@@ -65,6 +77,7 @@ def worker_exit(server, worker):
 
 def on_exit(server):
     """The database goes last."""
+    shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
     if _database is not None:
         _database.stdin.close()
         _database.wait()

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from flask import Flask
@@ -11,6 +12,7 @@ from app import cli, embedded, gateway, orders, payments, story
 from app.bus import SignalBus
 from app.config import Settings
 from app.database import Database, Store
+from app.doctor import Doctor
 from app.feed import Feed
 from app.payments import providers
 from app.payments.providers import Provider
@@ -115,8 +117,21 @@ def create_app(
     app = Flask("app", static_folder=None)
     app.extensions["orderflow"] = running
     gateway.install(app, bus, running.ready)
-    cli.install(app, feed)
+    cli.install(
+        app,
+        feed,
+        partial(_doctor, database, settings),
+        running.payments.desk,
+        {"orders": running.orders.outbox, "payments": running.payments.outbox},
+    )
     return app
+
+
+def _doctor(database: Database, settings: Settings, grace: float) -> Doctor:
+    of_orders, of_payments, books = (
+        database.collection(name, settings.background_deadline) for name in ("orders", "payments", "ledger")
+    )
+    return Doctor(of_orders, of_payments, books, grace)
 
 
 def runtime(app: Flask) -> Runtime:

@@ -21,6 +21,7 @@ from uuid import uuid4
 
 import msgspec
 import pymongo
+from bson import ObjectId
 
 from app import contracts, metrics, story
 from app.bus import Publishes
@@ -174,6 +175,11 @@ class Outbox:
         with self._store.bounded() as documents:
             found = documents.find({"deadLetter.at": {"$exists": True}}, {"deadLetter": 1, "outbox": 1})
             return list(found.sort("deadLetter.at", 1).limit(limit))
+
+    def replay_order(self, order_id: str) -> bool:
+        """Make an order's dead letter due again, whatever the collection's keys are made of."""
+        keys = [order_id, ObjectId(order_id)] if ObjectId.is_valid(order_id) else [order_id]
+        return any(self.replay(key) for key in keys)
 
     def replay(self, key: Any) -> bool:
         """Make a dead letter due again; false when there is none."""
