@@ -1,9 +1,12 @@
 """What operators watch, in Prometheus' terms. Under gunicorn all workers share the files in PROMETHEUS_MULTIPROC_DIR."""
 
 import os
+from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -21,16 +24,28 @@ leases_lost = Counter("orderflow_leases_lost", "Results refused because the leas
 orders_refused = Counter("orderflow_orders_refused", "New orders refused because too much was waiting")
 
 
+class _Backlogs(Collector):
+    """Looked up for one scrape, hence no metric that a worker keeps."""
+
+    def __init__(self, backlogs: dict[str, tuple[int, float]]) -> None:
+        self._backlogs = backlogs
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        due = GaugeMetricFamily("orderflow_backlog_due", "Work that is due and not begun", labels=["module"])
+        oldest = GaugeMetricFamily(
+            "orderflow_backlog_oldest_seconds", "How long the oldest due work has waited", labels=["module"]
+        )
+        for module, (count, seconds) in self._backlogs.items():
+            due.add_metric([module], count)
+            oldest.add_metric([module], seconds)
+        yield due
+        yield oldest
+
+
 def exposition(backlogs: dict[str, tuple[int, float]]) -> bytes:
     """All metrics as text; `backlogs` are by module the due work and the oldest's age in seconds."""
     registry = CollectorRegistry()
-    due = Gauge("orderflow_backlog_due", "Work that is due and not begun", ["module"], registry=registry)
-    oldest = Gauge(
-        "orderflow_backlog_oldest_seconds", "How long the oldest due work has waited", ["module"], registry=registry
-    )
-    for module, (count, seconds) in backlogs.items():
-        due.labels(module).set(count)
-        oldest.labels(module).set(seconds)
+    registry.register(_Backlogs(backlogs))
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     else:
