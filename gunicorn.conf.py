@@ -32,21 +32,19 @@ limit_request_field_size = 8190
 # Workers share what they count through files there; it must be set before any of them imports the metrics.
 os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="orderflow-metrics-"))
 
-_database = None
-
 
 def on_starting(server):
     """Start the embedded database where no other is named, for all workers to share."""
-    global _database
     if settings.mongodb_uri:
         return
-    _database = subprocess.Popen(
+    # Kept on the server: this file is read again at a reload, and the database ends when its pipe is let go.
+    server.database = subprocess.Popen(
         [sys.executable, "-m", "app.embedded", str(settings.data)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
-    uri = _database.stdout.readline().strip()
+    uri = server.database.stdout.readline().strip()
     if not uri:
         sys.exit("The embedded database did not start; set MONGODB_URI to use one of your own.")
     os.environ["MONGODB_URI"] = uri
@@ -78,9 +76,10 @@ def worker_exit(server, worker):
 def on_exit(server):
     """The database goes last."""
     shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
-    if _database is not None:
-        _database.stdin.close()
-        _database.wait()
+    database = getattr(server, "database", None)
+    if database is not None:
+        database.stdin.close()
+        database.wait()
 
 
 def _draining(running, then):

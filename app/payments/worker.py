@@ -121,7 +121,10 @@ class Worker:
             self._sweeper.join(timeout)
         wait(list(self._running), max(0.0, ends - time.monotonic()))
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._payments.give_back(self._unbegun)
+        try:
+            self._payments.give_back(self._unbegun)
+        except Unavailable as exc:
+            story.log.warning("leases not given back", module="payments", reason=exc.detail)
         self._unbegun = []
 
     def sweep(self) -> int:
