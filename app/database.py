@@ -50,12 +50,13 @@ class DatabaseClock(ServerHeartbeatListener):
     """
 
     def __init__(self) -> None:
-        self._base = datetime.now(UTC)
-        self._at = time.monotonic()
+        # One pair, so that a heartbeat between two reads cannot mix an old time with a new moment.
+        self._fix = (datetime.now(UTC), time.monotonic())
 
     def now(self) -> datetime:
         """The time in UTC, in whole milliseconds, as MongoDB stores it."""
-        exact = self._base + timedelta(seconds=time.monotonic() - self._at)
+        base, at = self._fix
+        exact = base + timedelta(seconds=time.monotonic() - at)
         return exact.replace(microsecond=exact.microsecond // 1000 * 1000)
 
     def started(self, event: ServerHeartbeatStartedEvent) -> None:
@@ -65,7 +66,7 @@ class DatabaseClock(ServerHeartbeatListener):
         """Take the primary's time over."""
         reply = event.reply.document
         if reply.get("isWritablePrimary") and "localTime" in reply:
-            self._base, self._at = reply["localTime"].replace(tzinfo=UTC), time.monotonic()
+            self._fix = (reply["localTime"].replace(tzinfo=UTC), time.monotonic())
 
     def failed(self, event: ServerHeartbeatFailedEvent) -> None:
         """Nothing to learn from."""

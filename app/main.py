@@ -57,6 +57,11 @@ class Runtime:
         story.listeners.append(self.feed.take)
         threading.Thread(target=self._start_when_prepared, name="start", daemon=True).start()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the end has begun."""
+        return self._stopping
+
     def drain(self) -> None:
         """Take up no more payments and call the process not ready. Safe in a signal handler: sets flags only."""
         self._stopping = True
@@ -83,7 +88,9 @@ class Runtime:
             try:
                 self.prepare()
             except Exception as exc:
-                story.log.warning("database not ready", reason=str(exc)[:200])
+                # A client that was closed meanwhile is no news.
+                level = "debug" if self.stopping else "warning"
+                getattr(story.log, level)("database not ready", reason=str(exc)[:200])
                 wait.wait(1.0)
                 continue
             self.feed.start()

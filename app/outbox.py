@@ -32,7 +32,14 @@ EVENT_TYPES: Mapping[str, type[Event]] = {kind.__name__: kind for kind in contra
 
 # What the outbox adds to the schema of a document that has one.
 OUTBOX_SCHEMA: Document = {
-    "outbox": {"bsonType": "array", "items": {"bsonType": "object", "required": ["type", "event_id"]}},
+    "outbox": {
+        "bsonType": "array",
+        "items": {
+            "bsonType": "object",
+            "required": ["type", "event_id"],
+            "properties": {"type": {"bsonType": "string"}, "event_id": {"bsonType": "string"}},
+        },
+    },
     "relayDue": {"bsonType": "date"},
     "relayClaim": {"bsonType": "string"},
     "relayFailures": {"bsonType": "int"},
@@ -69,7 +76,6 @@ class Pending:
 
     key: Any
     entries: list[Document]
-    failures: int = 0
     delivered: list[str] = field(default_factory=list)
     trouble: Exception | None = None
 
@@ -131,12 +137,12 @@ class Outbox:
             documents.update_many(
                 {"_id": {"$in": keys}, **due}, {"$set": {"relayDue": self.lease_end(), "relayClaim": claim}}
             )
-            mine = documents.find({"_id": {"$in": keys}, "relayClaim": claim}, {"outbox": 1, "relayFailures": 1})
-            return [Pending(doc["_id"], doc["outbox"], doc.get("relayFailures", 0)) for doc in mine]
+            mine = documents.find({"_id": {"$in": keys}, "relayClaim": claim}, {"outbox": 1})
+            return [Pending(doc["_id"], doc["outbox"]) for doc in mine]
 
     def acknowledge(self, batch: Iterable[Pending]) -> None:
         """Remove what was delivered; a document with nothing left leaves the index of due work."""
-        done = [pending for pending in batch if pending.delivered]
+        done = [pending for pending in batch if pending.delivered or not pending.entries]
         if not done:
             return
         gone = [event_id for pending in done for event_id in pending.delivered]
@@ -148,18 +154,26 @@ class Outbox:
                 [
                     {"$set": {"outbox": left}},
                     {"$set": {"relayDue": {"$cond": [empty, "$$REMOVE", "$relayDue"]}}},
-                    {"$unset": ["relayClaim", "relayFailures"]},
+                    {"$unset": ["relayClaim", "relayFailures", "deadLetter"]},
                 ],
             )
 
-    def postpone(self, key: Any, seconds: float, failures: int) -> None:
-        """Make a document due again later, with the number of failures that count against it."""
+    def postpone(self, key: Any, seconds: float) -> None:
+        """Make a document due again later."""
         due = self._store.clock.now() + timedelta(seconds=seconds)
         with self._store.bounded() as documents:
-            documents.update_one(
-                {"_id": key, "relayDue": {"$exists": True}},
-                {"$set": {"relayDue": due, "relayFailures": failures}},
+            documents.update_one({"_id": key, "relayDue": {"$exists": True}}, {"$set": {"relayDue": due}})
+
+    def count_failure(self, key: Any, event_id: Any) -> int:
+        """Count a failure against a document's oldest event; tells how many there are now, 0 where it has gone."""
+        with self._store.bounded() as documents:
+            after = documents.find_one_and_update(
+                {"_id": key, "outbox.0.event_id": event_id},
+                {"$inc": {"relayFailures": 1}},
+                {"relayFailures": 1},
+                return_document=pymongo.ReturnDocument.AFTER,
             )
+        return after["relayFailures"] if after else 0
 
     def bury(self, key: Any, event_id: str, reason: str, failures: int) -> None:
         """Set a document's outbox aside as a dead letter; its later events wait behind it."""
@@ -297,22 +311,18 @@ class Relay:
     def _set_back(self, pending: Pending, trouble: Exception) -> None:
         if isinstance(trouble, Unavailable):
             # Nobody's fault that will pass: repeated without end, and not counted.
-            self._outbox.postpone(pending.key, _jittered(1.0), pending.failures)
+            self._outbox.postpone(pending.key, _jittered(1.0))
             return
-        failures = pending.failures + 1
         event_id = pending.entries[0].get("event_id", "")
+        failures = self._outbox.count_failure(pending.key, event_id)
         story.log.warning(
-            "event not delivered",
-            module=self._module,
-            event_id=event_id,
-            failures=failures,
-            reason=repr(trouble),
+            "event not delivered", module=self._module, event_id=event_id, failures=failures, reason=repr(trouble)
         )
         if failures >= self._tries:
             metrics.dead_letters.labels(self._module).inc()
             self._outbox.bury(pending.key, event_id, repr(trouble)[:500], failures)
         else:
-            self._outbox.postpone(pending.key, _jittered(min(2.0**failures / 4, 60.0)), failures)
+            self._outbox.postpone(pending.key, _jittered(min(2.0 ** min(failures, 16) / 4, 60.0)))
 
     def _run(self) -> None:
         next_sweep = time.monotonic()

@@ -1,5 +1,6 @@
 """The log: one structured line for each step of an order's way, readable on a terminal, JSON elsewhere."""
 
+import json
 import logging
 import sys
 import time
@@ -47,13 +48,14 @@ def configure(log_format: str, log_level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: Any = (
-        structlog.dev.ConsoleRenderer(pad_event_to=26)
+        structlog.dev.ConsoleRenderer(pad_event_to=26, exception_formatter=structlog.dev.plain_traceback)
         if console
         else structlog.processors.JSONRenderer(serializer=_json_text)
     )
+    exceptions: list[Any] = [] if console else [structlog.processors.format_exc_info]
     level = logging.getLevelNamesMapping()[log_level.upper()]
     structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, renderer] if not console else [*shared, renderer],
+        processors=[*shared, *exceptions, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stdout),
         cache_logger_on_first_use=True,
@@ -61,7 +63,7 @@ def configure(log_format: str, log_level: str) -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), *exceptions],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
@@ -70,4 +72,7 @@ def configure(log_format: str, log_level: str) -> None:
 
 
 def _json_text(event: dict[str, Any], **_: Any) -> str:
-    return orjson.dumps(event, default=str).decode()
+    try:
+        return orjson.dumps(event, default=str).decode()
+    except (TypeError, ValueError):
+        return json.dumps(event, default=str)  # Slower, and takes what orjson will not: huge numbers, half characters.

@@ -259,13 +259,25 @@ def test_a_declined_order_that_is_cancelled_has_no_refund(live, place, eventuall
 def test_a_provider_that_fails_often_delays_orders_and_no_more(
     make_app, place, eventually, quiet, audit, database, faults
 ):
-    live = make_app(payment_tries=200, payment_backoff_max=0.1, **faults).test_client()
+    live = make_app(payment_tries=200, payment_backoff_max=0.1, breaker_failures=1000, **faults).test_client()
     ids = [place(live) for _ in range(20)]
     for order_id in ids[:10]:
         assert put(live, order_id, "Cancelled").status_code == 200
     eventually(lambda: database.orders.count_documents({"orderStatus": "Success"}) == 10)
     refunded = {"orderStatus": "Cancelled", "paymentStatus": {"$in": ["Voided", "Refunded"]}}
     eventually(lambda: database.orders.count_documents(refunded) == 10)
+    eventually(quiet)
+    assert audit() == 20
+
+
+def test_a_provider_that_is_spared_now_and_then_is_paid_through_in_the_end(
+    make_app, place, eventually, quiet, audit, database
+):
+    faulty = make_app(payment_tries=200, breaker_failures=2, breaker_recovery=0.1, simulated_fail_percent=50)
+    live = faulty.test_client()
+    for at in range(20):
+        place(live, productId="1" if at % 2 else "2")
+    eventually(lambda: database.orders.count_documents({"orderStatus": "Processing"}) == 0, 60)
     eventually(quiet)
     assert audit() == 20
 

@@ -227,9 +227,20 @@ def resolved(payment: Payment, outcome: Outcome, patience: Patience) -> Change:
     return change
 
 
+def begins_anew(before: Payment, after: Payment) -> bool:
+    """Whether the next call has another key than the one before: only then does its time count from now."""
+    key = _next_key(after)
+    return key not in ("", _next_key(before))
+
+
 def backoff(tries: int, patience: Patience) -> float:
     """Seconds to the next try at the most; callers take between half of it and all of it."""
     return min(patience.backoff * 2.0 ** min(max(0, tries - 1), 64), patience.backoff_max)
+
+
+def _next_key(payment: Payment) -> str:
+    call = next_call(_unparked(payment) if payment.status == Status.UNKNOWN else payment)
+    return call.key if call else ""
 
 
 def _unparked(payment: Payment) -> Payment:

@@ -16,7 +16,7 @@ from app.contracts import (
     PaymentVoided,
 )
 from app.database import Document
-from app.payments.payment import Call, Change, News, Outcome, Payment, next_call
+from app.payments.payment import Call, Change, News, Outcome, begins_anew
 from app.payments.repository import Held, PaymentRepository, Result
 
 NEWS: dict[News, Callable[[Change, dict[str, Any], int], Event]] = {
@@ -51,7 +51,7 @@ class Settler:
             event=event,
             line=line,
             due_at=None if change.due is None else now + timedelta(seconds=_jittered(change.due)),
-            begins_anew=_key(payment) != _key(held.payment),
+            begins_anew=begins_anew(held.payment, payment),
             keeps_lease=line is None and held.owned and held.lease_end > now and change.due is not None,
         )
         return self._payments.settle(result, self._patience)
@@ -80,11 +80,6 @@ def log_line(held: Held, call: Call | None, outcome: Outcome, at: datetime, took
         "reason": outcome.reason,
         "tookMs": round(took_ms, 2),
     }
-
-
-def _key(payment: Payment) -> str | None:
-    call = next_call(payment)
-    return call.key if call else None
 
 
 def _jittered(seconds: float) -> float:

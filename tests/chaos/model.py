@@ -1,0 +1,185 @@
+"""Several processes of Orderflow in one test: each step of their background work is taken when the test says so.
+
+Nothing runs by itself: hints, sweeps and jobs wait until they are called for, so that any order of them can be tried,
+and a process can die between any two.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+from unittest.mock import patch
+
+from app.bus import Delivery, SignalBus
+from app.config import Settings
+from app.contracts import Event
+from app.main import create_app, runtime
+from app.payments.payment import Answer, Call, Outcome
+from app.payments.providers import make
+
+
+class Died(BaseException):
+    """The process ends here; nothing in it gets to handle that."""
+
+
+class Hands:
+    """In the place of a thread pool: keeps what it is given until it is told to work."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.jobs: list[tuple[Future, Callable[[], Any]]] = []
+
+    def submit(self, work: Callable[..., Any], *args: Any) -> Future:
+        future: Future = Future()
+        self.jobs.append((future, lambda: work(*args)))
+        return future
+
+    def work(self, number: int) -> None:
+        future, job = self.jobs.pop(number % len(self.jobs))
+        job()
+        future.set_result(None)
+
+    def shutdown(self, **_: Any) -> None:
+        self.jobs.clear()
+
+
+class Recorder(SignalBus):
+    """A bus that remembers what it delivered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.delivered: list[Event] = []
+
+    def publish(self, events: Sequence[Event]) -> Delivery:
+        self.delivered += events
+        return super().publish(events)
+
+
+@dataclass
+class Moody:
+    """The simulated provider with its real books, whose next call goes wrong as told.
+
+    `before` and `after`: times out before or after the effect. `late`: times out, and the request takes effect only
+    when `land` is called. `busy`: refuses. `dies before`, `dies after`: the calling process ends there.
+    """
+
+    real: Any
+    mood: str = ""
+    floating: list[tuple[str, Call]] = field(default_factory=list)
+
+    def prepare(self) -> None:
+        self.real.prepare()
+
+    def charge(self, call: Call) -> Outcome:
+        return self._moodily("charge", call)
+
+    def void(self, call: Call) -> Outcome:
+        return self._moodily("void", call)
+
+    def refund(self, call: Call) -> Outcome:
+        return self._moodily("refund", call)
+
+    def find(self, call: Call) -> Outcome | None:
+        return self.real.find(call)
+
+    def land(self, number: int) -> None:
+        verb, call = self.floating.pop(number % len(self.floating))
+        getattr(self.real, verb)(call)
+
+    def _moodily(self, verb: str, call: Call) -> Outcome:
+        mood, self.mood = self.mood, ""
+        if mood == "dies before":
+            raise Died
+        if mood == "busy":
+            return Outcome(answer=Answer.NOT_ATTEMPTED, reason="out of order")
+        if mood == "late":
+            self.floating.append((verb, call))
+        if mood in ("before", "late"):
+            return Outcome(answer=Answer.UNKNOWN, reason="timed out")
+        outcome = getattr(self.real, verb)(call)
+        if mood == "dies after":
+            raise Died
+        return Outcome(answer=Answer.UNKNOWN, reason="timed out") if mood == "after" else outcome
+
+
+MOODS = ("", "before", "after", "late", "busy", "dies before", "dies after")
+
+
+class Process:
+    """One process: an application whose work is done step by step, with a clock that can be set."""
+
+    def __init__(self, settings: Settings, number: int = 0) -> None:
+        self._settings = settings
+        self.number = number
+        self.ahead = timedelta()
+        self._born()
+
+    def _born(self) -> None:
+        provider = Moody(None)
+
+        def mood(settings: Settings, store: Any) -> Moody:
+            provider.real = make(settings, store)
+            return provider
+
+        with patch("app.payments.worker.ThreadPoolExecutor", Hands), patch("app.main.SignalBus", Recorder):
+            self.app = create_app(self._settings, make_provider=mood)
+        running = runtime(self.app)
+        clock = running.database.clock
+        told = clock.now
+        clock.now = lambda: told() + self.ahead
+        self.provider = provider
+        self.client = self.app.test_client()
+        self.orders, self.payments = running.orders, running.payments
+        self.hands: Hands = self.payments.worker._pool
+        self.bus: Recorder = self.orders.relay._bus
+        self.database = running.database
+
+    def prepare(self) -> None:
+        """Make the collections."""
+        runtime(self.app).prepare()
+
+    def die(self) -> tuple[list[Event], list[tuple[str, Call]]]:
+        """End without a word and start anew: hints, jobs and leases are gone from memory.
+
+        Tells what lives on outside: events that may still arrive, and requests on their way to the provider.
+        """
+        left = self.bus.delivered, self.provider.floating
+        self.database.close()
+        self._born()
+        self.bus.delivered, self.provider.floating = left
+        return left
+
+    def close(self) -> None:
+        """End for good."""
+        self.database.close()
+
+    def hear_hints(self) -> None:
+        """Have the relays hand on what was hinted."""
+        for module in (self.orders, self.payments):
+            module.relay.deliver(module.outbox.take_hints(128, 0.0))
+
+    def sweep(self) -> None:
+        """One sweep of each relay and of the worker."""
+        self.orders.relay.sweep()
+        self.payments.relay.sweep()
+        self.payments.worker.sweep()
+
+    def work(self, number: int = 0, mood: str = "") -> None:
+        """Do one of the jobs that wait for a thread; tells nobody when the process dies over it."""
+        self.provider.mood = mood
+        try:
+            self.hands.work(number)
+        except Died:
+            self.die()
+        self.provider.mood = ""
+
+    def jump(self, seconds: float) -> None:
+        """Set the clock."""
+        self.ahead += timedelta(seconds=seconds)
+
+
+def unhurried(settings: Settings, **changes: Any) -> Settings:
+    """Settings whose leases last until a clock is set."""
+    return replace(
+        settings, relay_lease=30.0, payment_backoff=5.0, payment_backoff_max=20.0, breaker_failures=10**9, **changes
+    )

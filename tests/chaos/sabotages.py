@@ -1,0 +1,144 @@
+"""Deliberately broken variants of the application, each without one of the things that protect an order.
+
+Patched into a process before it builds the application; whatever finds nothing wrong with them finds nothing at all.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from pymongo import UpdateOne
+
+from app.orders.repository import OrderRepository
+from app.outbox import Outbox, Relay
+from app.payments import payment as domain
+from app.payments.repository import Held, PaymentRepository
+
+
+def outbox_by_a_second_write() -> None:
+    """The order first, then the event that has it paid for."""
+
+    def insert(self: Any, batch: list[dict[str, Any]]) -> list[None]:
+        late = [{name: doc.pop(name) for name in ("outbox", "relayDue")} for doc in batch]
+        for doc, rest in zip(batch, late, strict=True):
+            with self._store.bounded() as documents:
+                documents.insert_one({**doc, "outbox": []})
+                documents.update_one({"_id": doc["_id"]}, {"$set": rest})
+        return [None] * len(batch)
+
+    OrderRepository._insert = insert
+
+
+def attempt_in_the_provider_key() -> None:
+    """Each attempt has a key of its own, so that the provider cannot tell a repetition from a new charge."""
+    usual = domain._call
+
+    def call(payment: domain.Payment, kind: domain.Kind, refund: domain.Refund | None = None) -> domain.Call:
+        made = usual(payment, kind, refund)
+        return replace(made, key=f"{made.key}:{payment.attempt}")
+
+    domain._call = call
+
+
+def fence_off() -> None:
+    """A result is written whoever holds the payment by now."""
+    usual = PaymentRepository._write
+
+    def write(self: Any, *args: Any) -> UpdateOne:
+        made = usual(self, *args)
+        return UpdateOne({"_id": made._filter["_id"]}, made._doc)
+
+    PaymentRepository._write = write
+
+
+def payment_stored_after_the_call() -> None:
+    """The provider is called first, and what it answered is what is stored first."""
+    usual = PaymentRepository._write
+
+    def record(self: Any, payments: list[domain.Payment], _room: int) -> list[Held]:
+        now = self.now()
+        taken = [replace(payment, attempt=1, tries=1, sent=True) for payment in payments]
+        return [
+            Held(payment=payment, outbox=[], first_at=now, lease_end=now + self._lease, owned=True) for payment in taken
+        ]
+
+    def write(self: Any, result: Any, stamp: str) -> UpdateOne:
+        made = usual(self, result, stamp)
+        made._doc["$setOnInsert"] = {"firstAt": self.now()}
+        return UpdateOne(made._filter, made._doc, upsert=True)
+
+    PaymentRepository.record = record
+    PaymentRepository._write = write
+
+
+def intent_not_recorded() -> None:
+    """The payment is stored, but not that the provider is about to be called for it."""
+    usual = PaymentRepository._fresh
+
+    def fresh(self: Any, payment: domain.Payment, *args: Any) -> dict[str, Any]:
+        return usual(self, replace(payment, sent=False), *args)
+
+    PaymentRepository._fresh = fresh
+
+
+def events_removed_before_they_are_delivered() -> None:
+    """The relay strikes events out first, and hands them on then."""
+    usual = Relay.deliver
+
+    def deliver(self: Any, batch: list[Any]) -> None:
+        for pending in batch:
+            pending.delivered = [entry["event_id"] for entry in pending.entries]
+        self._outbox.acknowledge(batch)
+        for pending in batch:
+            pending.delivered = []
+        usual(self, batch)
+
+    Relay.deliver = deliver
+
+
+def no_lease_on_the_outbox() -> None:
+    """What is written is only hinted, never due: a sweep finds nothing of what a dead process left."""
+    usual = OrderRepository._fresh
+
+    def fresh(self: Any, *args: Any) -> dict[str, Any]:
+        doc = usual(self, *args)
+        del doc["relayDue"]
+        return doc
+
+    OrderRepository._fresh = fresh
+
+
+def answered_before_it_is_stored() -> None:
+    """The client is told of an order that is stored a moment later."""
+    usual = OrderRepository._insert
+    kept: list[Any] = []
+
+    def insert(self: Any, batch: list[dict[str, Any]]) -> list[None]:
+        kept.append((self, batch))
+        return [None] * len(batch)
+
+    take = Outbox.take_hints
+
+    def take_hints(self: Any, *args: Any) -> list[Any]:
+        while kept:
+            repository, batch = kept.pop(0)
+            usual(repository, batch)
+        return take(self, *args)
+
+    OrderRepository._insert = insert
+    Outbox.take_hints = take_hints
+
+
+SABOTAGES: dict[str, Callable[[], None]] = {
+    made.__name__: made
+    for made in (
+        outbox_by_a_second_write,
+        attempt_in_the_provider_key,
+        fence_off,
+        payment_stored_after_the_call,
+        intent_not_recorded,
+        events_removed_before_they_are_delivered,
+        no_lease_on_the_outbox,
+        answered_before_it_is_stored,
+    )
+}

@@ -1,0 +1,559 @@
+"""Every interleaving of all that can happen to one order, up to bounds, through the real rules of orders and payments.
+
+The rules are the application's own pure functions; storage (compare-and-set: whoever lost decides anew), relays (at least
+once, in order, with copies that arrive late), leases (may end at any moment) and the provider (one effect a key; calls
+that time out before, after, or long before their effect) are modelled here, and a worker may die between any two steps.
+"""
+
+import gc
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import pytest
+
+from app.contracts import (
+    Event,
+    OrderCancelled,
+    OrderCreated,
+    PaymentCaptured,
+    PaymentDeclined,
+    PaymentParked,
+    PaymentRefunded,
+    PaymentVoided,
+    RefundRequested,
+    Refused,
+)
+from app.orders import order as orders
+from app.orders.order import CANCELLED, DECLINED, PROCESSING, PaymentStatus
+from app.orders.order import State as Order
+from app.payments import payment as payments
+from app.payments.payment import Answer, Call, Change, Kind, News, Outcome, Patience, Payment, Refund, Status
+
+TOTAL, PART = 100, 40
+PATIENCE = Patience(tries=2, horizon=60.0, backoff=1.0, backoff_max=1.0)
+NOTHING_ASKED = Outcome(answer=Answer.UNKNOWN, reason="there was nothing to ask")
+UNKNOWN = Outcome(answer=Answer.UNKNOWN, reason="timed out")
+BUSY = Outcome(answer=Answer.NOT_ATTEMPTED, reason="busy")
+
+
+class Bounds(NamedTuple):
+    """How much may go wrong: what clients ask, copies of events, leases lost while their holder lives, faults, deaths."""
+
+    cancels: int = 1
+    refunds: int = 1
+    copies: int = 1
+    expiries: int = 1
+    faults: int = 1
+    deaths: int = 1
+
+
+class Task(NamedTuple):
+    """What a worker holds: the payment as it claimed it, and how far it has come."""
+
+    held: Payment
+    call: Call | None = None
+    outcome: Outcome | None = None
+
+
+class Books(NamedTuple):
+    """The provider's truth: what became of each key, each refund made, and requests that are still on their way."""
+
+    charges: tuple[tuple[str, Answer], ...] = ()
+    refunds: tuple[tuple[str, str, int], ...] = ()
+    afloat: tuple[Call, ...] = ()
+
+    def net(self) -> int:
+        """What the provider holds of the payer's money."""
+        captured = sum(answer == Answer.CAPTURED for _, answer in self.charges)
+        return captured * TOTAL - sum(value for *_, value in self.refunds)
+
+
+class World(NamedTuple):
+    """All there is of one order. `due`: the payment wants a worker; `owned`: under a lease."""
+
+    order: Order
+    to_payments: tuple[Event, ...]
+    books: Books
+    left: Bounds
+    payment: Payment | None = None
+    to_orders: tuple[Event, ...] = ()
+    due: bool = False
+    owned: bool = False
+    logged: int = 0
+    tasks: tuple[Task | None, ...] = (None, None)
+    copy: Event | None = None
+
+    def quiet(self) -> bool:
+        """Whether nothing is left to do."""
+        return not (
+            self.to_payments
+            or self.to_orders
+            or self.due
+            or self.copy
+            or any(self.tasks)
+            or self.payment is None
+            or self.payment.status == Status.UNKNOWN
+        )
+
+
+Steps = Iterator[tuple[str, World]]
+
+
+class Broken(Exception):
+    """An invariant that does not hold."""
+
+
+# --- rules that the broken variants replace ---------------------------------------------------------------------
+
+
+def keyed(call: Call, _attempt: int) -> Call:
+    return call
+
+
+def keyed_by_attempt(call: Call, attempt: int) -> Call:
+    return replace(call, key=f"{call.key}:{attempt}")
+
+
+def fenced(world: World, held: Payment) -> Payment | None:
+    """The payment a result may be recorded for: as it is now, by whoever holds the last attempt, and once."""
+    stored = world.payment
+    return stored if stored and stored.attempt == held.attempt and world.logged < held.attempt else None
+
+
+def unfenced(_world: World, held: Payment) -> Payment | None:
+    return held
+
+
+def late_capture_kept(payment: Payment, call: Call, outcome: Outcome) -> Change:
+    change = answered(payment, call, outcome)
+    if change.news == News.CAPTURED and payment.cancelled:
+        return Change(payment=replace(change.payment, status=Status.CAPTURED, refunds=()), news=change.news)
+    return change
+
+
+def answered(payment: Payment, call: Call, outcome: Outcome) -> Change:
+    return payments.answered(payment, call, outcome, 0.0, PATIENCE)
+
+
+def unknown_is_declined(payment: Payment, call: Call, outcome: Outcome) -> Change:
+    declined = call.kind != Kind.REFUND and outcome.answer == Answer.UNKNOWN
+    return answered(payment, call, replace(outcome, answer=Answer.DECLINED) if declined else outcome)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The rules in force; `intent` records before the call that there will be one."""
+
+    key: Callable[[Call, int], Call] = keyed
+    fence: Callable[[World, Payment], Payment | None] = fenced
+    meaning: Callable[[Payment, Call, Outcome], Change] = answered
+    intent: bool = True
+    not_found_proves: bool = False
+
+
+# --- what can happen ---------------------------------------------------------------------------------------------
+
+
+def steps(world: World, rules: Rules) -> Steps:
+    """Everything that can happen next."""
+    yield from clients(world)
+    yield from relays(world)
+    yield from operator(world)
+    yield from provider(world)
+    for number, task in enumerate(world.tasks):
+        if task is None:
+            yield from claims(world, number, rules)
+        else:
+            yield from works(world, number, task, rules)
+            if world.left.deaths:
+                yield f"worker {number} dies", idle(spend(world, "deaths"), number)
+
+
+def clients(world: World) -> Steps:
+    order, left = world.order, world.left
+    if left.cancels:
+        change = orders.requested(order, CANCELLED)
+        if change:
+            yield "cancel", ordered(spend(world, "cancels"), change, OrderCancelled if change.cancels_payment else None)
+    if left.refunds:
+        try:
+            change = orders.refunded(order, "r", PART, "")
+        except Refused:
+            return
+        yield "refund", ordered(spend(world, "refunds"), change, RefundRequested)
+
+
+def relays(world: World) -> Steps:
+    for name, entries in (("to_payments", world.to_payments), ("to_orders", world.to_orders)):
+        if not entries:
+            continue
+        event, handed_on = entries[0], world._replace(**{name: entries[1:]})
+        for how, after in receive(handed_on, event):
+            yield f"{type(event).__name__} {how}", after
+            if world.left.copies:
+                yield f"{type(event).__name__} {how}, a copy follows", spend(after, "copies")._replace(copy=event)
+    if world.copy:
+        for how, after in receive(world._replace(copy=None), world.copy):
+            yield f"the copy of {type(world.copy).__name__} {how}", after
+
+
+def operator(world: World) -> Steps:
+    if world.payment and world.payment.status == Status.UNKNOWN:
+        yield "an operator retries", recorded(world, world.payment, payments.retried(world.payment), logged=True)
+
+
+def provider(world: World) -> Steps:
+    for call in world.books.afloat:
+        rest = tuple(other for other in world.books.afloat if other is not call)
+        books, _ = effect(world.books._replace(afloat=rest), call, world)
+        yield f"a late {call.kind} takes effect", world._replace(books=books)
+
+
+def claims(world: World, number: int, rules: Rules) -> Steps:
+    if not (world.payment and world.due) or None in world.tasks[:number]:
+        return  # Idle workers are all alike: the first one claims.
+    alive = world.owned and any(task and task.held.attempt == world.payment.attempt for task in world.tasks)
+    if alive:
+        if not world.left.expiries:
+            return
+        world = spend(world, "expiries")
+    stored = world.payment
+    taken = replace(
+        stored,
+        attempt=stored.attempt + 1,
+        tries=stored.tries + 1,
+        sent=rules.intent or stored.sent,
+    )
+    yield f"worker {number} claims", holding(world._replace(payment=taken, owned=True), number, Task(taken))
+
+
+def works(world: World, number: int, task: Task, rules: Rules) -> Steps:
+    if task.outcome:
+        yield f"worker {number} records {task.outcome.answer}", settled(idle(world, number), task, rules)
+        return
+    if task.call:
+        yield from sends(world, number, task, rules)
+        return
+    call = None if payments.exhausted(task.held, PATIENCE) else payments.next_call(task.held)
+    if call is None:
+        yield f"worker {number} has nothing to ask", settled(idle(world, number), task, rules)
+        return
+    call = rules.key(call, task.held.attempt)
+    known = found(world.books, call) if task.held.attempt > 1 else None
+    if task.held.attempt > 1 and known is None and call.kind == Kind.VOID and rules.not_found_proves:
+        known = Outcome(answer=Answer.VOIDED)
+    yield f"worker {number} asks", holding(world, number, task._replace(call=call, outcome=known))
+
+
+def sends(world: World, number: int, task: Task, rules: Rules) -> Steps:
+    call = task.call
+    books, outcome = effect(world.books, call, world)
+    done = world._replace(books=books)
+    yield f"worker {number}: {call.kind} {outcome.answer}", holding(done, number, task._replace(outcome=outcome))
+    if not world.left.faults:
+        return
+    silent, afloat = task._replace(outcome=UNKNOWN), world.books._replace(afloat=(*world.books.afloat, call))
+    yield f"{call.kind} times out after", holding(spend(done, "faults"), number, silent)
+    yield f"{call.kind} times out before", holding(spend(world, "faults"), number, silent)
+    yield f"{call.kind} is on its way", holding(spend(world._replace(books=afloat), "faults"), number, silent)
+    yield f"{call.kind} is refused", holding(spend(world, "faults"), number, task._replace(outcome=BUSY))
+
+
+# --- how it is stored --------------------------------------------------------------------------------------------
+
+
+def ordered(world: World, change: orders.Change, kind: type[Event] | None) -> World:
+    order = applied(world.order, change)
+    if kind is None:
+        return world._replace(order=order)
+    more = {"refund_id": change.refund[0], "refund_value": change.refund[1]} if change.refund else {}
+    return world._replace(order=order, to_payments=(*world.to_payments, news_of(kind, order.sequence, **more)))
+
+
+def applied(order: Order, change: orders.Change, **more: int) -> Order:
+    return replace(
+        order,
+        order_status=change.order_status,
+        payment_status=change.payment_status,
+        sequence=order.sequence + 1,
+        refunds=(*order.refunds, change.refund) if change.refund else order.refunds,
+        **more,
+    )
+
+
+def receive(world: World, event: Event) -> Steps:
+    """What the receiver of an event stores; more than one possibility where it depends on the moment."""
+    if not isinstance(event, OrderCreated | OrderCancelled | RefundRequested):
+        change = orders.heard(world.order, event)
+        order = applied(world.order, change, payment_sequence=event.sequence) if change else world.order
+        yield "arrives", world._replace(order=order)
+    elif isinstance(event, OrderCreated):
+        yield from opens(world, event)
+    elif event.sequence <= world.payment.order_sequence:
+        yield "is known", world
+    else:
+        change = (
+            payments.cancelled(world.payment)
+            if isinstance(event, OrderCancelled)
+            else payments.refund_requested(world.payment, Refund(refund_id=event.refund_id, value=event.refund_value))
+        )
+        change = replace(change, payment=replace(change.payment, order_sequence=event.sequence))
+        yield "arrives", recorded(world, world.payment, change)
+        if world.owned and change.due is not None:
+            yield "arrives within the lease", recorded(world, world.payment, change, keeps_lease=True)
+
+
+def opens(world: World, event: OrderCreated) -> Steps:
+    if world.payment:
+        yield "is known", world
+        return
+    fresh = payments.opened(event)
+    yield "arrives", world._replace(payment=fresh, due=True)
+    taken = replace(fresh, attempt=1, tries=1, sent=True)
+    if world.tasks[0] is None:
+        yield "is taken up", holding(world._replace(payment=taken, due=True, owned=True), 0, Task(taken))
+
+
+def settled(world: World, task: Task, rules: Rules) -> World:
+    """Record a result where the fence lets it through; what it means depends on the payment as it is by now."""
+    current = rules.fence(world, task.held)
+    if current is None:
+        return world
+    if task.call:
+        change = rules.meaning(current, task.call, task.outcome)
+    else:
+        again = 0.0 if payments.next_call(current) else None
+        change = payments.exhausted(current, PATIENCE) or Change(payment=current, due=again)
+    return recorded(world, current, change, logged=True)
+
+
+def recorded(
+    world: World, before: Payment, change: Change, *, logged: bool = False, keeps_lease: bool = False
+) -> World:
+    after, entries = change.payment, world.to_orders
+    if change.news:
+        after = replace(after, sequence=before.sequence + 1)
+        entries = (*entries, NEWS[change.news](change, after))
+    world = world._replace(payment=after, to_orders=entries, logged=before.attempt if logged else world.logged)
+    return world if keeps_lease else world._replace(due=change.due is not None, owned=False)
+
+
+def effect(books: Books, call: Call, world: World) -> tuple[Books, Outcome]:
+    """What the provider does when a request reaches it: at most one effect a key."""
+    known = found(books, call)
+    if known:
+        return books, known
+    if call.kind == Kind.REFUND:
+        if dict(books.charges).get(call.charge_key) != Answer.CAPTURED or call.value > books.net():
+            return books, Outcome(answer=Answer.DECLINED, reason="exceeds the charge")
+        books = books._replace(refunds=(*books.refunds, (call.charge_key, call.key, call.value)))
+        return books, Outcome(answer=Answer.REFUNDED)
+    verdict = Answer.CAPTURED if call.product_id == "1" else Answer.DECLINED
+    answer = Answer.VOIDED if call.kind == Kind.VOID else verdict
+    return books._replace(charges=(*books.charges, (call.key, answer))), Outcome(answer=answer)
+
+
+def found(books: Books, call: Call) -> Outcome | None:
+    if call.kind == Kind.REFUND:
+        made = any(key == call.key for _, key, _ in books.refunds)
+        return Outcome(answer=Answer.REFUNDED) if made else None
+    answer = dict(books.charges).get(call.key)
+    return Outcome(answer=answer) if answer else None
+
+
+def holding(world: World, number: int, task: Task | None) -> World:
+    return world._replace(tasks=(*world.tasks[:number], task, *world.tasks[number + 1 :]))
+
+
+def idle(world: World, number: int) -> World:
+    return holding(world, number, None)
+
+
+def spend(world: World, what: str) -> World:
+    return world._replace(left=world.left._replace(**{what: getattr(world.left, what) - 1}))
+
+
+def news_of(kind: type[Event], sequence: int, **more: object) -> Event:
+    base = {"event_id": f"{kind.__name__} {sequence}", "order_id": "o", "request_id": "r", "at": 0}
+    return kind(**base, sequence=sequence, **more)
+
+
+NEWS: dict[News, Callable[[Change, Payment], Event]] = {
+    News.CAPTURED: lambda _, after: news_of(PaymentCaptured, after.sequence, reference="", took_ms=0),
+    News.DECLINED: lambda _, after: news_of(PaymentDeclined, after.sequence, reason="", took_ms=0),
+    News.VOIDED: lambda _, after: news_of(PaymentVoided, after.sequence),
+    News.PARKED: lambda _, after: news_of(PaymentParked, after.sequence, reason=""),
+    News.REFUNDED: lambda change, after: news_of(
+        PaymentRefunded,
+        after.sequence,
+        refund_id=change.refund.refund_id,
+        refund_value=change.refund.value,
+        refunded_total=change.payment.refunded,
+    ),
+}
+
+
+# --- what must hold ----------------------------------------------------------------------------------------------
+
+
+def check(world: World) -> None:
+    """Raise Broken where an invariant does not hold in this state."""
+    if sum(answer == Answer.CAPTURED for _, answer in world.books.charges) > 1:
+        raise Broken("charged twice")
+    if world.books.net() < 0:
+        raise Broken("more was given back than was taken")
+    if not world.quiet():
+        return
+    order, payment = world.order, world.payment
+    if order.order_status == PROCESSING or order.payment_status in (PaymentStatus.PROCESSING, PaymentStatus.REFUNDING):
+        raise Broken(f"stuck as {order.order_status} / {order.payment_status}")
+    held = 0 if order.order_status in (DECLINED, CANCELLED) else TOTAL - order.reserved
+    if world.books.net() != held:
+        raise Broken(f"{order.order_status}, the provider holds {world.books.net()} instead of {held}")
+    if order.payment_status != payment.status.value:
+        raise Broken(f"the order says {order.payment_status}, the payment {payment.status}")
+
+
+def check_step(before: World, after: World) -> None:
+    """Raise Broken where a step must not happen."""
+    if before.order.order_status == CANCELLED and after.order.order_status != CANCELLED:
+        raise Broken(f"a cancelled order became {after.order.order_status}")
+    if after.payment and before.payment and after.payment.sequence < before.payment.sequence:
+        raise Broken("a payment went back in time")
+
+
+@dataclass
+class Explored:
+    """What was found: how many states and transitions, and the first way to break an invariant."""
+
+    states: int = 0
+    transitions: int = 0
+    settled: int = 0
+    broken: str = ""
+    way: list[str] = field(default_factory=list)
+
+
+def explore(product: str, rules: Rules, bounds: Bounds) -> Explored:
+    """Walk through every state breadth first; stop at the first that breaks an invariant or can never settle."""
+    gc.disable()  # Millions of small objects, and no cycle among them.
+    try:
+        return _explore(product, rules, bounds)
+    finally:
+        gc.enable()
+
+
+def _explore(product: str, rules: Rules, bounds: Bounds) -> Explored:
+    created = news_of(OrderCreated, 1, user_id="u", product_id=product, total_value=TOTAL, total_currency="MYR")
+    first = orders.created()
+    order = Order(
+        order_status=first.order_status,
+        payment_status=first.payment_status,
+        version=1,
+        sequence=1,
+        payment_sequence=0,
+        total_value=TOTAL,
+    )
+    start = World(order=order, to_payments=(created,), books=Books(), left=bounds)
+    numbers: dict[World, int] = {start: 0}
+    came: list[tuple[int, str]] = [(0, "created")]
+    backwards: list[list[int]] = [[]]
+    quiet: list[int] = []
+    waiting, explored = deque([start]), Explored()
+
+    def way_to(number: int) -> list[str]:
+        way = []
+        while number:
+            number, label = came[number]
+            way.append(label)
+        return way[::-1]
+
+    while waiting:
+        world = waiting.popleft()
+        number, label = numbers[world], ""
+        try:
+            check(world)
+            for label, after in steps(world, rules):
+                explored.transitions += 1
+                check_step(world, after)
+                known = numbers.get(after)
+                if known is None:
+                    known = numbers[after] = len(numbers)
+                    came.append((number, label))
+                    backwards.append([])
+                    waiting.append(after)
+                backwards[known].append(number)
+            label = ""
+        except (Broken, ValueError, TypeError) as exc:
+            explored.broken, explored.way = str(exc), [*way_to(number), *filter(None, [label])]
+            break
+        if world.quiet():
+            quiet.append(number)
+    explored.states, explored.settled = len(numbers), len(quiet)
+    if not explored.broken:
+        lost = unable(backwards, quiet)
+        if lost:
+            explored.broken, explored.way = "can never settle", way_to(min(lost))
+    return explored
+
+
+def unable(backwards: list[list[int]], quiet: list[int]) -> set[int]:
+    """The states from which no settled one can be reached."""
+    able, waiting = set(quiet), list(quiet)
+    while waiting:
+        for before in backwards[waiting.pop()]:
+            if before not in able:
+                able.add(before)
+                waiting.append(before)
+    return set(range(len(backwards))) - able
+
+
+# --- tests -------------------------------------------------------------------------------------------------------
+
+
+LIVES = {
+    "cancelled while it is charged": ("1", Bounds(refunds=0, deaths=0)),
+    "cancelled, and a worker dies": ("1", Bounds(refunds=0, copies=0)),
+    "refunded in part and cancelled": ("1", Bounds(copies=0, deaths=0)),
+    "refunded in part, and a worker dies": ("1", Bounds(cancels=0)),
+    "declined": ("2", Bounds(refunds=0, deaths=0)),
+}
+if "ENUMERATE_ALL" in os.environ:
+    LIVES = {"everything": ("1", Bounds())}
+
+
+@pytest.mark.timeout(0 if "ENUMERATE_ALL" in os.environ else 120)
+@pytest.mark.parametrize(("product", "bounds"), LIVES.values(), ids=LIVES)
+def test_no_interleaving_charges_twice_keeps_wrong_books_or_never_settles(product, bounds, record_property):
+    """ENUMERATE_ALL takes all that can go wrong together, which takes minutes."""
+    found_out = explore(product, Rules(), bounds)
+    record_property("states", found_out.states)
+    record_property("transitions", found_out.transitions)
+    print(f"{found_out.states:,} states, {found_out.transitions:,} transitions, {found_out.settled:,} settled")
+    assert not found_out.broken, "\n".join([found_out.broken, *found_out.way])
+    assert found_out.states > 5_000
+    assert found_out.settled > 20
+
+
+BROKEN = {
+    "the attempt in the provider's key": (Rules(key=keyed_by_attempt), "charged twice"),
+    "no fence": (Rules(fence=unfenced), ""),
+    "a late capture is kept": (Rules(meaning=late_capture_kept), "stuck as Cancelled / Refunding"),
+    "no intent before the call": (Rules(intent=False), "Cancelled, the provider holds 100 instead of 0"),
+    "an unknown outcome taken for a decline": (
+        Rules(meaning=unknown_is_declined),
+        "Declined, the provider holds 100 instead of 0",
+    ),
+    "not found taken for proof": (Rules(not_found_proves=True), "Cancelled, the provider holds 100 instead of 0"),
+}
+
+
+@pytest.mark.parametrize(("rules", "how"), BROKEN.values(), ids=BROKEN)
+def test_without_one_of_the_protections_there_is_a_way_to_break_an_order(rules, how):
+    found_out = explore("1", rules, Bounds(refunds=0))
+    print(f"\n{found_out.broken}:", *found_out.way, sep="\n  ")
+    assert found_out.broken
+    assert how in found_out.broken
+    assert found_out.way

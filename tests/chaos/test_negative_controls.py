@@ -1,0 +1,32 @@
+"""The crash matrix is not blind: it finds what is wrong with each deliberately broken variant of the application."""
+
+import pytest
+
+from tests.chaos.crash import KILL, SCENARIOS, STOP, Cell, Laboratory
+from tests.chaos.sabotages import SABOTAGES
+
+STUCK, CHARGED_TWICE, WRONG_BOOKS, LOST = "settled: ", "one charge: ", "books: ", "acknowledged: "
+BLIND_WITHOUT = {
+    "outbox_by_a_second_write": ("create", KILL, STUCK),
+    "attempt_in_the_provider_key": ("pay", KILL, CHARGED_TWICE),
+    "fence_off": ("pay", STOP, "agreement: "),
+    "payment_stored_after_the_call": ("pay", KILL, STUCK),
+    "intent_not_recorded": ("cancel in flight", KILL, WRONG_BOOKS),
+    "events_removed_before_they_are_delivered": ("pay", KILL, STUCK),
+    "no_lease_on_the_outbox": ("create", KILL, STUCK),
+    "answered_before_it_is_stored": ("create", KILL, LOST),
+}
+
+
+@pytest.mark.parametrize("sabotage", SABOTAGES)
+def test_the_matrix_finds_what_a_broken_variant_does_to_orders(laboratory: Laboratory, sabotage: str):
+    scenario, death, expected = BLIND_WITHOUT[sabotage]
+    points = laboratory.points(scenario, sabotage)
+    assert points
+    assert scenario in SCENARIOS
+
+    found = laboratory.troubles(
+        [Cell(scenario=scenario, point=point, death=death, sabotage=sabotage) for point in points]
+    )
+
+    assert any(expected in trouble for trouble in found), found

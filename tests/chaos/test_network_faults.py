@@ -1,0 +1,57 @@
+"""What is between the server and its database goes wrong in every way TCP can."""
+
+import time
+
+from pymongo.uri_parser import parse_uri
+
+from chaos.clients import Load
+from chaos.servers import Server
+from chaos.verdict import examine, wait_until_settled
+from tests.chaos.proxy import Mode, Proxy
+
+ENVIRONMENT = {
+    "PAYMENT_TIMEOUT": "2",
+    "BACKGROUND_DEADLINE": "2",
+    "PAYMENT_LEASE": "6.5",
+    "RELAY_LEASE": "3",
+    "PAYMENT_BACKOFF": "0.2",
+    "PAYMENT_BACKOFF_MAX": "1",
+    "BREAKER_RECOVERY": "1",
+    "SIMULATED_LATENCY_MS": "50",
+}
+FAULTS = {Mode.CUT: 2.0, Mode.RESET: 2.0, Mode.HALF_OPEN: 3.0, Mode.LATENCY: 3.0, Mode.SLICED: 1.5}
+ANSWERS = {"200", "201", "409", "503"}
+ANSWER_SECONDS = 4.0
+RECOVERY_SECONDS = 4.5
+
+
+def test_whatever_the_network_does_each_request_is_answered_in_time_and_none_is_lost(settings, mongodb_uri, tmp_path):
+    [(_, port)] = parse_uri(mongodb_uri)["nodelist"]
+    with Proxy(port) as proxy:
+        uri = f"mongodb://127.0.0.1:{proxy.port}/?directConnection=true"
+        environ = {**ENVIRONMENT, "MONGODB_URI": uri, "MONGODB_DATABASE": settings.database}
+        healed = {}
+        with Server(tmp_path, environ) as server:
+            workers = server.workers(2)
+            with Load(server.url, clients=6, rate=20) as load:
+                time.sleep(1.0)
+                for fault, seconds in FAULTS.items():
+                    proxy.be(fault)
+                    time.sleep(seconds)
+                    proxy.be(Mode.THROUGH)
+                    healed[fault] = time.monotonic()
+                    while load.book.recovery(healed[fault]) is None and time.monotonic() < healed[fault] + 10:
+                        time.sleep(0.02)
+            wait_until_settled(mongodb_uri, settings.database, 20)
+            report = examine(mongodb_uri, settings.database, load.book)
+            assert server.workers(2) == workers
+
+    assert not report.findings + report.attention
+    assert load.gave_up == 0
+    assert {sent.answer for sent in load.book.sent} <= ANSWERS, load.book.answers
+    assert not [sent for sent in load.book.sent if sent.took > ANSWER_SECONDS]
+    assert {
+        fault: took for fault, at in healed.items() if not (took := load.book.recovery(at)) or took > RECOVERY_SECONDS
+    } == {}
+    assert load.book.answers["POST order: 503"] > 0
+    assert len(load.book.acknowledged) > 30

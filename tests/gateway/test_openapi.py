@@ -1,0 +1,366 @@
+"""The OpenAPI document tells the truth: valid, complete, and what really comes is what it says; and its page."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from bson import ObjectId
+from flask import Flask
+from openapi_schema_validator import OAS30Validator
+from openapi_spec_validator import OpenAPIV30SpecValidator
+from pymongo.monitoring import CommandListener
+
+from app import __version__, gateway
+from app.bus import SignalBus
+from app.gateway.errors import PROBLEMS
+from app.gateway.openapi import document as document_of
+from app.main import create_app, runtime
+
+UNKNOWN = "692000000000000000000000"
+NEW = {"userId": "user-7", "productId": "1", "productName": "Espresso machine", "totalOrderAmount": "RM 99"}
+PAGES = {"/api", "/api-json", "/api/assets/{name}", "/metrics"}
+
+# A request to each documented operation that gets as far as the database, with what fills the path.
+SAMPLES = {
+    "place_order": {"json": NEW},
+    "update_order": {"json": {"orderId": UNKNOWN, "orderStatus": "Cancelled"}},
+    "refund_order": {"json": {}},
+}
+
+
+class World:
+    """Applications and orders in the states that problems need; made once, closed at the end."""
+
+    def __init__(self, document, settings, mongo):
+        self.document, self.settings, self.mongo = document, settings, mongo
+        self.made = []
+        self.http = self.serve()
+        nowhere = "mongodb://127.0.0.1:9/?replicaSet=orderflow"
+        self.gone = self.serve(mongodb_uri=nowhere, request_deadline=0.1, background_deadline=0.1)
+
+    def serve(self, *, event_listeners=(), **changes):
+        app = create_app(replace(self.settings, **changes), event_listeners=list(event_listeners))
+        self.made.append(app)
+        return app.test_client()
+
+    def orders(self):
+        return self.mongo[self.settings.database].orders
+
+    def placed(self, **state):
+        order_id = self.http.post("/orders", json=NEW).json["created"]["id"]
+        if state:
+            self.orders().update_one({"_id": ObjectId(order_id)}, {"$set": state})
+        return order_id
+
+    def close(self):
+        for app in self.made:
+            runtime(app).stop()
+
+
+class Meddler(CommandListener):
+    """Changes every order as soon as somebody's command has come back: whoever acts on the reply comes too late."""
+
+    def __init__(self, orders, command, update):
+        self.orders, self.command, self.update = orders, command, update
+
+    def started(self, event):
+        pass
+
+    def succeeded(self, event):
+        if (event.command_name, event.database_name) == (self.command, self.orders.database.name):
+            self.orders.update_many({}, self.update)
+
+    def failed(self, event):
+        pass
+
+
+@pytest.fixture(scope="session")
+def document(shared_app):
+    return shared_app.test_client().get("/api-json").get_json()
+
+
+@pytest.fixture(scope="session")
+def world(document, shared_settings, mongo):
+    settings = replace(shared_settings, database=f"{shared_settings.database}_openapi")
+    world = World(document, settings, mongo)
+    runtime(world.made[0]).prepare()
+    yield world
+    world.close()
+    mongo.drop_database(settings.database)
+
+
+def operations(document):
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield path, method.upper(), operation
+
+
+def template(rule):
+    """A route's address as the document writes it."""
+    words = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+    return re.sub(r"_([a-z])", lambda found: found[1].upper(), words)
+
+
+def fill(path, order_id=UNKNOWN):
+    return path.replace("{orderId}", order_id).replace("{userId}", "user-7")
+
+
+def call(world, operation_id, order_id=UNKNOWN, client=None, **changes):
+    [(path, method, _)] = [found for found in operations(world.document) if found[2]["operationId"] == operation_id]
+    return (client or world.http).open(
+        fill(path, order_id), method=method, **{**SAMPLES.get(operation_id, {}), **changes}
+    )
+
+
+def conforms(document, path, method, answer):
+    """Check an answer's status, type and body by the document."""
+    response = document["paths"][path][method.lower()]["responses"][str(answer.status_code)]
+    [(kind, content)] = response["content"].items()
+    assert answer.headers["Content-Type"] == kind
+    schema = {**content["schema"], "components": document["components"]}
+    OAS30Validator(schema, format_checker=OAS30Validator.FORMAT_CHECKER).validate(answer.get_json())
+
+
+def raw(text, kind="application/json"):
+    return {"json": None, "data": text, "content_type": kind}
+
+
+def overloaded(world, operation):
+    order_id = world.placed(relayDue=world.orders().database.command("hello")["localTime"])
+    try:
+        return call(world, operation, client=world.serve(backlog_limit=1))
+    finally:
+        world.orders().delete_one({"_id": ObjectId(order_id)})
+
+
+def meddled(world, command, update):
+    return world.serve(event_listeners=[Meddler(world.orders(), command, update)])
+
+
+def in_conflict(world, operation):
+    if operation == "place_order":
+        headers = {"Idempotency-Key": "cleared"}
+        call(world, operation, headers=headers)
+        return call(world, operation, client=meddled(world, "insert", {"$unset": {"idempotency": ""}}), headers=headers)
+    order_id = world.placed(orderStatus="Success", paymentStatus="Captured")
+    client = meddled(world, "find", {"$inc": {"version": 1}})
+    return call(world, operation, order_id, client, json=body_of(operation, order_id))
+
+
+def body_of(operation, order_id):
+    return {"orderId": order_id, "orderStatus": "Packed"} if operation == "update_order" else {}
+
+
+def stuck(world, operation, **state):
+    order_id = world.placed(**state)
+    return call(world, operation, order_id, json=body_of(operation, order_id))
+
+
+def reused_key(world, operation):
+    order_id = world.placed(orderStatus="Success", paymentStatus="Captured")
+    bodies = (
+        [NEW, {**NEW, "productId": "2"}] if operation == "place_order" else [{"amount": "RM 1"}, {"amount": "RM 2"}]
+    )
+    headers = {"Idempotency-Key": operation}
+    return [call(world, operation, order_id, json=body, headers=headers) for body in bodies][-1]
+
+
+def invalid(world, operation):
+    if operation == "list_orders":
+        return world.http.get("/orders/%00")
+    return call(world, operation, json={"userId": 1, "orderId": 1, "amount": 1})
+
+
+def refund(world, operation, amount):
+    order_id = world.placed(orderStatus="Success", paymentStatus="Captured")
+    return call(world, operation, order_id, json={"amount": amount})
+
+
+# How to come by each code, whatever the operation.
+REACH = {
+    "malformed_body": lambda world, operation: call(world, operation, **raw("{")),
+    "malformed_idempotency_key": lambda world, operation: call(world, operation, headers={"Idempotency-Key": "é"}),
+    "order_not_found": call,
+    "illegal_step": stuck,
+    "timeline_full": lambda world, operation: stuck(
+        world, operation, orderStatus="Success", paymentStatus="Captured", sequence=200
+    ),
+    "refund_exceeds_balance": lambda world, operation: refund(world, operation, "RM 99.01"),
+    "conflict": in_conflict,
+    "body_too_large": lambda world, operation: call(world, operation, **raw(" " * 70_000)),
+    "unsupported_media_type": lambda world, operation: call(world, operation, **raw("{}", "text/plain")),
+    "invalid_members": invalid,
+    "wrong_currency": lambda world, operation: refund(world, operation, "USD 1"),
+    "idempotency_key_reused": reused_key,
+    "overloaded": overloaded,
+    "unavailable": lambda world, operation: call(world, operation, client=world.gone),
+}
+
+
+def declared():
+    """Every problem that the document declares, as address, method, operation and code."""
+    app = Flask(__name__)
+    gateway.install(app, SignalBus(), lambda: True)
+    for path, method, operation in operations(document_of(app)):
+        for response in operation["responses"].values():
+            if "application/problem+json" in response["content"]:
+                for code in response["description"].split(" or "):
+                    yield pytest.param(
+                        path, method, operation["operationId"], code, id=f"{operation['operationId']}-{code}"
+                    )
+
+
+def test_it_is_a_valid_openapi_document(document):
+    assert not list(OpenAPIV30SpecValidator(document).iter_errors())
+    assert document["info"]["version"] == __version__
+
+
+def test_it_is_served_as_json(http):
+    answer = http.get("/api-json")
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/json")
+    assert answer.get_json()["openapi"].startswith("3.")
+
+
+def test_it_has_every_route_and_no_other(shared_app, document):
+    served = {
+        (template(rule), method)
+        for rule in shared_app.url_map.iter_rules()
+        for method in rule.methods - {"HEAD", "OPTIONS"}
+        if template(rule) not in PAGES
+    }
+    assert {(path, method) for path, method, _ in operations(document)} == served
+
+
+def test_no_two_operations_have_one_name(document):
+    names = [operation["operationId"] for _, _, operation in operations(document)]
+    assert len(set(names)) == len(names)
+    assert all(operation["summary"] for _, _, operation in operations(document))
+
+
+def test_every_parameter_of_a_path_is_described(document):
+    for path, _, operation in operations(document):
+        described = [parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "path"]
+        assert sorted(described) == sorted(re.findall(r"\{(\w+)\}", path))
+
+
+def test_every_problem_is_declared_under_its_own_status(document):
+    for _, _, operation in operations(document):
+        for status, response in operation["responses"].items():
+            if "application/problem+json" in response["content"]:
+                assert {PROBLEMS[code][0] for code in response["description"].split(" or ")} == {int(status)}
+
+
+@pytest.mark.parametrize(("path", "method", "operation", "code"), list(declared()))
+def test_a_declared_problem_is_really_met_and_looks_as_described(
+    world, document, refused, path, method, operation, code
+):
+    answer = REACH[code](world, operation)
+    refused(answer, PROBLEMS[code][0], code)
+    conforms(document, path, method, answer)
+
+
+def test_every_good_answer_looks_as_described(world, document):
+    order_id = world.placed(orderStatus="Success", paymentStatus="Captured")
+    answers = {
+        "place_order": call(world, "place_order"),
+        "find_order": call(world, "find_order", order_id),
+        "check_order_status": call(world, "check_order_status", order_id),
+        "list_orders": call(world, "list_orders"),
+        "refund_order": call(world, "refund_order", order_id),
+        "update_order": call(world, "update_order", json={"orderId": order_id, "orderStatus": "Packed"}),
+        "healthz": call(world, "healthz"),
+        "readyz": call(world, "readyz"),
+    }
+    assert answers["list_orders"].json["orders"]
+    for path, method, operation in operations(document):
+        answer = answers[operation["operationId"]]
+        assert answer.status_code < 300, answer.text
+        conforms(document, path, method, answer)
+
+
+def test_not_being_ready_looks_as_described(world, document):
+    answer = call(world, "readyz", client=world.gone)
+    assert answer.status_code == 503
+    conforms(document, "/readyz", "GET", answer)
+
+
+def test_the_example_of_a_new_order_can_be_placed(document, http):
+    properties = document["components"]["schemas"]["NewOrder"]["properties"]
+    example = {name: described["example"] for name, described in properties.items() if "example" in described}
+    assert set(document["components"]["schemas"]["NewOrder"]["required"]) <= example.keys()
+    assert http.post("/orders", json=example).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"userId": "x" * 129},
+        {"productName": "x" * 513},
+        {"userId": ""},
+        {"userId": 7},
+        {"totalOrderAmount": 99},
+        {"totalOrderAmount": {"value": 0, "currency": "MYR"}},
+        {"totalOrderAmount": {"value": 1}},
+        {"totalOrderAmount": "RM " + "9" * 62},
+    ],
+    ids=str,
+)
+def test_what_the_document_forbids_is_refused(document, http, changes):
+    schema = {**document["components"]["schemas"]["NewOrder"], "components": document["components"]}
+    assert OAS30Validator(schema).is_valid(NEW)
+    assert not OAS30Validator(schema).is_valid({**NEW, **changes})
+    assert http.post("/orders", json={**NEW, **changes}).status_code == 422
+
+
+def test_the_page_and_all_it_needs_come_from_here(http):
+    page = http.get("/api")
+    assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+    needed = re.findall(r"""(?:src|href)=["']?([^"'\s>]+)""", page.text)
+    assert {address.rpartition(".")[2] for address in needed} == {"css", "js", "png"}
+    start = http.get("/api/assets/start.js").text
+    for address in [*needed, *re.findall(r'url: "([^"]+)"', start)]:
+        assert re.match(r"/[^/]", address)
+        with http.get(address) as answer:
+            assert answer.status_code == 200
+            assert len(answer.data) > 100
+    assert "//" not in (page.text + start).replace("<!doctype html>", "")
+
+
+def test_the_page_has_no_script_within_and_its_policy_allows_none(http):
+    page = http.get("/api")
+    assert re.findall(r"<script(?![^>]* src=)[^>]*>", page.text) == []
+    assert re.findall(r"\son\w+=|javascript:", page.text) == []
+    policy = dict(part.split(" ", 1) for part in page.headers["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == "'self'"
+    assert policy["connect-src"] == "'self'"
+    assert policy["frame-ancestors"] == "'none'"
+    assert policy["base-uri"] == "'none'"
+    sources = {source for value in policy.values() for source in value.split()}
+    assert sources <= {"'none'", "'self'", "'unsafe-inline'", "data:"}
+    assert [name for name, value in policy.items() if "'unsafe-inline'" in value] == ["style-src"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("start.js", "javascript"), ("swagger-ui.css", "css"), ("favicon-32x32.png", "png")]
+)
+def test_assets_are_told_to_be_what_they_are(http, name, kind):
+    with http.get(f"/api/assets/{name}") as answer:
+        assert (answer.status_code, kind in answer.headers["Content-Type"]) == (200, True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *["nothing.js", "../__init__.py", "%2e%2e/__init__.py", "..%2f__init__.py"],
+        *["%2e%2e%2f%2e%2e%2f__init__.py", "..%5c__init__.py", "/etc/passwd", "%2Fetc%2Fpasswd"],
+        *["swagger-ui.css%00", ".", "%2e%2e", "%FF"],
+    ],
+)
+def test_no_other_file_is_served(http, refused, name):
+    refused(http.get(f"/api/assets/{name}"), 404, "not_found")
+
+
+def test_the_document_is_the_same_each_time(http):
+    assert json.dumps(http.get("/api-json").json) == json.dumps(http.get("/api-json").json)

@@ -1,0 +1,138 @@
+"""Orders alone, on the real database: a repository, what it records, and orders to work on."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from uuid import uuid4
+
+import pytest
+from bson import ObjectId
+from pymongo.monitoring import CommandListener
+
+from app.config import Settings
+from app.contracts import CreateOrder, Event, PaymentCaptured, PaymentDeclined, PaymentRefunded, UpdateOrder
+from app.database import Database, Store
+from app.orders import handlers
+from app.orders.repository import OrderRepository
+from app.outbox import Outbox
+
+
+class Commands(CommandListener):
+    """Every command sent to the database, as `(name, command)`."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, dict]] = []
+
+    def started(self, event) -> None:
+        self.sent.append((event.command_name, event.command))
+
+    def succeeded(self, event) -> None:
+        """Not of interest."""
+
+    def failed(self, event) -> None:
+        """Not of interest."""
+
+
+@pytest.fixture
+def commands() -> Commands:
+    """What is sent to the database through `store`."""
+    return Commands()
+
+
+@pytest.fixture
+def store(settings: Settings, commands: Commands) -> Iterator[Store]:
+    """The module's collection, over a connection of its own."""
+    database = Database(settings.mongodb_uri, settings.database, event_listeners=[commands])
+    yield database.collection("orders", 10.0)
+    database.close()
+
+
+@pytest.fixture
+def outbox(store: Store) -> Outbox:
+    """What the repository records into; nobody hands it on."""
+    return Outbox(store, 10.0)
+
+
+@pytest.fixture
+def orders(store: Store, outbox: Outbox) -> OrderRepository:
+    """The repository, its collection prepared."""
+    repository = OrderRepository(store, outbox, 10.0)
+    repository.prepare()
+    return repository
+
+
+@pytest.fixture
+def rival(store: Store, outbox: Outbox, orders: OrderRepository) -> OrderRepository:
+    """The same collection as another process has it."""
+    return OrderRepository(store, outbox, 10.0)
+
+
+@pytest.fixture
+def request_for() -> Callable[..., CreateOrder]:
+    """A request for a new order, with changes."""
+
+    def make(**changes) -> CreateOrder:
+        given = {
+            **{field.name: "" for field in fields(CreateOrder)},
+            "request_id": uuid4().hex,
+            "order_id": str(ObjectId()),
+            "user_id": "user-7",
+            "product_id": "1",
+            "product_name": "Espresso machine",
+            "total_text": "RM 99",
+            "total_value": 9900,
+            "total_currency": "MYR",
+        }
+        return CreateOrder(**given | changes)
+
+    return make
+
+
+@pytest.fixture
+def create(orders: OrderRepository, request_for) -> Callable[..., str]:
+    """Store a new order and tell its id."""
+    return lambda **changes: handlers.create_order(request_for(**changes), orders).order_id
+
+
+@pytest.fixture
+def update(orders: OrderRepository) -> Callable:
+    """Ask for a step of an order, as a client does."""
+
+    def take(order_id: str, order_status: str, repository: OrderRepository | None = None):
+        request = UpdateOrder(request_id="r-update", order_id=order_id, order_status=order_status)
+        return handlers.update_order(request, repository or orders)
+
+    return take
+
+
+NEWS: dict[type[Event], dict] = {
+    PaymentCaptured: {"reference": "ref-1", "took_ms": 3},
+    PaymentDeclined: {"reason": "no cover", "took_ms": 3},
+    PaymentRefunded: {"refund_id": "cancel", "refund_value": 9900, "refunded_total": 9900},
+}
+
+
+@pytest.fixture
+def news() -> Callable[..., Event]:
+    """An event from payments about an order."""
+
+    def make(kind: type[Event], order_id: str, sequence: int = 1, **changes) -> Event:
+        base = {"event_id": uuid4().hex, "order_id": order_id, "sequence": sequence, "request_id": "r", "at": 1}
+        return kind(**base | NEWS.get(kind, {}) | changes)
+
+    return make
+
+
+@pytest.fixture
+def stored(database) -> Callable[[str], dict]:
+    """An order's document, after a look at its timeline: without gap or repeat, folding to the state."""
+
+    def look(order_id: str) -> dict:
+        doc = database.orders.find_one({"_id": ObjectId(order_id)})
+        entries = doc["events"]
+        assert [entry["sequence"] for entry in entries] == list(range(1, doc["sequence"] + 1))
+        assert [entry["from"] for entry in entries] == ["(new)", *(entry["to"] for entry in entries[:-1])]
+        assert (entries[-1]["to"], entries[-1]["paymentStatus"]) == (doc["orderStatus"], doc["paymentStatus"])
+        assert doc["version"] == doc["sequence"]
+        return doc
+
+    return look

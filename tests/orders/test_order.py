@@ -1,0 +1,412 @@
+"""The states of an order: every way of moving from every state, against a table written out by hand."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.contracts import (
+    Event,
+    IdempotencyKeyReused,
+    IllegalStep,
+    OrderCreated,
+    PaymentCaptured,
+    PaymentDeclined,
+    PaymentParked,
+    PaymentRefunded,
+    PaymentVoided,
+    RefundExceedsBalance,
+    TimelineFull,
+    WrongCurrency,
+)
+from app.orders import order
+from app.orders.order import State
+
+TOTAL = 9900
+
+# One row a status, one column a text that a client may send: "=" there already, ">" goes there, "x" refused.
+TEXTS = ("Processing", "Success", "Declined", "Cancelled", "Confirm", "Shipped", "Packed")
+CLIENT = {
+    "Processing": "= x x > x x x",
+    "Success": "   x = x > > > >",
+    "Declined": "  x x = > x x x",
+    "Cancelled": " x x x = x x x",
+    "Confirm": "   x x x > = > >",
+    "Shipped": "   x x x > x = >",
+}
+# No client means a status of its own by these: they are slips of the pen.
+LOOK_ALIKES = (
+    "cancelled",
+    "CANCELLED",
+    " Cancelled",
+    "Confirm ",
+    " Confirm ",
+    "confirm",
+    "success",
+    "PROCESSING",
+    "declined\t",
+)
+ALLOWED = {
+    "Processing": ["Cancelled"],
+    "Success": ["Confirm", "Cancelled", "(custom)"],
+    "Declined": ["Cancelled"],
+    "Cancelled": [],
+    "Confirm": ["(custom)", "Cancelled"],
+    "Shipped": ["(custom)", "Cancelled"],
+}
+STATUSES = tuple(CLIENT)
+MOVES = {
+    (status, text): mark
+    for status, row in CLIENT.items()
+    for text, mark in zip((*TEXTS, *LOOK_ALIKES), (*row.split(), *("x" * len(LOOK_ALIKES))), strict=True)
+}
+
+# What news makes of `order status / payment status`. Where nothing can have been charged, the order stays put.
+BEFORE = ("Processing/Processing", "Success/Captured", "Declined/Declined", "Cancelled/Processing", "Cancelled/Refunding", "Confirm/Captured", "Shipped/Captured", "Processing/Unknown", "Cancelled/Unknown")  # fmt: skip
+NEWS = {
+    "captured": ("Success/Captured", "Success/Captured", "Declined/Captured", "Cancelled/Refunding", "Cancelled/Refunding", "Confirm/Captured", "Shipped/Captured", "Success/Captured", "Cancelled/Refunding"),
+    "declined": ("Declined/Declined", "Success/Declined", "Declined/Declined", "Cancelled/Declined", "Cancelled/Declined", "Confirm/Declined", "Shipped/Declined", "Declined/Declined", "Cancelled/Declined"),
+    "voided": ("Processing/Voided", "Success/Voided", "Declined/Voided", "Cancelled/Voided", "Cancelled/Voided", "Confirm/Voided", "Shipped/Voided", "Processing/Voided", "Cancelled/Voided"),
+    "parked": ("Processing/Unknown", "Success/Unknown", "Declined/Unknown", "Cancelled/Unknown", "Cancelled/Unknown", "Confirm/Unknown", "Shipped/Unknown", "Processing/Unknown", "Cancelled/Unknown"),
+    "refunded": ("Processing/Refunded", "Success/Refunded", "Declined/Refunded", "Cancelled/Refunded", "Cancelled/Refunded", "Confirm/Refunded", "Shipped/Refunded", "Processing/Refunded", "Cancelled/Refunded"),
+    "refunded in part": ("Processing/Captured", "Success/Captured", "Declined/Captured", "Cancelled/Refunding", "Cancelled/Refunding", "Confirm/Captured", "Shipped/Captured", "Processing/Captured", "Cancelled/Refunding"),
+}  # fmt: skip
+HEARD = {(before, kind): after for kind, row in NEWS.items() for before, after in zip(BEFORE, row, strict=True)}
+
+
+def state(order_status: str, payment_status: str = "Captured", **members) -> State:
+    defaults = {"version": 4, "sequence": 4, "payment_sequence": 2, "total_value": TOTAL, "total_currency": "MYR"}
+    return State(order_status=order_status, payment_status=payment_status, **defaults | members)
+
+
+def event(kind: str, sequence: int = 3) -> Event:
+    base = {"event_id": f"e-{kind}-{sequence}", "order_id": "0" * 24, "sequence": sequence, "request_id": "r", "at": 1}
+    return {
+        "captured": lambda: PaymentCaptured(**base, reference="ref-1", took_ms=5),
+        "declined": lambda: PaymentDeclined(**base, reason="no cover", took_ms=5),
+        "voided": lambda: PaymentVoided(**base),
+        "parked": lambda: PaymentParked(**base, reason="nobody answered"),
+        "refunded": lambda: PaymentRefunded(**base, refund_id="cancel", refund_value=TOTAL, refunded_total=TOTAL),
+        "refunded in part": lambda: PaymentRefunded(**base, refund_id="r1", refund_value=1, refunded_total=TOTAL - 1),
+    }[kind]()
+
+
+def moved(before: State, change: order.Change, **members) -> State:
+    """The state after a change, as the repository stores it."""
+    return dataclasses.replace(
+        before,
+        order_status=change.order_status,
+        payment_status=change.payment_status,
+        version=before.version + 1,
+        sequence=before.sequence + 1,
+        **members,
+    )
+
+
+def test_the_table_is_the_documented_one():
+    assert {(rule.source, rule.by.value, rule.target) for rule in order.TABLE} == {
+        ("(new)", "POST", "Processing"),
+        ("Processing", "payment captured", "Success"),
+        ("Processing", "payment declined", "Declined"),
+        ("Processing", "PUT Cancelled", "Cancelled"),
+        ("Success", "PUT Confirm", "Confirm"),
+        ("Success", "PUT Cancelled", "Cancelled"),
+        ("Success", "PUT any other text", "(custom)"),
+        ("Confirm", "PUT any other text", "(custom)"),
+        ("Confirm", "PUT Cancelled", "Cancelled"),
+        ("(custom)", "PUT any other text", "(custom)"),
+        ("(custom)", "PUT Cancelled", "Cancelled"),
+        ("Declined", "PUT Cancelled", "Cancelled"),
+    }
+    assert len(order.TABLE) == len(order.NEXT)
+
+
+def test_the_payment_statuses_are_the_documented_ones():
+    documented = {"Processing", "Captured", "Declined", "Voided", "Refunding", "Refunded", "Unknown"}
+    assert {status.value for status in order.PaymentStatus} == documented
+
+
+def test_every_order_begins_as_processing():
+    change = order.created()
+    assert (change.type, change.actor) == ("OrderCreated", "client")
+    assert (change.order_status, change.payment_status) == ("Processing", "Processing")
+    assert not change.cancels_payment
+
+
+@pytest.mark.parametrize(("status", "wanted"), [move for move, mark in MOVES.items() if mark == ">"])
+def test_a_legal_step_goes_where_the_client_asks(status, wanted):
+    change = order.requested(state(status), wanted)
+    assert change.order_status == wanted
+    assert change.actor == "client"
+    assert change.type == ("OrderCancelled" if wanted == "Cancelled" else "OrderUpdated")
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_the_same_state_again_records_nothing(status):
+    assert order.requested(state(status), status) is None
+
+
+@pytest.mark.parametrize(("status", "wanted"), [move for move, mark in MOVES.items() if mark == "x"])
+def test_an_illegal_step_is_refused_and_says_what_is_allowed(status, wanted):
+    with pytest.raises(IllegalStep) as refusal:
+        order.requested(state(status), wanted)
+    assert refusal.value.members["from"] == status
+    assert refusal.value.members["to"] == wanted
+    assert sorted(refusal.value.members["allowed"]) == sorted(ALLOWED[status])
+    assert set(refusal.value.members) == {"from", "to", "allowed"}
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_what_is_allowed_is_what_works(status):
+    for text in order.allowed(status):
+        wanted = "Gift-wrapped" if text == "(custom)" else text
+        assert order.requested(state(status), wanted).order_status == wanted
+    assert sorted(order.allowed(status)) == sorted(ALLOWED[status])
+
+
+@pytest.mark.parametrize("status", [status for status in STATUSES if status != "Cancelled"])
+@pytest.mark.parametrize("name", ["Processing", "Success", "Declined"])
+def test_no_client_ever_moves_an_order_into_a_state_of_the_payment(status, name):
+    try:
+        change = order.requested(state(status), name)
+    except IllegalStep:
+        return
+    assert change is None
+    assert status == name
+
+
+def test_a_status_called_like_a_mark_of_the_table_is_just_another_custom_one():
+    for text in ("(new)", "(custom)"):
+        assert order.requested(state("Success"), text).order_status == text
+        assert sorted(order.allowed(text)) == sorted(ALLOWED["Shipped"])
+        with pytest.raises(IllegalStep):
+            order.requested(state("Processing", "Processing"), text)
+        with pytest.raises(IllegalStep):
+            order.requested(state(text), "Confirm")
+
+
+@pytest.mark.parametrize(
+    ("before", "payment_status", "tells_payments"),
+    [
+        ("Processing/Processing", "Processing", True),
+        ("Processing/Unknown", "Unknown", True),
+        ("Success/Captured", "Refunding", True),
+        ("Success/Refunded", "Refunded", True),
+        ("Confirm/Captured", "Refunding", True),
+        ("Shipped/Captured", "Refunding", True),
+        ("Declined/Declined", "Declined", False),
+    ],
+)
+def test_what_cancelling_means_for_the_money(before, payment_status, tells_payments):
+    change = order.requested(state(*before.split("/")), "Cancelled")
+    assert (change.order_status, change.payment_status) == ("Cancelled", payment_status)
+    assert change.cancels_payment is tells_payments
+
+
+@pytest.mark.parametrize(("status", "wanted"), [move for move, mark in MOVES.items() if mark == ">"])
+def test_only_a_cancellation_touches_the_money(status, wanted):
+    change = order.requested(state(status, "Captured"), wanted)
+    if wanted != "Cancelled":
+        assert change.payment_status == "Captured"
+        assert not change.cancels_payment
+
+
+@pytest.mark.parametrize(("before", "kind"), HEARD)
+def test_what_news_from_payments_makes_of_an_order(before, kind):
+    heard = event(kind)
+    change = order.heard(state(*before.split("/")), heard)
+    assert f"{change.order_status}/{change.payment_status}" == HEARD[before, kind]
+    assert (change.type, change.actor) == (type(heard).__name__, "payments")
+    assert not change.cancels_payment
+
+
+def test_news_leaves_its_reason_in_the_timeline():
+    processing = state("Processing", "Processing")
+    assert order.heard(processing, event("captured")).detail == "ref-1"
+    assert order.heard(processing, event("declined")).detail == "no cover"
+    assert order.heard(processing, event("parked")).detail == "nobody answered"
+
+
+@pytest.mark.parametrize(("before", "kind"), HEARD)
+def test_news_heard_twice_or_older_changes_nothing(before, kind):
+    held = state(*before.split("/"), payment_sequence=3)
+    assert order.heard(held, event(kind, sequence=3)) is None
+    assert order.heard(held, event(kind, sequence=2)) is None
+    assert order.heard(held, event(kind, sequence=4)) is not None
+
+
+def test_an_event_that_orders_does_not_know_is_not_swallowed():
+    stranger = OrderCreated(
+        event_id="e", order_id="0" * 24, sequence=9, request_id="r", at=1,
+        user_id="u", product_id="1", total_value=1, total_currency="MYR",
+    )  # fmt: skip
+    with pytest.raises(TypeError):
+        order.heard(state("Processing"), stranger)
+
+
+@pytest.mark.parametrize(("status", "wanted"), [move for move, mark in MOVES.items() if mark == ">"])
+def test_a_full_timeline_takes_no_more_steps_of_clients(status, wanted):
+    assert order.requested(state(status, sequence=199), wanted).order_status == wanted
+    for sequence in (200, 203):
+        with pytest.raises(TimelineFull):
+            order.requested(state(status, sequence=sequence), wanted)
+
+
+def test_a_full_timeline_still_tells_same_from_illegal():
+    assert order.requested(state("Shipped", sequence=200), "Shipped") is None
+    with pytest.raises(IllegalStep):
+        order.requested(state("Shipped", sequence=200), "Success")
+
+
+@pytest.mark.parametrize("kind", NEWS)
+def test_news_from_payments_always_fits(kind):
+    for sequence in (199, 200, 205):
+        assert order.heard(state("Shipped", sequence=sequence), event(kind)) is not None
+
+
+def test_an_empty_timeline_folds_to_a_new_order():
+    assert order.fold([]) == ("(new)", "")
+
+
+def test_a_timeline_folds_to_its_last_entry():
+    entries = [("Processing", "Processing"), ("Success", "Captured"), ("Cancelled", "Refunding")]
+    assert order.fold(entries) == ("Cancelled", "Refunding")
+
+
+WAYS = st.lists(
+    st.one_of(
+        st.tuples(st.just("client"), st.sampled_from((*TEXTS, *LOOK_ALIKES))),
+        st.tuples(st.sampled_from(tuple(NEWS)), st.integers(-1, 2)),
+    ),
+    max_size=40,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(WAYS)
+def test_whatever_happens_the_timeline_folds_to_the_state_and_no_order_comes_back(ways):
+    first = order.created()
+    held = state(first.order_status, first.payment_status, version=1, sequence=1, payment_sequence=0)
+    timeline = [(first.order_status, first.payment_status)]
+    for kind, what in ways:
+        before = held
+        if kind == "client":
+            try:
+                change = order.requested(held, what)
+            except IllegalStep:
+                continue
+            seen = held.payment_sequence
+        else:
+            seen = held.payment_sequence + what
+            change = order.heard(held, event(kind, seen))
+        if change is None:
+            continue
+        held = moved(held, change, payment_sequence=seen)
+        timeline.append((change.order_status, change.payment_status))
+        assert held.order_status != "Processing" or before.order_status == "Processing"
+        assert before.order_status != "Cancelled" or held.order_status == "Cancelled"
+    assert order.fold(timeline) == (held.order_status, held.payment_status)
+    assert len(timeline) == held.sequence
+
+
+# Where a refund may be asked for, by `order status / payment status`.
+REFUNDABLE = ("Success/Captured", "Confirm/Captured", "Shipped/Captured", "Success/Refunding")
+NOT_REFUNDABLE = (
+    "Processing/Processing",
+    "Processing/Unknown",
+    "Success/Unknown",
+    "Declined/Declined",
+    "Cancelled/Processing",
+    "Cancelled/Voided",
+    "Cancelled/Refunding",
+    "Cancelled/Captured",
+    "Cancelled/Refunded",
+    "Cancelled/Declined",
+)
+
+
+@pytest.mark.parametrize("before", REFUNDABLE)
+@pytest.mark.parametrize("value", [1, 900, TOTAL])
+def test_a_refund_is_reserved_and_leaves_the_order_where_it_is(before, value):
+    status, payment_status = before.split("/")
+    change = order.refunded(state(status, payment_status), "r1", value, "MYR")
+    assert (change.order_status, change.payment_status, change.refund) == (status, "Refunding", ("r1", value))
+    assert (change.type, change.actor, change.cancels_payment) == ("RefundRequested", "client", False)
+
+
+@pytest.mark.parametrize("before", NOT_REFUNDABLE)
+def test_where_nothing_was_captured_or_all_goes_back_anyway_no_refund_is_reserved(before):
+    with pytest.raises(IllegalStep):
+        order.refunded(state(*before.split("/")), "r1", 1, "MYR")
+
+
+@pytest.mark.parametrize(
+    ("reserved", "wanted", "granted"),
+    [
+        ((), TOTAL, TOTAL),
+        ((), TOTAL + 1, None),
+        ((), 0, TOTAL),
+        ((900,), 9000, 9000),
+        ((900,), 9001, None),
+        ((900,), 0, 9000),
+        ((900, 9000), 1, None),
+        ((900, 9000), 0, None),
+        ((), -1, None),
+    ],
+)
+def test_refunds_together_never_exceed_the_total(reserved, wanted, granted):
+    held = state("Success", "Refunding", refunds=tuple((f"r{at}", value) for at, value in enumerate(reserved)))
+    if granted is None:
+        with pytest.raises(RefundExceedsBalance) as refusal:
+            order.refunded(held, "new", wanted, "MYR")
+        assert refusal.value.members == {"remaining": TOTAL - sum(reserved)}
+    else:
+        assert order.refunded(held, "new", wanted, "MYR").refund == ("new", granted)
+
+
+def test_a_refund_asked_for_again_is_reserved_once():
+    held = state("Success", "Refunding", refunds=(("r1", 900),))
+    assert order.refunded(held, "r1", 900, "MYR") is None
+    assert order.refunded(held, "r1", 0, "MYR") is None
+    with pytest.raises(IdempotencyKeyReused):
+        order.refunded(held, "r1", 901, "MYR")
+
+
+def test_a_refund_asked_for_again_after_the_order_was_cancelled_is_still_the_same():
+    assert order.refunded(state("Cancelled", "Refunding", refunds=(("r1", 900),)), "r1", 900, "MYR") is None
+
+
+def test_an_order_is_refunded_in_its_own_currency():
+    with pytest.raises(WrongCurrency):
+        order.refunded(state("Success"), "r1", 900, "SGD")
+
+
+def test_a_full_timeline_takes_no_refund():
+    assert order.refunded(state("Success", sequence=199), "r1", 900, "MYR")
+    with pytest.raises(TimelineFull):
+        order.refunded(state("Success", sequence=200), "r1", 900, "MYR")
+
+
+@pytest.mark.parametrize(
+    ("status", "reserved", "refunded_total", "payment_status"),
+    [
+        ("Success", (900,), 900, "Captured"),
+        ("Success", (900, 100), 900, "Refunding"),
+        ("Success", (900, 100), 1000, "Captured"),
+        ("Success", (900, 9000), 9900, "Refunded"),
+        ("Cancelled", (900,), 900, "Refunding"),
+        ("Cancelled", (900,), 9900, "Refunded"),
+        ("Cancelled", (), 9900, "Refunded"),
+    ],
+)
+def test_a_payment_is_refunding_until_all_that_shall_go_back_has(status, reserved, refunded_total, payment_status):
+    held = state(status, "Refunding", refunds=tuple((f"r{at}", value) for at, value in enumerate(reserved)))
+    base = {"event_id": "e", "order_id": "0" * 24, "sequence": 3, "request_id": "r", "at": 1}
+    news = PaymentRefunded(**base, refund_id="r0", refund_value=1, refunded_total=refunded_total)
+    assert order.heard(held, news).payment_status == payment_status
+
+
+def test_cancelling_an_order_whose_refund_is_under_way_sends_the_rest_back():
+    change = order.requested(state("Success", "Refunding", refunds=(("r1", 900),)), "Cancelled")
+    assert (change.payment_status, change.cancels_payment) == ("Refunding", True)

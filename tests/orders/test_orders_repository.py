@@ -1,0 +1,487 @@
+"""Orders in MongoDB: what one write holds, who wins when many write, what is read back."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+
+import pytest
+from bson import Int64, ObjectId
+from pymongo.errors import WriteError
+
+from app.contracts import (
+    Conflict,
+    IllegalStep,
+    NotFound,
+    OrderView,
+    PaymentCaptured,
+    PaymentDeclined,
+    PaymentRefunded,
+    TimelineFull,
+    UpdateOrder,
+)
+from app.orders import handlers, order
+from app.orders.order import Change
+from app.outbox import event_of
+
+NOT_IDS = (
+    "",
+    "1",
+    "6920c1b05be0d3a1f2c4e68",
+    "6920c1b05be0d3a1f2c4e6877",
+    "z" * 24,
+    "abcdefghijkl",
+    "１" * 24,
+    " " * 24,
+)
+
+
+def step_to(text: str):
+    return lambda state: Change(
+        type="OrderUpdated", actor="client", order_status=text, payment_status=state.payment_status
+    )
+
+
+def silent(change, sequence, at):
+    return None
+
+
+def test_one_insert_holds_the_order_its_first_step_and_its_event(orders, create, commands, stored):
+    commands.sent.clear()
+    order_id = create()
+    [(name, command)] = commands.sent
+    assert name == "insert"
+    [inserted] = command["documents"]
+    doc = stored(order_id)
+    assert inserted == doc
+    assert (doc["orderStatus"], doc["paymentStatus"]) == ("Processing", "Processing")
+    assert [(entry["type"], entry["actor"], entry["to"]) for entry in doc["events"]] == [
+        ("OrderCreated", "client", "Processing")
+    ]
+    [entry] = doc["outbox"]
+    event = event_of(entry)
+    assert (event.order_id, event.product_id, event.total_value, event.total_currency) == (order_id, "1", 9900, "MYR")
+    assert doc["relayDue"] > doc["createdAt"]
+
+
+def test_a_step_and_its_event_are_one_write(orders, create, update, commands, news, stored):
+    order_id = create()
+    orders.hear([news(PaymentCaptured, order_id)], order.heard)
+    commands.sent.clear()
+    update(order_id, "Cancelled")
+    assert [name for name, _ in commands.sent] == ["find", "findAndModify"]
+    doc = stored(order_id)
+    assert [entry["to"] for entry in doc["events"]] == ["Processing", "Success", "Cancelled"]
+    assert [entry["type"] for entry in doc["outbox"]] == ["OrderCreated", "OrderCancelled"]
+    assert doc["outbox"][-1]["sequence"] == doc["events"][-1]["sequence"] == 3
+
+
+def test_every_write_is_journaled_on_a_majority(orders, create, update, commands, news):
+    order_id = create()
+    orders.hear([news(PaymentCaptured, order_id)], order.heard)
+    update(order_id, "Cancelled")
+    writes = [command for name, command in commands.sent if name in ("insert", "update", "findAndModify")]
+    assert len(writes) == 3
+    for command in writes:
+        assert (command["writeConcern"]["w"], command["writeConcern"]["j"]) == ("majority", True)
+
+
+def test_the_relay_is_told_of_what_was_just_written(orders, outbox, create, update):
+    order_id = create()
+    [pending] = outbox.take_hints(10, 0)
+    assert (pending.key, [entry["type"] for entry in pending.entries]) == (ObjectId(order_id), ["OrderCreated"])
+    update(order_id, "Cancelled")
+    [pending] = outbox.take_hints(10, 0)
+    assert [entry["type"] for entry in pending.entries] == ["OrderCreated", "OrderCancelled"]
+
+
+def test_the_same_id_twice_is_refused_and_leaves_the_first_alone(orders, create, stored):
+    order_id = create(product_name="first")
+    before = stored(order_id)
+    with pytest.raises(Exception, match="E11000"):
+        create(order_id=order_id, product_name="second")
+    assert stored(order_id) == before
+
+
+def test_of_many_stepping_one_order_exactly_one_wins_each_version(orders, rival, create, stored):
+    order_id = create()
+    won: list[tuple[int, str]] = []
+
+    def walk(walker: int) -> None:
+        repository = (orders, rival)[walker % 2]
+        for stride in range(8):
+            text = f"step {walker}-{stride}"
+            while True:
+                try:
+                    state, changed = repository.step(order_id, step_to(text), silent)
+                except Conflict:
+                    continue
+                assert changed
+                won.append((state.version, text))
+                break
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(walk, range(8)))
+    assert sorted(version for version, _ in won) == list(range(2, 66))
+    doc = stored(order_id)
+    assert [(entry["sequence"], entry["to"]) for entry in doc["events"][1:]] == sorted(won)
+
+
+def test_of_many_cancelling_one_order_one_does_it_and_one_event_tells(orders, create, update, stored):
+    order_id = create()
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda _: update(order_id, "Cancelled"), range(12)))
+    assert sum(answer.changed for answer in answers) == 1
+    assert {(answer.order_status, answer.version) for answer in answers} == {("Cancelled", 2)}
+    assert [entry["type"] for entry in stored(order_id)["outbox"]] == ["OrderCreated", "OrderCancelled"]
+
+
+def test_a_step_is_decided_anew_when_another_was_faster(orders, create, update, rival, news, stored):
+    order_id = create()
+    orders.hear([news(PaymentCaptured, order_id)], order.heard)
+    seen = []
+
+    def decide(state):
+        seen.append(state.order_status)
+        if len(seen) == 1:
+            update(order_id, "Cancelled", rival)
+        return order.requested(state, "Confirm")
+
+    with pytest.raises(IllegalStep) as refusal:
+        orders.step(order_id, decide, silent)
+    assert seen == ["Success", "Cancelled"]
+    assert refusal.value.members["from"] == "Cancelled"
+    assert stored(order_id)["orderStatus"] == "Cancelled"
+
+
+def test_whoever_is_outrun_every_time_gets_a_conflict_and_changes_nothing(orders, create, rival, stored):
+    order_id = create()
+    outrun = []
+
+    def decide(state):
+        outrun.append(state.version)
+        rival.step(order_id, step_to(f"rival {len(outrun)}"), silent)
+        return step_to("never")(state)
+
+    with pytest.raises(Conflict):
+        orders.step(order_id, decide, silent)
+    assert 1 < len(outrun) < 100
+    assert "never" not in [entry["to"] for entry in stored(order_id)["events"]]
+
+
+def test_a_step_that_changes_nothing_writes_nothing(orders, create, update, commands, stored):
+    order_id = create()
+    before = stored(order_id)
+    commands.sent.clear()
+    answer = update(order_id, "Processing")
+    assert (answer.changed, answer.version) == (False, 1)
+    assert [name for name, _ in commands.sent] == ["find"]
+    assert stored(order_id) == before
+
+
+def test_a_timeline_takes_two_hundred_steps_of_clients_and_then_only_news(orders, create, update, database, news):
+    order_id = create()
+    orders.hear([news(PaymentCaptured, order_id)], order.heard)
+    entries = [{"sequence": at, "type": "OrderUpdated", "at": orders.now()} for at in range(3, 200)]
+    database.orders.update_one(
+        {"_id": ObjectId(order_id)},
+        {"$set": {"sequence": 199, "version": 199}, "$push": {"events": {"$each": entries}}},
+    )
+    assert update(order_id, "the 200th").version == 200
+    with pytest.raises(TimelineFull):
+        update(order_id, "the 201st")
+    assert not update(order_id, "the 200th").changed
+    assert len(orders.hear([news(PaymentRefunded, order_id, 2)], order.heard)) == 1
+    doc = database.orders.find_one({"_id": ObjectId(order_id)})
+    assert (len(doc["events"]), doc["sequence"], doc["paymentStatus"]) == (201, 201, "Refunded")
+
+
+def test_news_of_many_orders_is_one_read_and_one_write(orders, create, commands, news, stored):
+    ids = [create() for _ in range(20)]
+    commands.sent.clear()
+    kinds = [PaymentCaptured if at % 2 else PaymentDeclined for at in range(20)]
+    batch = [news(kind, order_id) for kind, order_id in zip(kinds, ids, strict=True)]
+    told = orders.hear(batch, order.heard)
+    assert [event for event, _ in told] == batch
+    assert [name for name, _ in commands.sent] == ["find", "update"]
+    assert [stored(order_id)["orderStatus"] for order_id in ids] == ["Declined", "Success"] * 10
+
+
+def test_the_same_news_twice_in_one_batch_is_heard_once(orders, create, news, stored):
+    twice, once = create(), create()
+    event = news(PaymentCaptured, twice)
+    told = orders.hear([event, news(PaymentCaptured, once), event], order.heard)
+    assert sorted(heard.order_id for heard, _ in told) == sorted([twice, once])
+    assert [stored(order_id)["version"] for order_id in (twice, once)] == [2, 2]
+
+
+def test_news_heard_again_later_changes_nothing(orders, create, news, stored):
+    order_id = create()
+    event = news(PaymentCaptured, order_id)
+    orders.hear([event], order.heard)
+    before = stored(order_id)
+    assert orders.hear([event], order.heard) == []
+    assert orders.hear([event, event], order.heard) == []
+    assert stored(order_id) == before
+
+
+def test_several_news_of_one_order_in_one_batch_are_heard_in_their_order(orders, create, update, news, stored):
+    order_id, other = create(), create()
+    update(order_id, "Cancelled")
+    batch = [
+        news(PaymentCaptured, order_id, 1),
+        news(PaymentCaptured, other, 1),
+        news(PaymentRefunded, order_id, 2, refund_value=900, refunded_total=900),
+        news(PaymentRefunded, order_id, 3, refund_value=9000, refunded_total=9900),
+    ]
+    assert len(orders.hear(batch, order.heard)) == 4
+    doc = stored(order_id)
+    assert [entry["paymentStatus"] for entry in doc["events"]] == [
+        "Processing", "Processing", "Refunding", "Refunding", "Refunded",
+    ]  # fmt: skip
+    assert doc["paymentSequence"] == 3
+    assert stored(other)["orderStatus"] == "Success"
+
+
+def test_news_is_judged_anew_when_a_client_cancels_between_read_and_write(orders, create, update, rival, news, stored):
+    cancelled, calm = create(), create()
+    judged = []
+
+    def decide(state, event):
+        judged.append((event.order_id, state.order_status))
+        if judged == [(cancelled, "Processing")]:
+            update(cancelled, "Cancelled", rival)
+        return order.heard(state, event)
+
+    told = orders.hear([news(PaymentCaptured, cancelled), news(PaymentCaptured, calm)], decide)
+    assert {event.order_id: change.order_status for event, change in told} == {cancelled: "Cancelled", calm: "Success"}
+    assert (cancelled, "Cancelled") in judged
+    doc = stored(cancelled)
+    assert [entry["type"] for entry in doc["events"]] == ["OrderCreated", "OrderCancelled", "PaymentCaptured"]
+    assert (doc["orderStatus"], doc["paymentStatus"]) == ("Cancelled", "Refunding")
+    assert len(stored(calm)["events"]) == 2
+
+
+def test_news_that_is_outrun_every_time_is_a_conflict_and_can_be_heard_later(orders, create, rival, news, stored):
+    order_id = create()
+    event = news(PaymentCaptured, order_id)
+    outrun = []
+
+    def decide(state, event):
+        outrun.append(state.version)
+        rival.step(order_id, step_to(f"rival {len(outrun)}"), silent)
+        return order.heard(state, event)
+
+    with pytest.raises(Conflict):
+        orders.hear([event], decide)
+    assert 1 < len(outrun) < 100
+    assert stored(order_id)["paymentSequence"] == 0
+    assert len(orders.hear([event], order.heard)) == 1
+
+
+def test_clients_and_payments_at_once_leave_every_order_whole(orders, rival, create, update, news, stored):
+    ids = [create() for _ in range(40)]
+    start = threading.Barrier(6)
+
+    def cancel(part: int) -> None:
+        start.wait()
+        for order_id in ids[part::4]:
+            assert update(order_id, "Cancelled", rival).changed
+
+    def hear(events) -> None:
+        start.wait()
+        while True:
+            try:
+                orders.hear(events, order.heard)
+            except Conflict:
+                continue
+            return
+
+    batch = [news(PaymentCaptured, order_id) for order_id in ids]
+    with ThreadPoolExecutor(6) as pool:
+        running = [pool.submit(cancel, part) for part in range(4)]
+        # The same events by two relays, as after a crash.
+        running += [pool.submit(hear, batch), pool.submit(hear, batch)]
+        for one in running:
+            one.result()
+    for order_id in ids:
+        doc = stored(order_id)
+        assert (doc["orderStatus"], doc["paymentStatus"], doc["version"]) == ("Cancelled", "Refunding", 3)
+        assert [entry["type"] for entry in doc["outbox"]] == ["OrderCreated", "OrderCancelled"]
+
+
+def test_news_of_a_missing_order_is_refused_and_the_others_can_be_heard(orders, create, news, stored):
+    order_id = create()
+    good, lost = news(PaymentCaptured, order_id), news(PaymentCaptured, str(ObjectId()))
+    with pytest.raises(NotFound, match=lost.order_id):
+        orders.hear([good, lost], order.heard)
+    assert len(orders.hear([good], order.heard)) == 1
+    assert stored(order_id)["orderStatus"] == "Success"
+
+
+def test_a_malformed_or_unknown_id_names_no_order(orders, create):
+    create()
+    for order_id in (*NOT_IDS, "6920c1b05be0d3a1f2c4e687"):
+        with pytest.raises(NotFound):
+            orders.view(order_id)
+        with pytest.raises(NotFound):
+            orders.status(order_id)
+        with pytest.raises(NotFound):
+            orders.step(order_id, step_to("anything"), silent)
+
+
+def test_an_id_in_capitals_is_unknown_or_the_very_same_order(orders, update, create, database):
+    order_id = create(order_id="6920c1b05be0d3a1f2c4e687")
+    try:
+        answer = update(order_id.upper(), "Cancelled")
+    except NotFound:
+        return
+    assert answer.order_id == order_id
+    assert [entry["order_id"] for entry in database.orders.find_one()["outbox"]] == [order_id, order_id]
+    assert orders.view(order_id.upper()).order_id == order_id
+    assert orders.status(order_id.upper()).order_id == order_id
+
+
+def test_an_order_is_told_as_it_was_stored(orders, create, update, stored):
+    order_id = create(product_name="Kaffee ☕", total_text="RM 99", total_value=2**40)
+    update(order_id, "Cancelled")
+    view, doc = orders.view(order_id), stored(order_id)
+    assert view == OrderView(
+        order_id=order_id,
+        user_id="user-7",
+        product_id="1",
+        product_name="Kaffee ☕",
+        total_text="RM 99",
+        total_value=2**40,
+        total_currency="MYR",
+        order_status="Cancelled",
+        payment_status="Processing",
+        version=2,
+        created_at=view.created_at,
+        updated_at=view.updated_at,
+    )
+    for text, at in ((view.created_at, doc["createdAt"]), (view.updated_at, doc["updatedAt"])):
+        assert text == at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    status = orders.status(order_id)
+    assert (status.order_status, status.payment_status, status.version) == ("Cancelled", "Processing", 2)
+
+
+def test_internal_members_are_not_even_read(orders, create, commands):
+    order_id = create()
+    commands.sent.clear()
+    orders.view(order_id)
+    orders.status(order_id)
+    orders.of_user("user-7", 10)
+    asked = [command["projection"] for _, command in commands.sent]
+    assert len(asked) == 3
+    for projection in asked:
+        for name in ("events", "outbox"):
+            assert not projection.get(name, not any(projection.values()))
+    assert not {"events", "outbox", "requestId"} & {field.name for field in fields(OrderView)}
+
+
+def test_a_list_has_the_users_orders_newest_first(orders, create, database):
+    ids = [create(user_id="lister", product_name=f"no {at}") for at in range(12)]
+    create(user_id="another")
+    create(user_id="Lister")
+    # Some of them share their millisecond, as in a burst: then the later id comes first.
+    for at, order_id in enumerate(ids):
+        when = orders.now().replace(microsecond=1000 * (at // 3), second=1)
+        database.orders.update_one({"_id": ObjectId(order_id)}, {"$set": {"createdAt": when}})
+    listed = orders.of_user("lister", 100)
+    assert [view.order_id for view in listed] == ids[::-1]
+    assert {view.user_id for view in listed} == {"lister"}
+
+
+def test_a_list_ends_at_its_limit_with_the_newest(orders, create):
+    ids = [create(user_id="lister") for _ in range(5)]
+    everything = [view.order_id for view in orders.of_user("lister", 100)]
+    assert sorted(everything) == sorted(ids)
+    assert [view.order_id for view in orders.of_user("lister", 3)] == everything[:3]
+    assert orders.of_user("nobody", 3) == []
+
+
+def test_a_listed_order_is_the_one_that_is_found(orders, create):
+    order_id = create(user_id="lister")
+    assert orders.of_user("lister", 1) == [orders.view(order_id)]
+
+
+def test_many_at_once_read_what_they_have_just_written(orders, rival, request_for):
+    def live_through(walker: int) -> None:
+        for _ in range(6):
+            order_id = handlers.create_order(request_for(user_id=f"w{walker}"), orders).order_id
+            assert orders.view(order_id).version == 1
+            assert rival.status(order_id).order_status == "Processing"
+            handlers.update_order(UpdateOrder(request_id="r", order_id=order_id, order_status="Cancelled"), rival)
+            assert orders.status(order_id).order_status == "Cancelled"
+            assert orders.view(order_id).order_status == "Cancelled"
+            assert order_id in {view.order_id for view in orders.of_user(f"w{walker}", 100)}
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(live_through, range(16)))
+
+
+GONE = object()
+REQUIRED = ("userId", "productId", "total", "orderStatus", "paymentStatus", "version", "events", "outbox", "createdAt")
+TEXT = ("userId", "productId", "productName", "totalOrderAmount", "orderStatus", "requestId")
+MALFORMED = [
+    ("_id", "6920c1b05be0d3a1f2c4e687"),
+    *[(name, GONE) for name in REQUIRED],
+    *[(name, 7) for name in TEXT],
+    ("orderStatus", ""),
+    ("paymentStatus", "captured"),
+    ("paymentStatus", None),
+    ("total", {"value": 0, "currency": "MYR"}),
+    ("total", {"value": -1, "currency": "MYR"}),
+    ("total", {"value": 99.5, "currency": "MYR"}),
+    ("total", {"value": "9900", "currency": "MYR"}),
+    ("total", {"value": 9900}),
+    ("total", {"value": 9900, "currency": 458}),
+    ("total", "RM 99"),
+    ("version", 1.5),
+    ("version", -1),
+    ("version", "1"),
+    ("sequence", Int64(2**40)),
+    ("paymentSequence", None),
+    ("createdAt", "2026-01-01T00:00:00Z"),
+    ("updatedAt", 0),
+    ("events", {}),
+    ("events", ["OrderCreated"]),
+    ("events", [{"sequence": 1, "type": "OrderCreated"}]),
+    ("outbox", {}),
+    ("outbox", [{"type": "OrderCreated"}]),
+    ("relayDue", "soon"),
+    ("isAdmin", True),
+]
+
+
+def test_the_database_itself_refuses_a_malformed_order(orders, create, database, stored):
+    good = stored(create())
+    database.orders.insert_one({**good, "_id": ObjectId()})
+    for name, value in MALFORMED:
+        doc = {**good, "_id": ObjectId(), name: value}
+        doc = {member: given for member, given in doc.items() if given is not GONE}
+        with pytest.raises(WriteError) as refusal:
+            database.orders.insert_one(doc)
+        assert refusal.value.code == 121, (name, value)
+
+
+def made_of(collection):
+    return collection.options()["validator"], collection.index_information()
+
+
+def test_preparing_again_and_side_by_side_changes_nothing(orders, rival, create, database):
+    order_id = create()
+    before = made_of(database.orders)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda repository: repository.prepare(), [orders, rival] * 2))
+    assert made_of(database.orders) == before
+    assert orders.view(order_id).order_id == order_id
+
+
+def test_collections_that_are_prepared_for_the_first_time_side_by_side_come_out_right(orders, rival, database):
+    expected = made_of(database.orders)
+    for _ in range(3):
+        database.orders.drop()
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda repository: repository.prepare(), [orders, rival] * 2))
+        assert made_of(database.orders) == expected

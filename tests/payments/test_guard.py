@@ -1,0 +1,88 @@
+"""The guard between the worker and a provider: everything becomes an outcome, and a failing provider is spared."""
+
+import pytest
+
+from app.payments.guard import Guard
+from app.payments.payment import Answer, Call, Kind, Outcome
+
+CHARGE = Call(kind=Kind.CHARGE, key="o:1", charge_key="o:1", order_id="o", product_id="1", value=9900, currency="MYR")
+UNKNOWN = Outcome(answer=Answer.UNKNOWN, reason="no answer in time")
+NOT_ATTEMPTED = Outcome(answer=Answer.NOT_ATTEMPTED, reason="refused the connection")
+DECLINED = Outcome(answer=Answer.DECLINED)
+
+
+@pytest.fixture
+def guard(provider):
+    """A guard that loses its patience after three failures, for longer than a test takes."""
+    return Guard(provider, 3, 3600.0)
+
+
+def test_the_answer_of_a_provider_passes_unchanged(guard, provider):
+    provider.answers = [DECLINED, UNKNOWN, NOT_ATTEMPTED]
+    assert [guard.ask(CHARGE, False) for _ in range(3)] == [DECLINED, UNKNOWN, NOT_ATTEMPTED]
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_each_kind_of_call_reaches_its_own_door(guard, provider, kind):
+    guard.ask(Call(**vars(CHARGE) | {"kind": kind}), False)
+    assert provider.asked == [(kind.value, "o:1")]
+
+
+def test_whatever_a_provider_raises_is_an_unknown_outcome(guard, provider):
+    provider.answers = [TimeoutError("no answer"), ZeroDivisionError()]
+    for name in ("TimeoutError", "ZeroDivisionError"):
+        outcome = guard.ask(CHARGE, False)
+        assert outcome.answer == Answer.UNKNOWN
+        assert name in outcome.reason
+
+
+def test_what_may_have_been_sent_before_is_asked_for_first(guard, provider):
+    assert guard.ask(CHARGE, True).answer == Answer.CAPTURED
+    assert provider.asked == [("find", "o:1"), ("charge", "o:1")]
+    provider.books["o:1"] = DECLINED
+    assert guard.ask(CHARGE, True) == DECLINED
+    assert provider.asked[2:] == [("find", "o:1")]
+
+
+def test_after_some_failures_in_a_row_the_provider_is_spared_and_no_try_is_used(guard, provider):
+    provider.answers = [UNKNOWN, NOT_ATTEMPTED, TimeoutError()]
+    assert [guard.ask(CHARGE, False).counts for _ in range(3)] == [True] * 3
+    assert guard.open
+    spared = guard.ask(CHARGE, True)
+    assert (spared.answer, spared.counts) == (Answer.NOT_ATTEMPTED, False)
+    assert len(provider.asked) == 3
+
+
+def test_a_decline_is_no_failure(guard, provider):
+    provider.answers = [DECLINED] * 10
+    for _ in range(10):
+        guard.ask(CHARGE, False)
+    assert not guard.open
+
+
+def test_failures_with_a_success_between_them_are_not_in_a_row(guard, provider):
+    provider.answers = [UNKNOWN, UNKNOWN, None] * 3
+    for _ in range(9):
+        guard.ask(CHARGE, False)
+    assert not guard.open
+    assert len(provider.asked) == 9
+
+
+def test_calls_that_hang_count_as_failures(guard, provider):
+    outcomes = [guard.timed_out() for _ in range(3)]
+    assert {outcome.answer for outcome in outcomes} == {Answer.UNKNOWN}
+    assert guard.open
+
+
+def test_after_a_while_one_call_finds_out_whether_the_provider_is_well_again(provider, eventually):
+    guard = Guard(provider, 1, 0.05)
+    provider.answers = [UNKNOWN, UNKNOWN, None]
+    guard.ask(CHARGE, False)
+    assert guard.open
+    eventually(lambda: guard.probing)
+    guard.ask(CHARGE, False)
+    assert guard.open
+    eventually(lambda: guard.probing)
+    assert guard.ask(CHARGE, False).answer == Answer.CAPTURED
+    assert not guard.open
+    assert not guard.probing

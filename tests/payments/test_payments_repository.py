@@ -1,0 +1,381 @@
+"""Payments in MongoDB: one an order, under lease, changed by nobody but the holder of the lease."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from bson import Int64
+from pymongo.errors import WriteError
+
+from app.contracts import PaymentCaptured, PaymentDeclined
+from app.outbox import event_of
+from app.payments.payment import Refund, Status
+from app.payments.repository import PaymentRepository, Result
+
+
+def captured(held, sequence: int = 1) -> Result:
+    payment = replace(held.payment, status=Status.CAPTURED, captured=held.payment.total_value, sequence=sequence)
+    event = PaymentCaptured(
+        event_id=f"e-{held.payment.order_id}", order_id=held.payment.order_id, sequence=sequence, request_id="r", at=1,
+        reference="ref-1", took_ms=1,
+    )  # fmt: skip
+    return Result(before=held, payment=payment, event=event, line={"attempt": held.payment.attempt})
+
+
+def declined(held, event_id: str = "late") -> Result:
+    payment = replace(held.payment, status=Status.DECLINED, sequence=1)
+    event = PaymentDeclined(
+        event_id=event_id, order_id=held.payment.order_id, sequence=1, request_id="r", at=1, reason="no", took_ms=1
+    )
+    return Result(before=held, payment=payment, event=event, line={"attempt": held.payment.attempt})
+
+
+def test_a_payment_under_lease_is_on_record_as_about_to_be_sent(payments, new_payment, stored):
+    payment = new_payment()
+    [held] = payments.record([payment], 1)
+    assert held.payment == replace(payment, sent=True, attempt=1, tries=1)
+    assert held.owned
+    doc = stored(payment.order_id)
+    assert (doc["status"], doc["sent"], doc["attempt"], doc["tries"]) == ("Processing", True, 1, 1)
+    assert doc["dueAt"] == held.lease_end == doc["firstAt"] + timedelta(seconds=60)
+    assert doc["owner"]
+    assert payments.find(payment.order_id).payment == held.payment
+
+
+def test_what_does_not_fit_is_recorded_as_due_at_once_and_unsent(payments, new_payment, stored):
+    batch = [new_payment() for _ in range(5)]
+    held = payments.record(batch, 2)
+    assert [one.payment.order_id for one in held] == [payment.order_id for payment in batch[:2]]
+    for payment in batch[2:]:
+        doc = stored(payment.order_id)
+        assert (doc["sent"], doc["attempt"], doc["tries"], "owner" in doc) == (False, 0, 0, False)
+        assert doc["dueAt"] <= payments.now()
+
+
+def test_a_second_payment_for_one_order_changes_nothing(payments, other, new_payment, stored):
+    payment = new_payment()
+    payments.record([payment], 1)
+    before = stored(payment.order_id)
+    for room in (0, 1):
+        assert other.record([replace(payment, total_value=1)], room) == []
+    assert stored(payment.order_id) == before
+
+
+def test_of_a_batch_only_what_is_new_is_taken_up(payments, other, new_payment, database):
+    batch = [new_payment() for _ in range(6)]
+    payments.record(batch[::2], 1)
+    taken = other.record(batch, 6)
+    assert [held.payment.order_id for held in taken] == [payment.order_id for payment in batch[1::2]]
+    assert database.payments.count_documents({}) == 6
+    assert payments.claim(10) != []
+
+
+def test_the_same_orders_recorded_by_many_at_once_are_taken_up_once(payments, other, new_payment, database):
+    batch = [new_payment() for _ in range(10)]
+    with ThreadPoolExecutor(8) as pool:
+        taken = list(pool.map(lambda at: (payments, other)[at % 2].record(batch, 10), range(8)))
+    ids = [held.payment.order_id for part in taken for held in part]
+    assert sorted(ids) == sorted(payment.order_id for payment in batch)
+    assert database.payments.count_documents({}) == 10
+
+
+def test_nobody_takes_up_what_is_under_lease(payments, other, leased):
+    leased()
+    assert payments.claim(10) == other.claim(10) == []
+
+
+def test_a_claim_takes_what_has_been_due_longest(payments, new_payment, database):
+    batch = [new_payment() for _ in range(5)]
+    payments.record(batch, 0)
+    for age, payment in enumerate(batch):
+        due = payments.now() - timedelta(seconds=10 * age + 1)
+        database.payments.update_one({"_id": payment.order_id}, {"$set": {"dueAt": due}})
+    assert {held.payment.order_id for held in payments.claim(2)} == {payment.order_id for payment in batch[-2:]}
+    assert len(payments.claim(10)) == 3
+    assert payments.claim(10) == []
+
+
+def test_a_claim_leaves_alone_what_is_due_later_or_never(payments, new_payment, database):
+    batch = [new_payment() for _ in range(3)]
+    payments.record(batch, 0)
+    later = payments.now() + timedelta(seconds=30)
+    database.payments.update_one({"_id": batch[0].order_id}, {"$set": {"dueAt": later}})
+    database.payments.update_one({"_id": batch[1].order_id}, {"$unset": {"dueAt": ""}})
+    assert [held.payment.order_id for held in payments.claim(10)] == [batch[2].order_id]
+
+
+def test_a_claim_counts_the_attempt_and_the_try_before_anything_is_sent(payments, new_payment, stored):
+    payment = new_payment()
+    payments.record([payment], 0)
+    [held] = payments.claim(1)
+    assert (held.payment.attempt, held.payment.tries, held.payment.sent, held.owned) == (1, 1, True, True)
+    doc = stored(payment.order_id)
+    assert (doc["attempt"], doc["tries"], doc["sent"], doc["version"]) == (1, 1, True, held.payment.version)
+    assert doc["dueAt"] == held.lease_end > payments.now()
+
+
+def test_claims_by_many_at_once_never_share_a_payment(payments, other, new_payment):
+    batch = [new_payment() for _ in range(60)]
+    payments.record(batch, 0)
+    claimed: list[str] = []
+
+    def claim_on(repository: PaymentRepository) -> None:
+        while part := repository.claim(7):
+            claimed.extend(held.payment.order_id for held in part)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(claim_on, [payments, other] * 3))
+    # A claimer that was outrun on its whole batch may leave while there is work: the rest is one more claim.
+    while rest := payments.claim(60):
+        claimed.extend(held.payment.order_id for held in rest)
+    assert sorted(claimed) == sorted(payment.order_id for payment in batch)
+
+
+def test_an_expired_lease_is_taken_up_under_a_new_attempt(dying, other, new_payment):
+    payment = new_payment()
+    [first] = dying.record([payment], 1)
+    [second] = other.claim(10)
+    assert (first.payment.attempt, second.payment.attempt) == (1, 2)
+    assert second.payment.tries == 2
+    assert other.renewed(second).payment == second.payment
+    assert dying.renewed(first) is None
+
+
+def test_who_lost_the_lease_can_write_nothing_before_the_new_holder_settles_nor_after(
+    dying, other, new_payment, stored
+):
+    payment = new_payment()
+    [first] = dying.record([payment], 1)
+    [second] = other.claim(10)
+    before = stored(payment.order_id)
+    assert dying.settle(declined(first), 5.0) is False
+    assert stored(payment.order_id) == before
+    assert other.settle(captured(second), 5.0) is True
+    after = stored(payment.order_id)
+    assert dying.settle(declined(first), 5.0) is False
+    assert stored(payment.order_id) == after
+    assert after["status"] == "Captured"
+    assert [entry["type"] for entry in after["outbox"]] == ["PaymentCaptured"]
+
+
+def test_the_attempt_alone_is_a_fence(payments, leased, stored, database):
+    held = leased()
+    database.payments.update_one({"_id": held.payment.order_id}, {"$inc": {"attempt": 1}})
+    assert payments.settle(captured(held), 5.0) is False
+    assert stored(held.payment.order_id)["status"] == "Processing"
+
+
+def test_a_change_meanwhile_is_a_fence_too(payments, leased, stored, database):
+    held = leased()
+    database.payments.update_one({"_id": held.payment.order_id}, {"$inc": {"version": 1}})
+    assert payments.settle(captured(held), 5.0) is False
+    assert payments.renewed(held).payment == replace(held.payment, version=held.payment.version + 1)
+    assert payments.settle(captured(payments.renewed(held)), 5.0) is True
+
+
+def test_a_result_its_event_and_its_log_line_are_one_write(payments, outbox, leased, stored):
+    held = leased()
+    assert payments.settle(captured(held), 5.0) is True
+    doc = stored(held.payment.order_id)
+    assert (doc["status"], doc["captured"], doc["version"]) == ("Captured", 9900, held.payment.version + 1)
+    assert [event_of(entry) for entry in doc["outbox"]] == [captured(held).event]
+    assert doc["attempts"] == [{"attempt": 1}]
+    assert doc["relayDue"] > payments.now()
+    assert not {"dueAt", "owner", "claim"} & set(doc)
+    [pending] = outbox.take_hints(10, 0)
+    assert (pending.key, [entry["event_id"] for entry in pending.entries]) == (
+        doc["_id"],
+        [captured(held).event.event_id],
+    )
+
+
+def test_a_result_that_was_refused_is_not_handed_on(dying, other, outbox, new_payment):
+    [first] = dying.record([new_payment()], 1)
+    other.claim(10)
+    dying.settle(declined(first), 5.0)
+    assert outbox.take_hints(10, 0) == []
+
+
+def test_a_call_to_repeat_lets_go_of_the_lease_until_it_is_due(payments, other, leased, stored):
+    held = leased()
+    due = payments.now() + timedelta(milliseconds=1)
+    assert payments.settle(Result(before=held, payment=held.payment, due_at=due), 5.0) is True
+    doc = stored(held.payment.order_id)
+    assert (doc["dueAt"], "owner" in doc) == (due, False)
+
+
+def test_a_cancellation_leaves_the_lease_to_the_running_call(payments, other, leased, stored):
+    held = leased()
+    cancelled = replace(held.payment, cancelled=True)
+    assert payments.settle(Result(before=held, payment=cancelled, due_at=payments.now(), keeps_lease=True), 5.0)
+    doc = stored(held.payment.order_id)
+    assert (doc["dueAt"], "owner" in doc) == (held.lease_end, True)
+    assert other.claim(10) == []
+
+
+def test_the_log_of_a_payment_keeps_its_latest_lines(payments, leased, database):
+    held = leased()
+    lines = [{"attempt": at} for at in range(50)]
+    database.payments.update_one({"_id": held.payment.order_id}, {"$set": {"attempts": lines}})
+    assert payments.settle(Result(before=held, payment=held.payment, line={"attempt": 50}), 5.0)
+    [doc] = database.payments.find()
+    assert [line["attempt"] for line in doc["attempts"]] == list(range(1, 51))
+
+
+def test_the_time_of_the_first_try_stays_until_something_new_begins(payments, leased, stored, database):
+    held = leased()
+    order_id = held.payment.order_id
+    long_ago = payments.now() - timedelta(hours=1)
+    database.payments.update_one({"_id": order_id}, {"$set": {"firstAt": long_ago}})
+    payments.settle(Result(before=held, payment=held.payment, due_at=payments.now()), 5.0)
+    assert stored(order_id)["firstAt"] == long_ago
+    [again] = payments.claim(10)
+    refund = replace(again.payment, status=Status.REFUNDING, refunds=(Refund(refund_id="cancel", value=9900),), tries=0)
+    payments.settle(Result(before=again, payment=refund, due_at=payments.now(), begins_anew=True), 5.0)
+    assert payments.now() - stored(order_id)["firstAt"] < timedelta(minutes=1)
+    assert stored(order_id)["refunds"] == [{"refund_id": "cancel", "value": 9900, "done": False}]
+
+
+def test_parked_payments_are_listed_up_to_a_limit(payments, new_payment, database):
+    payments.record([new_payment() for _ in range(5)], 0)
+    ids = [doc["_id"] for doc in database.payments.find().limit(3)]
+    database.payments.update_many({"_id": {"$in": ids}}, {"$set": {"status": "Unknown"}})
+    assert sorted(held.payment.order_id for held in payments.parked(10)) == sorted(ids)
+    assert len(payments.parked(2)) == 2
+
+
+def test_the_backlog_counts_what_is_due_and_how_long_it_has_waited(payments, new_payment, database):
+    assert payments.backlog(10) == (0, 0)
+    payments.record([new_payment() for _ in range(5)], 2)
+    due = {"owner": {"$exists": False}}
+    database.payments.update_one(due, {"$set": {"dueAt": payments.now() - timedelta(seconds=30)}})
+    count, oldest_ms = payments.backlog(10)
+    assert count == 3
+    assert 30_000 <= oldest_ms < 60_000
+    assert payments.backlog(2)[0] == 2
+
+
+class Slow:
+    """A collection whose first command waits for a gate."""
+
+    def __init__(self, store, gate) -> None:
+        self._store = store
+        self._gates = [gate]
+        self.clock = store.clock
+
+    @contextmanager
+    def bounded(self):
+        if self._gates:
+            self._gates.pop()()
+        with self._store.bounded() as documents:
+            yield documents
+
+
+def test_of_results_settled_in_one_command_each_hears_whether_it_won(
+    payments, dying, other, store, outbox, gate, new_payment, database, eventually
+):
+    mine = payments.record([new_payment() for _ in range(5)], 5)
+    gone = dying.record([new_payment() for _ in range(4)], 4)
+    assert len(other.claim(10)) == 4
+    changed = payments.record([new_payment()], 1)
+    database.payments.update_one({"_id": changed[0].payment.order_id}, {"$inc": {"version": 1}})
+    results = [captured(mine[0]), *map(captured, (mine[1], gone[0], mine[2], gone[1], changed[0], gone[2], mine[3]))]
+    # Twice the same payment in one batch: the first of them wins.
+    results += [captured(mine[4]), declined(mine[4], "second")]
+    slow = PaymentRepository(Slow(store, gate), outbox, 60.0)
+    with ThreadPoolExecutor(len(results)) as pool:
+        running = [pool.submit(slow.settle, results[0], 20.0)]
+        assert gate.came.wait(10)
+        # All others gather behind the first, in their order, and become one command.
+        for at, result in enumerate(results[1:], 1):
+            running.append(pool.submit(slow.settle, result, 20.0))
+            eventually(lambda at=at: len(slow._settlements._waiting) == at)
+        gate.open()
+        won = [one.result() for one in running]
+    assert won == [True, True, False, True, False, False, False, True, True, False]
+    for result, hears in zip(results, won, strict=True):
+        doc = database.payments.find_one({"_id": result.before.payment.order_id})
+        assert (result.event.event_id in [entry["event_id"] for entry in doc["outbox"]]) is hears
+
+
+def test_results_settled_by_many_at_once_are_each_told_rightly(payments, other, new_payment, database):
+    held = payments.record([new_payment() for _ in range(40)], 40)
+    results = [captured(one) for one in held] + [declined(one, f"d-{one.payment.order_id}") for one in held]
+    with ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(lambda result: payments.settle(result, 20.0), results))
+    assert sum(won) == 40
+    for one, capture_won, decline_won in zip(held, won[:40], won[40:], strict=True):
+        doc = database.payments.find_one({"_id": one.payment.order_id})
+        assert capture_won != decline_won
+        assert [entry["type"] for entry in doc["outbox"]] == ["PaymentCaptured" if capture_won else "PaymentDeclined"]
+
+
+def test_what_is_given_back_is_due_at_once_and_no_try_was_used(payments, other, new_payment, stored):
+    batch = [new_payment() for _ in range(3)]
+    held = payments.record(batch, 3)
+    payments.give_back(held[:2])
+    for one in held[:2]:
+        doc = stored(one.payment.order_id)
+        assert (doc["tries"], "owner" in doc) == (0, False)
+        assert doc["dueAt"] <= payments.now()
+    assert {one.payment.order_id for one in other.claim(10)} == {one.payment.order_id for one in held[:2]}
+    assert stored(batch[2].order_id)["owner"]
+
+
+def test_giving_back_what_another_holds_by_now_changes_nothing(dying, other, new_payment, stored):
+    payment = new_payment()
+    held = dying.record([payment], 1)
+    other.claim(10)
+    before = stored(payment.order_id)
+    dying.give_back(held)
+    dying.give_back([])
+    assert stored(payment.order_id) == before
+
+
+def test_what_was_cancelled_before_it_was_begun_can_be_given_back_too(payments, other, leased, cancel, worker, stored):
+    first, second = leased(), leased()
+    cancel(worker, first.payment.order_id)
+    payments.give_back([first, second])
+    for held in (first, second):
+        doc = stored(held.payment.order_id)
+        assert (doc["tries"], "owner" in doc) == (0, False)
+    assert len(other.claim(10)) == 2
+
+
+def test_an_unknown_payment_is_none(payments):
+    assert payments.find("6920c1b05be0d3a1f2c4e687") is None
+
+
+GONE = object()
+REQUIRED = ("userId", "total", "status", "cancelled", "sent", "captured", "refunds", "attempt", "firstAt", "outbox")
+MALFORMED = [
+    ("_id", 7),
+    *[(name, GONE) for name in REQUIRED],
+    *[(name, 7) for name in ("userId", "productId", "requestId", "reference", "parked", "owner", "claim", "stamp")],
+    *[(name, -1) for name in ("generation", "attempt", "tries", "sequence", "orderSequence", "version", "captured")],
+    *[(name, 1.5) for name in ("attempt", "tries", "captured")],
+    *[(name, "yes") for name in ("cancelled", "sent", "dueAt", "firstAt", "relayDue", "attempts", "refunds")],
+    ("attempt", Int64(2**40)),
+    ("status", "captured"),
+    ("status", None),
+    ("total", {"value": 0, "currency": "MYR"}),
+    ("total", {"value": "9900", "currency": "MYR"}),
+    ("total", {"value": 9900}),
+    ("refunds", [{"refund_id": "cancel"}]),
+    ("attempts", [{}] * 51),
+    ("outbox", [{"type": "PaymentCaptured"}]),
+    ("isAdmin", True),
+]
+
+
+def test_the_database_itself_refuses_a_malformed_payment(payments, leased, database, stored):
+    good = stored(leased().payment.order_id)
+    database.payments.insert_one({**good, "_id": "well-formed"})
+    for name, value in MALFORMED:
+        doc = {**good, "_id": "malformed", name: value}
+        doc = {member: given for member, given in doc.items() if given is not GONE}
+        with pytest.raises(WriteError) as refusal:
+            database.payments.insert_one(doc)
+        assert refusal.value.code == 121, (name, value)

@@ -1,0 +1,272 @@
+"""The simulated provider: its verdicts, its books, its faults."""
+
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+
+from app.config import BadSettings
+from app.contracts import Unavailable
+from app.database import Database
+from app.payments import providers
+from app.payments.payment import Answer, Call, Kind
+from app.payments.providers import simulated
+from app.payments.providers.ledger import Ledger
+from app.payments.providers.simulated import Faults, SimulatedProvider
+
+CHARGE = Call(
+    kind=Kind.CHARGE,
+    key="6920c1b05be0d3a1f2c4e687:1",
+    charge_key="6920c1b05be0d3a1f2c4e687:1",
+    order_id="6920c1b05be0d3a1f2c4e687",
+    product_id="1",
+    value=9900,
+    currency="MYR",
+)
+VOID = replace(CHARGE, kind=Kind.VOID)
+
+
+def refund(value: int = 9900, refund_id: str = "cancel") -> Call:
+    return replace(CHARGE, kind=Kind.REFUND, key=f"{CHARGE.key}:refund:{refund_id}", refund_id=refund_id, value=value)
+
+
+REFUND = refund()
+
+
+@pytest.fixture
+def books(settings):
+    """The collection of the provider's own."""
+    database = Database(settings.mongodb_uri, settings.database)
+    yield database.collection("ledger", 10.0)
+    database.close()
+
+
+@pytest.fixture
+def simulated_with(books):
+    """The provider, misbehaving as told."""
+
+    def make(unknown_product: str = "decline", **faults) -> SimulatedProvider:
+        made = SimulatedProvider(Ledger(books), Faults(**faults), unknown_product)
+        made.prepare()
+        return made
+
+    return make
+
+
+@pytest.fixture
+def bank(simulated_with):
+    """The provider on its best behaviour."""
+    return simulated_with()
+
+
+def at_once(work, calls):
+    with ThreadPoolExecutor(20) as pool:
+        return list(pool.map(work, calls))
+
+
+@pytest.mark.parametrize(
+    ("product", "unknown_product", "answer", "reason"),
+    [
+        ("1", "decline", Answer.CAPTURED, ""),
+        ("2", "decline", Answer.DECLINED, "declined by the issuer"),
+        ("3", "decline", Answer.DECLINED, "unknown product"),
+        ("", "decline", Answer.DECLINED, "unknown product"),
+        ("1 ", "decline", Answer.DECLINED, "unknown product"),
+        ("1", "capture", Answer.CAPTURED, ""),
+        ("2", "capture", Answer.DECLINED, "declined by the issuer"),
+        ("3", "capture", Answer.CAPTURED, ""),
+    ],
+)
+def test_the_product_decides(simulated_with, database, product, unknown_product, answer, reason):
+    outcome = simulated_with(unknown_product).charge(replace(CHARGE, product_id=product))
+    assert (outcome.answer, outcome.reason, bool(outcome.reference)) == (answer, reason, True)
+    [entry] = database.ledger.find()
+    assert (entry["_id"], entry["orderId"], entry["answer"]) == (CHARGE.key, CHARGE.order_id, answer.value)
+    assert (entry["value"], entry["currency"], entry["refunded"]) == (9900, "MYR", 0)
+
+
+def test_the_settings_decide_how_it_behaves(settings, books, database):
+    chosen = replace(settings, simulated_unknown_product="capture", simulated_timeout_after_percent=100)
+    bank = providers.make(chosen, books)
+    assert bank.charge(replace(CHARGE, product_id="9")).answer == Answer.UNKNOWN
+    assert database.ledger.find_one()["answer"] == "captured"
+    assert providers.make(settings, books).charge(replace(CHARGE, key="k", product_id="9")).answer == Answer.DECLINED
+
+
+def test_a_provider_that_does_not_exist_is_refused_by_name(settings, books):
+    with pytest.raises(BadSettings, match="no-such-provider"):
+        providers.make(replace(settings, payment_provider="no-such-provider"), books)
+
+
+def test_the_same_key_from_many_at_once_is_one_entry_and_one_answer(bank, database):
+    outcomes = at_once(bank.charge, [CHARGE] * 20)
+    assert len(set(outcomes)) == 1
+    assert outcomes[0].answer == Answer.CAPTURED
+    assert database.ledger.count_documents({}) == 1
+
+
+def test_a_repeated_charge_tells_what_became_of_the_first(bank, database):
+    first = bank.charge(CHARGE)
+    [entry] = database.ledger.find()
+    assert bank.charge(replace(CHARGE, product_id="2", value=1)) == first
+    assert list(database.ledger.find()) == [entry]
+
+
+def test_other_keys_are_other_charges(bank, database):
+    at_once(bank.charge, [replace(CHARGE, key=f"k{at}") for at in range(20)])
+    assert database.ledger.count_documents({"answer": "captured"}) == 20
+
+
+def test_what_was_voided_is_never_charged(bank, database):
+    assert bank.void(VOID).answer == Answer.VOIDED
+    assert bank.charge(CHARGE).answer == Answer.VOIDED
+    assert bank.void(VOID).answer == Answer.VOIDED
+    assert [entry["answer"] for entry in database.ledger.find()] == ["voided"]
+
+
+def test_what_was_charged_can_no_longer_be_voided(bank, database):
+    bank.charge(CHARGE)
+    assert bank.void(VOID).answer == Answer.CAPTURED
+    assert [entry["answer"] for entry in database.ledger.find()] == ["captured"]
+
+
+def test_a_void_tells_of_a_decline(bank):
+    bank.charge(replace(CHARGE, product_id="2"))
+    assert bank.void(VOID).answer == Answer.DECLINED
+
+
+def test_charges_and_voids_at_once_agree_on_one_of_the_two(bank, database):
+    outcomes = at_once(lambda call: bank.void(call) if call is VOID else bank.charge(call), [CHARGE, VOID] * 10)
+    [entry] = database.ledger.find()
+    assert {outcome.answer.value for outcome in outcomes} == {entry["answer"]}
+
+
+def test_a_refund_is_made_once_a_key(bank, database):
+    bank.charge(CHARGE)
+    outcomes = at_once(bank.refund, [refund(900)] * 20)
+    assert {outcome.answer for outcome in outcomes} == {Answer.REFUNDED}
+    [entry] = database.ledger.find()
+    assert (entry["refunded"], [made["value"] for made in entry["refunds"]]) == (900, [900])
+
+
+def test_refunds_at_once_never_exceed_the_charge(bank, database):
+    bank.charge(CHARGE)
+    outcomes = at_once(bank.refund, [refund(2000, f"r{at}") for at in range(20)])
+    assert Counter(outcome.answer for outcome in outcomes) == {Answer.REFUNDED: 4, Answer.DECLINED: 16}
+    [entry] = database.ledger.find()
+    assert (entry["refunded"], len(entry["refunds"])) == (8000, 4)
+    assert bank.refund(refund(1900, "rest")).answer == Answer.REFUNDED
+    assert bank.refund(refund(1, "more")).answer == Answer.DECLINED
+    assert database.ledger.find_one()["refunded"] == 9900
+
+
+def test_a_refund_above_the_charge_is_declined_whole(bank, database):
+    bank.charge(CHARGE)
+    outcome = bank.refund(refund(9901))
+    assert (outcome.answer, outcome.reason) == (Answer.DECLINED, "exceeds the charge")
+    assert database.ledger.find_one()["refunded"] == 0
+
+
+@pytest.mark.parametrize("before", ["nothing", "declined", "voided"])
+def test_where_nothing_was_taken_nothing_is_refunded(bank, database, before):
+    if before == "declined":
+        bank.charge(replace(CHARGE, product_id="2"))
+    if before == "voided":
+        bank.void(VOID)
+    assert bank.refund(REFUND).answer == Answer.DECLINED
+    assert database.ledger.count_documents({"refunded": {"$gt": 0}}) == 0
+
+
+def test_it_can_be_asked_what_became_of_a_call(bank):
+    assert bank.find(CHARGE) is bank.find(VOID) is bank.find(REFUND) is None
+    charged = bank.charge(CHARGE)
+    assert bank.find(CHARGE) == bank.find(VOID) == charged
+    assert bank.find(REFUND) is None
+    bank.refund(REFUND)
+    assert bank.find(REFUND).answer == Answer.REFUNDED
+    assert bank.find(refund(900, "another")) is None
+    assert bank.find(CHARGE) == charged
+
+
+def call(bank, wanted):
+    return {Kind.CHARGE: bank.charge, Kind.VOID: bank.void, Kind.REFUND: bank.refund}[wanted.kind](wanted)
+
+
+@pytest.mark.parametrize("wanted", [CHARGE, VOID, REFUND], ids=lambda wanted: wanted.kind)
+@pytest.mark.parametrize(
+    ("fault", "answer", "happens"),
+    [
+        ("fail", Answer.NOT_ATTEMPTED, False),
+        ("timeout_before", Answer.UNKNOWN, False),
+        ("timeout_after", Answer.UNKNOWN, True),
+    ],
+)
+def test_a_fault_hits_every_call_when_it_is_set_to_all_of_them(simulated_with, bank, wanted, fault, answer, happens):
+    if wanted.kind == Kind.REFUND:
+        bank.charge(CHARGE)
+    faulty = simulated_with(**{fault: 100})
+    outcomes = [call(faulty, wanted) for _ in range(10)]
+    assert {outcome.answer for outcome in outcomes} == {answer}
+    assert all(outcome.reason for outcome in outcomes)
+    found = bank.find(wanted)
+    assert (found is not None) is happens
+    assert faulty.find(wanted) == found
+
+
+def test_without_faults_every_call_is_answered(bank):
+    outcomes = [bank.charge(replace(CHARGE, key=f"k{at}")) for at in range(50)]
+    assert {outcome.answer for outcome in outcomes} == {Answer.CAPTURED}
+
+
+def test_faults_share_the_calls_by_their_percentages(monkeypatch):
+    faults = Faults(fail=20, timeout_before=30, timeout_after=10)
+    for die, expected in [
+        (0, "fail"), (19.99, "fail"), (20, "timeout_before"), (49.99, "timeout_before"),
+        (50, "timeout_after"), (59.99, "timeout_after"), (60, ""), (99.99, ""),
+    ]:  # fmt: skip
+        monkeypatch.setattr(simulated.random, "uniform", lambda low, high, die=die: die)
+        assert faults.draw() == expected
+    drawn_from = []
+    monkeypatch.setattr(simulated.random, "uniform", lambda low, high: drawn_from.append((low, high)) or 0)
+    faults.draw()
+    assert drawn_from == [(0, 100)]
+
+
+def test_a_charge_that_timed_out_after_it_was_made_is_not_made_again(simulated_with, bank, database):
+    assert simulated_with(timeout_after=100).charge(CHARGE).answer == Answer.UNKNOWN
+    assert bank.find(CHARGE).answer == Answer.CAPTURED
+    assert bank.charge(CHARGE).answer == Answer.CAPTURED
+    assert database.ledger.count_documents({}) == 1
+
+
+def test_it_can_be_told_to_be_slow(simulated_with):
+    slow = simulated_with(latency_ms=120)
+    started = time.monotonic()
+    assert slow.charge(CHARGE).answer == Answer.CAPTURED
+    assert time.monotonic() - started >= 0.12
+
+
+def test_when_its_books_are_away_the_outcome_is_unknown(books):
+    class Away:
+        clock = books.clock
+
+        @contextmanager
+        def bounded(self):
+            raise Unavailable("no primary")
+            yield
+
+    bank = SimulatedProvider(Ledger(Away()), Faults())
+    for wanted in (CHARGE, VOID, REFUND):
+        assert call(bank, wanted).answer == Answer.UNKNOWN
+        assert bank.find(wanted).answer == Answer.UNKNOWN
+
+
+def test_the_books_outlive_the_process(bank, books):
+    bank.charge(CHARGE)
+    bank.refund(refund(900))
+    later = SimulatedProvider(Ledger(books), Faults())
+    assert later.find(CHARGE).answer == Answer.CAPTURED
+    assert later.find(refund(900)).answer == Answer.REFUNDED

@@ -1,0 +1,282 @@
+"""The commands: what they print, what they change, and how they end."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from bson import ObjectId
+from werkzeug.serving import make_server
+
+from app.main import NO_DATABASE, create_app, runtime
+from app.payments.payment import Answer, Outcome
+from app.payments.providers import make
+
+
+class Silent:
+    """The simulated provider while it says nothing: calls time out, `after` their effect or before it."""
+
+    def __init__(self, real):
+        self._real = real
+        self.silent = True
+        self.after = False
+        self.charged = []
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
+
+    def find(self, call):
+        return None if self.silent else self._real.find(call)
+
+    def charge(self, call):
+        self.charged.append(call.key)
+        if self.silent and not self.after:
+            return Outcome(answer=Answer.UNKNOWN, reason="no word")
+        outcome = self._real.charge(call)
+        return Outcome(answer=Answer.UNKNOWN, reason="no word") if self.silent else outcome
+
+
+@pytest.fixture
+def silent(settings):
+    """An application at work whose provider says nothing, and that provider; two tries, then a payment is parked."""
+    made = []
+
+    def provider(given, store):
+        made.append(Silent(make(given, store)))
+        return made[-1]
+
+    app = create_app(replace(settings, payment_tries=2), make_provider=provider)
+    runtime(app).prepare()
+    runtime(app).start()
+    yield app, made[0]
+    runtime(app).stop()
+
+
+@pytest.fixture
+def parked(silent, place, eventually, database):
+    """The id of an order whose payment is parked."""
+    app, provider = silent
+
+    def make(after=False, **changes):
+        provider.after = after
+        order_id = place(app.test_client(), **changes)
+        eventually(lambda: database.payments.count_documents({"_id": order_id, "status": "Unknown"}))
+        eventually(lambda: database.orders.count_documents({"_id": ObjectId(order_id), "paymentStatus": "Unknown"}))
+        provider.silent = False
+        return order_id
+
+    return make
+
+
+@pytest.fixture
+def run(app):
+    """Run a command as an operator does, beside the server; tells its exit code and its output."""
+
+    def command(*words, within=app):
+        told = within.test_cli_runner().invoke(args=words)
+        assert told.exception is None or isinstance(told.exception, SystemExit), told.exception
+        return told.exit_code, told.output
+
+    return command
+
+
+@pytest.fixture
+def served(app, running):
+    """The address of an application that works."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def becomes(database, eventually):
+    """Wait until an order has this state."""
+
+    def wait(order_id, *statuses):
+        wanted = dict(zip(("orderStatus", "paymentStatus"), statuses, strict=True))
+        eventually(lambda: database.orders.count_documents({"_id": ObjectId(order_id), **wanted}))
+
+    return wait
+
+
+@pytest.fixture
+def buried(client, place, database):
+    """The id of an order whose first event became a dead letter."""
+    order_id = place(client)
+    database.orders.update_one({}, {"$set": {"outbox.0.type": "Nonsense"}})
+    relay = runtime(client.application).orders.relay
+    for _ in range(relay._tries):
+        runtime(client.application).orders.outbox.take_hints(128, 0.0)
+        database.orders.update_one({}, {"$set": {"relayDue": database.orders.find_one()["createdAt"]}})
+        relay.sweep()
+    return order_id
+
+
+def test_the_demo_shows_nine_steps_of_a_good_order_and_of_a_declined_one(run, served):
+    code, output = run("demo", "--url", served)
+    assert code == 0, output
+    assert [line.split()[0] for line in output.splitlines() if line.startswith("  ")] == [*"123456789"] * 2
+    assert "is now Success" in output
+    assert "is now Declined" in output
+
+
+def test_the_demo_says_that_nothing_listens(run):
+    code, output = run("demo", "--url", "http://127.0.0.1:9")
+    assert code == 1
+    assert "no Orderflow answers at http://127.0.0.1:9" in output
+    assert "Traceback" not in output
+
+
+def test_the_demo_says_when_steps_are_missing(run, app):
+    """A server whose background work does not run."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(server.serve_forever)
+        code, output = run("demo", "--url", f"http://127.0.0.1:{server.port}", "--seconds", "0.5")
+        server.shutdown()
+    server.server_close()
+    assert code == 1
+    assert "of 9 steps were seen within 0.5 s" in output
+
+
+@pytest.mark.parametrize("group", ["payments", "dead-letters"])
+def test_lists_are_empty_where_all_is_well(run, group):
+    assert run(group, "list")[0] == 0
+    assert "none" in run(group, "list")[1]
+    assert json.loads(run(group, "list", "--json")[1]) == []
+
+
+def test_parked_payments_are_listed_with_their_reason(run, parked):
+    order_id = parked()
+    [row] = json.loads(run("payments", "list", "--json")[1])
+    assert (row["orderId"], row["why"], row.keys()) == (order_id, "no word", {"orderId", "since", "why"})
+    assert order_id in run("payments", "list")[1]
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_retried_payment_is_settled_with_the_same_key(run, parked, silent, becomes, database, after):
+    order_id = parked(after)
+    assert run("payments", "retry", order_id) == (0, f"{order_id} is now Processing\n")
+    becomes(order_id, "Success", "Captured")
+    assert database.ledger.count_documents({"answer": "captured"}) == 1
+    assert set(silent[1].charged) == {f"{order_id}:1"}
+
+
+def test_a_retry_is_refused_when_the_provider_may_have_forgotten_the_key(run, parked, silent, database, settings):
+    order_id = parked()
+    silent[1].charged.clear()
+    grow_old(database, order_id, settings)
+    code, output = run("payments", "retry", order_id)
+    assert (code, "may have forgotten this key" in output) == (1, True)
+    assert database.payments.find_one()["status"] == "Unknown"
+    assert silent[1].charged == []
+
+
+def test_a_retry_settles_an_old_payment_by_what_the_provider_still_knows(run, parked, becomes, database, settings):
+    order_id = parked(after=True)
+    grow_old(database, order_id, settings)
+    assert run("payments", "retry", order_id) == (0, f"{order_id} is now Captured\n")
+    becomes(order_id, "Success", "Captured")
+    assert database.ledger.count_documents({"answer": "captured"}) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "ends"),
+    [
+        ("captured", "Captured", ("Success", "Captured")),
+        ("declined", "Declined", ("Declined", "Declined")),
+    ],
+)
+def test_a_payment_is_resolved_as_the_operator_found_it(run, parked, becomes, database, answer, status, ends):
+    order_id = parked(after=answer == "captured")
+    told = run("payments", "resolve", order_id, answer, "--reference", "ref-9", "--reason", "Ann called the bank")
+    assert told == (0, f"{order_id} is now {status}\n")
+    becomes(order_id, *ends)
+    assert "Ann called the bank" in database.payments.find_one()["attempts"][-1]["reason"]
+    assert json.loads(run("payments", "list", "--json")[1]) == []
+
+
+def test_a_payment_resolved_as_captured_after_its_order_was_cancelled_is_refunded(
+    run, silent, parked, becomes, database, eventually
+):
+    order_id = parked(after=True)
+    silent[1].silent = True
+    silent[0].test_client().put("/orders", json={"orderId": order_id, "orderStatus": "Cancelled"})
+    silent[1].silent = False
+    becomes(order_id, "Cancelled", "Refunded")
+    assert database.ledger.find_one()["refunded"] == 9900
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["retry", "0123456789abcdef01234567"], 1, "there is no payment for order"),
+        (["resolve", "0123456789abcdef01234567", "captured", "--reason", "x"], 1, "there is no payment for order"),
+        (["resolve", "x", "captured"], 2, "--reason"),
+        (["resolve", "x", "perhaps", "--reason", "x"], 2, "perhaps"),
+        (["retry"], 2, "Missing argument"),
+    ],
+)
+def test_what_cannot_be_done_to_a_payment_is_said_in_a_sentence(run, words, code, said):
+    told = run("payments", *words)
+    assert (told[0], said in told[1]) == (code, True), told[1]
+    assert "Traceback" not in told[1]
+
+
+def test_a_payment_that_is_not_parked_is_left_alone(run, served, place, app, becomes, database):
+    order_id = place(app.test_client())
+    becomes(order_id, "Success", "Captured")
+    for words in (["retry", order_id], ["resolve", order_id, "declined", "--reason", "x"]):
+        code, output = run("payments", *words)
+        assert (code, "not parked" in output) == (1, True)
+    assert database.payments.find_one()["status"] == "Captured"
+
+
+def test_a_refund_cannot_be_resolved_as_a_decline_of_the_charge(run, parked, database):
+    order_id = parked()
+    code, output = run("payments", "resolve", order_id, "refunded", "--reason", "x")
+    assert (code, "cannot be resolved as refunded" in output) == (1, True)
+    assert database.payments.find_one()["status"] == "Unknown"
+
+
+def test_dead_letters_are_listed_with_their_reason(run, buried):
+    [row] = json.loads(run("dead-letters", "list", "--json")[1])
+    assert (row["module"], row["orderId"], row["event"], row["tries"]) == ("orders", buried, "Nonsense", 8)
+    assert "Nonsense" in row["why"]
+    assert buried in run("dead-letters", "list")[1]
+
+
+def test_a_replayed_dead_letter_is_delivered(run, buried, app, database, becomes):
+    database.orders.update_one({}, {"$set": {"outbox.0.type": "OrderCreated"}})
+    assert run("dead-letters", "replay", buried) == (0, f"{buried}: due again in orders\n")
+    assert json.loads(run("dead-letters", "list", "--json")[1]) == []
+    runtime(app).start()
+    becomes(buried, "Success", "Captured")
+
+
+def test_replaying_what_is_no_dead_letter_is_said_in_a_sentence(run):
+    for order_id in ("0123456789abcdef01234567", "x"):
+        code, output = run("dead-letters", "replay", order_id)
+        assert (code, f"order {order_id} has no dead letter" in output) == (1, True)
+
+
+@pytest.mark.parametrize("words", [["doctor"], ["payments", "list"], ["dead-letters", "list"]])
+def test_without_a_database_a_command_says_so(run, settings, words):
+    nowhere = create_app(replace(settings, mongodb_uri=NO_DATABASE))
+    try:
+        code, output = run(*words, within=nowhere)
+    finally:
+        runtime(nowhere).stop()
+    assert (code, "is MONGODB_URI right" in output) == (1, True), output
+
+
+def grow_old(database, order_id, settings):
+    first = database.payments.find_one({"_id": order_id})["firstAt"]
+    older = first - timedelta(hours=settings.provider_key_hours, minutes=1)
+    database.payments.update_one({"_id": order_id}, {"$set": {"firstAt": older}})

@@ -1,0 +1,207 @@
+"""The database dies, hangs or is not there yet: every answer says so, and all is well when it is back."""
+
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app.embedded import Mongod
+from app.main import create_app, runtime
+
+MEMORY = Path("/dev/shm")
+UNKNOWN = "692000000000000000000000"
+
+
+@pytest.fixture
+def port():
+    """A port where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def mongod(port):
+    """A mongod of the test's own, not started; gone at the end even if it hangs."""
+    folder = Path(tempfile.mkdtemp(prefix="orderflow-gone-", dir=MEMORY if MEMORY.is_dir() else None))
+    own = Mongod(folder, port=port)
+    yield own
+    own.kill()
+    own.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def serve(settings, port):
+    """The application with its database there, whether it runs or not, and times short enough to see a rescue."""
+    changed = replace(
+        settings,
+        mongodb_uri=f"mongodb://127.0.0.1:{port}/?replicaSet=orderflow",
+        request_deadline=0.8,
+        background_deadline=0.8,
+        payment_timeout=1.0,
+        payment_lease=3.5,
+        log_level="error",
+    )
+    made = []
+
+    def make(**changes):
+        app = create_app(replace(changed, **changes))
+        made.append(app)
+        runtime(app).start()
+        return app.test_client()
+
+    yield make
+    for app in made:
+        runtime(app).stop()
+
+
+@contextmanager
+def killed(mongod):
+    """No process, and nobody listens."""
+    mongod.kill()
+    yield
+    mongod.start()
+
+
+@contextmanager
+def frozen(mongod):
+    """The process is there and takes connections, but says nothing."""
+    process = psutil.Process(mongod.pid)
+    process.suspend()
+    try:
+        while any(state_of(thread) != "T" for thread in Path(f"/proc/{mongod.pid}/task").iterdir()):
+            time.sleep(0.001)
+        yield
+    finally:
+        process.resume()
+
+
+def state_of(thread):
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0]
+
+
+every_way = pytest.mark.parametrize("gone", [killed, frozen])
+
+
+def ready(client):
+    return lambda: client.get("/readyz").status_code == 200
+
+
+def settled(client, order_id, order_status):
+    return lambda: client.get(f"/orders/status/{order_id}").get_json().get("orderStatus") == order_status
+
+
+def check_unavailable(answer):
+    assert answer.status_code == 503, answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert int(answer.headers["Retry-After"]) >= 1
+    body = answer.get_json()
+    assert (body["ok"], body["status"], body["code"]) == (False, 503, "unavailable")
+    assert body["requestId"] == answer.headers["X-Request-Id"]
+    assert not any(word in answer.text for word in ("127.0.0.1", "mongo", "Traceback", "Error"))
+
+
+def asks(new_order, order_id):
+    """One request to each route that needs the database."""
+    return [
+        lambda client: client.post("/orders", json=new_order()),
+        lambda client: client.put("/orders", json={"orderId": order_id, "orderStatus": "Cancelled"}),
+        lambda client: client.get(f"/orders/one/{order_id}"),
+        lambda client: client.get(f"/orders/status/{order_id}"),
+        lambda client: client.get("/orders/user-7"),
+        lambda client: client.post(f"/orders/one/{order_id}/refunds", json={}),
+        lambda client: client.get("/orders/one/" + UNKNOWN),
+    ]
+
+
+@every_way
+def test_every_route_says_so_while_it_is_gone_and_works_when_it_is_back(
+    mongod, serve, gone, new_order, place, eventually
+):
+    mongod.start()
+    client = serve()
+    eventually(ready(client))
+    order_id = place(client)
+    eventually(settled(client, order_id, "Success"))
+    with gone(mongod):
+        for ask in asks(new_order, order_id):
+            check_unavailable(ask(client))
+        assert client.get("/readyz").status_code == 503
+        assert client.get("/readyz").get_json() == {"ok": False}
+        assert client.get("/healthz").status_code == 200
+    eventually(ready(client), 60)
+    assert [ask(client).status_code for ask in asks(new_order, order_id)] == [201, 200, 200, 200, 200, 409, 404]
+    assert client.get(f"/orders/status/{order_id}").get_json()["orderStatus"] == "Cancelled"
+
+
+@every_way
+def test_orders_taken_before_settle_when_it_is_back(mongod, serve, gone, place, eventually):
+    mongod.start()
+    # Slow enough that no payment is done when the database goes.
+    client = serve(simulated_latency_ms=700)
+    eventually(ready(client))
+    wanted = {place(client, productId=product): status for product, status in (("1", "Success"), ("2", "Declined"))}
+    with gone(mongod):
+        check_unavailable(client.get(f"/orders/one/{min(wanted)}"))
+    eventually(ready(client), 60)
+    for order_id, order_status in wanted.items():
+        eventually(settled(client, order_id, order_status), 60)
+
+
+@every_way
+def test_what_needs_no_database_is_answered_as_ever(mongod, serve, gone, eventually):
+    mongod.start()
+    client = serve()
+    eventually(ready(client))
+    with gone(mongod):
+        assert client.post("/orders", json={}).status_code == 422
+        assert client.post("/orders", data="{", content_type="application/json").status_code == 400
+        assert client.put("/orders", data="x").status_code == 415
+        assert client.delete("/orders").status_code == 405
+        assert client.get("/orders/one/nonsense").status_code == 404
+        assert client.get("/nothing").status_code == 404
+        assert client.get("/api").status_code == 200
+        assert client.get("/api-json").status_code == 200
+        assert client.get("/metrics").status_code == 200
+
+
+def test_a_crowd_is_answered_too_while_it_hangs(mongod, serve, new_order, place, eventually):
+    mongod.start()
+    client = serve()
+    eventually(ready(client))
+    order_id = place(client)
+    with frozen(mongod), ThreadPoolExecutor(48) as crowd:
+        answers = crowd.map(lambda ask: ask(client.application.test_client()), asks(new_order, order_id) * 8)
+        for answer in answers:
+            check_unavailable(answer)
+    eventually(ready(client), 60)
+    assert client.get(f"/orders/one/{order_id}").status_code == 200
+
+
+def test_a_server_that_was_there_before_it_works_once_it_is(mongod, serve, new_order, place, eventually):
+    client = serve()
+    assert client.get("/readyz").status_code == 503
+    assert client.get("/healthz").status_code == 200
+    check_unavailable(client.post("/orders", json=new_order()))
+    check_unavailable(client.get(f"/orders/one/{UNKNOWN}"))
+    mongod.start()
+    eventually(ready(client), 60)
+    eventually(settled(client, place(client), "Success"), 60)
+
+
+def test_a_server_that_never_saw_it_can_be_stopped(settings, port):
+    app = create_app(replace(settings, mongodb_uri=f"mongodb://127.0.0.1:{port}/?replicaSet=orderflow"))
+    runtime(app).start()
+    stopping = threading.Thread(target=runtime(app).stop)
+    stopping.start()
+    stopping.join(60)
+    assert not stopping.is_alive()
+    assert app.test_client().get("/readyz").status_code == 503

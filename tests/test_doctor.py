@@ -1,0 +1,258 @@
+"""The doctor finds nothing on a healthy database, and each kind of damage under its own name."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from bson import ObjectId
+
+from app.database import Database
+from app.doctor import INVARIANTS, Doctor
+from app.main import create_app, runtime
+
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def doctor(settings):
+    """A doctor who gives work a minute."""
+    database = Database(settings.mongodb_uri, settings.database)
+    yield Doctor(*(database.collection(name, 5.0) for name in ("orders", "payments", "ledger")), 60.0)
+    database.close()
+
+
+@pytest.fixture
+def paid(app, settings, place, eventually, database):
+    """The ids of a paid order, a declined and a cancelled one; nothing works any more by then."""
+    at_work = create_app(settings)
+    runtime(at_work).start()
+    client = at_work.test_client()
+    ids = place(client), place(client, productId="2"), place(client)
+    eventually(lambda: database.orders.count_documents({"orderStatus": "Processing"}) == 0)
+    client.put("/orders", json={"orderId": ids[2], "orderStatus": "Cancelled"})
+    left = {"$or": [{"outbox.0": {"$exists": True}}, {"dueAt": {"$exists": True}}]}
+    eventually(
+        lambda: (
+            database.orders.count_documents({"paymentStatus": "Refunded"}) == 1
+            and not database.orders.count_documents(left)
+            and not database.payments.count_documents(left)
+        )
+    )
+    runtime(at_work).stop()
+    return ids
+
+
+@pytest.fixture
+def lift(database):
+    """Let the collections take what their validators would refuse."""
+    for name in ("orders", "payments", "ledger"):
+        database.command("collMod", name, validationLevel="off")
+
+
+def order(database, order_id, **changes):
+    database.orders.update_one({"_id": ObjectId(order_id)}, {"$set": changes})
+
+
+def payment(database, order_id, **changes):
+    database.payments.update_one({"_id": order_id}, {"$set": changes})
+
+
+def charge(database, order_id, **changes):
+    assert database.ledger.update_one({"orderId": order_id}, {"$set": changes}).matched_count == 1
+
+
+def second_charge(database, order_id):
+    [entry] = database.ledger.find({"orderId": order_id})
+    database.ledger.insert_one({**entry, "_id": f"{order_id}:2"})
+    order(database, order_id, paymentStatus="Unknown")
+    database.orders.update_one({"_id": ObjectId(order_id)}, {"$set": {"events.1.paymentStatus": "Unknown"}})
+    payment(database, order_id, status="Unknown")
+
+
+def stuck(database, order_id):
+    order(database, order_id, updatedAt=LONG_AGO, paymentStatus="Refunding")
+    database.orders.update_one({"_id": ObjectId(order_id)}, {"$set": {"events.1.paymentStatus": "Refunding"}})
+    payment(database, order_id, status="Refunding")
+
+
+def never_paid(database, order_id):
+    [doc] = database.orders.find({"_id": ObjectId(order_id)})
+    order(
+        database,
+        order_id,
+        orderStatus="Processing",
+        paymentStatus="Processing",
+        updatedAt=LONG_AGO,
+        sequence=1,
+        events=doc["events"][:1],
+    )
+    database.payments.delete_one({"_id": order_id})
+    database.ledger.delete_one({"orderId": order_id})
+
+
+def same_key(database, order_id):
+    database.orders.drop_index("one_order_a_key")
+    database.orders.update_many({}, {"$set": {"idempotency": {"key": "k", "fingerprint": ""}}})
+    database.orders.update_one({"orderStatus": "Declined"}, {"$unset": {"idempotency": ""}})
+
+
+EVENT = {"type": "PaymentVoided", "event_id": "e"}
+DAMAGE = {
+    "an order stuck while it is refunded": ("settled", stuck),
+    "an order nobody ever paid": ("settled", never_paid),
+    "two charges": ("one charge", second_charge),
+    "a charge in another currency": ("one charge", lambda db, one: charge(db, one, currency="USD")),
+    "a charge that went back": ("books", lambda db, one: charge(db, one, refunded=9900)),
+    "a charge that was never made": ("books", lambda db, one: charge(db, one, answer="voided")),
+    "a refund that was never made": (
+        "books",
+        lambda db, one: order(db, one, refunds=[{"id": "r", "value": 100, "at": LONG_AGO}]),
+    ),
+    "a payment that says otherwise": ("agreement", lambda db, one: payment(db, one, status="Declined")),
+    "an order without its payment": ("agreement", lambda db, one: db.payments.delete_one({"_id": one})),
+    "a gap in the timeline": (
+        "timeline",
+        lambda db, one: db.orders.update_one({"_id": ObjectId(one)}, {"$set": {"events.1.sequence": 3}}),
+    ),
+    "a repeat in the timeline": (
+        "timeline",
+        lambda db, one: db.orders.update_one(
+            {"_id": ObjectId(one)}, {"$push": {"events": {"sequence": 2, "from": "Success", "to": "Success"}}}
+        ),
+    ),
+    "a step from elsewhere": (
+        "timeline",
+        lambda db, one: db.orders.update_one({"_id": ObjectId(one)}, {"$set": {"events.1.from": "Confirm"}}),
+    ),
+    "a state the timeline does not tell of": ("timeline", lambda db, one: order(db, one, orderStatus="Confirm")),
+    "two orders of one key": ("one key", same_key),
+    "an event due for an hour": ("delivered", lambda db, one: order(db, one, outbox=[EVENT], relayDue=LONG_AGO)),
+    "an event nobody will deliver": ("delivered", lambda db, one: payment(db, one, outbox=[EVENT])),
+    "a payment due for an hour": ("delivered", lambda db, one: payment(db, one, dueAt=LONG_AGO)),
+    "a charge without its order": (
+        "no stray",
+        lambda db, one: db.ledger.insert_one(
+            {**db.ledger.find_one(), "_id": "stray", "orderId": "0123456789abcdef01234567"}
+        ),
+    ),
+    "a payment without its order": (
+        "no stray",
+        lambda db, one: db.payments.insert_one({**db.payments.find_one(), "_id": "0123456789abcdef01234567"}),
+    ),
+}
+
+
+def test_a_healthy_database_has_no_finding(doctor, paid):
+    report = doctor.examine(paid, 0.0)
+    assert (report.orders, report.findings, report.attention, report.healthy) == (3, [], [], True)
+
+
+def test_an_empty_database_is_healthy(app, doctor):
+    assert doctor.examine((), 0.0).healthy
+
+
+@pytest.mark.parametrize(("invariant", "damage"), DAMAGE.values(), ids=DAMAGE)
+def test_each_kind_of_damage_is_found_and_nothing_else(doctor, paid, lift, database, invariant, damage):
+    damage(database, paid[0])
+    report = doctor.examine(paid, 0.0)
+    assert [finding.invariant for finding in report.findings] == [invariant]
+    assert not report.healthy
+
+
+def test_an_acknowledged_order_that_is_gone_is_found(doctor, paid, database):
+    database.orders.delete_one({"_id": ObjectId(paid[1])})
+    report = doctor.examine(paid, 0.0)
+    found = {(finding.invariant, finding.order_id) for finding in report.findings}
+    assert found == {("acknowledged", paid[1]), ("no stray", paid[1])}
+
+
+def test_every_invariant_is_put_to_the_test():
+    assert {invariant for invariant, _ in DAMAGE.values()} | {"acknowledged"} == set(INVARIANTS)
+
+
+def test_work_that_is_young_is_not_stuck(client, place, doctor):
+    place(client)
+    assert doctor.examine((), 0.0).healthy
+
+
+def test_what_rights_itself_within_the_pause_is_no_finding(doctor, paid, database, monkeypatch):
+    order(database, paid[0], orderStatus="Confirm")
+    monkeypatch.setattr("app.doctor.time.sleep", lambda _: order(database, paid[0], orderStatus="Success"))
+    assert doctor.examine(paid, 1.0).healthy
+
+
+def test_what_waits_for_an_operator_is_told_and_is_no_violation(doctor, paid, database):
+    order(database, paid[0], paymentStatus="Unknown")
+    database.orders.update_one({"_id": ObjectId(paid[0])}, {"$set": {"events.1.paymentStatus": "Unknown"}})
+    payment(database, paid[0], status="Unknown", parked="nobody knows")
+    letter = {"reason": "poison", "event_id": "e", "failures": 8, "at": LONG_AGO}
+    order(database, paid[1], deadLetter=letter, outbox=[EVENT])
+    report = doctor.examine(paid, 0.0)
+    assert report.healthy
+    assert [(told.invariant, told.order_id, told.detail) for told in report.attention] == [
+        ("parked", paid[0], "nobody knows"),
+        ("dead letters", paid[1], "poison"),
+    ]
+
+
+def test_a_payment_an_operator_has_retried_is_no_disagreement_while_it_is_asked_for(doctor, paid, database):
+    """The order goes on to say Unknown until its payment has news."""
+    order(database, paid[0], paymentStatus="Unknown")
+    database.orders.update_one({"_id": ObjectId(paid[0])}, {"$set": {"events.1.paymentStatus": "Unknown"}})
+    payment(database, paid[0], status="Processing", dueAt=datetime.now(UTC) + timedelta(seconds=30))
+    report = doctor.examine(paid, 0.0)
+    assert report.findings == []
+
+
+def test_the_command_prints_a_table_and_ends_well_on_a_healthy_database(app, paid):
+    told = app.test_cli_runner().invoke(args=["doctor", "--pause", "0"])
+    assert (told.exit_code, "3 orders examined" in told.output) == (0, True), told.output
+    for invariant in INVARIANTS:
+        assert invariant in told.output
+
+
+def test_the_command_ends_with_1_on_a_violation(app, paid, database):
+    charge(database, paid[0], refunded=9900)
+    told = app.test_cli_runner().invoke(args=["doctor", "--pause", "0"])
+    assert told.exit_code == 1
+    assert paid[0][:10] in told.output
+
+
+def test_the_command_prints_json(app, paid, database):
+    runner = app.test_cli_runner()
+    told = json.loads(runner.invoke(args=["doctor", "--pause", "0", "--json"]).output)
+    assert told == {"orders": 3, "findings": [], "attention": [], "healthy": True}
+    charge(database, paid[0], refunded=9900)
+    told = runner.invoke(args=["doctor", "--pause", "0", "--json"])
+    [finding] = json.loads(told.output)["findings"]
+    assert (told.exit_code, finding["invariant"], finding["order_id"]) == (1, "books", paid[0])
+
+
+def test_the_command_checks_the_orders_that_were_acknowledged(app, paid, tmp_path):
+    known = tmp_path / "acknowledged"
+    known.write_text("\n".join([*paid, "", ""]))
+    runner = app.test_cli_runner()
+    assert runner.invoke(args=["doctor", "--pause", "0", "--acknowledged", str(known)]).exit_code == 0
+    known.write_text("\n".join([*paid, "0123456789abcdef01234567"]))
+    told = runner.invoke(args=["doctor", "--pause", "0", "--json", "--acknowledged", str(known)])
+    assert told.exit_code == 1
+    assert json.loads(told.output)["findings"] == [
+        {"invariant": "acknowledged", "order_id": "0123456789abcdef01234567", "detail": "is not stored"}
+    ]
+
+
+def test_a_word_that_is_no_id_among_the_acknowledged_is_refused_in_a_sentence(app, paid, tmp_path):
+    known = tmp_path / "acknowledged"
+    known.write_text("not an id\n")
+    told = app.test_cli_runner().invoke(args=["doctor", "--pause", "0", "--acknowledged", str(known)])
+    assert told.exit_code != 0
+    assert "not an id" in told.output
+    assert told.exception is None or isinstance(told.exception, SystemExit)
+
+
+def test_the_doctor_changes_nothing(doctor, paid, lift, database):
+    charge(database, paid[0], refunded=9900)
+    payment(database, paid[0], dueAt=LONG_AGO)
+    before = [list(database[name].find().sort("_id")) for name in ("orders", "payments", "ledger")]
+    assert not doctor.examine(paid, 0.0).healthy
+    assert [list(database[name].find().sort("_id")) for name in ("orders", "payments", "ledger")] == before

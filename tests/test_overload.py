@@ -1,0 +1,149 @@
+"""More than can be worked off: new orders are refused in time, and a provider that hangs holds up nobody else."""
+
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from app.main import create_app, runtime
+from app.payments.payment import Answer, Outcome
+from app.payments.providers import make
+
+
+class Hanging:
+    """The simulated provider; calls for product "slow" hang until it is well, those for "1" do not.
+
+    While `failing`, whatever is asked is answered as out of order.
+    """
+
+    def __init__(self, real):
+        self._real = real
+        self.well = threading.Event()
+        self.failing = False
+        self.asked = 0
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
+
+    def charge(self, call):
+        self.asked += 1
+        if self.failing:
+            return Outcome(answer=Answer.NOT_ATTEMPTED, reason="out of order")
+        if call.product_id == "slow":
+            self.well.wait(60)
+        return self._real.charge(call)
+
+
+@pytest.fixture
+def hang(settings):
+    """Make an application at work with such a provider, and changed settings."""
+    made = []
+
+    def start(**changes):
+        providers = []
+
+        def provider(given, store):
+            providers.append(Hanging(make(given, store)))
+            return providers[0]
+
+        app = create_app(replace(settings, **changes), make_provider=provider)
+        made.append((app, providers[0]))
+        runtime(app).prepare()
+        runtime(app).start()
+        return app, providers[0]
+
+    yield start
+    for app, provider in made:
+        provider.well.set()
+        runtime(app).stop()
+
+
+SHORT = {"payment_timeout": 0.4, "background_deadline": 2.0, "payment_lease": 4.6, "payment_tries": 1000}
+
+
+def test_new_orders_are_refused_while_too_many_wait_and_taken_again_after(
+    hang, new_order, eventually, database, refusals
+):
+    app, provider = hang(
+        backlog_limit=5,
+        payment_threads=1,
+        simulated_unknown_product="capture",
+        payment_timeout=30.0,
+        payment_lease=60.0,
+    )
+    client = app.test_client()
+    accepted = []
+
+    def post(**changes):
+        answer = client.post("/orders", json=new_order(**changes))
+        if answer.status_code == 201:
+            accepted.append(answer.json["created"]["id"])
+        return answer
+
+    refused = eventually(lambda: refusals(post(productId="slow")), 30)
+    assert (refused.status_code, refused.json["code"]) == (503, "overloaded")
+    assert 1 <= int(refused.headers["Retry-After"]) <= 60
+    assert client.get(f"/orders/one/{accepted[0]}").status_code == 200
+    assert client.get("/metrics").status_code == 200
+    cancelled = {"orderId": accepted[-1], "orderStatus": "Cancelled"}
+    assert client.put("/orders", json=cancelled).status_code == 200
+    stored = database.orders.count_documents({})
+    assert stored == len(accepted)
+
+    provider.well.set()
+    eventually(lambda: post().status_code == 201, 30)
+    eventually(lambda: database.orders.count_documents({"orderStatus": "Processing"}) == 0, 30)
+    assert database.ledger.count_documents({"answer": "captured"}) >= len(accepted) - 1
+
+
+@pytest.fixture
+def refusals():
+    """An answer where it refuses."""
+    return lambda answer: answer if answer.status_code == 503 else None
+
+
+def test_a_provider_that_hangs_holds_up_neither_http_nor_other_payments(hang, place, eventually, database):
+    app, _ = hang(payment_threads=4, breaker_failures=1000, simulated_unknown_product="capture", **SHORT)
+    client = app.test_client()
+    for _ in range(3):
+        place(client, productId="slow")
+    started = time.monotonic()
+    others = [place(client) for _ in range(8)]
+    for order_id in others:
+        assert client.get(f"/orders/status/{order_id}").status_code == 200
+    assert time.monotonic() - started < 5
+    paid = {"_id": {"$in": others}, "status": "Captured"}
+    eventually(lambda: database.payments.count_documents(paid) == 8)
+    assert database.payments.count_documents({"productId": "slow", "status": "Processing"}) == 3
+
+
+def test_calls_that_hang_are_settled_as_unknown_and_give_their_lines_to_others(hang, place, eventually, database):
+    """All lines hang; the good order is paid for none the less, once they have timed out."""
+    app, provider = hang(payment_threads=2, breaker_failures=1000, simulated_unknown_product="capture", **SHORT)
+    client = app.test_client()
+    for _ in range(2):
+        place(client, productId="slow")
+    eventually(lambda: provider.asked >= 2)
+    good = place(client)
+    eventually(lambda: database.payments.count_documents({"_id": good, "status": "Captured"}))
+    provider.well.set()
+    eventually(lambda: database.payments.count_documents({"status": "Captured"}) == 3, 30)
+    assert database.ledger.count_documents({"answer": "captured"}) == 3
+
+
+def test_a_provider_that_fails_is_spared_and_found_well_again(hang, place, eventually, database):
+    app, provider = hang(breaker_failures=3, breaker_recovery=1.0, payment_tries=1000, payment_threads=2)
+    provider.failing = True
+    client = app.test_client()
+    for _ in range(6):
+        place(client)
+    guard = runtime(app).payments.worker._guard
+    eventually(lambda: guard.open)
+    asked = provider.asked
+    threading.Event().wait(0.5)
+    assert provider.asked <= asked + 2
+    assert client.get("/health/ready").status_code == 200
+    provider.failing = False
+    eventually(lambda: database.orders.count_documents({"orderStatus": "Success"}) == 6, 30)
+    assert database.ledger.count_documents({}) == 6
