@@ -23,12 +23,13 @@ check: $(VENV)/installed  ## Lint, check types and module boundaries
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-lock: $(VENV)/installed  ## Renew the lock files from setup.cfg
+UV_COMPILE := $(BIN)/uv pip compile -q --no-config --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --default-index https://pypi.org/simple --custom-compile-command "make lock" $(UPGRADE)
+
+lock: $(VENV)/installed  ## Renew the lock files from setup.cfg; UPGRADE=--upgrade takes the newest
 	$(BIN)/pip install -q uv
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
-		--no-emit-index-url setup.cfg -o requirements.lock
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
-		--no-emit-index-url --extra test --extra embedded setup.cfg -o requirements-test.lock
+	$(UV_COMPILE) setup.cfg -o requirements.lock
+	$(UV_COMPILE) --extra test --extra embedded -c requirements.lock setup.cfg -o requirements-test.lock
 
 clean:  ## Remove what was installed and built, but no data
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

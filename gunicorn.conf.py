@@ -14,8 +14,8 @@ settings = Settings.read(os.environ)
 
 wsgi_app = "app.main:create_app()"
 bind = f"{settings.bind}:{settings.port}"
-worker_class = os.environ.get("WORKER_CLASS", "gevent")
-workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+worker_class = os.environ.get("WORKER_CLASS") or "gevent"
+workers = int(os.environ.get("WEB_CONCURRENCY") or "2")
 worker_connections = 1000
 threads = 32
 timeout = 30
@@ -29,12 +29,12 @@ limit_request_line = 4094
 limit_request_fields = 64
 limit_request_field_size = 8190
 
-# Workers share what they count through files there; it must be set before any of them imports the metrics.
-os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="orderflow-metrics-"))
-
 
 def on_starting(server):
     """Start the embedded database where no other is named, for all workers to share."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        # Workers share what they count through files there; it must be set before any of them imports the metrics.
+        server.metrics = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="orderflow-metrics-")
     if settings.mongodb_uri:
         return
     # Kept on the server: this file is read again at a reload, and the database ends when its pipe is let go.
@@ -75,7 +75,7 @@ def worker_exit(server, worker):
 
 def on_exit(server):
     """The database goes last."""
-    shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
+    shutil.rmtree(getattr(server, "metrics", ""), ignore_errors=True)
     database = getattr(server, "database", None)
     if database is not None:
         database.stdin.close()

@@ -13,6 +13,7 @@ from typing import Any
 
 from pymongo import CursorType, WriteConcern
 from pymongo.errors import CollectionInvalid, OperationFailure, PyMongoError
+from pymongo.read_concern import ReadConcern
 
 from app.contracts import Unavailable
 from app.database import NAMESPACE_EXISTS, Document, Store
@@ -79,7 +80,9 @@ class Feed:
             time.sleep(PAUSE)  # A cursor on nothing dies at once.
 
     def _tail(self, wanted: Document, ends: float) -> Iterator[Document]:
-        lines = self._store.collection.find(wanted, cursor_type=CursorType.TAILABLE_AWAIT).max_await_time_ms(200)
+        # With read concern majority a tailable cursor opened on the very first lines stays alive and empty.
+        local = self._store.collection.with_options(read_concern=ReadConcern("local"))
+        lines = local.find(wanted, cursor_type=CursorType.TAILABLE_AWAIT).max_await_time_ms(200)
         while lines.alive and time.monotonic() < ends:
             yield from lines
 

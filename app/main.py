@@ -40,6 +40,7 @@ class Runtime:
         self.provider = provider
         self.feed = feed
         self._started = False
+        self._prepared = False
         self._stopping = False
 
     def prepare(self) -> None:
@@ -50,6 +51,7 @@ class Runtime:
         prepare = getattr(self.provider, "prepare", None)
         if prepare:
             prepare()
+        self._prepared = True
 
     def start(self) -> None:
         """Start the relays and the worker. Call it after any fork."""
@@ -80,7 +82,7 @@ class Runtime:
 
     def ready(self) -> bool:
         """Whether requests can be served."""
-        return not self._stopping and self.database.reachable()
+        return self._prepared and not self._stopping and self.database.reachable()
 
     def _start_when_prepared(self) -> None:
         wait = threading.Event()

@@ -154,7 +154,7 @@ def test_two_workers_tell_one_sum(gunicorn, new_order, eventually, database):
             answer = fresh.post(f"{gunicorn}/orders", json=new_order(), timeout=30)
         return answer.status_code
 
-    eventually(lambda: httpx.get(f"{gunicorn}/health/ready", timeout=30).status_code == 200, 60)
+    eventually(lambda: httpx.get(f"{gunicorn}/readyz", timeout=30).status_code == 200, 60)
     assert {post(number) for number in range(24)} == {201}
     eventually(lambda: database.orders.count_documents({"orderStatus": "Success"}) == 24, 30)
 

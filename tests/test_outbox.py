@@ -452,9 +452,9 @@ def test_stopping_hands_on_what_was_hinted(process, record, scratch, eventually)
     assert settled(scratch)
 
 
-def test_stopping_an_idle_relay_takes_no_time(process, eventually):
+def test_stopping_wakes_an_idle_relay(process, eventually):
     process.relay.start()
-    eventually(lambda: process.relay._thread.is_alive())
+    eventually(lambda: process.outbox.hints.not_empty._waiters)
     began = time.monotonic()
     process.relay.stop(10.0)
     assert not process.relay._thread.is_alive()
@@ -536,10 +536,13 @@ def test_nothing_delivered_is_nothing_to_acknowledge(process, record, scratch):
     assert scratch.find_one() == before
 
 
-def test_a_failure_told_late_does_not_bring_a_delivered_event_back(start_process, process, record, hurry, scratch):
+@pytest.mark.parametrize("trouble", [ValueError("not yet"), Unavailable("no database")], ids=repr)
+def test_a_failure_told_late_does_not_bring_a_delivered_event_back(
+    start_process, process, record, hurry, scratch, trouble
+):
     record(created("a"))
     slow = start_process()
-    slow.receiver.trouble["a"] = ValueError("not yet")
+    slow.receiver.trouble["a"] = trouble
     claimed = slow.outbox.claim(10)
     hurry()
     process.relay.sweep()
@@ -584,9 +587,9 @@ def test_a_running_relay_repeats_by_itself(start_process, record, eventually, sc
     eventually(lambda: settled(scratch))
 
 
-def test_the_pause_grows_with_the_failures(process, record, scratch, hurry):
+def test_the_pause_grows_with_the_failures(start_process, record, scratch, hurry):
+    process = start_process(tries=20)
     record(created("a"))
-    process.relay._tries = 20
     process.receiver.trouble["a"] = ValueError("poison")
     pauses = []
     for _ in range(10):
@@ -777,6 +780,15 @@ def test_news_of_an_order_does_not_make_its_failures_forgotten(process, record, 
     process.relay.deliver(process.outbox.take_hints(10, 0))
     [letter] = process.outbox.dead_letters(10)
     assert (letter["deadLetter"]["event_id"], letter["deadLetter"]["failures"]) == ("a-1", 3)
+
+
+def test_an_event_that_was_hinted_at_twice_has_failed_once(process, record, push, scratch):
+    record(created("a"))
+    process.receiver.trouble["a"] = ValueError("poison")
+    process.outbox.recorded("a", [entry_of(created("a"))])
+    process.outbox.recorded("a", push(cancelled("a", 2)))
+    process.relay.deliver(process.outbox.take_hints(10, 0))
+    assert scratch.find_one()["relayFailures"] == 1
 
 
 def test_a_dead_letter_that_was_delivered_after_all_is_listed_no_more(start_process, record, push, hurry):

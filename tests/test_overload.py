@@ -143,7 +143,7 @@ def test_a_provider_that_fails_is_spared_and_found_well_again(hang, place, event
     asked = provider.asked
     threading.Event().wait(0.5)
     assert provider.asked <= asked + 2
-    assert client.get("/health/ready").status_code == 200
+    assert client.get("/readyz").status_code == 200
     provider.failing = False
     eventually(lambda: database.orders.count_documents({"orderStatus": "Success"}) == 6, 30)
     assert database.ledger.count_documents({}) == 6

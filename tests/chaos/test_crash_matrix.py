@@ -28,7 +28,9 @@ def test_whatever_step_a_process_dies_at_the_next_one_settles_the_order(
     assert laboratory.troubles([Cell(scenario=scenario, point=point, death=KILL) for point in points]) == []
 
 
-@pytest.mark.parametrize("scenario", [name for name in SCENARIOS if not SCENARIOS[name].fresh] if FULL else BACK_FROM_THE_DEAD)
+@pytest.mark.parametrize(
+    "scenario", [name for name in SCENARIOS if not SCENARIOS[name].fresh] if FULL else BACK_FROM_THE_DEAD
+)
 def test_a_process_that_hangs_past_its_leases_and_comes_back_changes_nothing(laboratory: Laboratory, scenario: str):
     points = laboratory.points(scenario)
     decisive = points if FULL else [point for point in points if _about_money(point)]

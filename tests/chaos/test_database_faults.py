@@ -206,7 +206,9 @@ def _assert_all_is_well(served: Any, onlooker: MongoClient, patient: Patient, wi
     assert stored["orders"].count_documents({"userId": patient.user}) == 1
     [charge] = stored["ledger"].find({"orderId": patient.order_id})
     assert charge["answer"] == "captured"
-    assert (charge["refunded"], len(charge["refunds"])) == {"place": (0, 0), "refund": (2500, 1), "cancel": (TOTAL, 1)}[wish]
+    assert (charge["refunded"], len(charge["refunds"])) == {"place": (0, 0), "refund": (2500, 1), "cancel": (TOTAL, 1)}[
+        wish
+    ]
 
 
 @pytest.mark.parametrize(("target", "fault"), CELLS, ids=str)
@@ -251,7 +253,9 @@ def test_a_write_that_was_made_and_whose_reply_was_lost_is_made_once(
     _assert_all_is_well(served, onlooker, patient, "place")
 
 
-def test_a_lost_reply_to_a_refund_or_a_cancellation_makes_no_second_one(served, onlooker: MongoClient, patient: Patient):
+def test_a_lost_reply_to_a_refund_or_a_cancellation_makes_no_second_one(
+    served, onlooker: MongoClient, patient: Patient
+):
     patient.insist("place")
     for wish in ("refund", "cancel"):
         _arm(onlooker, "onPrimaryTransactionalWrite", ONCE, {"closeConnection": True})
