@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 XDIST ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lock clean
+.PHONY: help run test check chaos lock clean
 
 help:  ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,9 @@ check: $(VENV)/installed  ## Lint, check types and module boundaries
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+chaos: $(VENV)/installed  ## Kill workers, server and database under load; DURATION= seconds, SEED= to repeat
+	@$(BIN)/python -m chaos --duration $(or $(DURATION),120) --seed $(SEED)
 
 UV_COMPILE := $(BIN)/uv pip compile -q --no-config --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --default-index https://pypi.org/simple --custom-compile-command "make lock" $(UPGRADE)

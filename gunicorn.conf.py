@@ -51,6 +51,12 @@ def on_starting(server):
     server.log.info("embedded database in %s", settings.data.resolve())
 
 
+def post_fork(server, worker):
+    """Until it has handlers of its own a worker may go at once: it holds nothing yet, and the master's swallow it."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def post_worker_init(worker):
     """Start relays and payments in the worker, after the fork; stop claiming at the first sign of the end."""
     running = worker.wsgi.extensions["orderflow"]

@@ -130,15 +130,15 @@ class Store:
         self._seen = False
 
     @contextmanager
-    def bounded(self) -> Iterator[Documents]:
-        """The collection, for one operation: refuses at once when no primary is known, gives up at the deadline.
+    def bounded(self, seconds: float | None = None) -> Iterator[Documents]:
+        """The collection, for one operation: refuses at once when no primary is known, gives up at the deadline, its own or `seconds`.
 
         Raises Unavailable for whatever may pass; a write it interrupts may or may not have happened.
         """
         if self._seen and not self._database.writable():
             raise Unavailable("the database has no primary at the moment", retry_after=1)
         try:
-            with pymongo.timeout(self._deadline):
+            with pymongo.timeout(seconds or self._deadline):
                 yield self.collection
             self._seen = True
         except PyMongoError as exc:
@@ -150,7 +150,8 @@ class Store:
         """How many documents are due by `due_field`, counted up to `limit`, and the oldest's age in milliseconds."""
         now = self.clock.now()
         due = {due_field: {"$lte": now}}
-        with self.bounded() as documents:
+        # Clients wait for this: what cannot be told soon is not worth waiting for.
+        with self.bounded(GLANCE_SECONDS) as documents:
             oldest = documents.find_one(due, {due_field: 1}, sort=[(due_field, 1)])
             if oldest is None:
                 return 0, 0
@@ -172,6 +173,7 @@ class Store:
                 self.collection.create_indexes(indexes)
 
 
+GLANCE_SECONDS = 0.5
 NAMESPACE_EXISTS = 48
 DUPLICATE_KEY = 11000
 

@@ -895,5 +895,5 @@ class Laboratory:
 
 def _steady(point: str) -> bool:
     """Whether a point comes in every run, however the threads meet: looks come as often as they like."""
-    when, what, number = point.split()
+    _, what, number = point.split(maxsplit=2)
     return number == "#1" or (number == "#2" and what.endswith(".update"))

@@ -9,6 +9,7 @@ from typing import Any
 
 from pymongo import UpdateOne
 
+from app.database import insert_each
 from app.orders.repository import OrderRepository
 from app.outbox import Outbox, Relay
 from app.payments import payment as domain
@@ -18,13 +19,14 @@ from app.payments.repository import Held, PaymentRepository
 def outbox_by_a_second_write() -> None:
     """The order first, then the event that has it paid for."""
 
-    def insert(self: Any, batch: list[dict[str, Any]]) -> list[None]:
+    def insert(self: Any, batch: list[dict[str, Any]]) -> list[Any]:
         late = [{name: doc.pop(name) for name in ("outbox", "relayDue")} for doc in batch]
-        for doc, rest in zip(batch, late, strict=True):
-            with self._store.bounded() as documents:
-                documents.insert_one({**doc, "outbox": []})
-                documents.update_one({"_id": doc["_id"]}, {"$set": rest})
-        return [None] * len(batch)
+        with self._store.bounded() as documents:
+            errors = insert_each(documents, [{**doc, "outbox": []} for doc in batch])
+            for doc, rest, error in zip(batch, late, errors, strict=True):
+                if error is None:
+                    documents.update_one({"_id": doc["_id"]}, {"$set": rest})
+        return errors
 
     OrderRepository._insert = insert
 

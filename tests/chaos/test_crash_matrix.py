@@ -10,6 +10,9 @@ import pytest
 from tests.chaos.crash import KILL, SCENARIOS, STOP, Cell, Laboratory
 
 FULL = os.environ.get("CRASH_MATRIX") == "full"
+# Many cells a test, and the machine may be busy.
+pytestmark = pytest.mark.timeout(300)
+
 BACK_FROM_THE_DEAD = ("pay", "pay by sweeps", "cancel in flight", "cancel after success", "refund")
 
 

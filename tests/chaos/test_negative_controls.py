@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.chaos.crash import KILL, SCENARIOS, STOP, Cell, Laboratory
+from tests.chaos.crash import KILL, STOP, Cell, Laboratory
 from tests.chaos.sabotages import SABOTAGES
 
 STUCK, CHARGED_TWICE, WRONG_BOOKS, LOST = "settled: ", "one charge: ", "books: ", "acknowledged: "
@@ -14,16 +14,16 @@ BLIND_WITHOUT = {
     "intent_not_recorded": ("cancel in flight", KILL, WRONG_BOOKS),
     "events_removed_before_they_are_delivered": ("pay", KILL, STUCK),
     "no_lease_on_the_outbox": ("create", KILL, STUCK),
-    "answered_before_it_is_stored": ("create", KILL, LOST),
+    "answered_before_it_is_stored": ("pay", KILL, LOST),
 }
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("sabotage", SABOTAGES)
 def test_the_matrix_finds_what_a_broken_variant_does_to_orders(laboratory: Laboratory, sabotage: str):
     scenario, death, expected = BLIND_WITHOUT[sabotage]
     points = laboratory.points(scenario, sabotage)
     assert points
-    assert scenario in SCENARIOS
 
     found = laboratory.troubles(
         [Cell(scenario=scenario, point=point, death=death, sabotage=sabotage) for point in points]

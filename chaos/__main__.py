@@ -1,0 +1,66 @@
+"""`python -m chaos`: one run, one table, exit code 1 unless nothing was lost, stuck or charged twice."""
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from secrets import randbelow
+
+from rich.console import Console
+
+from chaos.harness import Plan, run
+
+MEMORY = Path("/dev/shm")  # noqa: S108 - mkdtemp makes a folder of its own there
+ENOUGH_BYTES = 4 * 2**30
+LONGEST_SECONDS = 24 * 3600.0
+HIGHEST_RATE = 500.0
+
+
+def main() -> int:
+    """Run as the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
+    parser.add_argument("--duration", type=float, default=120.0, help="seconds of faults (default: 120)")
+    parser.add_argument("--seed", type=int, nargs="?", help="the seed of an earlier run, to do it again")
+    parser.add_argument("--clients", type=int, default=8, help="how many clients (default: 8)")
+    parser.add_argument("--rate", type=float, default=30.0, help="orders a second, all clients together (default: 30)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    given = parser.parse_args()
+    if not (0 < given.duration <= LONGEST_SECONDS and 0 < given.rate <= HIGHEST_RATE and 0 < given.clients <= 64):
+        parser.error("--duration, --rate and --clients must be above 0 and within reason")
+    seed = randbelow(10**6) if given.seed is None else given.seed
+    told = Console(stderr=given.json, highlight=False, soft_wrap=True)
+    told.print(f"chaos for {given.duration:g} s with seed {seed}; the same again: --seed {seed}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    folder = Path(tempfile.mkdtemp(prefix="orderflow-chaos-", dir=_fast_place()))
+    keep = True
+    try:
+        verdict = run(Plan(seed=seed, duration=given.duration, clients=given.clients, rate=given.rate), folder)
+        keep = not verdict.clean
+    except (KeyboardInterrupt, SystemExit):
+        keep = False
+        told.print("broken off")
+        return 130
+    finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    if given.json:
+        sys.stdout.write(json.dumps(verdict.as_dict(), indent=2) + "\n")
+    else:
+        told.print(verdict.table())
+        for line in verdict.details:
+            told.print(line, markup=False)
+    if keep:
+        told.print(f"logs and data: {folder}")
+    return 0 if verdict.clean else 1
+
+
+def _fast_place() -> Path | None:
+    """A file system in memory, where there is one with room: a killed process loses nothing there either."""
+    return MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ENOUGH_BYTES else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
