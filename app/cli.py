@@ -1,6 +1,7 @@
 """Commands: `flask --app app.main …`."""
 
 import json
+import re
 import sys
 import threading
 import time
@@ -26,6 +27,8 @@ from app.story import Step
 
 P = ParamSpec("P")
 T = TypeVar("T")
+RESOLUTIONS = (Answer.CAPTURED, Answer.DECLINED, Answer.VOIDED, Answer.REFUNDED)
+ORDER_ID = re.compile(r"[0-9a-f]{24}")
 COLOURS = {"gateway": "cyan", "orders": "green", "payments": "magenta"}
 WAYS = {"1": "a good order", "2": "an order that is declined"}
 
@@ -71,6 +74,9 @@ def _doctor(make: Callable[[float], Doctor]) -> click.Command:
     def doctor(grace: float, pause: float, acknowledged: Any, as_json: bool) -> None:
         """Check every invariant on the live database and the provider's books; exit code 1 on a violation."""
         known = [line.strip() for line in acknowledged if line.strip()] if acknowledged else []
+        wrong = next((one for one in known if not ORDER_ID.fullmatch(one)), None)
+        if wrong is not None:
+            raise click.ClickException(f"{wrong!r} is no order id")
         report = _asking(make(grace).examine, known, pause)
         _show(report, as_json)
         if not report.healthy:
@@ -107,7 +113,7 @@ def _payments(desk: Desk) -> click.Group:
 
     @group.command("resolve")
     @click.argument("order_id")
-    @click.argument("answer", type=click.Choice([Answer.CAPTURED, Answer.DECLINED, Answer.VOIDED, Answer.REFUNDED]))
+    @click.argument("answer", type=click.Choice([answer.value for answer in RESOLUTIONS]))
     @click.option("--reference", default="", help="The provider's reference.")
     @click.option("--reason", required=True, help="Who found this out, and how; it goes on record.")
     def resolve(order_id: str, answer: str, reference: str, reason: str) -> None:
@@ -185,7 +191,9 @@ def _list(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
     if not rows:
         click.echo(f"{title}: none")
         return
-    table = Table(*rows[0], title=title)
+    table = Table(title=title)
+    for column in rows[0]:
+        table.add_column(column, no_wrap=column == "orderId", overflow="fold")
     for row in rows:
         table.add_row(*map(str, row.values()))
     Console().print(table)

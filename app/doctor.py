@@ -216,7 +216,9 @@ def _disagreement(case: Case) -> str:
         return ""
     if payment is None:
         return "" if order["paymentStatus"] == "Processing" else "has no payment"
-    same = payment["status"] == order["paymentStatus"]
+    # An operator had it taken up again: the order hears of it when it is settled.
+    retried = order["paymentStatus"] == PARKED and payment["status"] in OPEN_PAYMENT
+    same = retried or payment["status"] == order["paymentStatus"]
     return "" if same else f"the order says {order['paymentStatus']}, the payment {payment['status']}"
 
 

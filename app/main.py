@@ -74,6 +74,7 @@ class Runtime:
         self.drain()
         timeout = self.settings.payment_timeout + self.settings.background_deadline
         if self._started:
+            self._started = False
             self.orders.stop(timeout)
             self.payments.stop(timeout)
             self.feed.stop()

@@ -60,11 +60,13 @@ class Moody:
     """The simulated provider with its real books, whose next call goes wrong as told.
 
     `before` and `after`: times out before or after the effect. `late`: times out, and the request takes effect only
-    when `land` is called. `busy`: refuses. `dies before`, `dies after`: the calling process ends there.
+    when `land` is called. `busy`: refuses. `dies before`, `dies after`: the calling process ends there. What is to
+    happen `meanwhile` happens while the call is under way.
     """
 
     real: Any
     mood: str = ""
+    meanwhile: Callable[[], None] | None = None
     floating: list[tuple[str, Call]] = field(default_factory=list)
 
     def prepare(self) -> None:
@@ -88,6 +90,9 @@ class Moody:
 
     def _moodily(self, verb: str, call: Call) -> Outcome:
         mood, self.mood = self.mood, ""
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile:
+            meanwhile()
         if mood == "dies before":
             raise Died
         if mood == "busy":
@@ -164,14 +169,14 @@ class Process:
         self.payments.relay.sweep()
         self.payments.worker.sweep()
 
-    def work(self, number: int = 0, mood: str = "") -> None:
-        """Do one of the jobs that wait for a thread; tells nobody when the process dies over it."""
-        self.provider.mood = mood
+    def work(self, number: int = 0, mood: str = "", meanwhile: Callable[[], None] | None = None) -> None:
+        """Do one of the jobs that wait for a thread; the process may die over it."""
+        self.provider.mood, self.provider.meanwhile = mood, meanwhile
         try:
             self.hands.work(number)
         except Died:
             self.die()
-        self.provider.mood = ""
+        self.provider.mood, self.provider.meanwhile = "", None
 
     def jump(self, seconds: float) -> None:
         """Set the clock."""

@@ -142,14 +142,37 @@ class Life(RuleBasedStateMachine):
         self.processes[at].hear_hints()
 
     @rule(at=processes)
+    def hear_hints_without_room(self, at: int) -> None:
+        """New payments are recorded, and left to whoever has a free thread."""
+        worker = self.processes[at].payments.worker
+        worker.draining = True
+        self.processes[at].hear_hints()
+        worker.draining = False
+
+    @rule(at=processes)
     def sweep(self, at: int) -> None:
         self.processes[at].sweep()
 
     @precondition(lambda self: any(process.hands.jobs for process in self.processes))
-    @rule(number=which, mood=st.sampled_from([*[""] * 6, *MOODS]))
-    def work(self, number: int, mood: str) -> None:
+    @rule(number=which, mood=st.sampled_from([*[""] * 6, *MOODS]), cancels=st.booleans(), expires=st.booleans())
+    def work(self, number: int, mood: str, cancels: bool, expires: bool) -> None:
+        """One call to the provider; while it is under way an order is cancelled, or its lease ends."""
         busy = [process for process in self.processes if process.hands.jobs]
-        busy[number % len(busy)].work(number, mood)
+        process = busy[number % len(busy)]
+        other = self.processes[1 - process.number]
+
+        def meanwhile() -> None:
+            if expires:
+                self.leases_expire()
+            if cancels:
+                self.update(other.number, number, "Cancelled")
+                other.hear_hints()
+            if expires:
+                other.sweep()
+                while other.hands.jobs:
+                    other.work()
+
+        process.work(number, mood, meanwhile)
 
     @precondition(lambda self: any(process.provider.floating for process in self.processes))
     @rule(number=which)

@@ -260,6 +260,17 @@ def test_a_declared_problem_is_really_met_and_looks_as_described(
     conforms(document, path, method, answer)
 
 
+def test_whatever_problem_is_met_is_declared(world, document):
+    for _, _, operation in operations(document):
+        texts = " ".join(response["description"] for response in operation["responses"].values()).split()
+        for code in REACH.keys() - {"unavailable"}:
+            answer = REACH[code](world, operation["operationId"])
+            assert answer.status_code < 400 or answer.get_json()["code"] in texts, (
+                operation["operationId"],
+                answer.text,
+            )
+
+
 def test_every_good_answer_looks_as_described(world, document):
     order_id = world.placed(orderStatus="Success", paymentStatus="Captured")
     answers = {
