@@ -84,10 +84,12 @@ class SignalBus:
 
     def publish(self, events: Sequence[Event]) -> Delivery:
         name = type(events[0]).__name__
-        return {
-            self._modules[receiver]: _hand(receiver, tuple(events))
-            for receiver in _receivers(self._events.signal(name))
-        }
+        delivery: dict[str, Exception | None] = {}
+        for receiver in _receivers(self._events.signal(name)):
+            module, trouble = self._modules[receiver], _hand(receiver, tuple(events))
+            # A module may listen twice: what went well must not hide what did not.
+            delivery[module] = delivery.get(module) or trouble
+        return delivery
 
 
 def _receiver(handler: Callable[[Any], Any]) -> Callable[..., Any]:

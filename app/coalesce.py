@@ -49,7 +49,11 @@ class Coalescer(Generic[In, Out]):
             if not call.leads:
                 self._waiting.append(call)
         if not call.leads:
-            self._await(call, timeout)
+            try:
+                self._await(call, timeout)
+            except BaseException:
+                self._abandon(call)
+                raise
         if call.leads:
             self._lead(call)
         if isinstance(call.outcome, Exception):
@@ -66,6 +70,14 @@ class Coalescer(Generic[In, Out]):
                 return
         # The command that carries it is under way and has a deadline of its own.
         call.done.wait()
+
+    def _abandon(self, call: _Call[In, Out]) -> None:
+        """The caller was killed while it waited: a batch that it was to lead must not wait for it."""
+        with self._lock:
+            if call in self._waiting:
+                self._waiting.remove(call)
+        if call.leads:
+            self._hand_over()
 
     def _lead(self, first: _Call[In, Out]) -> None:
         with self._lock:

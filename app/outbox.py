@@ -258,9 +258,9 @@ class Relay:
             for group in _by_type(heads).values():
                 self._hand_on(group)
         self._outbox.acknowledge(batch)
-        for pending in batch:
-            if pending.trouble:
-                self._set_back(pending, pending.trouble)
+        # Two hints for one document are one failure.
+        for pending in {pending.key: pending for pending in batch if pending.trouble}.values():
+            self._set_back(pending)
 
     def _hand_on(self, group: list[Pending]) -> None:
         events = [self._decode(pending) for pending in group]
@@ -308,7 +308,8 @@ class Relay:
                 event_type=type(event).__name__,
             )
 
-    def _set_back(self, pending: Pending, trouble: Exception) -> None:
+    def _set_back(self, pending: Pending) -> None:
+        trouble = pending.trouble
         if isinstance(trouble, Unavailable):
             # Nobody's fault that will pass: repeated without end, and not counted.
             self._outbox.postpone(pending.key, _jittered(1.0))

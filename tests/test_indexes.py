@@ -269,6 +269,11 @@ def buried_in(outbox: Outbox) -> None:
     outbox.bury(pending.key, pending.entries[0]["event_id"], "poison", 8)
 
 
+def failed_in(outbox: Outbox) -> None:
+    pending = outbox.claim(1)[0]
+    assert outbox.count_failure(pending.key, pending.entries[0]["event_id"]) == 1
+
+
 def charged_in(parts: Parts) -> str:
     order_id = str(ObjectId())
     parts.ledger.enter(call(Kind.CHARGE, order_id), Answer.CAPTURED)
@@ -278,7 +283,8 @@ def charged_in(parts: Parts) -> str:
 OUTBOX = {
     "claim": lambda outbox: outbox.claim(3),
     "acknowledge": relayed_in,
-    "postpone": lambda outbox: outbox.postpone(outbox.claim(1)[0].key, 1.0, 1),
+    "postpone": lambda outbox: outbox.postpone(outbox.claim(1)[0].key, 1.0),
+    "count_failure": failed_in,
     "bury": buried_in,
     "dead_letters": lambda outbox: outbox.dead_letters(10),
     "replay": replayed_in,

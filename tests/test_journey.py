@@ -90,7 +90,7 @@ def quiet(database):
     """Whether nothing is left to do: no open payment, no event to hand on, no dead letter."""
 
     def look() -> bool:
-        left = {"$or": [{"dueAt": {"$exists": True}}, {"outbox.0": {"$exists": True}}]}
+        left = {"$or": [{name: {"$exists": True}} for name in ("dueAt", "relayDue", "outbox.0")]}
         busy = database.orders.count_documents(left) + database.payments.count_documents(left)
         dead = {"deadLetter": {"$exists": True}}
         assert database.orders.find_one(dead) is database.payments.find_one(dead) is None

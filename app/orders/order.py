@@ -30,7 +30,7 @@ CONFIRM = "Confirm"
 CUSTOM = "(custom)"
 
 KNOWN = (PROCESSING, SUCCESS, DECLINED, CANCELLED, CONFIRM)
-FOLDED = frozenset(status.casefold() for status in KNOWN)
+FOLDED = frozenset(status.casefold() for status in KNOWN) | {"canceled"}
 TIMELINE_LIMIT = 200
 
 

@@ -75,7 +75,13 @@ def install(bus: Answers, publisher: Publishes, store: Store, provider: Provider
     bus.subscribe(
         "payments",
         OrderCancelled,
-        partial(handlers.on_orders_cancelled, payments=payments, settler=settler, worker=worker),
+        partial(
+            handlers.on_orders_cancelled,
+            payments=payments,
+            settler=settler,
+            worker=worker,
+            key_life=settings.provider_key_hours * 3600,
+        ),
     )
     bus.subscribe(
         "payments",

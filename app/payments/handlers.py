@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 
 from app import story
@@ -16,8 +17,8 @@ from app.contracts import (
     Unavailable,
 )
 from app.payments import payment as domain
-from app.payments.payment import Change, Payment, Refund
-from app.payments.repository import PaymentRepository
+from app.payments.payment import Change, Refund
+from app.payments.repository import Held, PaymentRepository
 from app.payments.settlement import Settler
 from app.payments.worker import Worker
 from app.story import Step
@@ -34,12 +35,16 @@ def on_orders_created(events: Sequence[OrderCreated], payments: PaymentRepositor
 
 
 def on_orders_cancelled(
-    events: Sequence[OrderCancelled], payments: PaymentRepository, settler: Settler, worker: Worker
+    events: Sequence[OrderCancelled],
+    payments: PaymentRepository,
+    settler: Settler,
+    worker: Worker,
+    key_life: float = float("inf"),
 ) -> None:
     """Call off or send back the money of cancelled orders."""
     _tell_received(events)
     for event in events:
-        _apply(event, domain.cancelled, payments, settler)
+        _apply(event, partial(_cancelled, now=payments.now(), key_life=key_life), payments, settler)
     worker.prompt()
 
 
@@ -50,7 +55,7 @@ def on_refunds_requested(
     _tell_received(events)
     for event in events:
         refund = Refund(refund_id=event.refund_id, value=event.refund_value)
-        _apply(event, partial(domain.refund_requested, refund=refund), payments, settler)
+        _apply(event, partial(_refund_requested, refund=refund), payments, settler)
     worker.prompt()
 
 
@@ -60,14 +65,22 @@ def check_backlog(_request: CheckPaymentBacklog, payments: PaymentRepository, li
     return Backlog(due=due, oldest_ms=oldest_ms, overloaded=due >= limit)
 
 
-def _apply(event: Event, decide: Callable[[Payment], Change], payments: PaymentRepository, settler: Settler) -> None:
+def _cancelled(held: Held, now: datetime, key_life: float) -> Change:
+    return domain.cancelled(held.payment, (now - held.first_at).total_seconds() > key_life)
+
+
+def _refund_requested(held: Held, refund: Refund) -> Change:
+    return domain.refund_requested(held.payment, refund)
+
+
+def _apply(event: Event, decide: Callable[[Held], Change], payments: PaymentRepository, settler: Settler) -> None:
     for _ in range(RETRIES):
         held = payments.find(event.order_id)
         if held is None:
             raise LookupError(f"order {event.order_id} has no payment")
         if event.sequence <= held.payment.order_sequence:
             return
-        change = decide(held.payment)
+        change = decide(held)
         change = replace(change, payment=replace(change.payment, order_sequence=event.sequence))
         if settler.record(held, change):
             return

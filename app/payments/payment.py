@@ -163,9 +163,15 @@ def next_call(payment: Payment) -> Call | None:
     return None
 
 
-def cancelled(payment: Payment) -> Change:
-    """The order was cancelled: call off what has not happened, send back what has."""
+def cancelled(payment: Payment, key_forgotten: bool = False) -> Change:
+    """The order was cancelled: call off what has not happened, send back what has.
+
+    Where the provider may have forgotten the key, voiding it would prove nothing: the payment stays parked until an
+    operator knows what became of it.
+    """
     payment = replace(payment, cancelled=True)
+    if payment.status == Status.UNKNOWN and not payment.captured and key_forgotten:
+        return Change(payment=payment)
     if payment.status in (Status.PROCESSING, Status.UNKNOWN) and not payment.captured:
         if not payment.sent:
             return _settled(payment, Status.VOIDED, News.VOIDED)

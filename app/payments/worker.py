@@ -76,17 +76,16 @@ class Worker:
         self._prompted = threading.Event()
         self._stopping = threading.Event()
         self.draining = False
-        self._running: set[Future[None]] = set()
-        self._unbegun: list[Held] = []
+        self._running: dict[Future[None], Held] = {}
         self._begun: dict[tuple[str, int], Begun] = {}
-        self._hung = 0
+        self._hung: set[tuple[str, int]] = set()
         self._mean_seconds = 0.01
 
     def room(self) -> int:
         """How many payments more this process can take and begin soon."""
-        if self.draining or self._guard.open or self._hung >= self._threads:
+        if self.draining or self._guard.open or len(self._hung) >= self._threads:
             return 0
-        busy = len(self._running) - self._hung
+        busy = len(self._running) - len(self._hung)
         if self._guard.probing:
             return 0 if busy else 1
         soon = int(self._threads * self.QUEUED_SECONDS / max(self._mean_seconds, 0.001))
@@ -98,10 +97,10 @@ class Worker:
             try:
                 future = self._pool.submit(self._run, one)
             except RuntimeError:  # The pool has shut down meanwhile.
-                self._unbegun.append(one)
+                self._give_back([one])
                 continue
-            self._running.add(future)
-            future.add_done_callback(self._running.discard)
+            self._running[future] = one
+            future.add_done_callback(lambda done: self._running.pop(done, None))
 
     def prompt(self) -> None:
         """Say that something is due."""
@@ -112,20 +111,16 @@ class Worker:
         self._sweeper.start()
 
     def stop(self, timeout: float) -> None:
-        """Take up nothing more, let running calls end, give back the leases of what was not begun."""
+        """Take up nothing more, give back the leases of what was not begun, let running calls end."""
         ends = time.monotonic() + timeout
         self.draining = True
         self._stopping.set()
         self._prompted.set()
         if self._sweeper.is_alive():
             self._sweeper.join(timeout)
+        self._give_back([held for future, held in list(self._running.items()) if future.cancel()])
         wait(list(self._running), max(0.0, ends - time.monotonic()))
         self._pool.shutdown(wait=False, cancel_futures=True)
-        try:
-            self._payments.give_back(self._unbegun)
-        except Unavailable as exc:
-            story.log.warning("leases not given back", module="payments", reason=exc.detail)
-        self._unbegun = []
 
     def sweep(self) -> int:
         """Take up what is due and fits; tells how many that were."""
@@ -144,6 +139,7 @@ class Worker:
         self._begun[begun.key] = begun
         outcome = self._guard.ask(call, held.payment.attempt > 1)
         if not self._begun.pop(begun.key, False):
+            self._hung.discard(begun.key)
             story.log.warning("answer came too late", module="payments", order_id=call.order_id)
             raise TakenOver
         self._learn(begun.seconds)
@@ -152,10 +148,14 @@ class Worker:
     def take_over(self) -> None:
         """Settle calls that have taken too long as unknown; whatever they still answer is ignored."""
         for key, begun in list(self._begun.items()):
-            if begun.seconds > self._timeout and self._begun.pop(key, False):
-                self._hung += 1
-                self._lines.release()
-                self._record(begun.held, begun.call, self._guard.timed_out(), begun.seconds * 1000)
+            if begun.seconds <= self._timeout:
+                continue
+            self._hung.add(key)  # Before it is taken over: the late answer takes it out again.
+            if not self._begun.pop(key, False):
+                self._hung.discard(key)
+                continue
+            self._lines.release()
+            self._record(begun.held, begun.call, self._guard.timed_out(), begun.seconds * 1000)
 
     def _record(self, held: Held, call: Call | None, outcome: Outcome, took_ms: float) -> None:
         line = log_line(held, call, outcome, self._payments.now(), took_ms)
@@ -192,20 +192,28 @@ class Worker:
                 if self._payments.now() >= held.lease_end or self._stopping.wait(0.2):
                     raise
 
+    def _give_back(self, unbegun: list[Held]) -> None:
+        try:
+            self._payments.give_back(unbegun)
+        except Unavailable as exc:
+            story.log.warning("leases not given back", module="payments", reason=exc.detail)
+
     def _may_begin(self, held: Held) -> bool:
         if self.draining:
-            self._unbegun.append(held)
+            self._give_back([held])
             return False
         # Waited too long to be sure of the lease? Then the sweep takes it up once that has ended.
         return self._payments.now() + timedelta(seconds=self._timeout) <= held.lease_end
 
     def _run(self, held: Held) -> None:
-        self._lines.acquire()
+        while not self._lines.acquire(timeout=0.1):
+            if self.draining:
+                self._give_back([held])
+                return
         try:
             if self._may_begin(held):
                 self.work(held)
         except TakenOver:
-            self._hung -= 1
             return  # Its line was given to others when it was taken over.
         except Unavailable as exc:
             story.log.warning("result kept back", module="payments", order_id=held.payment.order_id, reason=exc.detail)

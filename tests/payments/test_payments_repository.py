@@ -266,10 +266,10 @@ class Slow:
         self.clock = store.clock
 
     @contextmanager
-    def bounded(self):
+    def bounded(self, seconds=None):
         if self._gates:
             self._gates.pop()()
-        with self._store.bounded() as documents:
+        with self._store.bounded(seconds) as documents:
             yield documents
 
 

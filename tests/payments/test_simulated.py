@@ -254,7 +254,7 @@ def test_when_its_books_are_away_the_outcome_is_unknown(books):
         clock = books.clock
 
         @contextmanager
-        def bounded(self):
+        def bounded(self, seconds=None):
             raise Unavailable("no primary")
             yield
 
