@@ -7,10 +7,9 @@ from uuid import uuid4
 from flask import Flask, Response, g, request
 
 from app.bus import Asks
-from app.gateway import errors, health, metrics, openapi, routes
+from app.gateway import body, errors, health, metrics, openapi, routes
 from app.gateway.admission import Admission
 
-LARGEST_BODY = 64 * 1024
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -22,8 +21,9 @@ HEADERS = {
 
 def install(app: Flask, bus: Asks, ready: Callable[[], bool]) -> None:
     """Give `app` its routes, errors and headers; `ready` tells whether requests can be served."""
-    app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
+    app.config["MAX_CONTENT_LENGTH"] = body.LARGEST + 1
     app.url_map.strict_slashes = True
+    app.url_map.merge_slashes = False
     app.url_map.redirect_defaults = False
     errors.install(app)
     for blueprint in (

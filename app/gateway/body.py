@@ -4,9 +4,11 @@ import json
 from typing import Any, NoReturn
 
 from flask import Request
-from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 
 from app.contracts import Refused
+
+LARGEST = 64 * 1024
 
 
 class Malformed(Refused):
@@ -19,9 +21,9 @@ def json_object(request: Request) -> dict[str, Any]:
     """The request's body, a JSON object. Raises Malformed, and werkzeug's UnsupportedMediaType and TooLarge."""
     if request.mimetype != "application/json" or request.mimetype_params.get("charset", "utf-8").lower() != "utf-8":
         raise UnsupportedMediaType("the body must be application/json in UTF-8")
+    data = _whole(request)
     try:
-        text = request.get_data(cache=False).decode()
-        given = DECODER.decode(text)
+        given = DECODER.decode(data.decode())
     except UnicodeDecodeError:
         raise Malformed("the body is not UTF-8") from None
     except RecursionError:
@@ -31,6 +33,29 @@ def json_object(request: Request) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise Malformed("the body must be a JSON object")
     return given
+
+
+def _whole(request: Request) -> bytes:
+    if (request.content_length or 0) > LARGEST:
+        raise RequestEntityTooLarge
+    try:
+        data = request.get_data(cache=False)
+    except HTTPException:
+        raise
+    except Exception:  # Whatever a server raises for chunks that it cannot read.
+        raise Malformed("the body cannot be read") from None
+    # A body without a length is cut at the limit of the framework, which lies a byte above ours for this.
+    if len(data) > LARGEST:
+        raise RequestEntityTooLarge
+    if request.content_length is not None and len(data) < request.content_length:
+        raise Malformed("the body is shorter than its Content-Length")
+    return data
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError("a number has too many digits")
+    return int(digits)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -44,4 +69,5 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_without_repeats, parse_constant=_no_constant)
+MOST_DIGITS = 4300
+DECODER = json.JSONDecoder(object_pairs_hook=_without_repeats, parse_constant=_no_constant, parse_int=_integer)

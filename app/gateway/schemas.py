@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
+from marshmallow import EXCLUDE, INCLUDE, Schema, ValidationError, fields, validate
 
 from app.gateway.money import Money, MoneyError, parse
 
@@ -172,7 +172,10 @@ class ProblemErrorSchema(Schema):
 
 
 class ProblemSchema(Schema):
-    """What went wrong, as RFC 9457 has it."""
+    """What went wrong, as RFC 9457 has it; some kinds tell further facts."""
+
+    class Meta:
+        unknown = INCLUDE
 
     ok = fields.Boolean(required=True)
     type = fields.String(required=True)

@@ -90,7 +90,10 @@ WANTED = {CONFIRM: By.CONFIRM, CANCELLED: By.CANCEL}
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What of an order decides its next step; `refunds` are the ids and values of those asked for."""
+    """What of an order decides its next step; `refunds` are the ids and values of those asked for.
+
+    `wishes` are how they were asked for, by id: the same id with another wish is another request.
+    """
 
     order_status: str
     payment_status: str
@@ -100,6 +103,7 @@ class State:
     total_value: int
     total_currency: str = ""
     refunds: tuple[tuple[str, int], ...] = ()
+    wishes: tuple[tuple[str, str], ...] = ()
 
     @property
     def reserved(self) -> int:
@@ -118,6 +122,7 @@ class Change:
     detail: str = ""
     cancels_payment: bool = False
     refund: tuple[str, int] | None = None
+    wish: str = ""
 
 
 def allowed(order_status: str) -> tuple[str, ...]:
@@ -164,9 +169,10 @@ def refunded(state: State, refund_id: str, value: int, currency: str) -> Change 
     Raises IllegalStep where nothing was captured or the order is cancelled, RefundExceedsBalance, WrongCurrency,
     IdempotencyKeyReused and TimelineFull.
     """
+    wish = f"{value} {currency}".strip()
     earlier = dict(state.refunds).get(refund_id)
     if earlier is not None:
-        if value not in (0, earlier):
+        if dict(state.wishes).get(refund_id, wish) != wish or value not in (0, earlier):
             raise IdempotencyKeyReused("this Idempotency-Key stands for a refund of another amount")
         return None
     if state.order_status == CANCELLED or state.payment_status not in REFUNDABLE:
@@ -186,6 +192,7 @@ def refunded(state: State, refund_id: str, value: int, currency: str) -> Change 
         payment_status=PaymentStatus.REFUNDING,
         detail=f"refund of {value}",
         refund=(refund_id, value),
+        wish=wish,
     )
 
 

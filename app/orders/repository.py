@@ -54,7 +54,7 @@ SCHEMA: Document = {
         **{name: {"bsonType": "int", "minimum": 0} for name in ("version", "sequence", "paymentSequence")},
         "requestId": {"bsonType": "string"},
         "idempotency": {"bsonType": "object", "required": ["key", "fingerprint"]},
-        "refunds": {"bsonType": "array", "items": {"bsonType": "object", "required": ["id", "value"]}},
+        "refunds": {"bsonType": "array", "items": {"bsonType": "object", "required": ["id", "value", "wish"]}},
         "createdAt": {"bsonType": "date"},
         "updatedAt": {"bsonType": "date"},
         "events": {"bsonType": "array", "items": {"bsonType": "object", "required": ["sequence", "type", "at"]}},
@@ -270,7 +270,7 @@ class OrderRepository:
         }
         if change.refund:
             refund_id, value = change.refund
-            update["$push"]["refunds"] = {"id": refund_id, "value": value, "at": at}
+            update["$push"]["refunds"] = {"id": refund_id, "value": value, "wish": change.wish, "at": at}
         if event:
             update["$push"]["outbox"] = entry_of(event)
             update["$set"]["relayDue"] = self._outbox.lease_end()
@@ -313,6 +313,7 @@ def state_of(doc: Document) -> State:
         total_value=doc["total"]["value"],
         total_currency=doc["total"]["currency"],
         refunds=tuple((refund["id"], refund["value"]) for refund in doc.get("refunds", ())),
+        wishes=tuple((refund["id"], refund["wish"]) for refund in doc.get("refunds", ())),
     )
 
 
