@@ -20,7 +20,8 @@ worker_connections = 1000
 threads = 32
 timeout = 30
 graceful_timeout = 30
-keepalive = 65
+# A stopping worker waits for idle connections this long.
+keepalive = 5
 # Workers prove that they live by touching a file: on a memory file system no slow disk can make them look dead.
 MEMORY = Path("/dev/shm")  # noqa: S108 - gunicorn makes an unnamed file there
 worker_tmp_dir = str(MEMORY) if MEMORY.is_dir() else None

@@ -88,6 +88,9 @@ class Coalescer(Generic[In, Out]):
             for call, outcome in zip(batch, self._command([call.item for call in batch]), strict=True):
                 call.outcome = outcome
         except Exception as exc:
+            if isinstance(exc, Unavailable):
+                # Whoever waits behind would only learn the same, and later than it can wait.
+                batch += self._take_waiting()
             for call in batch:
                 call.outcome = exc
         finally:
@@ -95,6 +98,12 @@ class Coalescer(Generic[In, Out]):
             self._hand_over()
             for call in batch[1:]:
                 call.done.set()
+
+    def _take_waiting(self) -> list[_Call[In, Out]]:
+        with self._lock:
+            waiting = list(self._waiting)
+            self._waiting.clear()
+        return waiting
 
     def _hand_over(self) -> None:
         with self._lock:

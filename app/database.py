@@ -173,7 +173,7 @@ class Store:
                 self.collection.create_indexes(indexes)
 
 
-GLANCE_SECONDS = 0.5
+GLANCE_SECONDS = 0.2
 NAMESPACE_EXISTS = 48
 DUPLICATE_KEY = 11000
 

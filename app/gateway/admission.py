@@ -19,7 +19,7 @@ class Admission:
         self._full: Backlog | None = None
 
     def check(self) -> None:
-        """Let a new order in, or raise Overloaded."""
+        """Let a new order in, or raise Overloaded. Where nobody can tell, it is let in: orders may outlive payments."""
         now = time.monotonic()
         if now - self._looked > LOOK_SECONDS:
             self._looked = now
@@ -36,7 +36,7 @@ class Admission:
                 self._bus.ask(CheckOrderBacklog(request_id="")),
             ]
         except Unavailable:
-            return None  # The order itself will find out.
+            return None
         full = next((backlog for backlog in backlogs if backlog.overloaded), None)
         if full:
             story.log.warning("overloaded", module="gateway", due=full.due, oldest_ms=full.oldest_ms)

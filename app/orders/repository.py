@@ -205,25 +205,25 @@ class OrderRepository:
         Raises NotFound, what `decide` raises, and Conflict when others were faster every time.
         """
         key = key_of(order_id)
-        for _ in range(RETRIES):
-            with self._store.bounded() as documents:
+        # One deadline for all rounds: a client waits for this.
+        with self._store.bounded() as documents:
+            for _ in range(RETRIES):
                 state = state_of(_found(documents.find_one({"_id": key}, STATE)))
-            change = decide(state)
-            if change is None:
-                return state, False
-            at = self.now()
-            event = announce(change, state.sequence + 1, at)
-            with self._store.bounded() as documents:
+                change = decide(state)
+                if change is None:
+                    return state, False
+                at = self.now()
+                event = announce(change, state.sequence + 1, at)
                 after = documents.find_one_and_update(
                     {"_id": key, "version": state.version},
                     self._update(state, change, at, event),
                     {**STATE, "outbox": 1},
                     return_document=ReturnDocument.AFTER,
                 )
-            if after:
-                if event:
-                    self._outbox.recorded(key, after["outbox"])
-                return state_of(after), True
+                if after:
+                    if event:
+                        self._outbox.recorded(key, after["outbox"])
+                    return state_of(after), True
         raise Conflict("others changed the order again and again meanwhile; try again")
 
     def hear(
