@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-XDIST ?= 2
+XDIST ?= 4
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check chaos lock clean
