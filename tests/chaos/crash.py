@@ -450,13 +450,13 @@ def _until_unbegun(world: World) -> None:
 def _live_pay(world: World) -> None:
     world.runtime.start()
     world.place()
-    world.until_settled()
+    _until_the_end(world)
 
 
 def _live_decline(world: World) -> None:
     world.runtime.start()
     world.place("2")
-    world.until_settled()
+    _until_the_end(world)
 
 
 def _live_cancel(world: World) -> None:
@@ -464,7 +464,14 @@ def _live_cancel(world: World) -> None:
     world.place()
     world.until_settled()
     world.cancel()
+    _until_the_end(world)
+
+
+def _until_the_end(world: World) -> None:
     world.until_settled()
+    # The last reply may be on its way to its thread yet: a stop waits for that.
+    world.runtime.orders.stop(PATIENCE)
+    world.runtime.payments.stop(PATIENCE)
 
 
 def _nothing(world: World) -> None:
