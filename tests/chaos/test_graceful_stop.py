@@ -98,9 +98,13 @@ def test_what_a_stopping_worker_has_not_begun_is_paid_by_another_at_once(
 def test_a_call_under_way_ends_and_is_recorded_before_its_process_goes(
     settings, database, mongodb_uri, tmp_path, eventually
 ):
-    with serve(tmp_path, settings, WEB_CONCURRENCY="1", SIMULATED_LATENCY_MS="1500") as server:
+    with serve(tmp_path, settings, WEB_CONCURRENCY="1", SIMULATED_LATENCY_MS="2500") as server:
         order_id = post(server)
-        eventually(lambda: database.payments.find_one({"_id": order_id, "owner": {"$exists": True}}))
+        # Leased is not yet begun, and what is not begun is given back: the call has to be well under way.
+        under_way = {"$gt": [{"$subtract": ["$$NOW", "$firstAt"]}, 700]}
+        eventually(
+            lambda: database.payments.find_one({"_id": order_id, "owner": {"$exists": True}, "$expr": under_way})
+        )
         [worker] = server.workers()
         hurt(worker, signal.SIGTERM)
         assert database.ledger.find_one({"orderId": order_id}) is None
