@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 XDIST ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos lock clean
+.PHONY: help run test check chaos bench profile lock clean
 
 help:  ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,12 @@ check: $(VENV)/installed  ## Lint, check types and module boundaries
 chaos: $(VENV)/installed  ## Kill workers, server and database under load; DURATION= seconds, SEED= to repeat
 	@$(BIN)/python -m chaos --duration $(or $(DURATION),120) --seed $(SEED)
 
+bench: $(VENV)/benched  ## Measure speed beside plain peers, about 10 minutes; BENCH=--quick for one; needs wrk
+	@$(BIN)/python -m bench $(BENCH)
+
+profile: $(VENV)/benched  ## Sample a worker under load, into .orderflow/profile/; PROFILE="--kind one"; needs wrk
+	@$(BIN)/python -m bench profile $(PROFILE)
+
 UV_COMPILE := $(BIN)/uv pip compile -q --no-config --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --default-index https://pypi.org/simple --custom-compile-command "make lock" $(UPGRADE)
 
@@ -33,6 +39,7 @@ lock: $(VENV)/installed  ## Renew the lock files from setup.cfg; UPGRADE=--upgra
 	$(BIN)/pip install -q uv
 	$(UV_COMPILE) setup.cfg -o requirements.lock
 	$(UV_COMPILE) --extra test --extra embedded -c requirements.lock setup.cfg -o requirements-test.lock
+	$(UV_COMPILE) --extra bench --extra embedded -c requirements-test.lock setup.cfg -o requirements-bench.lock
 
 clean:  ## Remove what was installed and built, but no data
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
@@ -44,4 +51,8 @@ $(VENV)/installed: setup.cfg requirements-test.lock
 		|| { echo "Python's venv is missing; on Debian: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --require-hashes -r requirements-test.lock
+	@touch $@
+
+$(VENV)/benched: $(VENV)/installed requirements-bench.lock
+	$(BIN)/pip install -q --require-hashes -r requirements-bench.lock
 	@touch $@

@@ -6,11 +6,16 @@ it arrived, hence a read sees whatever was written before it was asked.
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
+from app import metrics
 from app.contracts import Unavailable
+
+CROWD = 3
+LINGER_SECONDS = 0.001
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -30,15 +35,19 @@ class _Call(Generic[In, Out]):
 class Coalescer(Generic[In, Out]):
     """Runs `command` on batches of at most `limit` items; it returns a result or an exception for each, in order.
 
+    `what` names it in the metrics.
+
     An exception that `command` itself raises fails the callers of that batch and no others.
     """
 
-    def __init__(self, command: Callable[[list[In]], Sequence[Out | Exception]], limit: int = 128) -> None:
+    def __init__(self, what: str, command: Callable[[list[In]], Sequence[Out | Exception]], limit: int = 128) -> None:
+        self._sizes = metrics.batch_sizes.labels(what)
         self._command = command
         self._limit = limit
         self._lock = threading.Lock()
         self._waiting: deque[_Call[In, Out]] = deque()
         self._busy = False
+        self._crowded = False
 
     def __call__(self, item: In, timeout: float) -> Out:
         """The result for `item`. Raises its error, or Unavailable when no batch took it within `timeout` seconds."""
@@ -80,10 +89,14 @@ class Coalescer(Generic[In, Out]):
             self._hand_over()
 
     def _lead(self, first: _Call[In, Out]) -> None:
+        # Whoever is ready to ask by now comes along; where there were many, more of them are about to.
+        time.sleep(LINGER_SECONDS if self._crowded else 0)
         with self._lock:
             batch = [first]
             while self._waiting and len(batch) < self._limit:
                 batch.append(self._waiting.popleft())
+        self._crowded = len(batch) >= CROWD
+        self._sizes.observe(len(batch))
         try:
             for call, outcome in zip(batch, self._command([call.item for call in batch]), strict=True):
                 call.outcome = outcome

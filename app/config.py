@@ -27,7 +27,7 @@ class Settings:
     background_deadline: float = 5.0
 
     payment_provider: str = "simulated"
-    payment_threads: int = 16
+    payment_threads: int = 32
     payment_timeout: float = 10.0
     payment_lease: float = 30.0
     payment_tries: int = 12

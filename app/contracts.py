@@ -224,6 +224,17 @@ class ListOrders(Request[OrderList]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PaymentEvent(Event):
+    """News from payments. `order_sequence` is the newest event of the order that payments had taken in by then.
+
+    It acknowledges that event and all before it, so that orders can forget them with the very write that the news
+    makes; 0 acknowledges nothing.
+    """
+
+    order_sequence: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class OrderCreated(Event):
     """An order was stored and waits for its payment."""
 
@@ -247,7 +258,7 @@ class RefundRequested(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaymentCaptured(Event):
+class PaymentCaptured(PaymentEvent):
     """The provider took the whole total. `took_ms` is the provider's time."""
 
     reference: str
@@ -255,7 +266,7 @@ class PaymentCaptured(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaymentDeclined(Event):
+class PaymentDeclined(PaymentEvent):
     """The provider refused for good; no money moved."""
 
     reason: str
@@ -263,12 +274,12 @@ class PaymentDeclined(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaymentVoided(Event):
+class PaymentVoided(PaymentEvent):
     """The payment of a cancelled order was called off before any money moved."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaymentRefunded(Event):
+class PaymentRefunded(PaymentEvent):
     """`refund_value` went back to the payer; `refunded_total` is all that has gone back so far."""
 
     refund_id: str
@@ -277,7 +288,7 @@ class PaymentRefunded(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaymentParked(Event):
+class PaymentParked(PaymentEvent):
     """Nobody could learn in time whether money moved (`reason`); an operator has to settle it."""
 
     reason: str

@@ -1,8 +1,10 @@
 """The connection to MongoDB: durable by default, bounded in time, and keeper of the one clock that counts."""
 
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -198,6 +200,60 @@ def insert_each(documents: Documents, batch: list[Document]) -> list[NotStored |
             outcomes[error["index"]] = NotStored(error["code"], error["errmsg"])
         return outcomes
     return [None] * len(batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patch:
+    """A change of one document by compare-and-set: applied only where the document still has `expected`.
+
+    `pushes` are appended to arrays; `keep` says of which arrays only that many of the newest entries stay.
+    """
+
+    key: Any
+    expected: Document
+    sets: Document
+    unsets: tuple[str, ...] = ()
+    pushes: dict[str, list[Any]] = field(default_factory=dict)
+    keep: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What patches must have in common to share a command."""
+        return tuple(self.expected.items()), self.unsets, tuple(self.pushes), tuple(self.keep.items())
+
+
+def patch_each(documents: Documents, patches: Sequence[Patch]) -> int:
+    """Apply patches of different documents, and tell how many could be.
+
+    Patches of one shape share one command: in bulk writes MongoDB plans, commits and logs each update as if it came
+    alone, which costs it two to three times as much as one update of many documents.
+    """
+    groups: dict[tuple[Any, ...], list[Patch]] = defaultdict(list)
+    for patch in patches:
+        groups[patch.shape].append(patch)
+    return sum(_patch_alike(documents, group) for group in groups.values())
+
+
+def _patch_alike(documents: Documents, patches: Sequence[Patch]) -> int:
+    first, keys = patches[0], [patch.key for patch in patches]
+    # Literal throughout: text from outside is never taken for an expression.
+    own = {
+        "$arrayElemAt": [
+            {"$literal": [{**patch.sets, **patch.pushes} for patch in patches]},
+            {"$indexOfArray": [{"$literal": keys}, "$_id"]},
+        ]
+    }
+    arrays = {name: _appended(name, first.keep.get(name)) for name in first.pushes}
+    merged = {"$let": {"vars": {"own": own}, "in": {"$mergeObjects": ["$$ROOT", "$$own", arrays]}}}
+    stages: list[Document] = [{"$replaceWith": merged}]
+    if first.unsets:
+        stages.append({"$unset": list(first.unsets)})
+    return documents.update_many({"_id": {"$in": keys}, **first.expected}, stages).matched_count
+
+
+def _appended(name: str, keep: int | None) -> Document:
+    whole = {"$concatArrays": [{"$ifNull": [f"${name}", []]}, f"$$own.{name}"]}
+    return {"$slice": [whole, -keep]} if keep else whole
 
 
 def may_pass(error: PyMongoError) -> bool:

@@ -18,7 +18,7 @@ from pymongo.read_concern import ReadConcern
 from app.contracts import Unavailable
 from app.database import NAMESPACE_EXISTS, Document, Store
 
-RATE = 500
+RATE = 100
 PAUSE = 0.05
 CAPPED_BYTES = 8 * 1024 * 1024
 

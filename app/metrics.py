@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
@@ -22,6 +22,14 @@ dead_letters = Counter(
 )
 leases_lost = Counter("orderflow_leases_lost", "Results refused because the lease had passed to another worker")
 orders_refused = Counter("orderflow_orders_refused", "New orders refused because too much was waiting")
+
+batch_sizes = Histogram(
+    "orderflow_batch_size",
+    "How many callers or events shared one database command",
+    ["what"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+)
+KEPT = (provider_calls, payments_parked, dead_letters, leases_lost, orders_refused, batch_sizes)
 
 
 class _Backlogs(Collector):
@@ -49,6 +57,6 @@ def exposition(backlogs: dict[str, tuple[int, float]]) -> bytes:
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     else:
-        for counter in (provider_calls, payments_parked, dead_letters, leases_lost, orders_refused):
-            registry.register(counter)
+        for kept in KEPT:
+            registry.register(kept)
     return generate_latest(registry)

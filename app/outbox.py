@@ -6,11 +6,10 @@ hinted by the process that wrote it, and by a sweep when that process died or a 
 event holds the document's relay lease (`relayDue`); an expired lease is simply due work.
 """
 
-import queue
 import random
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -56,6 +55,10 @@ OUTBOX_INDEXES = [
 
 CHORE_SECONDS = 60.0
 
+# What an outbox without events looks like; also part of other writes that empty one.
+RELAY_FIELDS = ("relayDue", "relayClaim", "relayFailures", "deadLetter")
+EMPTIED: Document = {"$set": {"outbox": []}, "$unset": dict.fromkeys(RELAY_FIELDS, "")}
+
 
 def entry_of(event: Event) -> Document:
     """The event as it lies in an outbox."""
@@ -92,30 +95,34 @@ class Outbox:
     def __init__(self, store: Store, lease: float) -> None:
         self._store = store
         self._lease = timedelta(seconds=lease)
-        self.hints: queue.Queue[Pending | None] = queue.Queue(self.HINTS)
+        self._hints: deque[Pending] = deque(maxlen=self.HINTS)
+        self._hinted = threading.Event()
+        self._unacknowledged: dict[Any, Pending] = {}
 
     def recorded(self, key: Any, entries: list[Document]) -> None:
         """Say what was just written: all undelivered entries of one document, oldest first.
 
         Only a hint that saves the relay a look: where it is lost, the sweep finds them when their lease has ended.
         """
-        with suppress(queue.Full):
-            self.hints.put_nowait(Pending(key, entries))
+        self._hints.append(Pending(key, entries))
+        if not self._hinted.is_set():
+            self._hinted.set()
 
     def take_hints(self, limit: int, timeout: float) -> list[Pending]:
         """What was hinted, waiting for the first of it up to `timeout` seconds."""
+        if not self._hints and timeout > 0:
+            self._hinted.wait(timeout)
+        # Cleared before it is looked: what comes in between is taken now or wakes the next call.
+        self._hinted.clear()
         batch: list[Pending] = []
-        with suppress(queue.Empty):
-            hint = self.hints.get(timeout=timeout) if timeout > 0 else self.hints.get_nowait()
-            while hint:
-                batch.append(hint)
-                hint = self.hints.get_nowait() if len(batch) < limit else None
+        with suppress(IndexError):
+            while len(batch) < limit:
+                batch.append(self._hints.popleft())
         return batch
 
     def wake(self) -> None:
         """Let `take_hints` return before its time."""
-        with suppress(queue.Full):
-            self.hints.put_nowait(None)
+        self._hinted.set()
 
     def lease_end(self) -> datetime:
         """When what is written now becomes due for anybody's sweep."""
@@ -145,18 +152,36 @@ class Outbox:
         done = [pending for pending in batch if pending.delivered or not pending.entries]
         if not done:
             return
+        keys = [pending.key for pending in done]
         gone = [event_id for pending in done for event_id in pending.delivered]
-        left = {"$filter": {"input": "$outbox", "cond": {"$not": {"$in": ["$$this.event_id", gone]}}}}
-        empty = {"$eq": [{"$size": "$outbox"}, 0]}
         with self._store.bounded() as documents:
-            documents.update_many(
-                {"_id": {"$in": [pending.key for pending in done]}},
-                [
-                    {"$set": {"outbox": left}},
-                    {"$set": {"relayDue": {"$cond": [empty, "$$REMOVE", "$relayDue"]}}},
-                    {"$unset": ["relayClaim", "relayFailures", "deadLetter"]},
-                ],
-            )
+            # Nearly always the one event there was: an update without a pipeline costs half as much.
+            whole = {"_id": {"$in": keys}, "outbox.0.event_id": {"$in": gone}, "outbox.1": {"$exists": False}}
+            emptied = documents.update_many(whole, EMPTIED).modified_count
+            if emptied < len(keys):
+                documents.update_many({"_id": {"$in": keys}}, _struck(gone))
+
+    def acknowledge_later(self, batch: Iterable[Pending]) -> None:
+        """Keep in mind what was delivered: it may go with another write, or with many others in one command."""
+        for pending in batch:
+            if pending.delivered or not pending.entries:
+                self._unacknowledged[pending.key] = pending
+
+    def acknowledged(self, key: Any) -> None:
+        """Another write has emptied the document's outbox."""
+        self._unacknowledged.pop(key, None)
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many documents are yet to be acknowledged."""
+        return len(self._unacknowledged)
+
+    def acknowledge_all(self) -> None:
+        """Write down what was kept in mind. What is lost of it is delivered again when its lease has ended."""
+        done, self._unacknowledged = self._unacknowledged, {}
+        if done:
+            metrics.batch_sizes.labels("acknowledgements").observe(len(done))
+        self.acknowledge(done.values())
 
     def postpone(self, key: Any, seconds: float) -> None:
         """Make a document due again later."""
@@ -208,10 +233,28 @@ class Outbox:
             return changed.modified_count == 1
 
 
+def _struck(gone: list[str]) -> list[Document]:
+    """The update that strikes events out, whatever else there is."""
+    left = {"$filter": {"input": "$outbox", "cond": {"$not": {"$in": ["$$this.event_id", gone]}}}}
+    empty = {"$eq": [{"$size": "$outbox"}, 0]}
+    return [
+        {"$set": {"outbox": left}},
+        {"$set": {"relayDue": {"$cond": [empty, "$$REMOVE", "$relayDue"]}}},
+        {"$unset": ["relayClaim", "relayFailures", "deadLetter"]},
+    ]
+
+
 class Relay:
-    """Hands the events of one outbox to the bus, from a thread of its own; `chore` is done there once a minute."""
+    """Hands the events of one outbox to the bus, from a thread of its own; `chore` is done there once a minute.
+
+    What was hinted is acknowledged `patience` seconds later, or when `CROWD` documents wait for it: by then another
+    write may have done it. Under load the relay pauses between batches, so that they grow and cost less.
+    """
 
     BATCH = 128
+    CROWD = 512
+    PAUSE_EACH = 0.0005
+    LONGEST_PAUSE = 0.02
 
     def __init__(
         self,
@@ -222,6 +265,7 @@ class Relay:
         *,
         interval: float,
         tries: int,
+        patience: float = 0.05,
         chore: Callable[[], object] | None = None,
     ) -> None:
         self._module = module
@@ -230,6 +274,8 @@ class Relay:
         self._bus = bus
         self._interval = interval
         self._tries = tries
+        self._patience = patience
+        self._acknowledge_at = float("inf")
         self._chore = chore
         self._next_chore = time.monotonic()
         self._stopping = threading.Event()
@@ -254,10 +300,31 @@ class Relay:
 
     def deliver(self, batch: Sequence[Pending]) -> None:
         """Hand a batch to the bus, each document's events in order, and record what came of it."""
+        self._hand_on_all(batch)
+        self._outbox.acknowledge(batch)
+        self._set_back_all(batch)
+
+    def _deliver_hinted(self, batch: Sequence[Pending]) -> None:
+        self._hand_on_all(batch)
+        if batch:
+            metrics.batch_sizes.labels(f"events of {self._module}").observe(len(batch))
+        troubled = [pending for pending in batch if pending.trouble]
+        self._outbox.acknowledge(troubled)
+        self._outbox.acknowledge_later(pending for pending in batch if not pending.trouble)
+        if batch and self._acknowledge_at == float("inf"):
+            self._acknowledge_at = time.monotonic() + self._patience
+        self._set_back_all(troubled)
+
+    def _acknowledge(self) -> None:
+        self._acknowledge_at = float("inf")
+        self._outbox.acknowledge_all()
+
+    def _hand_on_all(self, batch: Sequence[Pending]) -> None:
         while heads := [pending for pending in batch if pending.head()]:
             for group in _by_type(heads).values():
                 self._hand_on(group)
-        self._outbox.acknowledge(batch)
+
+    def _set_back_all(self, batch: Sequence[Pending]) -> None:
         # Two hints for one document are one failure.
         for pending in {pending.key: pending for pending in batch if pending.trouble}.values():
             self._set_back(pending)
@@ -298,15 +365,19 @@ class Relay:
 
     def _tell(self, events: list[Event]) -> None:
         now = time.time() * 1000
-        for event in events:
-            story.tell(
-                self._step,
-                module=self._module,
-                order_id=event.order_id,
-                request_id=event.request_id,
-                took_ms=max(0.0, now - event.at),
-                event_type=type(event).__name__,
-            )
+        story.tell_each(
+            self._step,
+            [
+                story.line_of(
+                    module=self._module,
+                    order_id=event.order_id,
+                    request_id=event.request_id,
+                    took_ms=max(0.0, now - event.at),
+                    event_type=type(event).__name__,
+                )
+                for event in events
+            ],
+        )
 
     def _set_back(self, pending: Pending) -> None:
         trouble = pending.trouble
@@ -328,14 +399,19 @@ class Relay:
     def _run(self) -> None:
         next_sweep = time.monotonic()
         while not self._stopping.is_set():
-            batch = self._hinted(next_sweep - time.monotonic())
-            self._safely(partial(self.deliver, batch))
+            batch = self._hinted(min(next_sweep, self._acknowledge_at) - time.monotonic())
+            self._safely(partial(self._deliver_hinted, batch))
+            if time.monotonic() >= self._acknowledge_at or self._outbox.unacknowledged >= self.CROWD:
+                self._safely(self._acknowledge)
             if time.monotonic() >= next_sweep:
                 swept = self._safely(self.sweep)
                 self._safely(self._do_chore)
                 next_sweep = time.monotonic() + (0.0 if swept == self.BATCH else _jittered(self._interval))
+            if len(batch) > 1:
+                self._stopping.wait(min(len(batch) * self.PAUSE_EACH, self.LONGEST_PAUSE))
         while batch := self._hinted(0.0):
-            self._safely(partial(self.deliver, batch))
+            self._safely(partial(self._deliver_hinted, batch))
+        self._safely(self._acknowledge)
 
     def _do_chore(self) -> None:
         if self._chore and time.monotonic() >= self._next_chore:

@@ -4,7 +4,8 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -34,14 +35,47 @@ listeners: list[Callable[[dict[str, Any]], None]] = []
 
 def tell(step: str, *, module: str, order_id: str, request_id: str, took_ms: float, **more: Any) -> None:
     """One line: `step` happened to an order in `module` and took so many milliseconds."""
-    line = {"module": module, "order_id": order_id, "request_id": request_id, "took_ms": round(took_ms, 2), **more}
-    log.info(step, **line)
-    for listener in listeners:
-        listener({"step": step, "at": time.time(), **line})
+    tell_each(step, [line_of(module=module, order_id=order_id, request_id=request_id, took_ms=took_ms, **more)])
+
+
+def line_of(*, module: str, order_id: str, request_id: str, took_ms: float, **more: Any) -> dict[str, Any]:
+    """The members of one line."""
+    return {"module": module, "order_id": order_id, "request_id": request_id, "took_ms": round(took_ms, 2), **more}
+
+
+def tell_each(step: str, lines: Sequence[dict[str, Any]]) -> None:
+    """A line for each of many orders to which `step` happened, written at once."""
+    _writer(step, lines)
+    if listeners:
+        at = time.time()
+        for line in lines:
+            for listener in listeners:
+                listener({"step": step, "at": at, **line})
+
+
+def _write_one_by_one(step: str, lines: Sequence[dict[str, Any]]) -> None:
+    for line in lines:
+        log.info(step, **line)
+
+
+def _write_json(step: str, lines: Sequence[dict[str, Any]]) -> None:
+    # What the processors below would make of it, at a tenth of their cost: steps are most of all lines.
+    timestamp = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    told = {"event": str(step), "level": "info", "timestamp": timestamp}
+    sys.stdout.write("".join(f"{_json_text({**told, **line})}\n" for line in lines))
+    sys.stdout.flush()
+
+
+def _write_nothing(_step: str, _lines: Sequence[dict[str, Any]]) -> None:
+    """Steps are below the level."""
+
+
+_writer: Callable[[str, Sequence[dict[str, Any]]], None] = _write_one_by_one
 
 
 def configure(log_format: str, log_level: str) -> None:
     """Set up all logging of this process, the libraries' included: one line an event, to standard output."""
+    global _writer
     console = log_format == "console" or (log_format == "auto" and sys.stdout.isatty())
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
@@ -54,6 +88,7 @@ def configure(log_format: str, log_level: str) -> None:
     )
     exceptions: list[Any] = [] if console else [structlog.processors.format_exc_info]
     level = logging.getLevelNamesMapping()[log_level.upper()]
+    _writer = _write_one_by_one if console else _write_json if level <= logging.INFO else _write_nothing
     structlog.configure(
         processors=[*shared, *exceptions, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -230,9 +230,9 @@ def leased_in(parts: Parts):
 
 def settled_in(parts: Parts) -> None:
     held = leased_in(parts)
-    parts.payments.settle(Result(before=held, payment=held.payment, line={"attempt": 1}), 5.0)
+    parts.payments.settle([Result(before=held, payment=held.payment, line={"attempt": 1})])
     # Out of date by now: what was settled has to be looked up.
-    parts.payments.settle(Result(before=held, payment=held.payment), 5.0)
+    parts.payments.settle([Result(before=held, payment=held.payment)])
 
 
 def repeated_in(parts: Parts) -> None:
@@ -260,6 +260,14 @@ def relayed_in(outbox: Outbox) -> None:
     outbox.acknowledge(batch)
 
 
+def acknowledged_later_in(outbox: Outbox) -> None:
+    batch = outbox.claim(3)
+    for pending in batch:
+        pending.delivered = [entry["event_id"] for entry in pending.entries]
+    outbox.acknowledge_later(batch)
+    outbox.acknowledge_all()
+
+
 def replayed_in(outbox: Outbox) -> None:
     assert outbox.replay(outbox.dead_letters(1)[0]["_id"])
 
@@ -283,6 +291,7 @@ def charged_in(parts: Parts) -> str:
 OUTBOX = {
     "claim": lambda outbox: outbox.claim(3),
     "acknowledge": relayed_in,
+    "acknowledge_all": acknowledged_later_in,
     "postpone": lambda outbox: outbox.postpone(outbox.claim(1)[0].key, 1.0),
     "count_failure": failed_in,
     "bury": buried_in,
@@ -316,7 +325,7 @@ CALLS: dict[tuple[type, str], Callable[[Parts], object]] = {
         for name, use in OUTBOX.items()
     },
 }
-NO_QUERY = {"prepare", "now", "recorded", "take_hints", "wake", "lease_end"}
+NO_QUERY = {"prepare", "now", "recorded", "take_hints", "wake", "lease_end", "acknowledge_later", "acknowledged"}
 KINDS = (OrderRepository, PaymentRepository, Outbox, Ledger)
 
 

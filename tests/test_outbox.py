@@ -278,7 +278,7 @@ def test_an_event_nobody_subscribed_to_is_delivered_to_nobody(process, scratch, 
 
 def test_every_event_is_told_of_before_it_is_handed_over(process, record, monkeypatch):
     told = []
-    monkeypatch.setattr("app.outbox.story.tell", lambda step, **line: told.append((step, line)))
+    monkeypatch.setattr("app.outbox.story.tell_each", lambda step, lines: told.extend((step, line) for line in lines))
     process.receiver.handled = told
     event = created("a")
     record(event)
@@ -397,9 +397,9 @@ def test_sweeps_are_repeated_while_hints_come_in(start_process, process, record,
 
 def test_more_hints_than_fit_are_lost_without_blocking_and_swept_up(process, record, hurry, scratch):
     record(created("a"), due=NEVER)
+    process.outbox.recorded("a", [entry_of(created("a"))])
     for _ in range(Outbox.HINTS):
         process.outbox.recorded("nobody", [])
-    process.outbox.recorded("a", [entry_of(created("a"))])
     while batch := process.outbox.take_hints(Relay.BATCH, 0):
         assert "a" not in {pending.key for pending in batch}
     hurry()
@@ -456,7 +456,7 @@ def test_stopping_hands_on_what_was_hinted(process, record, scratch, eventually)
 
 def test_stopping_wakes_an_idle_relay(process, eventually):
     process.relay.start()
-    eventually(lambda: process.outbox.hints.not_empty._waiters)
+    eventually(lambda: process.outbox._hinted._cond._waiters)
     began = time.monotonic()
     process.relay.stop(10.0)
     assert not process.relay._thread.is_alive()

@@ -24,6 +24,8 @@ from app.orders.repository import OrderRepository
 from app.outbox import Outbox, Relay
 from app.story import Step
 
+# By then most payments have news, which acknowledges what they were told.
+NEWS_SECONDS = 1.0
 NEWS = (PaymentCaptured, PaymentDeclined, PaymentVoided, PaymentRefunded, PaymentParked)
 
 
@@ -59,6 +61,7 @@ def install(bus: Answers, publisher: Publishes, store: Store, settings: Settings
         publisher,
         interval=settings.sweep_interval,
         tries=settings.relay_tries,
+        patience=min(NEWS_SECONDS, settings.relay_lease / 4),
         chore=partial(orders.forget_keys, settings.idempotency_hours * 3600),
     )
     bus.answer(CreateOrder, partial(handlers.create_order, orders=orders))

@@ -21,6 +21,7 @@ from app.contracts import (
     OrderStatusView,
     OrderUpdated,
     OrderView,
+    PaymentEvent,
     RefundAccepted,
     RefundOrder,
     RefundRequested,
@@ -37,7 +38,7 @@ def create_order(request: CreateOrder, orders: OrderRepository) -> OrderAccepted
     """Store the order, durably, with the event that has it paid for."""
     started = time.perf_counter()
     at = orders.now()
-    _tell(Step.ORDERS_RECEIVED, request.order_id, request.request_id, started)
+    story.tell_each(Step.ORDERS_RECEIVED, [_line(request, started)])
     created = OrderCreated(
         event_id=uuid4().hex,
         order_id=request.order_id,
@@ -50,7 +51,7 @@ def create_order(request: CreateOrder, orders: OrderRepository) -> OrderAccepted
         total_currency=request.total_currency,
     )
     order_id = orders.add(NewOrder(**vars(request)), order.created(), created, at)
-    _tell(Step.ORDER_STORED, order_id, request.request_id, started)
+    story.tell_each(Step.ORDER_STORED, [{**_line(request, started), "order_id": order_id}])
     return OrderAccepted(order_id=order_id, version=1, replayed=order_id != request.order_id)
 
 
@@ -127,25 +128,25 @@ def check_backlog(_request: CheckOrderBacklog, outbox: Outbox, limit: int) -> Ba
     return Backlog(due=due, oldest_ms=oldest_ms, overloaded=due >= limit)
 
 
-def on_payment_news(news: Sequence[Event], orders: OrderRepository) -> None:
+def on_payment_news(news: Sequence[PaymentEvent], orders: OrderRepository) -> None:
     """Bring orders up to date with their payments; what was heard before changes nothing."""
     started = time.perf_counter()
-    for event in news:
-        _tell(Step.RESULT_RECEIVED, event.order_id, event.request_id, started)
-    for event, change in orders.hear(news, order.heard):
-        _tell(
-            Step.ORDER_UPDATED,
-            event.order_id,
-            event.request_id,
-            started,
-            order_status=change.order_status,
-            payment_status=change.payment_status,
-        )
+    story.tell_each(Step.RESULT_RECEIVED, [_line(event, started) for event in news])
+    applied = orders.hear(news, order.heard)
+    story.tell_each(
+        Step.ORDER_UPDATED,
+        [
+            _line(event, started, order_status=change.order_status, payment_status=change.payment_status)
+            for event, change in applied
+        ],
+    )
 
 
-def _tell(step: Step, order_id: str, request_id: str, started: float, **more: str) -> None:
+def _line(message: Event | CreateOrder, started: float, **more: str) -> dict[str, object]:
     took_ms = (time.perf_counter() - started) * 1000
-    story.tell(step, module="orders", order_id=order_id, request_id=request_id, took_ms=took_ms, **more)
+    return story.line_of(
+        module="orders", order_id=message.order_id, request_id=message.request_id, took_ms=took_ms, **more
+    )
 
 
 def _ms(at: datetime) -> int:

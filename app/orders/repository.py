@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -10,15 +11,16 @@ from typing import Any
 
 import pymongo
 from bson import ObjectId
-from pymongo import ReturnDocument, UpdateOne
+from pymongo import ReturnDocument
 
 from app.coalesce import Coalescer
-from app.contracts import Conflict, Event, IdempotencyKeyReused, NotFound, OrderStatusView, OrderView
-from app.database import Document, NotStored, Store, insert_each
+from app.contracts import Conflict, Event, IdempotencyKeyReused, NotFound, OrderStatusView, OrderView, PaymentEvent
+from app.database import Document, NotStored, Patch, Store, insert_each, patch_each
 from app.orders.order import NEW, Change, State
-from app.outbox import OUTBOX_INDEXES, OUTBOX_SCHEMA, Outbox, entry_of
+from app.outbox import OUTBOX_INDEXES, OUTBOX_SCHEMA, RELAY_FIELDS, Outbox, entry_of
 
 RETRIES = 8
+REMEMBERED = 8192
 ORDER_ID = re.compile(r"[0-9a-f]{24}")
 STATE = {
     "orderStatus": 1,
@@ -97,6 +99,14 @@ class NewOrder:
         return sha256(json.dumps(wanted).encode()).hexdigest()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """An order's state as it was read or written, and the newest of its undelivered events; buried ones count as later."""
+
+    state: State
+    undelivered: int
+
+
 class OrderRepository:
     """Stores orders; every change is one compare-and-set that writes state, timeline and outbox together."""
 
@@ -104,9 +114,12 @@ class OrderRepository:
         self._store = store
         self._outbox = outbox
         self._patience = patience
-        self._inserts: Coalescer[Document, None] = Coalescer(self._insert)
-        self._views: Coalescer[ObjectId, Document | None] = Coalescer(lambda keys: self._by_id(keys, HIDDEN))
-        self._statuses: Coalescer[ObjectId, Document | None] = Coalescer(lambda keys: self._by_id(keys, STATUS))
+        self._fresh_orders: dict[str, Seen] = {}
+        self._inserts: Coalescer[Document, None] = Coalescer("new orders", self._insert)
+        self._views: Coalescer[ObjectId, Document | None] = Coalescer("orders", lambda keys: self._by_id(keys, HIDDEN))
+        self._statuses: Coalescer[ObjectId, Document | None] = Coalescer(
+            "statuses", lambda keys: self._by_id(keys, STATUS)
+        )
 
     def prepare(self) -> None:
         """Create what the collection needs: validator and indexes."""
@@ -123,12 +136,14 @@ class OrderRepository:
         it was another order.
         """
         key, outbox = ObjectId(order.order_id), [entry_of(event)]
+        stored = self._fresh(key, order, change, outbox, at)
         try:
-            self._inserts(self._fresh(key, order, change, outbox, at), self._patience)
+            self._inserts(stored, self._patience)
         except NotStored as refusal:
             if not (refusal.duplicate and order.idempotency_key):
                 raise
             return self._earlier(order)
+        self._remember(order.order_id, Seen(state=state_of(stored), undelivered=event.sequence))
         self._outbox.recorded(key, outbox)
         return order.order_id
 
@@ -227,35 +242,48 @@ class OrderRepository:
         raise Conflict("others changed the order again and again meanwhile; try again")
 
     def hear(
-        self, news: Sequence[Event], decide: Callable[[State, Event], Change | None]
+        self, news: Sequence[PaymentEvent], decide: Callable[[State, Event], Change | None]
     ) -> list[tuple[Event, Change]]:
-        """Apply news from payments in one bulk command; tells which of it was new.
+        """Apply news from payments in one command; tells which of it was new.
 
         Raises NotFound when an order is missing, Conflict when others were faster every time; what was applied by
         then is recognised when the news comes again.
         """
         applied: dict[str, tuple[Event, Change]] = {}
+        known = self._remembered(news)
         for _ in range(RETRIES):
-            states = self._states([event.order_id for event in news])
-            writes: dict[str, tuple[Event, Change, UpdateOne]] = {}
+            known |= self._read([event.order_id for event in news if event.order_id not in known])
+            patches: dict[str, Patch] = {}
             for event in news:
-                state = states[event.order_id]
-                change = None if event.order_id in writes else decide(state, event)
+                seen = known[event.order_id]
+                change = None if event.order_id in patches else decide(seen.state, event)
                 if change:
-                    writes[event.order_id] = (event, change, self._hearing(state, event, change))
-            if not writes:
+                    patches[event.order_id] = _hearing(seen, event, change, self.now())
+                    applied[event.event_id] = (event, change)
+            if not patches:
                 return list(applied.values())
             with self._store.bounded() as documents:
-                done = documents.bulk_write([write for _, _, write in writes.values()], ordered=False)
-            applied.update({event.event_id: (event, change) for event, change, _ in writes.values()})
-            if done.matched_count == len(news):
+                done = patch_each(documents, list(patches.values()))
+            if done == len(news):
+                self._emptied(patches.values())
                 return list(applied.values())
+            known = {}
         raise Conflict("others changed the orders again and again meanwhile")
 
-    def _hearing(self, state: State, event: Event, change: Change) -> UpdateOne:
-        update = self._update(state, change, self.now(), None)
-        update["$set"]["paymentSequence"] = event.sequence
-        return UpdateOne({"_id": ObjectId(event.order_id), "version": state.version}, update)
+    def _remembered(self, news: Sequence[PaymentEvent]) -> dict[str, Seen]:
+        """Orders as this process stored them, which saves reading them; who changed one since is found out by its version."""
+        kept = ((event.order_id, self._fresh_orders.pop(event.order_id, None)) for event in news)
+        return {order_id: seen for order_id, seen in kept if seen}
+
+    def _remember(self, order_id: str, seen: Seen) -> None:
+        while len(self._fresh_orders) >= REMEMBERED:
+            self._fresh_orders.pop(next(iter(self._fresh_orders)), None)
+        self._fresh_orders[order_id] = seen
+
+    def _emptied(self, patches: Iterable[Patch]) -> None:
+        for patch in patches:
+            if "outbox" in patch.sets:
+                self._outbox.acknowledged(patch.key)
 
     def _update(self, state: State, change: Change, at: datetime, event: Event | None) -> Document:
         sequence = state.sequence + 1
@@ -276,14 +304,17 @@ class OrderRepository:
             update["$set"]["relayDue"] = self._outbox.lease_end()
         return update
 
-    def _states(self, order_ids: Sequence[str]) -> dict[str, State]:
+    def _read(self, order_ids: Sequence[str]) -> dict[str, Seen]:
+        if not order_ids:
+            return {}
+        keys = [ObjectId(order_id) for order_id in set(order_ids)]
         with self._store.bounded() as documents:
-            found = documents.find({"_id": {"$in": [ObjectId(order_id) for order_id in set(order_ids)]}}, STATE)
-            states = {str(doc["_id"]): state_of(doc) for doc in found}
-        missing = set(order_ids) - states.keys()
+            found = documents.find({"_id": {"$in": keys}}, {**STATE, "outbox.sequence": 1, "deadLetter": 1})
+            seen = {str(doc["_id"]): _seen(doc) for doc in found}
+        missing = set(order_ids) - seen.keys()
         if missing:
             raise NotFound(f"there is no order {min(missing)}")
-        return states
+        return seen
 
     def _insert(self, batch: list[Document]) -> Sequence[Exception | None]:
         with self._store.bounded() as documents:
@@ -338,6 +369,34 @@ def view_of(doc: Document) -> OrderView:
 def rfc3339(at: datetime) -> str:
     """A time in UTC as text, with milliseconds."""
     return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z"
+
+
+def _seen(doc: Document) -> Seen:
+    buried = sys.maxsize if "deadLetter" in doc else 0
+    return Seen(
+        state=state_of(doc), undelivered=max([buried, *(entry.get("sequence", sys.maxsize) for entry in doc["outbox"])])
+    )
+
+
+def _hearing(seen: Seen, event: PaymentEvent, change: Change, at: datetime) -> Patch:
+    state, sequence = seen.state, seen.state.sequence + 1
+    sets: Document = {
+        "orderStatus": change.order_status,
+        "paymentStatus": change.payment_status,
+        "updatedAt": at,
+        "version": state.version + 1,
+        "sequence": sequence,
+        "paymentSequence": event.sequence,
+    }
+    # The news acknowledges what payments had been told; later events stay for the relay.
+    acknowledged = event.order_sequence >= seen.undelivered
+    return Patch(
+        key=ObjectId(event.order_id),
+        expected={"version": state.version},
+        sets={**sets, "outbox": []} if acknowledged else sets,
+        unsets=RELAY_FIELDS if acknowledged else (),
+        pushes={"events": [_timeline_entry(change, sequence, state.order_status, at)]},
+    )
 
 
 def _timeline_entry(change: Change, sequence: int, came_from: str, at: datetime) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def install(bus: Answers, publisher: Publishes, store: Store, provider: Provider
     """Put payments on the bus, with its own collection and a provider."""
     outbox = Outbox(store, settings.relay_lease)
     payments = PaymentRepository(store, outbox, settings.payment_lease)
-    settler = Settler(payments, settings.background_deadline)
+    settler = Settler(payments)
     patience = Patience(
         tries=settings.payment_tries,
         horizon=settings.payment_horizon,

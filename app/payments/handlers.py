@@ -89,11 +89,15 @@ def _apply(event: Event, decide: Callable[[Held], Change], payments: PaymentRepo
 
 def _tell_received(events: Sequence[Event]) -> None:
     now = time.time() * 1000
-    for event in events:
-        story.tell(
-            Step.PAYMENTS_RECEIVED,
-            module="payments",
-            order_id=event.order_id,
-            request_id=event.request_id,
-            took_ms=max(0.0, now - event.at),
-        )
+    story.tell_each(
+        Step.PAYMENTS_RECEIVED,
+        [
+            story.line_of(
+                module="payments",
+                order_id=event.order_id,
+                request_id=event.request_id,
+                took_ms=max(0.0, now - event.at),
+            )
+            for event in events
+        ],
+    )

@@ -5,16 +5,15 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from uuid import uuid4
 
 import pymongo
 from pymongo import UpdateOne
 
-from app.coalesce import Coalescer
 from app.contracts import Event
-from app.database import Document, Store, insert_each
+from app.database import Document, Patch, Store, insert_each, patch_each
 from app.outbox import OUTBOX_INDEXES, OUTBOX_SCHEMA, Outbox, entry_of
 from app.payments.payment import Payment, Refund, Status
 
@@ -72,7 +71,8 @@ class Result:
     """What to record: the payment after a change, the event that tells of it, a line for the payment's log.
 
     `due_at` is when to call the provider next; `keeps_lease` leaves that to whoever holds the payment now;
-    `begins_anew` where the next call has another key, so that its time counts from now.
+    `begins_anew` where the next call has another key, so that its time counts from now. The `stamp` lies in the
+    document afterwards: it tells whether a write whose reply was lost has happened.
     """
 
     before: Held
@@ -82,6 +82,7 @@ class Result:
     due_at: datetime | None = None
     keeps_lease: bool = False
     begins_anew: bool = False
+    stamp: str = field(default_factory=lambda: uuid4().hex)
 
 
 class PaymentRepository:
@@ -92,7 +93,6 @@ class PaymentRepository:
         self._outbox = outbox
         self._lease = timedelta(seconds=lease)
         self._owner = uuid4().hex
-        self._settlements: Coalescer[Result, bool] = Coalescer(self._settle)
 
     def prepare(self) -> None:
         """Create what the collection needs: validator and indexes."""
@@ -168,13 +168,23 @@ class PaymentRepository:
         with self._store.bounded() as documents:
             return [_held(doc) for doc in documents.find({"status": Status.UNKNOWN.value}).limit(limit)]
 
-    def settle(self, result: Result, patience: float) -> bool:
-        """Record a result; false when the lease was lost or the payment changed meanwhile."""
-        done = self._settlements(result, patience)
-        if done and result.event:
-            entries = [*result.before.outbox, entry_of(result.event)]
-            self._outbox.recorded(_key(result), entries)
-        return done
+    def settle(self, results: Sequence[Result]) -> list[bool]:
+        """Record results of different payments in one command; tells for each whether it could be.
+
+        It could not where the lease was lost or the payment changed meanwhile. After an error some may be recorded:
+        a repetition of the same results tells which.
+        """
+        with self._store.bounded() as documents:
+            recorded = [True] * len(results)
+            if patch_each(documents, [self._patch(result) for result in results]) < len(results):
+                keys = [_key(result) for result in results]
+                # A command for many tells how many it changed, not which: the stamp does.
+                stamps = {doc.get("stamp") for doc in documents.find({"_id": {"$in": keys}}, {"stamp": 1})}
+                recorded = [result.stamp in stamps for result in results]
+        for result, done in zip(results, recorded, strict=True):
+            if done and result.event:
+                self._outbox.recorded(_key(result), [*result.before.outbox, entry_of(result.event)])
+        return recorded
 
     def give_back(self, unbegun: Sequence[Held]) -> None:
         """Let go of leases whose call was not begun: due at once for anybody, and not counted as a try."""
@@ -195,41 +205,36 @@ class PaymentRepository:
     def _fresh(self, payment: Payment, now: datetime) -> Document:
         return {"_id": payment.order_id, **_fields(payment), "firstAt": now, "attempts": [], "outbox": []}
 
-    def _settle(self, batch: list[Result]) -> Sequence[bool | Exception]:
-        # A bulk command tells how many it changed, not which: the stamp does.
-        stamps = [uuid4().hex for _ in batch]
-        writes = [self._write(result, stamp) for result, stamp in zip(batch, stamps, strict=True)]
-        with self._store.bounded() as documents:
-            done = documents.bulk_write(writes, ordered=False)
-            if done.matched_count == len(batch):
-                return [True] * len(batch)
-            found = documents.find({"_id": {"$in": [_key(result) for result in batch]}}, {"stamp": 1})
-            stored = {doc.get("stamp") for doc in found}
-        return [stamp in stored for stamp in stamps]
-
-    def _write(self, result: Result, stamp: str) -> UpdateOne:
-        before, after = result.before.payment, result.payment
-        sets: Document = {**_fields(replace(after, version=before.version + 1)), "stamp": stamp}
-        gone: Document = {}
+    def _patch(self, result: Result) -> Patch:
+        before = result.before.payment
+        sets: Document = {
+            **_changing(replace(result.payment, version=before.version + 1)),
+            "stamp": result.stamp,
+        }
         pushes: Document = {}
-        if not result.keeps_lease:
-            gone |= {"owner": "", "claim": ""}
-            if result.due_at is None:
-                gone["dueAt"] = ""
-            else:
-                sets["dueAt"] = result.due_at
+        if not result.keeps_lease and result.due_at:
+            sets["dueAt"] = result.due_at
         if result.begins_anew:
             sets["firstAt"] = self.now()
         if result.line:
-            pushes["attempts"] = {"$each": [result.line], "$slice": -LOG_LIMIT}
+            pushes["attempts"] = [result.line]
         if result.event:
-            pushes["outbox"] = entry_of(result.event)
+            pushes["outbox"] = [entry_of(result.event)]
             sets["relayDue"] = self._outbox.lease_end()
-        parts = {"$set": sets, "$unset": gone, "$push": pushes}
-        return UpdateOne(
-            {"_id": before.order_id, "version": before.version, "attempt": before.attempt},
-            {operator: members for operator, members in parts.items() if members},
+        return Patch(
+            key=before.order_id,
+            expected={"version": before.version, "attempt": before.attempt},
+            sets=sets,
+            unsets=_let_go(result),
+            pushes=pushes,
+            keep={"attempts": LOG_LIMIT} if result.line else {},
         )
+
+
+def _let_go(result: Result) -> tuple[str, ...]:
+    if result.keeps_lease:
+        return ()
+    return ("owner", "claim") if result.due_at else ("owner", "claim", "dueAt")
 
 
 def _key(result: Result) -> str:
@@ -241,6 +246,13 @@ def _fields(payment: Payment) -> Document:
         "userId": payment.user_id,
         "productId": payment.product_id,
         "total": {"value": payment.total_value, "currency": payment.total_currency},
+        "requestId": payment.request_id,
+        **_changing(payment),
+    }
+
+
+def _changing(payment: Payment) -> Document:
+    return {
         "status": payment.status.value,
         "cancelled": payment.cancelled,
         "sent": payment.sent,
@@ -254,7 +266,6 @@ def _fields(payment: Payment) -> Document:
         "sequence": payment.sequence,
         "orderSequence": payment.order_sequence,
         "version": payment.version,
-        "requestId": payment.request_id,
     }
 
 

@@ -34,18 +34,21 @@ NEWS: dict[News, Callable[[Change, dict[str, Any], int], Event]] = {
 
 
 class Settler:
-    """Records changes of payments, each in one write."""
+    """Records changes of payments, each in one write, many in one command."""
 
-    def __init__(self, payments: PaymentRepository, patience: float) -> None:
+    def __init__(self, payments: PaymentRepository) -> None:
         self._payments = payments
-        self._patience = patience
 
     def record(self, held: Held, change: Change, line: Document | None = None, took_ms: float = 0) -> bool:
         """Write `change`; false when `held` is out of date. Without a line a running call keeps its lease."""
+        return self._payments.settle([self.result(held, change, line, took_ms)])[0]
+
+    def result(self, held: Held, change: Change, line: Document | None = None, took_ms: float = 0) -> Result:
+        """What to write for `change`."""
         now = self._payments.now()
         event = self._event(held, change, now, took_ms)
         payment = replace(change.payment, sequence=event.sequence) if event else change.payment
-        result = Result(
+        return Result(
             before=held,
             payment=payment,
             event=event,
@@ -54,7 +57,6 @@ class Settler:
             begins_anew=begins_anew(held.payment, payment),
             keeps_lease=line is None and held.owned and held.lease_end > now and change.due is not None,
         )
-        return self._payments.settle(result, self._patience)
 
     def _event(self, held: Held, change: Change, now: datetime, took_ms: float) -> Event | None:
         if change.news is None:
@@ -63,6 +65,7 @@ class Settler:
             "event_id": uuid4().hex,
             "order_id": held.payment.order_id,
             "sequence": held.payment.sequence + 1,
+            "order_sequence": change.payment.order_sequence,
             "request_id": held.payment.request_id,
             "at": int(now.timestamp() * 1000),
         }

@@ -11,14 +11,14 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import timedelta
 
-from app import metrics, story
+from app import story
 from app.contracts import Unavailable
 from app.payments import payment as domain
 from app.payments.guard import Guard
-from app.payments.payment import Answer, Call, Change, News, Outcome, Patience
+from app.payments.payment import Answer, Call, Outcome, Patience
+from app.payments.recorder import Learned, Recorder
 from app.payments.repository import Held, PaymentRepository
-from app.payments.settlement import Settler, log_line
-from app.story import Step
+from app.payments.settlement import Settler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,6 @@ class Worker:
     ) -> None:
         self._payments = payments
         self._guard = guard
-        self._settler = settler
         self._patience = patience
         self._threads = threads
         self._timeout = timeout
@@ -75,6 +74,7 @@ class Worker:
         self._sweeper = threading.Thread(target=self._sweep_on, name="payments-sweep", daemon=True)
         self._prompted = threading.Event()
         self._stopping = threading.Event()
+        self._recorder = Recorder(payments, settler, patience, self._stopping, self.prompt)
         self.draining = False
         self._running: dict[Future[None], Held] = {}
         self._begun: dict[tuple[str, int], Begun] = {}
@@ -85,7 +85,7 @@ class Worker:
         """How many payments more this process can take and begin soon."""
         if self.draining or self._guard.open or len(self._hung) >= self._threads:
             return 0
-        busy = len(self._running) - len(self._hung)
+        busy = len(self._running) - len(self._hung) + self._recorder.waiting
         if self._guard.probing:
             return 0 if busy else 1
         soon = int(self._threads * self.QUEUED_SECONDS / max(self._mean_seconds, 0.001))
@@ -131,10 +131,13 @@ class Worker:
 
     def work(self, held: Held) -> None:
         """Do what one payment needs next, and record what came of it. Raises TakenOver when that took too long."""
+        self._recorder.take(self.ask(held))
+
+    def ask(self, held: Held) -> Learned:
+        """Ask the provider what one payment needs next. Raises TakenOver when that took too long."""
         call = None if domain.exhausted(held.payment, self._patience) else domain.next_call(held.payment)
         if call is None:
-            self._record(held, call, NOTHING_ASKED, 0.0)
-            return
+            return Learned(held=held, call=call, outcome=NOTHING_ASKED, took_ms=0.0)
         begun = Begun(held=held, call=call, at=time.monotonic())
         self._begun[begun.key] = begun
         outcome = self._guard.ask(call, held.payment.attempt > 1)
@@ -142,8 +145,9 @@ class Worker:
             self._hung.discard(begun.key)
             story.log.warning("answer came too late", module="payments", order_id=call.order_id)
             raise TakenOver
-        self._learn(begun.seconds)
-        self._record(held, call, outcome, begun.seconds * 1000)
+        took = begun.seconds
+        self._mean_seconds += (took - self._mean_seconds) / 16
+        return Learned(held=held, call=call, outcome=outcome, took_ms=took * 1000)
 
     def take_over(self) -> None:
         """Settle calls that have taken too long as unknown; whatever they still answer is ignored."""
@@ -155,42 +159,9 @@ class Worker:
                 self._hung.discard(key)
                 continue
             self._lines.release()
-            self._record(begun.held, begun.call, self._guard.timed_out(), begun.seconds * 1000)
-
-    def _record(self, held: Held, call: Call | None, outcome: Outcome, took_ms: float) -> None:
-        line = log_line(held, call, outcome, self._payments.now(), took_ms)
-        current: Held | None = held
-        while current:
-            change = self._meaning(current, call, outcome)
-            if self._patiently(current, change, line, took_ms):
-                self._tell(current, change, outcome, took_ms)
-                if call:
-                    metrics.provider_calls.labels(call.kind.value, outcome.answer.value).inc()
-                if change.news == News.PARKED:
-                    metrics.payments_parked.inc()
-                if change.due == 0.0:
-                    self.prompt()
-                return
-            # Cancelled meanwhile, say: the same answer now means something else.
-            current = self._payments.renewed(held)
-        metrics.leases_lost.inc()
-        story.log.warning("lease lost or result recorded", module="payments", order_id=held.payment.order_id)
-
-    def _meaning(self, held: Held, call: Call | None, outcome: Outcome) -> Change:
-        if call is None:
-            again = 0.0 if domain.next_call(held.payment) else None
-            return domain.exhausted(held.payment, self._patience) or Change(payment=held.payment, due=again)
-        age = (self._payments.now() - held.first_at).total_seconds()
-        return domain.answered(held.payment, call, outcome, age, self._patience)
-
-    def _patiently(self, held: Held, change: Change, line: dict[str, object], took_ms: float) -> bool:
-        """Record, repeating while the database is away and the lease lasts."""
-        while True:
-            try:
-                return self._settler.record(held, change, line, took_ms)
-            except Unavailable:
-                if self._payments.now() >= held.lease_end or self._stopping.wait(0.2):
-                    raise
+            took_ms = begun.seconds * 1000
+            outcome = self._guard.timed_out()
+            self._recorder.take(Learned(held=begun.held, call=begun.call, outcome=outcome, took_ms=took_ms))
 
     def _give_back(self, unbegun: list[Held]) -> None:
         try:
@@ -206,20 +177,26 @@ class Worker:
         return self._payments.now() + timedelta(seconds=self._timeout) <= held.lease_end
 
     def _run(self, held: Held) -> None:
-        while not self._lines.acquire(timeout=0.1):
-            if self.draining:
-                self._give_back([held])
-                return
+        if not self._has_line(held):
+            return
+        learned = None
         try:
             if self._may_begin(held):
-                self.work(held)
+                learned = self.ask(held)
         except TakenOver:
             return  # Its line was given to others when it was taken over.
-        except Unavailable as exc:
-            story.log.warning("result kept back", module="payments", order_id=held.payment.order_id, reason=exc.detail)
         except Exception:
             story.log.exception("payment failed", module="payments", order_id=held.payment.order_id)
         self._lines.release()
+        if learned:
+            self._recorder.take(learned)
+
+    def _has_line(self, held: Held) -> bool:
+        while not self._lines.acquire(timeout=LINE_SECONDS):
+            if self.draining:
+                self._give_back([held])
+                return False
+        return True
 
     def _sweep_on(self) -> None:
         while not self._stopping.is_set():
@@ -235,19 +212,6 @@ class Worker:
             if not more:
                 self._prompted.wait(self._interval)
 
-    def _learn(self, seconds: float) -> None:
-        self._mean_seconds += (seconds - self._mean_seconds) / 16
 
-    def _tell(self, held: Held, change: Change, outcome: Outcome, took_ms: float) -> None:
-        story.tell(
-            Step.PAYMENT_PROCESSED,
-            module="payments",
-            order_id=held.payment.order_id,
-            request_id=held.payment.request_id,
-            took_ms=took_ms,
-            answer=outcome.answer.value,
-            payment_status=change.payment.status.value,
-        )
-
-
+LINE_SECONDS = 0.1
 NOTHING_ASKED = Outcome(answer=Answer.UNKNOWN, reason="there was nothing to ask")

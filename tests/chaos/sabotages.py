@@ -7,9 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from pymongo import UpdateOne
-
-from app.database import insert_each
+from app.database import Patch, insert_each
 from app.orders.repository import OrderRepository
 from app.outbox import Outbox, Relay
 from app.payments import payment as domain
@@ -44,18 +42,17 @@ def attempt_in_the_provider_key() -> None:
 
 def fence_off() -> None:
     """A result is written whoever holds the payment by now."""
-    usual = PaymentRepository._write
+    usual = PaymentRepository._patch
 
-    def write(self: Any, *args: Any) -> UpdateOne:
-        made = usual(self, *args)
-        return UpdateOne({"_id": made._filter["_id"]}, made._doc)
+    def patch(self: Any, *args: Any) -> Patch:
+        return replace(usual(self, *args), expected={})
 
-    PaymentRepository._write = write
+    PaymentRepository._patch = patch
 
 
 def payment_stored_after_the_call() -> None:
     """The provider is called first, and what it answered is what is stored first."""
-    usual = PaymentRepository._write
+    usual = PaymentRepository.settle
 
     def record(self: Any, payments: list[domain.Payment], _room: int) -> list[Held]:
         now = self.now()
@@ -64,13 +61,15 @@ def payment_stored_after_the_call() -> None:
             Held(payment=payment, outbox=[], first_at=now, lease_end=now + self._lease, owned=True) for payment in taken
         ]
 
-    def write(self: Any, result: Any, stamp: str) -> UpdateOne:
-        made = usual(self, result, stamp)
-        made._doc["$setOnInsert"] = {"firstAt": self.now()}
-        return UpdateOne(made._filter, made._doc, upsert=True)
+    def settle(self: Any, results: list[Any]) -> list[bool]:
+        with self._store.bounded() as documents:
+            for result in results:
+                late = self._fresh(result.before.payment, self.now())
+                documents.update_one({"_id": late.pop("_id")}, {"$setOnInsert": late}, upsert=True)
+        return usual(self, results)
 
     PaymentRepository.record = record
-    PaymentRepository._write = write
+    PaymentRepository.settle = settle
 
 
 def intent_not_recorded() -> None:

@@ -241,7 +241,8 @@ def test_a_command_that_fails_costs_no_order_and_no_second_charge(
     _assert_all_is_well(served, onlooker, patient, target.wish)
 
 
-@pytest.mark.parametrize("skipped", range(5))
+# The order, its payment, the provider's entry: updates of many documents are not repeated by the driver, but by us.
+@pytest.mark.parametrize("skipped", range(3))
 def test_a_write_that_was_made_and_whose_reply_was_lost_is_made_once(
     served, onlooker: MongoClient, patient: Patient, skipped: int
 ):

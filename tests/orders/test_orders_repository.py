@@ -195,15 +195,53 @@ def test_a_timeline_takes_two_hundred_steps_of_clients_and_then_only_news(orders
     assert (len(doc["events"]), doc["sequence"], doc["paymentStatus"]) == (201, 201, "Refunded")
 
 
-def test_news_of_many_orders_is_one_read_and_one_write(orders, create, commands, news, stored):
+def test_news_of_many_new_orders_is_one_write_and_no_read(orders, create, commands, news, stored):
     ids = [create() for _ in range(20)]
     commands.sent.clear()
     kinds = [PaymentCaptured if at % 2 else PaymentDeclined for at in range(20)]
     batch = [news(kind, order_id) for kind, order_id in zip(kinds, ids, strict=True)]
     told = orders.hear(batch, order.heard)
     assert [event for event, _ in told] == batch
-    assert [name for name, _ in commands.sent] == ["find", "update"]
+    assert [name for name, _ in commands.sent] == ["update"]
     assert [stored(order_id)["orderStatus"] for order_id in ids] == ["Declined", "Success"] * 10
+
+
+def test_news_of_orders_that_another_process_stored_is_one_read_and_one_write(
+    orders, rival, create, commands, news, stored
+):
+    ids = [create() for _ in range(20)]
+    batch = [news(PaymentCaptured, order_id) for order_id in ids]
+    commands.sent.clear()
+    rival.hear(batch, order.heard)
+    assert [name for name, _ in commands.sent] == ["find", "update"]
+    # What the first process remembers of them is out of date now: that is found out, and nothing is heard twice.
+    orders.hear(batch, order.heard)
+    assert {(stored(order_id)["orderStatus"], stored(order_id)["version"]) for order_id in ids} == {("Success", 2)}
+
+
+def test_news_strikes_out_the_events_that_it_acknowledges_and_no_later_one(orders, create, update, news, stored):
+    heard, cancelled = create(), create()
+    update(cancelled, "Cancelled")
+    orders.hear([news(PaymentCaptured, one, order_sequence=1) for one in (heard, cancelled)], order.heard)
+    assert (stored(heard)["outbox"], "relayDue" in stored(heard)) == ([], False)
+    assert [entry["type"] for entry in stored(cancelled)["outbox"]] == ["OrderCreated", "OrderCancelled"]
+    orders.hear([news(PaymentRefunded, cancelled, 2, order_sequence=2)], order.heard)
+    assert (stored(cancelled)["outbox"], "relayDue" in stored(cancelled)) == ([], False)
+
+
+def test_news_that_acknowledges_nothing_leaves_the_outbox_alone(orders, create, news, stored):
+    order_id = create()
+    orders.hear([news(PaymentCaptured, order_id)], order.heard)
+    assert [entry["type"] for entry in stored(order_id)["outbox"]] == ["OrderCreated"]
+
+
+def test_news_leaves_a_dead_letter_to_the_operator(orders, create, news, stored, database):
+    order_id = create()
+    letter = {"reason": "poison", "event_id": "e", "failures": 8, "at": orders.now()}
+    database.orders.update_one({"_id": ObjectId(order_id)}, {"$set": {"deadLetter": letter}, "$unset": {"relayDue": 1}})
+    orders._fresh_orders.clear()
+    orders.hear([news(PaymentCaptured, order_id, order_sequence=1)], order.heard)
+    assert (stored(order_id)["orderStatus"], "deadLetter" in stored(order_id)) == ("Success", True)
 
 
 def test_the_same_news_twice_in_one_batch_is_heard_once(orders, create, news, stored):

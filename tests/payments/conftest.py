@@ -147,7 +147,7 @@ def make_worker(provider: Double, payments: PaymentRepository) -> Iterator[Calla
     made: list[Worker] = []
 
     def make(repository: PaymentRepository, threads: int = 2, patience: Patience = PATIENCE, **options) -> Worker:
-        settler = Settler(repository, 10.0)
+        settler = Settler(repository)
         timing = {"timeout": 5.0, "interval": 0.05} | options
         worker = Worker(repository, Guard(provider, 10, 10.0), settler, patience, threads=threads, **timing)
         made.append(worker)
@@ -211,7 +211,7 @@ def cancel(payments: PaymentRepository) -> Callable:
             OrderCancelled(event_id=uuid4().hex, order_id=order_id, sequence=sequence, request_id="r-cancel", at=1)
             for order_id in order_ids
         ]
-        handlers.on_orders_cancelled(events, payments, Settler(payments, 10.0), worker)
+        handlers.on_orders_cancelled(events, payments, Settler(payments), worker)
 
     return tell
 

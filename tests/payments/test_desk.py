@@ -16,7 +16,7 @@ KEY_LIFE = 7200.0
 @pytest.fixture
 def desk(payments, provider):
     """The operator's desk, for a provider that forgets its keys after two hours."""
-    return Desk(payments, provider, Settler(payments, 10.0), PATIENCE, KEY_LIFE)
+    return Desk(payments, provider, Settler(payments), PATIENCE, KEY_LIFE)
 
 
 @pytest.fixture

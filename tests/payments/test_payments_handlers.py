@@ -135,7 +135,7 @@ def test_a_cancellation_is_decided_anew_when_the_payment_changed_meanwhile(
 
     held = leased()
     repository = Outrun(store, outbox, 60.0)
-    handlers.on_orders_cancelled([cancelled(held.payment.order_id)], repository, Settler(repository, 10.0), worker)
+    handlers.on_orders_cancelled([cancelled(held.payment.order_id)], repository, Settler(repository), worker)
     doc = stored(held.payment.order_id)
     assert (doc["status"], [refund["value"] for refund in doc["refunds"]]) == ("Refunding", [9900])
 
@@ -150,7 +150,7 @@ def test_a_cancellation_that_is_outrun_every_time_comes_again_later(payments, st
     held = leased()
     repository = Outrun(store, outbox, 60.0)
     with pytest.raises(Unavailable):
-        handlers.on_orders_cancelled([cancelled(held.payment.order_id)], repository, Settler(repository, 10.0), worker)
+        handlers.on_orders_cancelled([cancelled(held.payment.order_id)], repository, Settler(repository), worker)
     assert not payments.find(held.payment.order_id).payment.cancelled
 
 
@@ -222,7 +222,7 @@ def test_refunds_on_request_are_made_one_by_one_and_the_cancellation_sends_back_
     held = leased()
     order_id = held.payment.order_id
     worker.work(held)
-    settler = Settler(payments, 10.0)
+    settler = Settler(payments)
     events = [requested(order_id, 900, 3, "a"), requested(order_id, 1000, 4, "b"), requested(order_id, 900, 3, "a")]
     handlers.on_refunds_requested(events, payments, settler, worker)
     cancel(worker, order_id, sequence=5)
@@ -246,7 +246,7 @@ def test_a_refund_asked_for_while_another_is_under_way_follows_it(
     held = leased()
     order_id = held.payment.order_id
     worker.work(held)
-    settler = Settler(payments, 10.0)
+    settler = Settler(payments)
     handlers.on_refunds_requested([requested(order_id, 900, 2, "a")], payments, settler, worker)
     provider.watch = lambda verb, call: gate() if call.refund_id == "a" and verb == "refund" else None
     running = threading.Thread(target=worker.work, args=[take_up(order_id)], daemon=True)

@@ -150,11 +150,11 @@ def test_who_lost_the_lease_can_write_nothing_before_the_new_holder_settles_nor_
     [first] = dying.record([payment], 1)
     [second] = other.claim(10)
     before = stored(payment.order_id)
-    assert dying.settle(declined(first), 5.0) is False
+    assert dying.settle([declined(first)])[0] is False
     assert stored(payment.order_id) == before
-    assert other.settle(captured(second), 5.0) is True
+    assert other.settle([captured(second)])[0] is True
     after = stored(payment.order_id)
-    assert dying.settle(declined(first), 5.0) is False
+    assert dying.settle([declined(first)])[0] is False
     assert stored(payment.order_id) == after
     assert after["status"] == "Captured"
     assert [entry["type"] for entry in after["outbox"]] == ["PaymentCaptured"]
@@ -163,21 +163,21 @@ def test_who_lost_the_lease_can_write_nothing_before_the_new_holder_settles_nor_
 def test_the_attempt_alone_is_a_fence(payments, leased, stored, database):
     held = leased()
     database.payments.update_one({"_id": held.payment.order_id}, {"$inc": {"attempt": 1}})
-    assert payments.settle(captured(held), 5.0) is False
+    assert payments.settle([captured(held)])[0] is False
     assert stored(held.payment.order_id)["status"] == "Processing"
 
 
 def test_a_change_meanwhile_is_a_fence_too(payments, leased, stored, database):
     held = leased()
     database.payments.update_one({"_id": held.payment.order_id}, {"$inc": {"version": 1}})
-    assert payments.settle(captured(held), 5.0) is False
+    assert payments.settle([captured(held)])[0] is False
     assert payments.renewed(held).payment == replace(held.payment, version=held.payment.version + 1)
-    assert payments.settle(captured(payments.renewed(held)), 5.0) is True
+    assert payments.settle([captured(payments.renewed(held))])[0] is True
 
 
 def test_a_result_its_event_and_its_log_line_are_one_write(payments, outbox, leased, stored):
     held = leased()
-    assert payments.settle(captured(held), 5.0) is True
+    assert payments.settle([captured(held)])[0] is True
     doc = stored(held.payment.order_id)
     assert (doc["status"], doc["captured"], doc["version"]) == ("Captured", 9900, held.payment.version + 1)
     assert [event_of(entry) for entry in doc["outbox"]] == [captured(held).event]
@@ -194,14 +194,14 @@ def test_a_result_its_event_and_its_log_line_are_one_write(payments, outbox, lea
 def test_a_result_that_was_refused_is_not_handed_on(dying, other, outbox, new_payment):
     [first] = dying.record([new_payment()], 1)
     other.claim(10)
-    dying.settle(declined(first), 5.0)
+    dying.settle([declined(first)])[0]
     assert outbox.take_hints(10, 0) == []
 
 
 def test_a_call_to_repeat_lets_go_of_the_lease_until_it_is_due(payments, other, leased, stored):
     held = leased()
     due = payments.now() + timedelta(milliseconds=1)
-    assert payments.settle(Result(before=held, payment=held.payment, due_at=due), 5.0) is True
+    assert payments.settle([Result(before=held, payment=held.payment, due_at=due)])[0] is True
     doc = stored(held.payment.order_id)
     assert (doc["dueAt"], "owner" in doc) == (due, False)
 
@@ -209,7 +209,7 @@ def test_a_call_to_repeat_lets_go_of_the_lease_until_it_is_due(payments, other, 
 def test_a_cancellation_leaves_the_lease_to_the_running_call(payments, other, leased, stored):
     held = leased()
     cancelled = replace(held.payment, cancelled=True)
-    assert payments.settle(Result(before=held, payment=cancelled, due_at=payments.now(), keeps_lease=True), 5.0)
+    assert payments.settle([Result(before=held, payment=cancelled, due_at=payments.now(), keeps_lease=True)])[0]
     doc = stored(held.payment.order_id)
     assert (doc["dueAt"], "owner" in doc) == (held.lease_end, True)
     assert other.claim(10) == []
@@ -219,7 +219,7 @@ def test_the_log_of_a_payment_keeps_its_latest_lines(payments, leased, database)
     held = leased()
     lines = [{"attempt": at} for at in range(50)]
     database.payments.update_one({"_id": held.payment.order_id}, {"$set": {"attempts": lines}})
-    assert payments.settle(Result(before=held, payment=held.payment, line={"attempt": 50}), 5.0)
+    assert payments.settle([Result(before=held, payment=held.payment, line={"attempt": 50})])[0]
     [doc] = database.payments.find()
     assert [line["attempt"] for line in doc["attempts"]] == list(range(1, 51))
 
@@ -229,11 +229,11 @@ def test_the_time_of_the_first_try_stays_until_something_new_begins(payments, le
     order_id = held.payment.order_id
     long_ago = payments.now() - timedelta(hours=1)
     database.payments.update_one({"_id": order_id}, {"$set": {"firstAt": long_ago}})
-    payments.settle(Result(before=held, payment=held.payment, due_at=payments.now()), 5.0)
+    payments.settle([Result(before=held, payment=held.payment, due_at=payments.now())])[0]
     assert stored(order_id)["firstAt"] == long_ago
     [again] = payments.claim(10)
     refund = replace(again.payment, status=Status.REFUNDING, refunds=(Refund(refund_id="cancel", value=9900),), tries=0)
-    payments.settle(Result(before=again, payment=refund, due_at=payments.now(), begins_anew=True), 5.0)
+    payments.settle([Result(before=again, payment=refund, due_at=payments.now(), begins_anew=True)])[0]
     assert payments.now() - stored(order_id)["firstAt"] < timedelta(minutes=1)
     assert stored(order_id)["refunds"] == [{"refund_id": "cancel", "value": 9900, "done": False}]
 
@@ -273,9 +273,7 @@ class Slow:
             yield documents
 
 
-def test_of_results_settled_in_one_command_each_hears_whether_it_won(
-    payments, dying, other, store, outbox, gate, new_payment, database, eventually
-):
+def test_of_results_settled_in_one_command_each_hears_whether_it_won(payments, dying, other, new_payment, database):
     mine = payments.record([new_payment() for _ in range(5)], 5)
     gone = dying.record([new_payment() for _ in range(4)], 4)
     assert len(other.claim(10)) == 4
@@ -284,27 +282,25 @@ def test_of_results_settled_in_one_command_each_hears_whether_it_won(
     results = [captured(mine[0]), *map(captured, (mine[1], gone[0], mine[2], gone[1], changed[0], gone[2], mine[3]))]
     # Twice the same payment in one batch: the first of them wins.
     results += [captured(mine[4]), declined(mine[4], "second")]
-    slow = PaymentRepository(Slow(store, gate), outbox, 60.0)
-    with ThreadPoolExecutor(len(results)) as pool:
-        running = [pool.submit(slow.settle, results[0], 20.0)]
-        assert gate.came.wait(10)
-        # All others gather behind the first, in their order, and become one command.
-        for at, result in enumerate(results[1:], 1):
-            running.append(pool.submit(slow.settle, result, 20.0))
-            eventually(lambda at=at: len(slow._settlements._waiting) == at)
-        gate.open()
-        won = [one.result() for one in running]
+    won = payments.settle(results)
     assert won == [True, True, False, True, False, False, False, True, True, False]
     for result, hears in zip(results, won, strict=True):
         doc = database.payments.find_one({"_id": result.before.payment.order_id})
         assert (result.event.event_id in [entry["event_id"] for entry in doc["outbox"]]) is hears
 
 
+def test_results_whose_reply_was_lost_are_told_rightly_when_they_are_repeated(payments, new_payment, database):
+    results = [captured(held) for held in payments.record([new_payment() for _ in range(3)], 3)]
+    assert payments.settle(results[:2]) == [True, True]
+    assert payments.settle(results) == [True, True, True]
+    assert [len(doc["outbox"]) for doc in database.payments.find()] == [1, 1, 1]
+
+
 def test_results_settled_by_many_at_once_are_each_told_rightly(payments, other, new_payment, database):
     held = payments.record([new_payment() for _ in range(40)], 40)
     results = [captured(one) for one in held] + [declined(one, f"d-{one.payment.order_id}") for one in held]
     with ThreadPoolExecutor(16) as pool:
-        won = list(pool.map(lambda result: payments.settle(result, 20.0), results))
+        won = list(pool.map(lambda result: payments.settle([result])[0], results))
     assert sum(won) == 40
     for one, capture_won, decline_won in zip(held, won[:40], won[40:], strict=True):
         doc = database.payments.find_one({"_id": one.payment.order_id})

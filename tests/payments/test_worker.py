@@ -371,8 +371,8 @@ def test_a_result_is_recorded_once_though_the_database_forgets_to_say_so(
     class Forgetful(PaymentRepository):
         forgot = False
 
-        def settle(self, result, patience):
-            done = super().settle(result, patience)
+        def settle(self, results):
+            done = super().settle(results)
             if not self.forgot:
                 self.forgot = True
                 raise Unavailable("the answer was lost")
@@ -393,12 +393,12 @@ def test_a_result_is_recorded_once_though_the_order_is_cancelled_right_after(
     class Outrun(PaymentRepository):
         outrun = False
 
-        def settle(self, result, patience):
-            done = super().settle(result, patience)
+        def settle(self, results):
+            done = super().settle(results)
             if not self.outrun:
                 self.outrun = True
-                cancel(worker, result.before.payment.order_id)
-                return False
+                cancel(worker, results[0].before.payment.order_id)
+                return [False]
             return done
 
     held = leased()
@@ -415,11 +415,11 @@ def test_a_result_waits_while_the_database_is_away(make_worker, store, outbox, p
     class Away(PaymentRepository):
         refusals = 2
 
-        def settle(self, result, patience):
+        def settle(self, results):
             if self.refusals:
                 self.refusals -= 1
                 raise Unavailable("no primary")
-            return super().settle(result, patience)
+            return super().settle(results)
 
     held = leased()
     make_worker(Away(store, outbox, 60.0)).work(held)
@@ -603,7 +603,7 @@ def test_a_settler_counts_what_it_has_to_say_of_an_order(worker, provider, lease
 
 def test_a_change_out_of_date_is_refused(payments, leased):
     held = leased()
-    settler = Settler(payments, 5.0)
+    settler = Settler(payments)
     patience = Patience(tries=1, horizon=1.0, backoff=1.0, backoff_max=1.0)
     change = domain.answered(held.payment, domain.next_call(held.payment), DECLINED, 0.0, patience)
     assert settler.record(held, change, {"attempt": 1}) is True

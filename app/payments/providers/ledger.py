@@ -24,7 +24,7 @@ class Ledger:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._inserts: Coalescer[Document, None] = Coalescer(self._insert)
+        self._inserts: Coalescer[Document, None] = Coalescer("charges", self._insert)
 
     def prepare(self) -> None:
         """Create what the collection needs."""

@@ -1,0 +1,152 @@
+"""Records what the provider answered: many results in one write, by whichever thread comes first."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from app import metrics, story
+from app.contracts import Unavailable
+from app.payments import payment as domain
+from app.payments.payment import Call, Change, News, Outcome, Patience
+from app.payments.repository import Held, PaymentRepository, Result
+from app.payments.settlement import Settler, log_line
+from app.story import Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """What came of one attempt: `outcome` answered `call` after `took_ms` milliseconds; no call where none was due."""
+
+    held: Held
+    call: Call | None
+    outcome: Outcome
+    took_ms: float
+
+    @property
+    def order_id(self) -> str:
+        """The order that the attempt was for."""
+        return self.held.payment.order_id
+
+
+class Recorder:
+    """Writes results down, together with whatever other threads have learned meanwhile."""
+
+    BATCH = 128
+    CROWD = 3
+    LINGER_SECONDS = 0.002
+    AGAIN_SECONDS = 0.2
+
+    def __init__(
+        self,
+        payments: PaymentRepository,
+        settler: Settler,
+        patience: Patience,
+        stopping: threading.Event,
+        prompt: Callable[[], None],
+    ) -> None:
+        self._payments = payments
+        self._settler = settler
+        self._patience = patience
+        self._stopping = stopping
+        self._prompt = prompt
+        self._waiting: deque[Learned] = deque()
+        self._leading = threading.Lock()
+        self._crowded = False
+
+    @property
+    def waiting(self) -> int:
+        """How many results are yet to be written."""
+        return len(self._waiting)
+
+    def take(self, learned: Learned) -> None:
+        """Have a result written: by this thread, unless another is writing and takes it along."""
+        self._waiting.append(learned)
+        # Looked at again after the lock is free: a result that came too late to be taken along leads itself.
+        while self._waiting and self._leading.acquire(blocking=False):
+            try:
+                # Whoever has learned something by now comes along; under load more are about to.
+                time.sleep(self.LINGER_SECONDS if self._crowded else 0)
+                self._crowded = len(self._waiting) >= self.CROWD
+                self._safely([self._waiting.popleft() for _ in range(min(len(self._waiting), self.BATCH))])
+            finally:
+                self._leading.release()
+
+    def _safely(self, batch: list[Learned]) -> None:
+        try:
+            self._record(batch)
+        except Unavailable as exc:
+            orders = [learned.order_id for learned in batch]
+            story.log.warning("results kept back", module="payments", orders=orders, reason=exc.detail)
+        except Exception:
+            if len(batch) == 1:
+                story.log.exception("result not recorded", module="payments", order_id=batch[0].order_id)
+                return
+            # One of them spoils the command for all.
+            for learned in batch:
+                self._safely([learned])
+
+    def _record(self, batch: Sequence[Learned]) -> None:
+        metrics.batch_sizes.labels("payment results").observe(len(batch))
+        drafts = [(learned, self._meaning(learned.held, learned)) for learned in batch]
+        results = [self._result(learned.held, learned, change) for learned, change in drafts]
+        told: list[tuple[Learned, Change]] = []
+        stale: list[tuple[Learned, Change]] = []
+        for draft, done in zip(drafts, self._patiently(results), strict=True):
+            (told if done else stale).append(draft)
+        self._tell(told)
+        for learned, _ in stale:
+            self._decide_anew(learned)
+
+    def _decide_anew(self, learned: Learned) -> None:
+        """Cancelled meanwhile, say: the same answer now means something else."""
+        while current := self._payments.renewed(learned.held):
+            change = self._meaning(current, learned)
+            if self._patiently([self._result(current, learned, change)])[0]:
+                self._tell([(learned, change)])
+                return
+        metrics.leases_lost.inc()
+        story.log.warning("lease lost or result recorded", module="payments", order_id=learned.order_id)
+
+    def _result(self, held: Held, learned: Learned, change: Change) -> Result:
+        line = log_line(learned.held, learned.call, learned.outcome, self._payments.now(), learned.took_ms)
+        return self._settler.result(held, change, line, learned.took_ms)
+
+    def _meaning(self, held: Held, learned: Learned) -> Change:
+        if learned.call is None:
+            again = 0.0 if domain.next_call(held.payment) else None
+            return domain.exhausted(held.payment, self._patience) or Change(payment=held.payment, due=again)
+        age = (self._payments.now() - held.first_at).total_seconds()
+        return domain.answered(held.payment, learned.call, learned.outcome, age, self._patience)
+
+    def _patiently(self, results: Sequence[Result]) -> list[bool]:
+        """Record, repeating while the database is away and a lease lasts."""
+        while True:
+            try:
+                return self._payments.settle(results)
+            except Unavailable:
+                lease_end = max(result.before.lease_end for result in results)
+                if self._payments.now() >= lease_end or self._stopping.wait(self.AGAIN_SECONDS):
+                    raise
+
+    def _tell(self, recorded: Sequence[tuple[Learned, Change]]) -> None:
+        for learned, change in recorded:
+            if learned.call:
+                metrics.provider_calls.labels(learned.call.kind.value, learned.outcome.answer.value).inc()
+            if change.news == News.PARKED:
+                metrics.payments_parked.inc()
+            if change.due == 0.0:
+                self._prompt()
+        story.tell_each(Step.PAYMENT_PROCESSED, [_line(learned, change) for learned, change in recorded])
+
+
+def _line(learned: Learned, change: Change) -> dict[str, object]:
+    return story.line_of(
+        module="payments",
+        order_id=learned.order_id,
+        request_id=learned.held.payment.request_id,
+        took_ms=learned.took_ms,
+        answer=learned.outcome.answer.value,
+        payment_status=change.payment.status.value,
+    )

@@ -1,0 +1,145 @@
+"""Who takes part: Orderflow, its peers and the ceiling, each with processes, database and requests of its own.
+
+Every contestant has a mongod of its own, all started alike: data, cache and checkpoints of one never burden another,
+and mongod's CPU time can be told apart. Those who are not being measured idle, which costs far less than sharing.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from bench.base import Base
+from bench.processes import Server
+from bench.wrk import Request
+from chaos.servers import free_port
+
+GUNICORN = (sys.executable, "-m", "gunicorn")
+PEERS_CONF = "bench/peers/gunicorn_conf.py"
+WORKERS = 2
+
+
+class Kind(StrEnum):
+    """A kind of request."""
+
+    POST = "POST /orders, whole flow"
+    ONE = "GET one"
+    STATUS = "GET status"
+    LIST = "list of 20"
+
+
+class Name(StrEnum):
+    """A contestant."""
+
+    ORDERFLOW = "orderflow"
+    FLASK = "flask"
+    FASTAPI = "fastapi"
+    HELLO = "hello"
+
+
+LABELS = {
+    Name.ORDERFLOW: "Orderflow",
+    Name.FLASK: "plain Flask",
+    Name.FASTAPI: "FastAPI",
+    Name.HELLO: "bare hello",
+}
+LEGEND = (
+    "plain Flask: PyMongo, payments on a thread pool, gunicorn gthread 2 x 16 · FastAPI: PyMongo Async, payments as "
+    "tasks, uvicorn 2 x uvloop · bare hello: Flask that stores nothing, gunicorn gevent x 2 · every store w=majority, "
+    "journaled, on a mongod of its own"
+)
+
+
+@dataclass
+class Contestant:
+    """One who runs; `base` is None where nothing is stored."""
+
+    name: str
+    server: Server
+    base: Base | None
+    folder: Path
+    requests: dict[str, Request] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server shall run: its folder, its port, its database's URI."""
+
+    folder: Path
+    port: int
+    uri: str
+
+
+def orderflow(place: Place, more: Mapping[str, str] | None = None, options: tuple[str, ...] = ()) -> Server:
+    """Orderflow as users run it; `more` is environment, `options` are gunicorn's."""
+    environ = {
+        "PORT": str(place.port),
+        "BIND": "127.0.0.1",
+        "WEB_CONCURRENCY": str(WORKERS),
+        "ORDERFLOW_DATA": str(place.folder),
+        "MONGODB_URI": place.uri,
+        **(more or {}),
+    }
+    command = [*GUNICORN, "-c", "gunicorn.conf.py", *options]
+    return Server(command, environ, place.port, "/readyz", place.folder / "server.log")
+
+
+def flask(place: Place) -> Server:
+    """The plain peer: two workers of 16 threads."""
+    environ = {**_peer(place), "WORKER_CLASS": "gthread", "MONGODB_URI": place.uri}
+    command = [*GUNICORN, "-c", PEERS_CONF, "bench.peers.flask_peer:app"]
+    return Server(command, environ, place.port, "/orders/nobody", place.folder / "server.log")
+
+
+def fastapi(place: Place) -> Server:
+    """The asynchronous peer: two workers on uvloop and httptools."""
+    command = [sys.executable, "-m", "uvicorn", "bench.peers.fastapi_peer:app", "--host", "127.0.0.1"]
+    command += ["--port", str(place.port), "--workers", str(WORKERS), "--loop", "uvloop", "--http", "httptools"]
+    command += ["--no-access-log", "--log-level", "warning"]
+    return Server(command, {"MONGODB_URI": place.uri}, place.port, "/orders/nobody", place.folder / "server.log")
+
+
+def hello(place: Place) -> Server:
+    """The ceiling: the worker class of Orderflow, and nothing to do."""
+    command = [*GUNICORN, "-c", PEERS_CONF, "bench.peers.hello:app"]
+    environ = {**_peer(place), "WORKER_CLASS": "gevent"}
+    return Server(command, environ, place.port, "/hello", place.folder / "server.log")
+
+
+SERVERS: dict[Name, Callable[[Place], Server]] = {
+    Name.ORDERFLOW: orderflow,
+    Name.FLASK: flask,
+    Name.FASTAPI: fastapi,
+    Name.HELLO: hello,
+}
+
+
+@contextmanager
+def started(
+    name: str, folder: Path, make: Callable[[Place], Server], *, stores: bool = True, mongod: tuple[str, ...] = ()
+) -> Iterator[Contestant]:
+    """A contestant at work, its mongod with it."""
+    folder.mkdir(parents=True)
+    with ExitStack() as stack:
+        base = stack.enter_context(Base(folder, mongod)) if stores else None
+        server = make(Place(folder, free_port(), base.uri if base else ""))
+        stack.enter_context(server)
+        yield Contestant(name, server, base, folder)
+
+
+@contextmanager
+def field_of(names: list[Name], folder: Path, settings: Mapping[str, str]) -> Iterator[list[Contestant]]:
+    """All contestants at work; `settings` are for Orderflow alone."""
+    with ExitStack() as stack:
+        found = []
+        for name in names:
+            make = (lambda place: orderflow(place, settings)) if name == Name.ORDERFLOW else SERVERS[name]
+            entered = started(name, folder / name, make, stores=name != Name.HELLO)
+            found.append(stack.enter_context(entered))
+        yield found
+
+
+def _peer(place: Place) -> dict[str, str]:
+    return {"BIND": f"127.0.0.1:{place.port}", "WEB_CONCURRENCY": str(WORKERS)}

@@ -1,0 +1,1 @@
+"""What Orderflow is compared with: the same business done plainly, and what the server alone could do."""

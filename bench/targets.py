@@ -1,0 +1,63 @@
+"""What is wanted of a run, and whether it came true."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bench.contestants import Kind, Name
+from bench.figures import Figures, ratio
+
+AT_LEAST = {
+    (Kind.POST, Name.FLASK): 3.0,
+    (Kind.POST, Name.FASTAPI): 2.0,
+    (Kind.ONE, Name.FLASK): 2.0,
+    (Kind.ONE, Name.FASTAPI): 1.3,
+    (Kind.STATUS, Name.FLASK): 2.0,
+    (Kind.STATUS, Name.FASTAPI): 1.3,
+    (Kind.LIST, Name.FLASK): 1.7,
+    (Kind.LIST, Name.FASTAPI): 1.3,
+    (Kind.ONE, Name.HELLO): 0.65,
+    (Kind.POST, Name.HELLO): 0.5,
+}
+AT_MOST = {
+    "POST to Success, idle, p50": (6.0, "ms"),
+    "POST to Success, idle, p99": (16.0, "ms"),
+    "POST to Success, under load, p99": (250.0, "ms"),
+    "resident memory after the run": (200.0, "MB"),
+}
+GROWN = 0.9
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One target: what was wanted, what was measured (None where nothing was), and whether it is met."""
+
+    name: str
+    wanted: float
+    measured: float | None
+    unit: str = "×"
+    at_most: bool = False
+
+    @property
+    def met(self) -> bool | None:
+        """Whether it is; None where it was not measured."""
+        if self.measured is None:
+            return None
+        return self.measured <= self.wanted if self.at_most else self.measured >= self.wanted
+
+
+Medians = Mapping[str, Mapping[Kind, Figures | None]]
+
+
+def ratios(medians: Medians) -> list[Judged]:
+    """Orderflow against each of the others, by whole flows for POST."""
+    return [Judged(f"{kind}, {name}", least, _ratio(medians, kind, name)) for (kind, name), least in AT_LEAST.items()]
+
+
+def limits(measured: Mapping[str, float | None]) -> list[Judged]:
+    """Times and memory, by the names in AT_MOST."""
+    return [Judged(name, most, measured.get(name), unit, at_most=True) for name, (most, unit) in AT_MOST.items()]
+
+
+def _ratio(medians: Medians, kind: Kind, other: Name) -> float | None:
+    ours, theirs = (medians.get(name, {}).get(kind) for name in (Name.ORDERFLOW, other))
+    return ratio(ours.flow_rate, theirs.flow_rate) if ours and theirs else None
