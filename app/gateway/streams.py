@@ -1,9 +1,12 @@
 """Who may wait: so many requests at once in a process, and so many of one caller."""
 
+import select
+import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from flask import request
 
@@ -15,6 +18,18 @@ class TooManyStreams(Refused):
     """As many requests wait as may; member `retry_after` in seconds."""
 
     code = "too_many_streams"
+
+
+def hung_up(environ: Mapping[str, Any]) -> bool:
+    """Whether the client has gone, as far as the server lets one see; what is written would tell only much later."""
+    connection = environ.get("gunicorn.socket")
+    if connection is None:
+        return False
+    try:
+        readable, _, _ = select.select([connection], [], [], 0)
+        return bool(readable) and not connection.recv(1, socket.MSG_PEEK)
+    except OSError:
+        return True
 
 
 class Streams:

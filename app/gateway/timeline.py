@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import orjson
 from flask import Blueprint, Response, g, request
@@ -13,10 +14,12 @@ from app.gateway.answers import entry_members, json_answer
 from app.gateway.caller import caller
 from app.gateway.operations import Parameter, documented
 from app.gateway.parameters import parameter, whole
-from app.gateway.streams import Streams
+from app.gateway.streams import Streams, hung_up
 
 EVENT_STREAM = "text/event-stream"
 HEARTBEAT_SECONDS = 15.0
+# So often it is seen whether the client is still there.
+SLICE_SECONDS = 3.0
 RETRY_MS = 2000
 PAUSE_SECONDS = 1.0
 # Then the client comes again from where it was, and shows again who it is.
@@ -98,7 +101,7 @@ def _stream(streams: Streams, wait: Wait, after: int) -> Response:
     first = wait(after, 0.0)
     who = streams.take()
     response = Response(
-        _told(wait, first, after),
+        _told(partial(_next, wait, partial(hung_up, request.environ)), first, after),
         headers={"X-Accel-Buffering": "no", "Vary": "Accept"},
         content_type=EVENT_STREAM,
     )
@@ -106,10 +109,10 @@ def _stream(streams: Streams, wait: Wait, after: int) -> Response:
     return response
 
 
-def _told(wait: Wait, timeline: Timeline, after: int) -> Iterator[bytes]:
+def _told(following: Callable[[int], Timeline | None], timeline: Timeline | None, after: int) -> Iterator[bytes]:
     ends = time.monotonic() + LONGEST_SECONDS
     yield b"retry: %d\n\n" % RETRY_MS
-    while True:
+    while timeline:
         for entry in timeline.entries:
             yield _event(entry)
             after = entry.sequence
@@ -117,16 +120,29 @@ def _told(wait: Wait, timeline: Timeline, after: int) -> Iterator[bytes]:
             return
         if not timeline.entries:
             yield b": heartbeat\n\n"
-        timeline = _patiently(wait, after, timeline)
+        timeline = following(after)
 
 
-def _patiently(wait: Wait, after: int, before: Timeline) -> Timeline:
-    """What comes next; nothing, a moment later, where the database is away: clients do not come again after an error."""
+def _next(wait: Wait, gone: Callable[[], bool], after: int) -> Timeline | None:
+    """What comes next, or nothing when it is time for a heartbeat; None where nobody listens any more."""
+    ends = time.monotonic() + HEARTBEAT_SECONDS
+    quiet = Timeline(order_id="", version=0, entries=(), ending=False)
+    while (left := ends - time.monotonic()) > 0:
+        if gone():
+            return None
+        timeline = _patiently(wait, after, min(left, SLICE_SECONDS))
+        if timeline and (timeline.entries or timeline.ending):
+            return timeline
+    return quiet
+
+
+def _patiently(wait: Wait, after: int, seconds: float) -> Timeline | None:
+    """None, a moment later, where the database is away: most clients do not come again after an error."""
     try:
-        return wait(after, HEARTBEAT_SECONDS)
+        return wait(after, seconds)
     except Unavailable:
         time.sleep(PAUSE_SECONDS)
-        return Timeline(order_id=before.order_id, version=before.version, entries=(), ending=before.ending)
+        return None
 
 
 def _event(entry: TimelineEntry) -> bytes:
