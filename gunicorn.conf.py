@@ -8,13 +8,24 @@ import sys
 import tempfile
 from pathlib import Path
 
-from app.config import Settings
+from app import server as serving
+from app.config import BadSettings, Settings
 
-settings = Settings.read(os.environ)
+# app.server bounds what a slow client may cost; see there.
+WORKERS = {"gevent": "app.server.Gevent", "gthread": "app.server.Threads"}
+
+try:
+    settings = Settings.read(os.environ)
+except BadSettings as exc:
+    sys.exit(str(exc))
+worker_name = os.environ.get("WORKER_CLASS") or "gevent"
+if worker_name not in WORKERS:
+    sys.exit(f"WORKER_CLASS is {worker_name!r}: use gevent or gthread")
 
 wsgi_app = "app.main:create_app()"
 bind = f"{settings.bind}:{settings.port}"
-worker_class = os.environ.get("WORKER_CLASS") or "gevent"
+worker_class = WORKERS[worker_name]
+serving.BODY_SECONDS = settings.body_deadline
 workers = int(os.environ.get("WEB_CONCURRENCY") or "2")
 worker_connections = 1000
 threads = 32
@@ -26,6 +37,8 @@ keepalive = 5
 MEMORY = Path("/dev/shm")  # noqa: S108 - gunicorn makes an unnamed file there
 worker_tmp_dir = str(MEMORY) if MEMORY.is_dir() else None
 control_socket_disable = True
+# Nobody may say for whom they call but proxies that are named.
+forwarded_allow_ips = settings.forwarded_allow_ips
 limit_request_line = 4094
 limit_request_fields = 64
 limit_request_field_size = 8190
@@ -33,6 +46,12 @@ limit_request_field_size = 8190
 
 def on_starting(server):
     """Start the embedded database where no other is named, for all workers to share."""
+    if settings.identity:
+        # In a process of its own: what it loads must not be there before workers patch it for gevent.
+        if subprocess.run([sys.executable, "-m", "app.keys"], check=False).returncode:
+            sys.exit(1)
+    else:
+        server.log.warning("nobody is asked who they are; AUTH_JWT_… in .env.example tells how to change that")
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         # Workers share what they count through files there; it must be set before any of them imports the metrics.
         server.metrics = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="orderflow-metrics-")

@@ -1,10 +1,13 @@
 """Settings: the environment, read once, validated, frozen. `.env.example` explains each name."""
 
+import ipaddress
 import math
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 
 class BadSettings(ValueError):
@@ -17,12 +20,29 @@ class Settings:
 
     port: int = 7000
     bind: str = "127.0.0.1"
-    mongodb_uri: str | None = None
+    published_on: str = ""
+    forwarded_allow_ips: str = ""
+    allow_unsafe: str = ""
+    mongodb_uri: str | None = field(default=None, repr=False)
     database: str = "orderflow"
     data: Path = Path(".orderflow")
     log_format: str = "auto"
     log_level: str = "info"
 
+    auth_jwt_algorithm: str = ""
+    auth_jwt_key: str | None = field(default=None, repr=False)
+    auth_jwt_jwks: str | None = field(default=None, repr=False)
+    auth_jwt_issuer: str = ""
+    auth_jwt_audience: str = ""
+    auth_jwt_leeway: int = 10
+    auth_failure_limit: str = "30/minute"
+    metrics_public: bool = False
+    rate_limit: str = ""
+    cursor_key: str = field(default="", repr=False)
+    streams_max: int = 256
+    streams_per_caller: int = 16
+
+    body_deadline: float = 10.0
     request_deadline: float = 1.8
     background_deadline: float = 5.0
 
@@ -65,14 +85,14 @@ class Settings:
         """
         given: dict[str, Any] = {}
         wrong: list[str] = []
-        for field in fields(cls):
-            name = env_name(field.name)
+        for each in fields(cls):
+            name = env_name(each.name)
             try:
                 text = _value(environ, name)
                 if text:
-                    given[field.name] = KINDS.get(field.type, str)(text)
-            except ValueError:
-                wrong.append(f"{name} must be a number")
+                    given[each.name] = KINDS.get(each.type, str)(text)
+            except (ValueError, KeyError):
+                wrong.append(f"{name} must be {'0 or 1' if each.type is bool else 'a number'}")
             except OSError as exc:
                 wrong.append(f"{name}_FILE cannot be read: {exc.strerror}")
         try:
@@ -83,6 +103,20 @@ class Settings:
             raise BadSettings("\n".join(wrong))
         return settings
 
+    @property
+    def identity(self) -> bool:
+        """Whether callers are asked who they are."""
+        return bool(self.auth_jwt_algorithm)
+
+    @property
+    def counts_callers(self) -> bool:
+        """Whether it is counted how often somebody calls."""
+        return bool(self.rate_limit or (self.identity and self.auth_failure_limit))
+
+    def allows(self, unsafe: str) -> bool:
+        """Whether what is `unsafe` is wanted all the same."""
+        return unsafe in _names(self.allow_unsafe)
+
     def _rules(self) -> list[tuple[bool, str]]:
         least_lease = self.payment_timeout + 2 * self.background_deadline
         percents = [
@@ -90,7 +124,7 @@ class Settings:
             self.simulated_timeout_before_percent,
             self.simulated_timeout_after_percent,
         ]
-        times = [(field.name, getattr(self, field.name)) for field in fields(self) if field.type is float]
+        times = [(each.name, getattr(self, each.name)) for each in fields(self) if each.type is float]
         return [
             *((0 < value < math.inf, f"{env_name(name)} must be a number above 0") for name, value in times),
             (self.simulated_latency_ms >= 0, "SIMULATED_LATENCY_MS must not be below 0"),
@@ -107,6 +141,11 @@ class Settings:
             (self.breaker_failures >= 1, "BREAKER_FAILURES must be at least 1"),
             (self.backlog_limit >= 1, "BACKLOG_LIMIT must be at least 1"),
             (
+                0 <= self.streams_per_caller <= self.streams_max,
+                "STREAMS_PER_CALLER must not be below 0 or exceed STREAMS_MAX",
+            ),
+            (not self.cursor_key or len(self.cursor_key) >= 32, "CURSOR_KEY must have at least 32 characters"),
+            (
                 self.payment_lease > least_lease,
                 f"PAYMENT_LEASE must outlast PAYMENT_TIMEOUT and two BACKGROUND_DEADLINEs: {least_lease:g} s",
             ),
@@ -118,11 +157,68 @@ class Settings:
                 all(0 <= percent <= 100 for percent in percents) and sum(percents) <= 100,
                 "SIMULATED_…_PERCENT must lie between 0 and 100, and together not exceed 100",
             ),
+            *self._identity_rules(),
+            *self._safety_rules(),
+        ]
+
+    def _identity_rules(self) -> list[tuple[bool, str]]:
+        jwt = [self.auth_jwt_algorithm, self.auth_jwt_key or self.auth_jwt_jwks, self.auth_jwt_issuer]
+        limits = (("RATE_LIMIT", self.rate_limit), ("AUTH_FAILURE_LIMIT", self.auth_failure_limit))
+        return [
+            (
+                all((*jwt, self.auth_jwt_audience)) or not any((*jwt, self.auth_jwt_audience)),
+                "AUTH_JWT_ALGORITHM, _KEY or _JWKS, _ISSUER and _AUDIENCE go together: set all or none",
+            ),
+            (not (self.auth_jwt_key and self.auth_jwt_jwks), "AUTH_JWT_KEY and AUTH_JWT_JWKS exclude each other"),
+            (
+                self.auth_jwt_algorithm in ("", *JWT_ALGORITHMS),
+                f"AUTH_JWT_ALGORITHM is {self.auth_jwt_algorithm!r}: use one of {JWT_ALGORITHMS}",
+            ),
+            (0 <= self.auth_jwt_leeway <= 60, "AUTH_JWT_LEEWAY must lie between 0 and 60"),
+            *(
+                (
+                    not given or bool(RATE_LIMIT.fullmatch(given)),
+                    f"{name} is {given!r}: write such as 100/second;2000/minute",
+                )
+                for name, given in limits
+            ),
+        ]
+
+    def _safety_rules(self) -> list[tuple[bool, str]]:
+        reached = self.published_on or self.bind
+        return [
+            (
+                _addresses(self.forwarded_allow_ips),
+                "FORWARDED_ALLOW_IPS must be * or addresses and networks with commas between them",
+            ),
+            (
+                _names(self.allow_unsafe) <= set(UNSAFE),
+                f"ALLOW_UNSAFE is {self.allow_unsafe!r}: it may name {', '.join(UNSAFE)}",
+            ),
+            (
+                self.identity or _only_this_machine(reached) or self.allows("no_identity"),
+                f"Others can reach {reached} and nobody is asked who they are: set AUTH_JWT_… or ALLOW_UNSAFE=no_identity",
+            ),
+            (
+                not _well_known_password(self.mongodb_uri or "") or self.allows("default_password"),
+                "MONGODB_URI has a password that everybody tries first: change it or set ALLOW_UNSAFE=default_password",
+            ),
         ]
 
 
 LOG_FORMATS = ("auto", "console", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+JWT_ALGORITHMS = (*(f"{kind}{bits}" for kind in ("HS", "RS", "PS", "ES") for bits in (256, 384, 512)), "EdDSA")
+RATE = r"[1-9]\d{0,8}/(second|minute|hour|day)"
+RATE_LIMIT = re.compile(f"{RATE}(;{RATE}){{0,3}}")
+UNSAFE = ("no_identity", "default_password", "short_jwt_key")
+URI_PASSWORD = re.compile(r"mongodb(?:\+srv)?://(?P<user>[^:@/]*):(?P<password>[^@/]*)@")
+WELL_KNOWN = frozenset(
+    [
+        *("123456", "admin", "changeme", "change_me", "default", "example", "guest", "mongo", "mongodb", "orderflow"),
+        *("pass", "passw0rd", "password", "password123", "postgres", "qwerty", "root", "secret", "test", "user"),
+    ]
+)
 ENV_NAMES = {"data": "ORDERFLOW_DATA", "database": "MONGODB_DATABASE"}
 
 
@@ -131,7 +227,37 @@ def env_name(field: str) -> str:
     return ENV_NAMES.get(field, field.upper())
 
 
-KINDS: dict[Any, Callable[[str], Any]] = {int: int, float: float, Path: Path}
+def _flag(text: str) -> bool:
+    return {"0": False, "1": True}[text]
+
+
+def _names(text: str) -> set[str]:
+    return {name.strip() for name in text.split(",") if name.strip()}
+
+
+def _addresses(text: str) -> bool:
+    try:
+        return text == "*" or all(ipaddress.ip_network(name) for name in _names(text))
+    except ValueError:
+        return False
+
+
+def _only_this_machine(address: str) -> bool:
+    try:
+        return address in ("localhost", "") or ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def _well_known_password(uri: str) -> bool:
+    given = URI_PASSWORD.match(uri)
+    if not given:
+        return False
+    password = unquote(given["password"]).lower()
+    return password in WELL_KNOWN or password in ("", unquote(given["user"]).lower())
+
+
+KINDS: dict[Any, Callable[[str], Any]] = {int: int, float: float, Path: Path, bool: _flag}
 
 
 def _value(environ: Mapping[str, str], name: str) -> str:

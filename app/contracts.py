@@ -4,6 +4,9 @@ Messages are data and nothing else: frozen, keyword-only, made of strings, integ
 such), so that each survives JSON both ways and may one day travel between processes. Times are milliseconds since
 1970 in UTC where they are integers, RFC 3339 where they are strings. Money is an integer of ISO 4217 minor units
 beside its currency code. Ids of orders are 24 hexadecimal digits.
+
+Requests about an existing order are made `on_behalf_of` a user, whose orders alone are found then; empty stands for
+anybody's. `expected_versions` are those of which the order must have one; none are asked for where it is empty.
 """
 
 from collections.abc import Iterator
@@ -115,9 +118,84 @@ class OrderView(Reply):
 
 @dataclass(frozen=True, kw_only=True)
 class OrderList(Reply):
-    """Orders of one user, newest first."""
+    """Orders of one user, newest first; `more` where older ones follow."""
 
     orders: tuple[OrderView, ...]
+    more: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimelineEntry(Reply):
+    """One step that an order has taken."""
+
+    order_id: str
+    sequence: int
+    type: str
+    at: str
+    actor: str
+    came_from: str
+    to: str
+    payment_status: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline(Reply):
+    """An order's steps, oldest first; `ending` where the asked process ends and waits no more."""
+
+    order_id: str
+    version: int
+    entries: tuple[TimelineEntry, ...]
+    ending: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderExplanation(Reply):
+    """Why an order is in its state, as far as orders knows.
+
+    `waits_for` is what holds up its events, empty for nothing; `on_cancel` is what cancelling would mean for the
+    money, empty where it cannot be cancelled. `sentence` has no full stop, since others may have something to add.
+    """
+
+    order_id: str
+    order_status: str
+    payment_status: str
+    because: TimelineEntry
+    sentence: str
+    waits_for: str
+    allowed: tuple[str, ...]
+    on_cancel: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaymentExplanation(Reply):
+    """Where an order's payment stands; `known` is false where payments has not heard of it yet.
+
+    `next_attempt_at` is empty where none is planned, `waits_for` where the payment waits for nothing.
+    """
+
+    known: bool
+    attempts: int
+    next_attempt_at: str
+    waits_for: str
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateRule(Reply):
+    """From `source`, moved by `by`, an order comes to `target`; `money` says what that means for the payment."""
+
+    source: str
+    by: str
+    target: str
+    money: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateMachine(Reply):
+    """Every step that an order may take."""
+
+    rules: tuple[StateRule, ...]
 
 
 # --- requests --------------------------------------------------------------------------------------------------
@@ -150,13 +228,15 @@ class RefundOrder(Request[RefundAccepted]):
     """Give a part of the captured total back; `refund_value` 0 stands for all that is left, in the order's currency.
 
     The asker makes the `refund_id`: the same id again tells of the earlier refund. Refused with NotFound,
-    IllegalStep, RefundExceedsBalance, WrongCurrency, IdempotencyKeyReused, TimelineFull, Conflict.
+    StaleVersion, IllegalStep, RefundExceedsBalance, WrongCurrency, IdempotencyKeyReused, TimelineFull, Conflict.
     """
 
     owner = "orders"
     reply = RefundAccepted
 
     order_id: str
+    on_behalf_of: str
+    expected_versions: tuple[int, ...]
     refund_id: str
     refund_value: int
     currency: str
@@ -180,12 +260,14 @@ class CheckPaymentBacklog(Request[Backlog]):
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateOrder(Request[OrderUpdated]):
-    """Take the step to `order_status` on behalf of a client. Refused with IllegalStep, NotFound, TimelineFull."""
+    """Take the step to `order_status`. Refused with NotFound, StaleVersion, IllegalStep, TimelineFull, Conflict."""
 
     owner = "orders"
     reply = OrderUpdated
 
     order_id: str
+    on_behalf_of: str
+    expected_versions: tuple[int, ...]
     order_status: str
 
 
@@ -197,6 +279,7 @@ class FindOrder(Request[OrderView]):
     reply = OrderView
 
     order_id: str
+    on_behalf_of: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,17 +290,79 @@ class CheckOrderStatus(Request[OrderStatusView]):
     reply = OrderStatusView
 
     order_id: str
+    on_behalf_of: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListOrders(Request[OrderList]):
-    """Tell a user's newest orders, `limit` at the most."""
+    """Tell a user's newest orders, `limit` at the most, of one status where `order_status` is not empty.
+
+    Where `before_id` is not empty, those older than the order of that id, which was made `before_at`.
+    """
 
     owner = "orders"
     reply = OrderList
 
     user_id: str
     limit: int
+    order_status: str
+    before_at: str
+    before_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AwaitOrder(Request[OrderStatusView]):
+    """Tell the status of one order once it is no longer Processing, or after `wait_ms`, or when the process ends."""
+
+    owner = "orders"
+    reply = OrderStatusView
+
+    order_id: str
+    on_behalf_of: str
+    wait_ms: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AwaitTimeline(Request[Timeline]):
+    """Tell an order's steps after the sequence `after` once there are any, or that there are none after `wait_ms`."""
+
+    owner = "orders"
+    reply = Timeline
+
+    order_id: str
+    on_behalf_of: str
+    after: int
+    wait_ms: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainOrder(Request[OrderExplanation]):
+    """Tell why an order is in its state and what may be done now. Refused with NotFound."""
+
+    owner = "orders"
+    reply = OrderExplanation
+
+    order_id: str
+    on_behalf_of: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainPayment(Request[PaymentExplanation]):
+    """Tell where an order's payment stands."""
+
+    owner = "payments"
+    reply = PaymentExplanation
+
+    order_id: str
+    on_behalf_of: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescribeStates(Request[StateMachine]):
+    """Tell every step that an order may take."""
+
+    owner = "orders"
+    reply = StateMachine
 
 
 # --- events ----------------------------------------------------------------------------------------------------
@@ -298,6 +443,7 @@ class PaymentParked(PaymentEvent):
 #
 # Refused
 # ├── NotFound               there is no such order
+# ├── StaleVersion           the order is not as the asker believes
 # ├── IllegalStep            the order's state does not allow it
 # ├── TimelineFull           the order has had as many steps as it may have
 # ├── RefundExceedsBalance   more than is left of what was captured
@@ -323,6 +469,12 @@ class NotFound(Refused):
     """There is no such order."""
 
     code = "order_not_found"
+
+
+class StaleVersion(Refused):
+    """The order is not as the asker believes; members `order_id` and `version`, as it is."""
+
+    code = "precondition_failed"
 
 
 class IllegalStep(Refused):

@@ -1,5 +1,6 @@
 """The connection to MongoDB: durable by default, bounded in time, and keeper of the one clock that counts."""
 
+import secrets
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -103,6 +104,15 @@ class Database:
         """The collection of one module, each of whose commands may take `deadline` seconds."""
         return Store(self._database[name], self, deadline)
 
+    def secret(self, name: str) -> bytes:
+        """A random key that every process on this database shares: drawn by whoever asks first. Raises Unavailable."""
+        drawn = {"$setOnInsert": {"key": secrets.token_bytes(32)}}
+        with self.collection("secrets", SECRET_SECONDS).bounded() as documents:
+            found: Any = documents.find_one_and_update(
+                {"_id": name}, drawn, upsert=True, return_document=pymongo.ReturnDocument.AFTER
+            )
+        return bytes(found["key"])
+
     def writable(self) -> bool:
         """Whether a primary is in sight; from memory, without asking."""
         return self.client.topology_description.has_writable_server()
@@ -176,6 +186,7 @@ class Store:
 
 
 GLANCE_SECONDS = 0.2
+SECRET_SECONDS = 2.0
 NAMESPACE_EXISTS = 48
 DUPLICATE_KEY = 11000
 

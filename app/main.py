@@ -16,6 +16,7 @@ from app.doctor import Doctor
 from app.feed import Feed
 from app.payments import providers
 from app.payments.providers import Provider
+from app.quota import Quota
 
 # Where nothing ever listens: commands that need no database work, the others say that there is none.
 NO_DATABASE = "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=500"
@@ -33,12 +34,14 @@ class Runtime:
         modules: tuple[orders.Orders, payments.Payments],
         provider: Provider,
         feed: Feed,
+        quota: Quota,
     ) -> None:
         self.settings = settings
         self.database = database
         self.orders, self.payments = modules
         self.provider = provider
         self.feed = feed
+        self.quota = quota
         self._started = False
         self._prepared = False
         self._stopping = False
@@ -48,6 +51,8 @@ class Runtime:
         self.orders.prepare()
         self.payments.prepare()
         self.feed.prepare()
+        if self.settings.counts_callers:
+            self.quota.prepare()
         prepare = getattr(self.provider, "prepare", None)
         if prepare:
             prepare()
@@ -65,8 +70,9 @@ class Runtime:
         return self._stopping
 
     def drain(self) -> None:
-        """Take up no more payments and call the process not ready. Safe in a signal handler: sets flags only."""
+        """Take up no more payments, let waiters go, be not ready. Safe in a signal handler: sets flags only."""
         self._stopping = True
+        self.orders.drain()
         self.payments.worker.draining = True
 
     def stop(self) -> None:
@@ -123,10 +129,11 @@ def create_app(
         payments.install(bus, bus, database.collection("payments", settings.background_deadline), provider, settings),
     )
     feed = Feed(database.collection("steps", settings.background_deadline))
-    running = Runtime(settings, database, modules, provider, feed)
+    quota = Quota(database.collection("quotas", settings.background_deadline))
+    running = Runtime(settings, database, modules, provider, feed, quota)
     app = Flask("app", static_folder=None)
     app.extensions["orderflow"] = running
-    gateway.install(app, bus, running.ready)
+    gateway.install(app, bus, running.ready, settings, quota.take, partial(_cursor_key, database, settings))
     cli.install(
         app,
         feed,
@@ -135,6 +142,10 @@ def create_app(
         {"orders": running.orders.outbox, "payments": running.payments.outbox},
     )
     return app
+
+
+def _cursor_key(database: Database, settings: Settings) -> bytes:
+    return settings.cursor_key.encode() if settings.cursor_key else database.secret("cursors")
 
 
 def _doctor(database: Database, settings: Settings, grace: float) -> Doctor:

@@ -212,6 +212,7 @@ def test_only_repositories_and_the_connection_import_pymongo():
         "feed.py",
         "outbox.py",
         "orders/repository.py",
+        "orders/watch.py",
         "payments/repository.py",
         "payments/providers/ledger.py",
     }

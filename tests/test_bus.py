@@ -25,8 +25,8 @@ from app.contracts import (
 )
 
 ORDER = "1" * 24
-FIND = FindOrder(request_id="r-1", order_id=ORDER)
-CHECK = CheckOrderStatus(request_id="r-1", order_id=ORDER)
+FIND = FindOrder(request_id="r-1", order_id=ORDER, on_behalf_of="")
+CHECK = CheckOrderStatus(request_id="r-1", order_id=ORDER, on_behalf_of="")
 REPLY = OrderStatusView(order_id=ORDER, order_status="Success", payment_status="Captured", version=2)
 
 

@@ -14,11 +14,29 @@ ELSEWHERE = {"MONGOD", "WEB_CONCURRENCY", "WORKER_CLASS"}
 
 # Where adding one, or a hundredth, to the default would not do.
 OTHER = {
-    "bind": "0.0.0.0",
+    "bind": "::1",
+    "forwarded_allow_ips": "10.0.0.0/8, 192.0.2.7",
+    "allow_unsafe": "no_identity,short_jwt_key",
+    "auth_failure_limit": "5/hour",
+    "rate_limit": "100/second;2000/minute",
     "mongodb_uri": "mongodb://elsewhere/?replicaSet=rs0",
+    "auth_jwt_algorithm": "ES256",
+    "cursor_key": "a key of as many characters as it needs",
     "log_format": "console",
     "log_level": "debug",
     "simulated_unknown_product": "capture",
+}
+# What goes together goes together.
+IDENTITY = {
+    "AUTH_JWT_ALGORITHM": "HS256",
+    "AUTH_JWT_KEY": "a key of 32 bytes, neither more or less",
+    "AUTH_JWT_ISSUER": "https://issuer.example",
+    "AUTH_JWT_AUDIENCE": "orderflow",
+}
+NEEDED = {
+    **{name.lower(): {other: IDENTITY[other] for other in IDENTITY if other != name} for name in IDENTITY},
+    "auth_jwt_jwks": {name: value for name, value in IDENTITY.items() if name != "AUTH_JWT_KEY"},
+    "published_on": IDENTITY,
 }
 every_setting = pytest.mark.parametrize("field", fields(Settings), ids=lambda field: field.name)
 
@@ -27,8 +45,13 @@ def other(field):
     """A usable value that is not the default."""
     if field.name in OTHER:
         return OTHER[field.name]
-    step = {int: lambda default: default + 1, float: lambda default: default * 1.01}
-    return step.get(field.type, lambda default: field.type("elsewhere"))(field.default)
+    step = {bool: lambda default: not default, int: lambda default: default + 1, float: lambda default: default * 1.01}
+    return step.get(field.type, lambda _: (Path if field.type is Path else str)("elsewhere"))(field.default)
+
+
+def text_of(value):
+    """A value as the environment has it."""
+    return str(int(value)) if isinstance(value, bool) else str(value)
 
 
 def complaints(**environ: str) -> list[str]:
@@ -53,16 +76,17 @@ def test_the_defaults_suit_a_laptop():
 def test_every_setting_is_read_from_the_environment(field):
     value = other(field)
     assert value != field.default
-    settings = Settings.read({env_name(field.name): str(value)})
+    settings = Settings.read({**NEEDED.get(field.name, {}), env_name(field.name): text_of(value)})
     assert getattr(settings, field.name) == value
     assert type(getattr(settings, field.name)) is type(value)
 
 
 @every_setting
 def test_an_environment_name_sets_nothing_else(field):
-    settings = Settings.read({env_name(field.name): str(other(field))})
+    needed = NEEDED.get(field.name, {})
+    settings = Settings.read({**needed, env_name(field.name): text_of(other(field))})
     changed = {each.name for each in fields(Settings) if getattr(settings, each.name) != each.default}
-    assert changed == {field.name}
+    assert changed == {field.name, *map(str.lower, needed)}
 
 
 @every_setting
@@ -190,8 +214,8 @@ def test_malformed_values_and_values_out_of_range_are_told_of_together():
 
 def test_a_secret_may_lie_in_a_file(tmp_path):
     secret = tmp_path / "uri"
-    secret.write_text("mongodb://user:secret@there\n")
-    assert Settings.read({"MONGODB_URI_FILE": str(secret)}).mongodb_uri == "mongodb://user:secret@there"
+    secret.write_text("mongodb://user:hunter2@there\n")
+    assert Settings.read({"MONGODB_URI_FILE": str(secret)}).mongodb_uri == "mongodb://user:hunter2@there"
 
 
 def test_a_value_wins_over_a_file(tmp_path):
@@ -229,3 +253,78 @@ def test_the_example_names_every_name_there_is_and_no_other():
 def test_the_example_shows_the_defaults():
     shown = dict(re.findall(r"^#? ?([A-Z][A-Z0-9_]*)=(.*)$", EXAMPLE.read_text(), re.MULTILINE))
     assert Settings.read(shown) == Settings()
+
+
+@pytest.mark.parametrize("missing", IDENTITY)
+def test_what_identity_needs_goes_together(missing):
+    [complaint] = complaints(**{name: value for name, value in IDENTITY.items() if name != missing})
+    assert "go together" in complaint
+
+
+@pytest.mark.parametrize("algorithm", ["none", "None", "HS1", "RS", "ES256K", "hs256", "dir"])
+def test_an_algorithm_that_is_not_sound_is_refused(algorithm):
+    [complaint] = complaints(**{**IDENTITY, "AUTH_JWT_ALGORITHM": algorithm})
+    assert "AUTH_JWT_ALGORITHM" in complaint
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("RATE_LIMIT", text) for text in ("many", "0/second", "10", "10/fortnight", "10/second,20/minute", "-1/day")),
+        *(("FORWARDED_ALLOW_IPS", text) for text in ("proxy", "10.0.0.1/8", "10.0.0.1;10.0.0.2", "*,10.0.0.1")),
+        ("AUTH_FAILURE_LIMIT", "few"),
+        ("AUTH_JWT_LEEWAY", "-1"),
+        ("AUTH_JWT_LEEWAY", "61"),
+        ("METRICS_PUBLIC", "yes"),
+        ("ALLOW_UNSAFE", "everything"),
+        ("ALLOW_UNSAFE", "no_identity,all"),
+    ],
+)
+def test_a_value_that_means_nothing_is_refused(name, value):
+    [complaint] = complaints(**{name: value})
+    assert name in complaint
+
+
+PUBLIC = ["0.0.0.0", "::", "192.0.2.7", "10.0.0.1", "orders.example", "2001:db8::1"]
+LOOPBACK = ["127.0.0.1", "127.8.8.8", "::1", "localhost"]
+
+
+@pytest.mark.parametrize("name", ["BIND", "PUBLISHED_ON"])
+@pytest.mark.parametrize("address", PUBLIC)
+def test_nobody_is_let_in_unasked_from_elsewhere(name, address):
+    [complaint] = complaints(**{name: address})
+    assert complaint.count("\n") == 0
+    assert address in complaint
+    assert "ALLOW_UNSAFE=no_identity" in complaint
+    assert Settings.read({name: address, "ALLOW_UNSAFE": "no_identity"}).allows("no_identity")
+    assert Settings.read({name: address, **IDENTITY}).identity
+
+
+@pytest.mark.parametrize("address", LOOPBACK)
+def test_this_machine_may_come_in_unasked(address):
+    assert not Settings.read({"BIND": address}).identity
+    assert not Settings.read({"BIND": "0.0.0.0", "PUBLISHED_ON": address}).identity
+
+
+@pytest.mark.parametrize(
+    "userinfo",
+    ["app:password", "app:PassWord", "app:admin", "orderflow:orderflow", "app:p%61ssword", "app:app", "app:"],
+)
+def test_a_password_that_everybody_tries_first_is_refused(userinfo):
+    uri = f"mongodb://{userinfo}@db.example:27017/?replicaSet=rs0"
+    [complaint] = complaints(MONGODB_URI=uri)
+    assert "ALLOW_UNSAFE=default_password" in complaint
+    assert userinfo not in complaint
+    assert Settings.read({"MONGODB_URI": uri, "ALLOW_UNSAFE": "default_password"}).mongodb_uri == uri
+
+
+@pytest.mark.parametrize("uri", ["mongodb://db.example", "mongodb://app:7f3a9c@db.example", "mongodb://app@db.example"])
+def test_other_passwords_and_none_are_let_through(uri):
+    assert Settings.read({"MONGODB_URI": uri}).mongodb_uri == uri
+
+
+def test_settings_that_are_shown_tell_no_secret():
+    secret = {**IDENTITY, "MONGODB_URI": "mongodb://app:7f3a9c-canary@db.example", "AUTH_JWT_KEY": "canary" * 8}
+    shown = repr(Settings.read(secret))
+    assert "canary" not in shown
+    assert "jwks" not in shown

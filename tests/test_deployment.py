@@ -279,11 +279,12 @@ def test_no_password_is_written_down():
 
 def test_every_setting_can_be_made_from_outside_the_container():
     given = SERVICES["app"]["environment"]
-    fixed = {"PORT", "BIND", "MONGODB_URI", "MONGODB_DATABASE", "ORDERFLOW_DATA"}
+    fixed = {"PORT", "BIND", "PUBLISHED_ON", "MONGODB_URI", "MONGODB_DATABASE", "ORDERFLOW_DATA"}
     settings = {env_name(field.name) for field in fields(Settings)} - fixed
     assert {name for name, value in given.items() if value is None} == settings | {"WEB_CONCURRENCY", "WORKER_CLASS"}
     assert {name: value for name, value in given.items() if value is not None} == {
-        "MONGODB_URI_FILE": "/run/secrets/app/mongodb-uri"
+        "MONGODB_URI_FILE": "/run/secrets/app/mongodb-uri",
+        "PUBLISHED_ON": "${BIND:-127.0.0.1}",
     }
 
 
@@ -297,7 +298,7 @@ def example():
 def test_the_example_gives_the_defaults(server_settings):
     given = example()
     assert Settings.read(given) == Settings()
-    assert [int(given["WEB_CONCURRENCY"]), given["WORKER_CLASS"]] == server_settings("workers", "worker_class")
+    assert [int(given["WEB_CONCURRENCY"]), given["WORKER_CLASS"]] == server_settings("workers", "worker_name")
 
 
 def test_the_example_explains_every_name():
@@ -481,7 +482,10 @@ def test_the_application_can_do_all_its_work_within_its_role(guarded, place, new
     eventually(lambda: status(kept) == ("Success", "Captured"))
     assert client.post(f"/orders/one/{kept}/refunds", json={"amount": "RM 9"}).status_code == 201
     eventually(lambda: status(declined) == ("Declined", "Declined"))
-    assert len(client.get("/orders/user-7").json["orders"]) == 4
+    waited = client.post("/orders", json=new_order(productId="2"), headers={"Prefer": "wait=20"})
+    assert waited.json["order"]["orderStatus"] == "Declined"
+    page = client.get("/orders/user-7?limit=3").json
+    assert len(page["orders"] + client.get(f"/orders/user-7?cursor={page['nextCursor']}").json["orders"]) == 5
     assert client.get("/readyz").status_code == 200
     commands = app.test_cli_runner()
     for command in (["doctor", "--pause=0"], ["payments", "list"], ["dead-letters", "list"]):

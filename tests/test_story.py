@@ -83,8 +83,9 @@ def test_what_json_does_not_know_is_told_as_text():
 
 
 def test_a_message_is_told_with_its_members():
-    program = 'from app.contracts import FindOrder; log.info("asked", message=FindOrder(request_id="r", order_id="o"))'
-    assert lines(program)[0]["message"] == {"request_id": "r", "order_id": "o"}
+    message = 'FindOrder(request_id="r", order_id="o", on_behalf_of="u")'
+    [line] = lines(f'from app.contracts import FindOrder; log.info("asked", message={message})')
+    assert line["message"] == {"request_id": "r", "order_id": "o", "on_behalf_of": "u"}
 
 
 @pytest.mark.parametrize("value", ["2 ** 70", "'\\ud800'", "{1: 2}"])

@@ -4,11 +4,12 @@ import json
 from typing import Any, NoReturn
 
 from flask import Request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout, UnsupportedMediaType
 
 from app.contracts import Refused
 
 LARGEST = 64 * 1024
+DEEPEST = 20
 
 
 class Malformed(Refused):
@@ -32,6 +33,8 @@ def json_object(request: Request) -> dict[str, Any]:
         raise Malformed(f"the body is not JSON: {exc}") from None
     if not isinstance(given, dict):
         raise Malformed("the body must be a JSON object")
+    if data.count(b"{") + data.count(b"[") > DEEPEST and _depth(given) > DEEPEST:
+        raise Malformed("the body is nested too deeply")
     return given
 
 
@@ -40,7 +43,9 @@ def _whole(request: Request) -> bytes:
         raise RequestEntityTooLarge
     try:
         data = request.get_data(cache=False)
-    except HTTPException:
+    except HTTPException as exc:
+        if isinstance(exc.__context__, TimeoutError):
+            raise RequestTimeout from None
         raise
     except Exception:  # Whatever a server raises for chunks that it cannot read.
         raise Malformed("the body cannot be read") from None
@@ -50,6 +55,15 @@ def _whole(request: Request) -> bytes:
     if request.content_length is not None and len(data) < request.content_length:
         raise Malformed("the body is shorter than its Content-Length")
     return data
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        values = [member for one in level for member in (one.values() if isinstance(one, dict) else one)]
+        level = [value for value in values if isinstance(value, dict | list)]
+    return depth
 
 
 def _integer(digits: str) -> int:

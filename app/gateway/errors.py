@@ -8,26 +8,43 @@ from flask import Flask, Response, g
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException
 
-from app.contracts import Refused
+from app.contracts import Refused, StaleVersion
+from app.gateway.answers import etag
 from app.story import log
 
 PROBLEMS: dict[str, tuple[int, str]] = {
     "malformed_body": (400, "The body cannot be read"),
     "malformed_idempotency_key": (400, "The Idempotency-Key cannot be used"),
+    "malformed_condition": (400, "The condition cannot be read"),
+    "invalid_parameter": (400, "A parameter cannot be used"),
+    "invalid_cursor": (400, "The cursor does not belong here"),
     "bad_request": (400, "The request cannot be read"),
+    "invalid_credentials": (400, "More than one credential"),
+    "unauthenticated": (401, "Who are you?"),
+    "invalid_token": (401, "The token does not count here"),
+    "insufficient_scope": (403, "The token does not allow this"),
+    "wrong_user": (403, "Not on this user's behalf"),
     "order_not_found": (404, "No such order"),
     "not_found": (404, "No such page"),
     "method_not_allowed": (405, "This method does not work here"),
+    "request_timeout": (408, "The request took too long to arrive"),
     "illegal_step": (409, "The order's state does not allow this"),
     "timeline_full": (409, "The order has had all the steps it may have"),
     "refund_exceeds_balance": (409, "More than is left of what was captured"),
     "conflict": (409, "The order was changed meanwhile"),
+    "precondition_failed": (412, "The order is at another version"),
     "body_too_large": (413, "The body is too large"),
+    "address_too_long": (414, "The address is too long"),
     "unsupported_media_type": (415, "The body is of the wrong type"),
+    "expectation_failed": (417, "The expectation cannot be met"),
     "invalid_members": (422, "Some members cannot be used"),
     "wrong_currency": (422, "Not the order's currency"),
     "idempotency_key_reused": (422, "The Idempotency-Key stands for another request"),
+    "rate_limited": (429, "Too often"),
+    "too_many_streams": (429, "Too many are waiting"),
+    "headers_too_large": (431, "The headers are too large"),
     "internal_error": (500, "Something went wrong on our side"),
+    "not_implemented": (501, "This is not understood here"),
     "overloaded": (503, "Too much is waiting"),
     "unavailable": (503, "Not now"),
 }
@@ -35,6 +52,7 @@ CODES = {
     400: "bad_request",
     404: "not_found",
     405: "method_not_allowed",
+    408: "request_timeout",
     413: "body_too_large",
     415: "unsupported_media_type",
 }
@@ -66,10 +84,15 @@ def problem(code: str, detail: str, **members: Any) -> Response:
 
 def _refused(refusal: Refused) -> Response:
     members = dict(refusal.members)
-    retry_after = members.pop("retry_after", 1)
+    retry_after, challenge = members.pop("retry_after", 1), members.pop("challenge", "")
+    tag = etag(members.pop("order_id"), members["version"]) if isinstance(refusal, StaleVersion) else ""
     answer = problem(refusal.code, refusal.detail, **members)
-    if answer.status_code == 503:
+    if tag:
+        answer.headers["ETag"] = tag
+    if answer.status_code in (429, 503):
         answer.headers["Retry-After"] = str(retry_after)
+    if challenge:
+        answer.headers["WWW-Authenticate"] = challenge
     return answer
 
 
@@ -98,6 +121,7 @@ def _sentence(code: str, error: HTTPException) -> str:
     own = {
         "body_too_large": "a body may have 64 KiB at the most",
         "not_found": "there is nothing at this address",
+        "request_timeout": "the body did not arrive in time",
     }
     return own.get(code) or error.description or PROBLEMS[code][1]
 

@@ -6,7 +6,7 @@ import orjson
 from flask import Blueprint, Response
 
 from app.gateway import schemas
-from app.gateway.openapi import documented
+from app.gateway.operations import documented
 
 
 def blueprint(ready: Callable[[], bool]) -> Blueprint:
@@ -14,12 +14,14 @@ def blueprint(ready: Callable[[], bool]) -> Blueprint:
     routes = Blueprint("health", __name__)
 
     @routes.get("/healthz")
-    @documented("Whether the process lives", answers={200: schemas.HealthSchema})
+    @documented("Whether the process lives", scope=None, answers={200: schemas.HealthSchema})
     def healthz() -> Response:
         return _answer(True)
 
     @routes.get("/readyz")
-    @documented("Whether the process can serve", answers={200: schemas.HealthSchema, 503: schemas.HealthSchema})
+    @documented(
+        "Whether the process can serve", scope=None, answers={200: schemas.HealthSchema, 503: schemas.HealthSchema}
+    )
     def readyz() -> Response:
         return _answer(ready())
 

@@ -5,7 +5,15 @@ import re
 from werkzeug.datastructures import Headers
 
 from app.contracts import Refused
+from app.gateway.operations import Parameter
 
+IDEMPOTENCY_KEY = Parameter(
+    name="Idempotency-Key",
+    where="header",
+    description="Makes repeating safe: the same key and body have one effect. Kept for 24 hours.",
+    schema={"type": "string", "maxLength": 255},
+    example="5f1c7b1e-3a52-4f0a-9d37-0d6a2a1c9e11",
+)
 KEY = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e]{1,255})')
 
 

@@ -3,39 +3,48 @@
 import secrets
 import time
 from hashlib import sha256
-from typing import Any
 
-import orjson
 from flask import Blueprint, Response, g, request
 
 from app import story
 from app.bus import Asks
-from app.contracts import CheckOrderStatus, CreateOrder, FindOrder, ListOrders, OrderView, RefundOrder, UpdateOrder
-from app.gateway import schemas
+from app.contracts import CheckOrderStatus, CreateOrder, FindOrder, RefundOrder, UpdateOrder
+from app.gateway import explain, lists, schemas, timeline
 from app.gateway.admission import Admission
+from app.gateway.answers import etag, json_answer, order_members
 from app.gateway.body import json_object
-from app.gateway.idempotency import idempotency_key
+from app.gateway.caller import caller, check_acts_for
+from app.gateway.conditions import IF_MATCH, IF_NONE_MATCH, expected_versions, unless_known
+from app.gateway.cursors import Cursors
+from app.gateway.idempotency import IDEMPOTENCY_KEY, idempotency_key
 from app.gateway.money import show
-from app.gateway.openapi import documented
+from app.gateway.operations import documented
+from app.gateway.streams import Streams
+from app.gateway.waiting import PREFER, WAIT_PARAMETER, Waiting, preferred_wait, wanted_wait
 from app.story import Step
 
 NEW_ORDER = schemas.NewOrderSchema()
 ORDER_UPDATE = schemas.OrderUpdateSchema()
 REFUND = schemas.RefundRequestSchema()
-USER = schemas.UserSchema()
-PAGE = 100
-IDEMPOTENCY = {"Idempotency-Key": "Makes repeating safe: the same key and body have one effect. Kept for 24 hours."}
+EMPTY: tuple[dict[str, object], dict[str, str]] = ({}, {})
 
 
-def blueprint(bus: Asks, admission: Admission) -> Blueprint:
+def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursors) -> Blueprint:
     """The routes under /orders, asking `bus`."""
     routes = Blueprint("orders", __name__, url_prefix="/orders")
+    waiting = Waiting(bus, streams)
+    lists.add(routes, bus, cursors)
+    timeline.add(routes, bus, streams)
+    explain.add(routes, bus)
 
     @routes.post("")
     @documented(
         "Place an order",
+        scope="orders:write",
         body=schemas.NewOrderSchema,
         answers={201: schemas.OrderCreatedSchema},
+        parameters=(IDEMPOTENCY_KEY, PREFER),
+        sends=("Location", "ETag", "Idempotent-Replayed", "Preference-Applied"),
         problems=(
             "malformed_body",
             "malformed_idempotency_key",
@@ -44,16 +53,17 @@ def blueprint(bus: Asks, admission: Admission) -> Blueprint:
             "unsupported_media_type",
             "invalid_members",
             "idempotency_key_reused",
+            "wrong_user",
             "overloaded",
             "unavailable",
         ),
-        headers=IDEMPOTENCY,
     )
     def place_order() -> Response:
         started = time.perf_counter()
-        key = idempotency_key(request.headers)
+        key, wait = idempotency_key(request.headers), preferred_wait()
         sent = json_object(request)
         given = NEW_ORDER.load(sent)
+        check_acts_for(given["user_id"])
         admission.check()
         order_id = _new_id()
         story.tell(
@@ -78,29 +88,36 @@ def blueprint(bus: Asks, admission: Admission) -> Blueprint:
                 idempotency_key=key,
             )
         )
-        return _json(
+        members, headers = EMPTY if wait is None else waiting.new_order(accepted.order_id, wait)
+        return json_answer(
             {
                 "ok": True,
                 "created": {"id": accepted.order_id},
                 "payment": "Create order success, payment processing",
+                **members,
             },
             201,
             Location=f"/orders/one/{accepted.order_id}",
-            ETag=_etag(accepted.order_id, accepted.version),
+            **{"ETag": etag(accepted.order_id, accepted.version), **headers},
             **_replayed(accepted.replayed),
         )
 
     @routes.put("")
     @documented(
         "Take an order one step on",
+        scope="orders:write",
         body=schemas.OrderUpdateSchema,
         answers={200: schemas.OrderUpdatedSchema},
+        parameters=(IF_MATCH,),
+        sends=("ETag",),
         problems=(
             "malformed_body",
+            "malformed_condition",
             "order_not_found",
             "illegal_step",
             "timeline_full",
             "conflict",
+            "precondition_failed",
             "body_too_large",
             "unsupported_media_type",
             "invalid_members",
@@ -109,36 +126,51 @@ def blueprint(bus: Asks, admission: Admission) -> Blueprint:
     )
     def update_order() -> Response:
         given = ORDER_UPDATE.load(json_object(request))
-        updated = bus.ask(UpdateOrder(request_id=g.request_id, **given))
-        return _json(
+        updated = bus.ask(
+            UpdateOrder(
+                request_id=g.request_id,
+                on_behalf_of=caller().owner,
+                expected_versions=expected_versions(given["order_id"]),
+                **given,
+            )
+        )
+        return json_answer(
             {"ok": True, "message": "Update order success"},
             200,
-            ETag=_etag(updated.order_id, updated.version),
+            ETag=etag(updated.order_id, updated.version),
         )
 
     @routes.get("/one/<order_id>")
     @documented(
         "Show an order",
-        answers={200: schemas.OrderAnswerSchema},
-        problems=("order_not_found", "unavailable"),
+        scope="orders:read",
+        answers={200: schemas.OrderAnswerSchema, 304: None},
+        parameters=(IF_NONE_MATCH,),
+        sends=("ETag",),
+        problems=("malformed_condition", "order_not_found", "unavailable"),
     )
     def find_order(order_id: str) -> Response:
-        order = bus.ask(FindOrder(request_id=g.request_id, order_id=order_id))
-        return _json({"ok": True, "order": _order(order)}, 200, ETag=_etag(order.order_id, order.version))
+        order = bus.ask(FindOrder(request_id=g.request_id, order_id=order_id, on_behalf_of=caller().owner))
+        return unless_known({"ok": True, "order": order_members(order)}, order.order_id, order.version)
 
     @routes.post("/one/<order_id>/refunds")
     @documented(
         "Give an order's money back, in part or whole",
+        scope="orders:write",
         body=schemas.RefundRequestSchema,
         answers={201: schemas.RefundAnswerSchema},
+        parameters=(IDEMPOTENCY_KEY, IF_MATCH),
+        sends=("Location", "ETag", "Idempotent-Replayed"),
         problems=(
             "malformed_body",
             "malformed_idempotency_key",
+            "malformed_condition",
             "order_not_found",
             "illegal_step",
             "refund_exceeds_balance",
             "timeline_full",
             "conflict",
+            "precondition_failed",
             "body_too_large",
             "unsupported_media_type",
             "invalid_members",
@@ -146,7 +178,6 @@ def blueprint(bus: Asks, admission: Admission) -> Blueprint:
             "idempotency_key_reused",
             "unavailable",
         ),
-        headers=IDEMPOTENCY,
     )
     def refund_order(order_id: str) -> Response:
         key = idempotency_key(request.headers)
@@ -155,12 +186,14 @@ def blueprint(bus: Asks, admission: Admission) -> Blueprint:
             RefundOrder(
                 request_id=g.request_id,
                 order_id=order_id,
+                on_behalf_of=caller().owner,
+                expected_versions=expected_versions(order_id),
                 refund_id=_refund_id(order_id, key),
                 refund_value=amount.value if amount else 0,
                 currency=amount.currency if amount else "",
             )
         )
-        return _json(
+        return json_answer(
             {
                 "ok": True,
                 "refund": {
@@ -170,56 +203,29 @@ def blueprint(bus: Asks, admission: Admission) -> Blueprint:
             },
             201,
             Location=f"/orders/one/{order_id}",
-            ETag=_etag(order_id, refund.version),
+            ETag=etag(order_id, refund.version),
             **_replayed(refund.replayed),
         )
 
     @routes.get("/status/<order_id>")
     @documented(
         "Show an order's status",
-        answers={200: schemas.OrderStatusSchema},
-        problems=("order_not_found", "unavailable"),
+        scope="orders:read",
+        answers={200: schemas.OrderStatusSchema, 304: None},
+        parameters=(WAIT_PARAMETER, IF_NONE_MATCH),
+        sends=("ETag",),
+        problems=("malformed_condition", "invalid_parameter", "order_not_found", "too_many_streams", "unavailable"),
     )
     def check_order_status(order_id: str) -> Response:
-        status = bus.ask(CheckOrderStatus(request_id=g.request_id, order_id=order_id))
-        return _json({"ok": True, "orderStatus": status.order_status}, 200, ETag=_etag(status.order_id, status.version))
-
-    @routes.get("/<user_id>")
-    @documented(
-        "List a user's orders, newest first",
-        answers={200: schemas.OrderListSchema},
-        problems=("invalid_members", "unavailable"),
-    )
-    def list_orders(user_id: str) -> Response:
-        USER.load({"userId": user_id})
-        found = bus.ask(ListOrders(request_id=g.request_id, user_id=user_id, limit=PAGE))
-        return _json({"ok": True, "orders": [_order(order) for order in found.orders]}, 200)
+        wait = wanted_wait()
+        status = (
+            waiting.status(order_id, wait)
+            if wait
+            else bus.ask(CheckOrderStatus(request_id=g.request_id, order_id=order_id, on_behalf_of=caller().owner))
+        )
+        return unless_known({"ok": True, "orderStatus": status.order_status}, status.order_id, status.version)
 
     return routes
-
-
-def _json(body: dict[str, Any], status: int, **headers: str) -> Response:
-    return Response(orjson.dumps(body), status, headers, content_type="application/json")
-
-
-def _order(order: OrderView) -> dict[str, Any]:
-    return {
-        "id": order.order_id,
-        "userId": order.user_id,
-        "productId": order.product_id,
-        "productName": order.product_name,
-        "totalOrderAmount": order.total_text,
-        "total": {"value": order.total_value, "currency": order.total_currency},
-        "orderStatus": order.order_status,
-        "paymentStatus": order.payment_status,
-        "version": order.version,
-        "createdAt": order.created_at,
-        "updatedAt": order.updated_at,
-    }
-
-
-def _etag(order_id: str, version: int) -> str:
-    return f'"{order_id}-{version}"'
 
 
 def _replayed(replayed: bool) -> dict[str, str]:

@@ -34,6 +34,16 @@ class Amount(fields.Field[Money]):
             raise ValidationError(str(exc)) from None
 
 
+class OK(fields.Boolean):
+    """Whether it went well, for clients that look at bodies alone."""
+
+    def __init__(self) -> None:
+        super().__init__(required=True, metadata={"example": True})
+
+
+ORDER_ID = {"example": "6920c1b05be0d3a1f2c4e687"}
+
+
 class NewOrderSchema(Schema):
     """An order to place."""
 
@@ -73,17 +83,24 @@ class RefundRequestSchema(Schema):
     amount = Amount(metadata={"example": "RM 10"})
 
 
+class MoneySchema(Schema):
+    """An amount in minor units of its currency."""
+
+    value = fields.Integer(required=True, metadata={"example": 9900})
+    currency = fields.String(required=True, metadata={"example": "MYR"})
+
+
 class RefundSchema(Schema):
     """A refund that is under way."""
 
-    id = fields.String(required=True)
-    amount = fields.Nested(lambda: MoneySchema(), required=True)
+    id = fields.String(required=True, metadata={"example": "9f2c7a51c60be2d4a3f08b17"})
+    amount = fields.Nested(MoneySchema, required=True)
 
 
 class RefundAnswerSchema(Schema):
     """The answer to a refund."""
 
-    ok = fields.Boolean(required=True)
+    ok = OK()
     refund = fields.Nested(RefundSchema, required=True)
 
 
@@ -93,75 +110,168 @@ class UserSchema(Schema):
     user_id = Text(data_key="userId", required=True)
 
 
-class MoneySchema(Schema):
-    """An amount in minor units of its currency."""
-
-    value = fields.Integer(required=True)
-    currency = fields.String(required=True)
-
-
 class OrderSchema(Schema):
     """An order."""
 
-    id = fields.String(required=True)
-    userId = fields.String(required=True)
-    productId = fields.String(required=True)
-    productName = fields.String(required=True)
-    totalOrderAmount = fields.String(required=True, metadata={"description": "As the client wrote it."})
+    id = fields.String(required=True, metadata=ORDER_ID)
+    userId = fields.String(required=True, metadata={"example": "user-7"})
+    productId = fields.String(required=True, metadata={"example": "1"})
+    productName = fields.String(required=True, metadata={"example": "Espresso machine"})
+    totalOrderAmount = fields.String(
+        required=True, metadata={"description": "As the client wrote it.", "example": "RM 99"}
+    )
     total = fields.Nested(MoneySchema, required=True)
-    orderStatus = fields.String(required=True)
-    paymentStatus = fields.String(required=True)
-    version = fields.Integer(required=True)
-    createdAt = fields.DateTime(required=True)
-    updatedAt = fields.DateTime(required=True)
+    orderStatus = fields.String(required=True, metadata={"example": "Success"})
+    paymentStatus = fields.String(required=True, metadata={"example": "Captured"})
+    version = fields.Integer(required=True, metadata={"example": 2})
+    createdAt = fields.DateTime(required=True, metadata={"example": "2026-11-22T15:23:02.900Z"})
+    updatedAt = fields.DateTime(required=True, metadata={"example": "2026-11-22T15:23:02.984Z"})
 
 
 class CreatedIdSchema(Schema):
     """The id of a new order."""
 
-    id = fields.String(required=True)
+    id = fields.String(required=True, metadata=ORDER_ID)
 
 
 class OrderCreatedSchema(Schema):
-    """The answer to a new order."""
+    """The answer to a new order; `order` where it was waited for."""
 
-    ok = fields.Boolean(required=True)
+    ok = OK()
     created = fields.Nested(CreatedIdSchema, required=True)
-    payment = fields.String(required=True)
+    payment = fields.String(required=True, metadata={"example": "Create order success, payment processing"})
+    order = fields.Nested(OrderSchema)
 
 
 class OrderUpdatedSchema(Schema):
     """The answer to a step."""
 
-    ok = fields.Boolean(required=True)
-    message = fields.String(required=True)
+    ok = OK()
+    message = fields.String(required=True, metadata={"example": "Update order success"})
 
 
 class OrderAnswerSchema(Schema):
     """One order."""
 
-    ok = fields.Boolean(required=True)
+    ok = OK()
     order = fields.Nested(OrderSchema, required=True)
 
 
 class OrderStatusSchema(Schema):
     """The status of one order."""
 
-    ok = fields.Boolean(required=True)
-    orderStatus = fields.String(required=True)
+    ok = OK()
+    orderStatus = fields.String(required=True, metadata={"example": "Success"})
 
 
 class OrderListSchema(Schema):
     """Orders of a user, newest first."""
 
-    ok = fields.Boolean(required=True)
+    ok = OK()
     orders = fields.List(fields.Nested(OrderSchema), required=True)
+    hasMore = fields.Boolean(required=True, metadata={"example": True})
+    nextCursor = fields.String(
+        metadata={
+            "description": "Where more follow: what to ask for as `cursor`.",
+            "example": "WyIyMDI2LTExLTIyVDE1OjIzOjAyLjkwMFoiLCI2OTIwIl0.c2VhbA",
+        }
+    )
+
+
+class TimelineEntrySchema(Schema):
+    """A step that an order has taken."""
+
+    orderId = fields.String(required=True, metadata=ORDER_ID)
+    sequence = fields.Integer(required=True, metadata={"example": 2})
+    type = fields.String(required=True, metadata={"example": "PaymentCaptured"})
+    at = fields.DateTime(required=True, metadata={"example": "2026-11-22T15:23:02.984Z"})
+    actor = fields.String(required=True, metadata={"example": "payments"})
+    # "from" is a word of Python's.
+    locals()["from"] = fields.String(required=True, metadata={"example": "Processing"})
+    to = fields.String(required=True, metadata={"example": "Success"})
+    paymentStatus = fields.String(required=True, metadata={"example": "Captured"})
+    detail = fields.String(required=True, metadata={"example": "sim_5b0c2f6a"})
+
+
+class TimelineSchema(Schema):
+    """Steps of an order, oldest first."""
+
+    ok = OK()
+    events = fields.List(fields.Nested(TimelineEntrySchema), required=True)
+    version = fields.Integer(required=True, metadata={"example": 2})
+
+
+class ExplanationSchema(Schema):
+    """Why an order is in its state."""
+
+    ok = OK()
+    sentence = fields.String(
+        required=True,
+        metadata={
+            "example": "The order is Success and its payment Captured, since payments took the total at "
+            "2026-11-22T15:23:02.984Z; nothing is left to do for its payment."
+        },
+    )
+    orderStatus = fields.String(required=True, metadata={"example": "Success"})
+    paymentStatus = fields.String(required=True, metadata={"example": "Captured"})
+    because = fields.Nested(TimelineEntrySchema, required=True, metadata={"description": "The last step."})
+    waitsFor = fields.String(
+        required=True,
+        metadata={"description": "The provider, the relay, an operator, or nothing.", "example": "nothing"},
+    )
+    attempts = fields.Integer(
+        required=True,
+        allow_none=True,
+        metadata={"description": "How often the provider was asked; null where nobody can tell.", "example": 1},
+    )
+    nextAttemptAt = fields.DateTime(required=True, allow_none=True, metadata={"example": None})
+    allowed = fields.List(
+        fields.String(metadata={"example": "Cancelled"}),
+        required=True,
+        metadata={"description": "What a client may set it to; `(custom)` stands for a text of its own."},
+    )
+    onCancel = fields.String(
+        required=True,
+        allow_none=True,
+        metadata={
+            "description": "What cancelling would mean for the money; null where it cannot be cancelled.",
+            "example": "a refund is started",
+        },
+    )
+
+
+class TransitionSchema(Schema):
+    """A step that orders may take."""
+
+    locals()["from"] = fields.String(required=True, metadata={"example": "Processing"})
+    by = fields.String(required=True, metadata={"example": "payment captured"})
+    to = fields.String(required=True, metadata={"example": "Success"})
+    money = fields.String(required=True, metadata={"example": "the total was taken"})
+
+
+class StateMachineSchema(Schema):
+    """Every step that an order may take."""
+
+    ok = OK()
+    transitions = fields.List(fields.Nested(TransitionSchema), required=True)
+
+
+class ProblemKindSchema(Schema):
+    """What a kind of problem means."""
+
+    ok = OK()
+    type = fields.String(required=True, metadata={"example": "/problems/illegal_step"})
+    code = fields.String(required=True, metadata={"example": "illegal_step"})
+    title = fields.String(required=True, metadata={"example": "The order's state does not allow this"})
+    status = fields.Integer(required=True, metadata={"example": 409})
+    means = fields.String(required=True, metadata={"example": "The order's state does not allow the step."})
+    remedy = fields.String(required=True, metadata={"example": "GET /state-machine shows all steps."})
 
 
 class HealthSchema(Schema):
     """Whether the process lives, or can serve."""
 
-    ok = fields.Boolean(required=True)
+    ok = OK()
 
 
 class ProblemErrorSchema(Schema):

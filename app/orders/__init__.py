@@ -5,9 +5,13 @@ from functools import partial
 from app.bus import Answers, Publishes
 from app.config import Settings
 from app.contracts import (
+    AwaitOrder,
+    AwaitTimeline,
     CheckOrderBacklog,
     CheckOrderStatus,
     CreateOrder,
+    DescribeStates,
+    ExplainOrder,
     FindOrder,
     ListOrders,
     PaymentCaptured,
@@ -21,6 +25,7 @@ from app.contracts import (
 from app.database import Store
 from app.orders import handlers
 from app.orders.repository import OrderRepository
+from app.orders.watch import Watch
 from app.outbox import Outbox, Relay
 from app.story import Step
 
@@ -30,10 +35,11 @@ NEWS = (PaymentCaptured, PaymentDeclined, PaymentVoided, PaymentRefunded, Paymen
 
 
 class Orders:
-    """The module's background work: its relay."""
+    """The module's background work: its relay, and its watch for whoever waits."""
 
-    def __init__(self, orders: OrderRepository, relay: Relay, outbox: Outbox) -> None:
+    def __init__(self, orders: OrderRepository, relay: Relay, outbox: Outbox, watch: Watch) -> None:
         self._orders = orders
+        self.watch = watch
         self.relay = relay
         self.outbox = outbox
 
@@ -45,6 +51,10 @@ class Orders:
         """Start handing on what is recorded."""
         self.relay.start()
 
+    def drain(self) -> None:
+        """Let whoever waits go. Safe in a signal handler: sets a flag only."""
+        self.watch.ending = True
+
     def stop(self, timeout: float) -> None:
         """Hand on what is recorded, then end."""
         self.relay.stop(timeout)
@@ -54,6 +64,7 @@ def install(bus: Answers, publisher: Publishes, store: Store, settings: Settings
     """Put orders on the bus, with its own collection."""
     outbox = Outbox(store, settings.relay_lease)
     orders = OrderRepository(store, outbox, settings.request_deadline)
+    watch = Watch(store)
     relay = Relay(
         "orders",
         Step.HANDED_TO_PAYMENTS,
@@ -70,7 +81,11 @@ def install(bus: Answers, publisher: Publishes, store: Store, settings: Settings
     bus.answer(FindOrder, partial(handlers.find_order, orders=orders))
     bus.answer(CheckOrderStatus, partial(handlers.check_order_status, orders=orders))
     bus.answer(ListOrders, partial(handlers.list_orders, orders=orders))
+    bus.answer(AwaitOrder, partial(handlers.await_order, orders=orders, watch=watch))
+    bus.answer(AwaitTimeline, partial(handlers.await_timeline, orders=orders, watch=watch))
+    bus.answer(ExplainOrder, partial(handlers.explain_order, orders=orders))
+    bus.answer(DescribeStates, handlers.describe_states)
     bus.answer(CheckOrderBacklog, partial(handlers.check_backlog, outbox=outbox, limit=settings.backlog_limit))
     for news in NEWS:
         bus.subscribe("orders", news, partial(handlers.on_payment_news, orders=orders))
-    return Orders(orders, relay, outbox)
+    return Orders(orders, relay, outbox, watch)

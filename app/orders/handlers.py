@@ -2,21 +2,27 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from uuid import uuid4
 
 from app import story
 from app.contracts import (
+    AwaitOrder,
+    AwaitTimeline,
     Backlog,
     CheckOrderBacklog,
     CheckOrderStatus,
     CreateOrder,
+    DescribeStates,
     Event,
+    ExplainOrder,
     FindOrder,
     ListOrders,
     OrderAccepted,
     OrderCancelled,
     OrderCreated,
+    OrderExplanation,
     OrderList,
     OrderStatusView,
     OrderUpdated,
@@ -25,11 +31,15 @@ from app.contracts import (
     RefundAccepted,
     RefundOrder,
     RefundRequested,
+    StateMachine,
+    StateRule,
+    Timeline,
     UpdateOrder,
 )
 from app.orders import order
 from app.orders.order import Change, State
 from app.orders.repository import NewOrder, OrderRepository
+from app.orders.watch import Watch
 from app.outbox import Outbox
 from app.story import Step
 
@@ -69,7 +79,11 @@ def update_order(request: UpdateOrder, orders: OrderRepository) -> OrderUpdated:
             at=_ms(at),
         )
 
-    state, changed = orders.step(request.order_id, lambda state: order.requested(state, request.order_status), announce)
+    def decide(state: State) -> Change | None:
+        order.check_version(request.order_id, state, request.expected_versions)
+        return order.requested(state, request.order_status)
+
+    state, changed = orders.step(request.order_id, request.on_behalf_of, decide, announce)
     return OrderUpdated(
         order_id=request.order_id,
         order_status=state.order_status,
@@ -94,9 +108,12 @@ def refund_order(request: RefundOrder, orders: OrderRepository) -> RefundAccepte
         )
 
     def decide(state: State) -> Change | None:
+        # A refund that was made before has changed the version itself: repeating it is no reason to refuse.
+        if request.refund_id not in dict(state.refunds):
+            order.check_version(request.order_id, state, request.expected_versions)
         return order.refunded(state, request.refund_id, request.refund_value, request.currency)
 
-    state, changed = orders.step(request.order_id, decide, announce)
+    state, changed = orders.step(request.order_id, request.on_behalf_of, decide, announce)
     return RefundAccepted(
         order_id=request.order_id,
         refund_id=request.refund_id,
@@ -109,17 +126,62 @@ def refund_order(request: RefundOrder, orders: OrderRepository) -> RefundAccepte
 
 def find_order(request: FindOrder, orders: OrderRepository) -> OrderView:
     """Tell one order."""
-    return orders.view(request.order_id)
+    return orders.view(request.order_id, request.on_behalf_of)
 
 
 def check_order_status(request: CheckOrderStatus, orders: OrderRepository) -> OrderStatusView:
     """Tell one order's status."""
-    return orders.status(request.order_id)
+    return orders.status(request.order_id, request.on_behalf_of)
 
 
 def list_orders(request: ListOrders, orders: OrderRepository) -> OrderList:
-    """Tell a user's newest orders."""
-    return OrderList(orders=tuple(orders.of_user(request.user_id, request.limit)))
+    """Tell a user's newest orders, a page of them."""
+    return orders.of_user(request.user_id, request.limit, request.order_status, request.before_at, request.before_id)
+
+
+def await_order(request: AwaitOrder, orders: OrderRepository, watch: Watch) -> OrderStatusView:
+    """Tell one order's status as soon as it has settled, or when the time is over."""
+    return watch.until(
+        request.order_id,
+        lambda: orders.status(request.order_id, request.on_behalf_of),
+        lambda status: status.order_status != order.PROCESSING,
+        request.wait_ms / 1000,
+    )
+
+
+def await_timeline(request: AwaitTimeline, orders: OrderRepository, watch: Watch) -> Timeline:
+    """Tell an order's steps as soon as there are new ones, or when the time is over."""
+    if request.wait_ms:
+        watch.until(
+            request.order_id,
+            lambda: orders.status(request.order_id, request.on_behalf_of),
+            lambda status: status.version > request.after,
+            request.wait_ms / 1000,
+        )
+    timeline = orders.timeline(request.order_id, request.on_behalf_of, request.after)
+    return replace(timeline, ending=watch.ending)
+
+
+def explain_order(request: ExplainOrder, orders: OrderRepository) -> OrderExplanation:
+    """Tell why an order is in its state, and what may be done now."""
+    standing = orders.standing(request.order_id, request.on_behalf_of)
+    held_up = "an operator" if standing.dead else "the relay" if standing.undelivered else ""
+    return OrderExplanation(
+        order_id=request.order_id,
+        order_status=standing.order_status,
+        payment_status=standing.payment_status,
+        because=standing.last,
+        sentence=order.sentence(standing.order_status, standing.payment_status, standing.last),
+        waits_for=held_up,
+        allowed=order.allowed(standing.order_status),
+        on_cancel=order.on_cancel(standing.order_status),
+    )
+
+
+def describe_states(_request: DescribeStates) -> StateMachine:
+    """Tell the table of states."""
+    rules = (StateRule(source=rule.source, by=rule.by, target=rule.target, money=rule.money) for rule in order.TABLE)
+    return StateMachine(rules=tuple(rules))
 
 
 def check_backlog(_request: CheckOrderBacklog, outbox: Outbox, limit: int) -> Backlog:

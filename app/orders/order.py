@@ -17,6 +17,8 @@ from app.contracts import (
     PaymentRefunded,
     PaymentVoided,
     RefundExceedsBalance,
+    StaleVersion,
+    TimelineEntry,
     TimelineFull,
     WrongCurrency,
 )
@@ -87,6 +89,19 @@ TABLE = (
 NEXT = {(rule.source, rule.by): rule for rule in TABLE}
 WANTED = {CONFIRM: By.CONFIRM, CANCELLED: By.CANCEL}
 
+# What was done in a step of the timeline, by its type.
+DEEDS = {
+    "OrderCreated": "placed it",
+    "OrderUpdated": "moved it on",
+    "OrderCancelled": "cancelled it",
+    "RefundRequested": "asked for a refund",
+    "PaymentCaptured": "took the total",
+    "PaymentDeclined": "could not take the total",
+    "PaymentVoided": "called the payment off",
+    "PaymentRefunded": "gave money back",
+    "PaymentParked": "could not learn what became of the money",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class State:
@@ -130,6 +145,24 @@ def allowed(order_status: str) -> tuple[str, ...]:
     rules = (rule for rule in TABLE if rule.source == _kind(order_status))
     targets = {By.CONFIRM: CONFIRM, By.CANCEL: CANCELLED, By.TEXT: CUSTOM}
     return tuple(targets[rule.by] for rule in rules if rule.by in targets)
+
+
+def on_cancel(order_status: str) -> str:
+    """What cancelling the order now would mean for the money; empty where it cannot be cancelled."""
+    rule = NEXT.get((_kind(order_status), By.CANCEL))
+    return rule.money if rule else ""
+
+
+def sentence(order_status: str, payment_status: str, last: TimelineEntry) -> str:
+    """In one sentence, without its full stop, how an order came to be where it is."""
+    deed = f"{last.actor} {DEEDS.get(last.type, last.type)} at {last.at}"
+    return f"The order is {order_status} and its payment {payment_status}, since {deed}"
+
+
+def check_version(order_id: str, state: State, expected: tuple[int, ...]) -> None:
+    """Raise StaleVersion unless the order has one of the expected versions; any will do where none is named."""
+    if expected and state.version not in expected:
+        raise StaleVersion("the order is not at the version you named", order_id=order_id, version=state.version)
 
 
 def created() -> Change:

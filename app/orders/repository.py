@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
@@ -14,7 +14,18 @@ from bson import ObjectId
 from pymongo import ReturnDocument
 
 from app.coalesce import Coalescer
-from app.contracts import Conflict, Event, IdempotencyKeyReused, NotFound, OrderStatusView, OrderView, PaymentEvent
+from app.contracts import (
+    Conflict,
+    Event,
+    IdempotencyKeyReused,
+    NotFound,
+    OrderList,
+    OrderStatusView,
+    OrderView,
+    PaymentEvent,
+    Timeline,
+    TimelineEntry,
+)
 from app.database import Document, NotStored, Patch, Store, insert_each, patch_each
 from app.orders.order import NEW, Change, State
 from app.outbox import OUTBOX_INDEXES, OUTBOX_SCHEMA, RELAY_FIELDS, Outbox, entry_of
@@ -31,7 +42,10 @@ STATE = {
     "total": 1,
     "refunds": 1,
 }
-STATUS = {"orderStatus": 1, "paymentStatus": 1, "version": 1}
+STATUS = {"userId": 1, "orderStatus": 1, "paymentStatus": 1, "version": 1}
+TIMELINE = {"userId": 1, "version": 1, "events": 1}
+STANDING = {"orderStatus": 1, "paymentStatus": 1, "events": {"$slice": -1}, "outbox.type": 1, "deadLetter.reason": 1}
+NEWEST_FIRST = [("createdAt", -1), ("_id", -1)]
 HIDDEN = {"events": 0, "outbox": 0, "sequence": 0, "paymentSequence": 0, "requestId": 0, "idempotency": 0, "refunds": 0}
 
 SCHEMA: Document = {
@@ -64,7 +78,8 @@ SCHEMA: Document = {
     },
 }  # fmt: skip
 INDEXES = [
-    pymongo.IndexModel([("userId", 1), ("createdAt", -1), ("_id", -1)], name="newest_of_user"),
+    pymongo.IndexModel([("userId", 1), *NEWEST_FIRST], name="newest_of_user"),
+    pymongo.IndexModel([("userId", 1), ("orderStatus", 1), *NEWEST_FIRST], name="newest_of_user_by_status"),
     pymongo.IndexModel(
         [("userId", 1), ("idempotency.key", 1)],
         name="one_order_a_key",
@@ -107,6 +122,17 @@ class Seen:
     undelivered: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """Where an order is, its last step, and what holds up its events: a reason where they are set aside."""
+
+    order_status: str
+    payment_status: str
+    last: TimelineEntry
+    undelivered: bool
+    dead: str
+
+
 class OrderRepository:
     """Stores orders; every change is one compare-and-set that writes state, timeline and outbox together."""
 
@@ -119,6 +145,9 @@ class OrderRepository:
         self._views: Coalescer[ObjectId, Document | None] = Coalescer("orders", lambda keys: self._by_id(keys, HIDDEN))
         self._statuses: Coalescer[ObjectId, Document | None] = Coalescer(
             "statuses", lambda keys: self._by_id(keys, STATUS)
+        )
+        self._timelines: Coalescer[ObjectId, Document | None] = Coalescer(
+            "timelines", lambda keys: self._by_id(keys, TIMELINE)
         )
 
     def prepare(self) -> None:
@@ -188,13 +217,13 @@ class OrderRepository:
             stored["idempotency"] = {"key": order.idempotency_key, "fingerprint": order.fingerprint}
         return stored
 
-    def view(self, order_id: str) -> OrderView:
+    def view(self, order_id: str, on_behalf_of: str) -> OrderView:
         """One order. Raises NotFound."""
-        return view_of(_found(self._views(key_of(order_id), self._patience)))
+        return view_of(_found(self._views(key_of(order_id), self._patience), on_behalf_of))
 
-    def status(self, order_id: str) -> OrderStatusView:
+    def status(self, order_id: str, on_behalf_of: str) -> OrderStatusView:
         """One order's statuses. Raises NotFound."""
-        found = _found(self._statuses(key_of(order_id), self._patience))
+        found = _found(self._statuses(key_of(order_id), self._patience), on_behalf_of)
         return OrderStatusView(
             order_id=order_id,
             order_status=found["orderStatus"],
@@ -202,15 +231,44 @@ class OrderRepository:
             version=found["version"],
         )
 
-    def of_user(self, user_id: str, limit: int) -> list[OrderView]:
-        """A user's newest orders."""
+    def timeline(self, order_id: str, on_behalf_of: str, after: int) -> Timeline:
+        """An order's steps after the sequence `after`. Raises NotFound."""
+        found = _found(self._timelines(key_of(order_id), self._patience), on_behalf_of)
+        entries = (entry_view(order_id, entry) for entry in found["events"] if entry["sequence"] > after)
+        return Timeline(order_id=order_id, version=found["version"], entries=tuple(entries), ending=False)
+
+    def standing(self, order_id: str, on_behalf_of: str) -> Standing:
+        """Where an order is, and what holds up its events. Raises NotFound."""
         with self._store.bounded() as documents:
-            found = documents.find({"userId": user_id}, HIDDEN)
-            return [view_of(doc) for doc in found.sort([("createdAt", -1), ("_id", -1)]).limit(limit)]
+            found = _found(documents.find_one(_mine(order_id, on_behalf_of), STANDING))
+        return Standing(
+            order_status=found["orderStatus"],
+            payment_status=found["paymentStatus"],
+            last=entry_view(order_id, found["events"][-1]),
+            undelivered=bool(found["outbox"]),
+            dead=found.get("deadLetter", {}).get("reason", ""),
+        )
+
+    def of_user(
+        self, user_id: str, limit: int, order_status: str = "", before_at: str = "", before_id: str = ""
+    ) -> OrderList:
+        """A user's newest orders, of one status or any; those older than another where that is named."""
+        wanted: Document = {"userId": user_id}
+        if order_status:
+            wanted["orderStatus"] = order_status
+        if before_id:
+            at = datetime.fromisoformat(before_at).astimezone(UTC)
+            # The first bound serves the index, the second leaves out what is of the same moment and was told already.
+            wanted["createdAt"] = {"$lte": at}
+            wanted["$or"] = [{"createdAt": {"$lt": at}}, {"_id": {"$lt": ObjectId(before_id)}}]
+        with self._store.bounded() as documents:
+            found = [view_of(doc) for doc in documents.find(wanted, HIDDEN).sort(NEWEST_FIRST).limit(limit + 1)]
+        return OrderList(orders=tuple(found[:limit]), more=len(found) > limit)
 
     def step(
         self,
         order_id: str,
+        on_behalf_of: str,
         decide: Callable[[State], Change | None],
         announce: Callable[[Change, int, datetime], Event | None],
     ) -> tuple[State, bool]:
@@ -219,25 +277,25 @@ class OrderRepository:
         Returns the state after it, and whether anything had to change.
         Raises NotFound, what `decide` raises, and Conflict when others were faster every time.
         """
-        key = key_of(order_id)
+        mine = _mine(order_id, on_behalf_of)
         # One deadline for all rounds: a client waits for this.
         with self._store.bounded() as documents:
             for _ in range(RETRIES):
-                state = state_of(_found(documents.find_one({"_id": key}, STATE)))
+                state = state_of(_found(documents.find_one(mine, STATE)))
                 change = decide(state)
                 if change is None:
                     return state, False
                 at = self.now()
                 event = announce(change, state.sequence + 1, at)
                 after = documents.find_one_and_update(
-                    {"_id": key, "version": state.version},
+                    {**mine, "version": state.version},
                     self._update(state, change, at, event),
                     {**STATE, "outbox": 1},
                     return_document=ReturnDocument.AFTER,
                 )
                 if after:
                     if event:
-                        self._outbox.recorded(key, after["outbox"])
+                        self._outbox.recorded(mine["_id"], after["outbox"])
                     return state_of(after), True
         raise Conflict("others changed the order again and again meanwhile; try again")
 
@@ -412,8 +470,32 @@ def _timeline_entry(change: Change, sequence: int, came_from: str, at: datetime)
     }
 
 
-def _found(doc: Document | None) -> Document:
-    if doc is None:
+def entry_view(order_id: str, entry: Document) -> TimelineEntry:
+    """A timeline entry as clients may see it."""
+    return TimelineEntry(
+        order_id=order_id,
+        sequence=entry["sequence"],
+        type=entry["type"],
+        at=rfc3339(entry["at"]),
+        actor=entry["actor"],
+        came_from=entry["from"],
+        to=entry["to"],
+        payment_status=entry["paymentStatus"],
+        detail=entry["detail"],
+    )
+
+
+def _mine(order_id: str, on_behalf_of: str) -> Document:
+    """The filter for one order; another user's is not there at all."""
+    mine: Document = {"_id": key_of(order_id)}
+    if on_behalf_of:
+        mine["userId"] = on_behalf_of
+    return mine
+
+
+def _found(doc: Document | None, on_behalf_of: str = "") -> Document:
+    # One look-up may serve many callers: what belongs to somebody else is as good as absent.
+    if doc is None or (on_behalf_of and doc["userId"] != on_behalf_of):
         raise _unknown()
     return doc
 

@@ -11,14 +11,16 @@ from app.contracts import (
     Backlog,
     CheckPaymentBacklog,
     Event,
+    ExplainPayment,
     OrderCancelled,
     OrderCreated,
+    PaymentExplanation,
     RefundRequested,
     Unavailable,
 )
 from app.payments import payment as domain
 from app.payments.payment import Change, Refund
-from app.payments.repository import Held, PaymentRepository
+from app.payments.repository import Held, PaymentRepository, Standing
 from app.payments.settlement import Settler
 from app.payments.worker import Worker
 from app.story import Step
@@ -65,6 +67,36 @@ def check_backlog(_request: CheckPaymentBacklog, payments: PaymentRepository, li
     return Backlog(due=due, oldest_ms=oldest_ms, overloaded=due >= limit)
 
 
+def explain_payment(request: ExplainPayment, payments: PaymentRepository) -> PaymentExplanation:
+    """Tell where an order's payment stands, and what it waits for."""
+    standing = payments.standing(request.order_id, request.on_behalf_of)
+    if standing is None:
+        return UNHEARD_OF
+    waits_for, sentence = _explained(standing)
+    return PaymentExplanation(
+        known=True,
+        attempts=standing.attempts,
+        next_attempt_at=_rfc3339(standing.next_at) if standing.next_at else "",
+        waits_for=waits_for,
+        sentence=sentence,
+    )
+
+
+def _explained(standing: Standing) -> tuple[str, str]:
+    so_far = f"{standing.attempts} {'attempt' if standing.attempts == 1 else 'attempts'} so far"
+    if standing.dead:
+        return "an operator", "what became of its payment could not be told to orders and waits for an operator"
+    if standing.parked:
+        return "an operator", f"its payment waits for an operator ({standing.parked}), {so_far}"
+    if standing.under_way:
+        return "the provider", f"the provider is being asked, {so_far}"
+    if standing.next_at:
+        return "the provider", f"the provider is asked next at {_rfc3339(standing.next_at)}, {so_far}"
+    if standing.undelivered:
+        return "the relay", "what became of its payment is on its way to orders"
+    return "", "nothing is left to do for its payment"
+
+
 def _cancelled(held: Held, now: datetime, key_life: float) -> Change:
     return domain.cancelled(held.payment, (now - held.first_at).total_seconds() > key_life)
 
@@ -85,6 +117,19 @@ def _apply(event: Event, decide: Callable[[Held], Change], payments: PaymentRepo
         if settler.record(held, change):
             return
     raise Unavailable(f"the payment of order {event.order_id} changed again and again meanwhile")
+
+
+def _rfc3339(at: datetime) -> str:
+    return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z"
+
+
+UNHEARD_OF = PaymentExplanation(
+    known=False,
+    attempts=0,
+    next_attempt_at="",
+    waits_for="the relay",
+    sentence="payments has not heard of it yet",
+)
 
 
 def _tell_received(events: Sequence[Event]) -> None:

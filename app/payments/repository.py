@@ -52,6 +52,7 @@ INDEXES = [
     pymongo.IndexModel([("status", 1)], name="parked", partialFilterExpression={"status": Status.UNKNOWN.value}),
     *OUTBOX_INDEXES,
 ]
+STANDING = {"attempt": 1, "dueAt": 1, "owner": 1, "status": 1, "parked": 1, "outbox.type": 1, "deadLetter.reason": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,21 @@ class Held:
     lease_end: datetime
     owned: bool
     logged: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """Where a payment stands: when the provider is asked next, whether it is being asked, and what holds it up.
+
+    `parked` and `dead` are reasons why an operator is needed, empty where none is.
+    """
+
+    attempts: int
+    next_at: datetime | None
+    under_way: bool
+    parked: str
+    undelivered: bool
+    dead: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +178,23 @@ class PaymentRepository:
         with self._store.bounded() as documents:
             doc = documents.find_one({"_id": order_id})
         return _held(doc) if doc else None
+
+    def standing(self, order_id: str, on_behalf_of: str) -> Standing | None:
+        """Where an order's payment stands; None where there is none, or none of this user's."""
+        mine = {"_id": order_id} | ({"userId": on_behalf_of} if on_behalf_of else {})
+        with self._store.bounded() as documents:
+            doc = documents.find_one(mine, STANDING)
+        if doc is None:
+            return None
+        under_way = "owner" in doc
+        return Standing(
+            attempts=doc["attempt"],
+            next_at=None if under_way else doc.get("dueAt"),
+            under_way=under_way,
+            parked=doc["parked"] if doc["status"] == Status.UNKNOWN else "",
+            undelivered=bool(doc["outbox"]),
+            dead=doc.get("deadLetter", {}).get("reason", ""),
+        )
 
     def parked(self, limit: int) -> list[Held]:
         """Payments that wait for an operator."""

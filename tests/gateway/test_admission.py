@@ -5,6 +5,7 @@ from flask import Flask
 
 from app import gateway
 from app.bus import SignalBus
+from app.config import Settings
 from app.contracts import (
     Backlog,
     CheckOrderBacklog,
@@ -29,8 +30,8 @@ class Door:
             bus.answer(check, lambda request, check=check: self._tell(check))
         bus.answer(CreateOrder, self._accept)
         bus.answer(UpdateOrder, self._unknown)
-        app = Flask(__name__)
-        gateway.install(app, bus, lambda: True)
+        app = Flask(__name__, static_folder=None)
+        gateway.install(app, bus, lambda: True, Settings(), lambda *_: (), bytes)
         self.http = app.test_client()
 
     def _tell(self, check):

@@ -5,6 +5,7 @@ from flask import Flask, abort
 
 from app import contracts, gateway
 from app.bus import SignalBus
+from app.config import Settings
 from app.contracts import (
     CheckOrderStatus,
     CreateOrder,
@@ -12,6 +13,7 @@ from app.contracts import (
     ListOrders,
     NotFound,
     Refused,
+    StaleVersion,
     Unavailable,
     UpdateOrder,
 )
@@ -42,9 +44,12 @@ class Wicked(Exception):
     __repr__ = __str__
 
 
+VERSION = {"order_id": "an-order", "version": 3}
+
+
 def gateway_on(bus, *views):
-    app = Flask(__name__)
-    gateway.install(app, bus, lambda: True)
+    app = Flask(__name__, static_folder=None)
+    gateway.install(app, bus, lambda: True, Settings(), lambda *_: (), bytes)
     for view in views:
         app.add_url_rule("/view", view_func=view)
     return app.test_client()
@@ -94,11 +99,12 @@ def test_how_long_to_wait_is_told_in_the_header_alone(refused, seconds):
 
 @pytest.mark.parametrize("kind", list(contracts.concrete(Refused)), ids=lambda kind: kind.__name__)
 def test_every_refusal_of_the_contracts_has_a_problem_of_its_own(refused, kind):
-    answer = ASKS[FindOrder](with_handler(FindOrder, raising(kind("no, sorry", remaining=7, to="x"))))
+    answer = ASKS[FindOrder](with_handler(FindOrder, raising(kind("no, sorry", remaining=7, to="x", **VERSION))))
     body = refused(answer, PROBLEMS[kind.code][0], kind.code)
     assert (body["detail"], body["remaining"], body["to"]) == ("no, sorry", 7, "x")
     assert 400 <= answer.status_code <= 503
-    assert ("Retry-After" in answer.headers) == (answer.status_code == 503)
+    assert ("Retry-After" in answer.headers) == (answer.status_code in (429, 503))
+    assert answer.headers.get("ETag") == ('"an-order-3"' if kind is StaleVersion else None)
 
 
 def test_codes_and_titles_of_problems_are_all_different():

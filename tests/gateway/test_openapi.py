@@ -2,8 +2,10 @@
 
 import json
 import re
+import time
 from dataclasses import replace
 
+import jwt
 import pytest
 from bson import ObjectId
 from flask import Flask
@@ -13,7 +15,9 @@ from pymongo.monitoring import CommandListener
 
 from app import __version__, gateway
 from app.bus import SignalBus
+from app.config import Settings
 from app.gateway.errors import PROBLEMS
+from app.gateway.meanings import FACTS, MEANINGS
 from app.gateway.openapi import document as document_of
 from app.main import create_app, runtime
 
@@ -26,7 +30,9 @@ SAMPLES = {
     "place_order": {"json": NEW},
     "update_order": {"json": {"orderId": UNKNOWN, "orderStatus": "Cancelled"}},
     "refund_order": {"json": {}},
+    "list_orders_of": {"query_string": {"userId": "user-7"}},
 }
+ISSUED = {"auth_jwt_algorithm": "HS256", "auth_jwt_key": "k" * 32, "auth_jwt_issuer": "i", "auth_jwt_audience": "a"}
 
 
 class World:
@@ -35,6 +41,7 @@ class World:
     def __init__(self, document, settings, mongo):
         self.document, self.settings, self.mongo = document, settings, mongo
         self.made = []
+        self.served = {}
         self.http = self.serve()
         nowhere = "mongodb://127.0.0.1:9/?replicaSet=orderflow"
         self.gone = self.serve(mongodb_uri=nowhere, request_deadline=0.1, background_deadline=0.1)
@@ -43,6 +50,13 @@ class World:
         app = create_app(replace(self.settings, **changes), event_listeners=list(event_listeners))
         self.made.append(app)
         return app.test_client()
+
+    def changed(self, **changes):
+        """The application with other settings; the same one each time."""
+        key = tuple(changes.items())
+        if key not in self.served:
+            self.served[key] = self.serve(**changes)
+        return self.served[key]
 
     def orders(self):
         return self.mongo[self.settings.database].orders
@@ -102,24 +116,60 @@ def template(rule):
     return re.sub(r"_([a-z])", lambda found: found[1].upper(), words)
 
 
-def fill(path, order_id=UNKNOWN):
-    return path.replace("{orderId}", order_id).replace("{userId}", "user-7")
+def fill(path, order_id=UNKNOWN, code="conflict"):
+    return path.replace("{orderId}", order_id).replace("{userId}", "user-7").replace("{code}", code)
 
 
-def call(world, operation_id, order_id=UNKNOWN, client=None, **changes):
+def call(world, operation_id, order_id=UNKNOWN, client=None, code="conflict", **changes):
     [(path, method, _)] = [found for found in operations(world.document) if found[2]["operationId"] == operation_id]
     return (client or world.http).open(
-        fill(path, order_id), method=method, **{**SAMPLES.get(operation_id, {}), **changes}
+        fill(path, order_id, code), method=method, **{**SAMPLES.get(operation_id, {}), **changes}
     )
+
+
+def bearing(world, operation, scope="", **changes):
+    """Call an application that asks who calls, as somebody with these scopes."""
+    now = int(time.time())
+    claims = {"iss": "i", "aud": "a", "sub": "eve", "iat": now, "exp": now + 60, "scope": scope}
+    headers = {"Authorization": f"Bearer {jwt.encode(claims, ISSUED['auth_jwt_key'])}"}
+    return call(world, operation, client=world.changed(**ISSUED), **{"headers": headers, **changes})
+
+
+def absent(world, operation):
+    """What is not there; a list is absent for those whom it is not for."""
+    return bearing(world, operation, "orders:read") if operation.startswith("list") else call(world, operation)
+
+
+def crowded(world, operation):
+    client = world.changed(streams_max=0, streams_per_caller=0)
+    streaming = {"headers": {"Accept": "text/event-stream"}, "query_string": {"wait": 1}}
+    return (
+        call(world, operation, world.placed(), client, **streaming) if operation in WAITING else call(world, operation)
+    )
+
+
+def too_often(world, operation):
+    client = world.changed(rate_limit="1/day")
+    return [call(world, operation, client=client) for _ in range(2)][-1]
+
+
+WAITING = ("show_timeline", "check_order_status")
+ODD = dict.fromkeys(("limit", "after", "wait", "format"), "x")
 
 
 def conforms(document, path, method, answer):
     """Check an answer's status, type and body by the document."""
     response = document["paths"][path][method.lower()]["responses"][str(answer.status_code)]
-    [(kind, content)] = response["content"].items()
-    assert answer.headers["Content-Type"] == kind
-    schema = {**content["schema"], "components": document["components"]}
-    OAS30Validator(schema, format_checker=OAS30Validator.FORMAT_CHECKER).validate(answer.get_json())
+    assert {"X-Request-Id"} <= response["headers"].keys()
+    content = response["content"][answer.mimetype]
+    body = answer.get_json() if answer.mimetype.endswith("json") else answer.text
+    fits(document, content["schema"], body)
+
+
+def fits(document, schema, value):
+    """Check a value by a schema of the document."""
+    whole = {**schema, "components": document["components"]}
+    OAS30Validator(whole, format_checker=OAS30Validator.FORMAT_CHECKER).validate(value)
 
 
 def raw(text, kind="application/json"):
@@ -181,13 +231,37 @@ def refund(world, operation, amount):
 REACH = {
     "malformed_body": lambda world, operation: call(world, operation, **raw("{")),
     "malformed_idempotency_key": lambda world, operation: call(world, operation, headers={"Idempotency-Key": "é"}),
-    "order_not_found": call,
+    "malformed_condition": lambda world, operation: call(
+        world, operation, world.placed(), headers={"If-Match": "x", "If-None-Match": "x"}
+    ),
+    "invalid_parameter": lambda world, operation: call(world, operation, query_string=ODD),
+    "invalid_cursor": lambda world, operation: call(
+        world, operation, query_string={"userId": "user-7", "cursor": "WyJ4Il0.x"}
+    ),
+    "invalid_credentials": lambda world, operation: bearing(
+        world, operation, headers=[("Authorization", "Bearer x"), ("Authorization", "Bearer y")]
+    ),
+    "unauthenticated": lambda world, operation: bearing(world, operation, headers={}),
+    "invalid_token": lambda world, operation: bearing(world, operation, headers={"Authorization": "Bearer x"}),
+    "insufficient_scope": bearing,
+    "wrong_user": lambda world, operation: bearing(world, operation, "orders:write"),
+    "not_found": lambda world, operation: call(world, operation, code="no_such_code"),
+    "order_not_found": absent,
     "illegal_step": stuck,
     "timeline_full": lambda world, operation: stuck(
         world, operation, orderStatus="Success", paymentStatus="Captured", sequence=200
     ),
     "refund_exceeds_balance": lambda world, operation: refund(world, operation, "RM 99.01"),
     "conflict": in_conflict,
+    "precondition_failed": lambda world, operation: call(
+        world,
+        operation,
+        order_id := world.placed(),
+        headers={"If-Match": '"x"'},
+        json={"orderId": order_id, "orderStatus": "Cancelled"},
+    ),
+    "too_many_streams": crowded,
+    "rate_limited": too_often,
     "body_too_large": lambda world, operation: call(world, operation, **raw(" " * 70_000)),
     "unsupported_media_type": lambda world, operation: call(world, operation, **raw("{}", "text/plain")),
     "invalid_members": invalid,
@@ -200,11 +274,11 @@ REACH = {
 
 def declared():
     """Every problem that the document declares, as address, method, operation and code."""
-    app = Flask(__name__)
-    gateway.install(app, SignalBus(), lambda: True)
+    app = Flask(__name__, static_folder=None)
+    gateway.install(app, SignalBus(), lambda: True, Settings(), lambda *_: (), bytes)
     for path, method, operation in operations(document_of(app)):
         for response in operation["responses"].values():
-            if "application/problem+json" in response["content"]:
+            if "application/problem+json" in response.get("content", ()):
                 for code in response["description"].split(" or "):
                     yield pytest.param(
                         path, method, operation["operationId"], code, id=f"{operation['operationId']}-{code}"
@@ -248,7 +322,10 @@ def test_every_parameter_of_a_path_is_described(document):
 def test_every_problem_is_declared_under_its_own_status(document):
     for _, _, operation in operations(document):
         for status, response in operation["responses"].items():
-            if "application/problem+json" in response["content"]:
+            if "application/problem+json" in response.get("content", ()):
+                assert response["content"]["application/problem+json"]["examples"].keys() == set(
+                    response["description"].split(" or ")
+                )
                 assert {PROBLEMS[code][0] for code in response["description"].split(" or ")} == {int(status)}
 
 
@@ -279,6 +356,11 @@ def test_every_good_answer_looks_as_described(world, document):
         "list_orders": call(world, "list_orders"),
         "refund_order": call(world, "refund_order", order_id),
         "update_order": call(world, "update_order", json={"orderId": order_id, "orderStatus": "Packed"}),
+        "list_orders_of": call(world, "list_orders_of", query_string={"userId": "user-7", "limit": 1}),
+        "show_timeline": call(world, "show_timeline", order_id),
+        "explain_order": call(world, "explain_order", order_id),
+        "show_state_machine": call(world, "show_state_machine"),
+        "show_problem": call(world, "show_problem", headers={"Accept": "application/json"}),
         "healthz": call(world, "healthz"),
         "readyz": call(world, "readyz"),
     }
@@ -287,6 +369,72 @@ def test_every_good_answer_looks_as_described(world, document):
         answer = answers[operation["operationId"]]
         assert answer.status_code < 300, answer.text
         conforms(document, path, method, answer)
+
+
+def test_other_kinds_of_answers_look_as_described(world, document):
+    for accept, operation, path in (
+        ("text/vnd.mermaid", "show_state_machine", "/state-machine"),
+        ("text/html", "show_problem", "/problems/{code}"),
+    ):
+        answer = call(world, operation, headers={"Accept": accept})
+        assert (answer.status_code, answer.mimetype) == (200, accept)
+        conforms(document, path, "GET", answer)
+
+
+def test_an_answer_without_news_looks_as_described(world, document):
+    order_id = world.placed()
+    for operation, path in (
+        ("find_order", "/orders/one/{orderId}"),
+        ("check_order_status", "/orders/status/{orderId}"),
+    ):
+        answer = call(world, operation, order_id, headers={"If-None-Match": "*"})
+        assert (answer.status_code, answer.data) == (304, b"")
+        assert "content" not in document["paths"][path]["get"]["responses"]["304"]
+
+
+def examples(document):
+    """Every example of the document, with its schema."""
+    for _, _, operation in operations(document):
+        for parameter in operation["parameters"]:
+            yield parameter["schema"], parameter["example"]
+        bodies = [operation.get("requestBody", {}), *operation["responses"].values()]
+        for content in [content for body in bodies for content in body.get("content", {}).values()]:
+            named = [example["value"] for example in content.get("examples", {}).values()]
+            shown = named or [content["example"]]
+            yield from ((content["schema"], value) for value in shown)
+
+
+def test_every_parameter_request_and_answer_has_an_example_that_fits(document):
+    found = list(examples(document))
+    assert len(found) > 100
+    for schema, value in found:
+        fits(document, schema, value)
+
+
+def test_an_example_says_something_of_every_member(document):
+    for schema, value in examples(document):
+        name = schema.get("$ref", "").rpartition("/")[2]
+        if name and name not in ("Problem", "NewOrder"):
+            assert value.keys() == document["components"]["schemas"][name]["properties"].keys()
+
+
+def test_scopes_and_how_to_sign_in_are_told(world, document):
+    assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    assert document["security"] == [{}, {"bearer": []}]
+    asked = world.changed(**ISSUED).get("/api-json").json
+    assert asked["security"] == [{"bearer": []}]
+    for _, method, operation in operations(asked):
+        if "x-scope" in operation:
+            assert operation["x-scope"] == ("orders:read" if method == "GET" else "orders:write")
+            assert operation["x-scope"] in operation["description"]
+            assert {"401", "403"} <= operation["responses"].keys()
+        else:
+            assert operation["security"] == []
+
+
+def test_every_kind_of_problem_is_explained():
+    assert MEANINGS.keys() == PROBLEMS.keys()
+    assert FACTS.keys() <= PROBLEMS.keys()
 
 
 def test_not_being_ready_looks_as_described(world, document):

@@ -12,9 +12,11 @@ RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z")
 
 # Each address with the methods it has, written down here anew: the tests below try all others.
 ADDRESSES = {
-    "/orders": {"POST", "PUT"},
+    "/orders": {"GET", "HEAD", "POST", "PUT"},
     "/orders/one/692000000000000000000000": {"GET", "HEAD"},
     "/orders/one/692000000000000000000000/refunds": {"POST"},
+    "/orders/one/692000000000000000000000/events": {"GET", "HEAD"},
+    "/orders/one/692000000000000000000000/explain": {"GET", "HEAD"},
     "/orders/status/692000000000000000000000": {"GET", "HEAD"},
     "/orders/user-7": {"GET", "HEAD"},
     "/api": {"GET", "HEAD"},
@@ -23,6 +25,8 @@ ADDRESSES = {
     "/healthz": {"GET", "HEAD"},
     "/readyz": {"GET", "HEAD"},
     "/metrics": {"GET", "HEAD"},
+    "/state-machine": {"GET", "HEAD"},
+    "/problems/illegal_step": {"GET", "HEAD"},
 }
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND"}
 WRONG = [(address, method) for address, has in ADDRESSES.items() for method in sorted(METHODS - has)]
@@ -267,6 +271,10 @@ def test_no_order_is_found_by_a_wrong_id(http, refused, order_id):
     path = quote(order_id, safe="")
     refused(http.get(f"/orders/one/{path}"), 404, "order_not_found")
     refused(http.get(f"/orders/status/{path}"), 404, "order_not_found")
+    refused(http.get(f"/orders/status/{path}?wait=30"), 404, "order_not_found")
+    refused(http.get(f"/orders/one/{path}/explain"), 404, "order_not_found")
+    for kind in ("application/json", "text/event-stream"):
+        refused(http.get(f"/orders/one/{path}/events", headers={"Accept": kind}), 404, "order_not_found")
     refused(http.post(f"/orders/one/{path}/refunds", json={}), 404, "order_not_found")
 
 
@@ -295,7 +303,9 @@ def test_an_id_is_not_read_as_anything_but_the_digits_it_was_given_as(http, plac
         *["/", "/order", "/Orders", "/orders/", "/orders/a/b", "/orders/one/", "/orders/one/a/b"],
         *["/orders/one/a%2Fb", "/orders/user%2F7", "/orders/status/", "/orders/user-7/", "/orders.json"],
         *["/api/", "/api-json/", "/api/assets/", "/healthz/", "/metrics/", "/favicon.ico", "/static/x"],
-        *["/.env", "/problems", "/%00", "/%FF"],
+        *["/.env", "/problems", "/problems/", "/problems/no_such_code", "/problems/illegal_step/", "/%00", "/%FF"],
+        *["/state-machine/", "/orders/one/692000000000000000000000/event"],
+        *["/orders/one/692000000000000000000000/events/", "/orders/one/692000000000000000000000/explain/x"],
     ],
 )
 def test_there_is_nothing_at_other_addresses(http, refused, address):
@@ -327,7 +337,16 @@ def test_options_tells_the_methods(http, address):
 def test_head_answers_as_get_does_but_without_the_body(http, place):
     order_id = place(http)
     addresses = [f"/orders/one/{order_id}", f"/orders/status/{order_id}", "/orders/user-7", "/healthz", "/readyz"]
-    for address in [*addresses, "/api", "/api-json", "/orders/one/nothing", "/nothing"]:
+    addresses += [f"/orders/one/{order_id}/events", f"/orders/one/{order_id}/explain", "/orders?userId=user-7"]
+    for address in [
+        *addresses,
+        "/state-machine",
+        "/problems/conflict",
+        "/api",
+        "/api-json",
+        "/orders/one/nothing",
+        "/nothing",
+    ]:
         head, get = http.head(address), http.get(address)
         assert (head.status_code, head.data) == (get.status_code, b"")
         same = set(get.headers.keys()) - {"X-Request-Id"}

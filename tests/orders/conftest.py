@@ -97,8 +97,14 @@ def create(orders: OrderRepository, request_for) -> Callable[..., str]:
 def update(orders: OrderRepository) -> Callable:
     """Ask for a step of an order, as a client does."""
 
-    def take(order_id: str, order_status: str, repository: OrderRepository | None = None):
-        request = UpdateOrder(request_id="r-update", order_id=order_id, order_status=order_status)
+    def take(order_id: str, order_status: str, repository: OrderRepository | None = None, user="", expected=()):
+        request = UpdateOrder(
+            request_id="r-update",
+            order_id=order_id,
+            on_behalf_of=user,
+            expected_versions=expected,
+            order_status=order_status,
+        )
         return handlers.update_order(request, repository or orders)
 
     return take

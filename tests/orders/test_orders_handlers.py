@@ -23,7 +23,6 @@ from app.contracts import (
     RefundExceedsBalance,
     RefundOrder,
     RefundRequested,
-    UpdateOrder,
 )
 from app.main import runtime
 from app.orders import handlers
@@ -33,6 +32,11 @@ MEMBERS = {
     "_id", "userId", "productId", "productName", "totalOrderAmount", "total", "orderStatus", "paymentStatus", "version",
     "sequence", "paymentSequence", "requestId", "createdAt", "updatedAt", "events", "outbox", "relayDue",
 }  # fmt: skip
+
+
+def list_of(user_id, limit=100, **more):
+    nothing = {"order_status": "", "before_at": "", "before_id": ""}
+    return ListOrders(request_id="r", user_id=user_id, limit=limit, **nothing | more)
 
 
 def outbox_of(doc):
@@ -172,9 +176,9 @@ def test_news_of_a_missing_order_is_refused_so_that_the_relay_sees_it(orders, cr
 def test_an_order_its_status_and_the_list_agree(orders, create, update):
     order_id = create(user_id="u-8")
     update(order_id, "Cancelled")
-    view = handlers.find_order(FindOrder(request_id="r", order_id=order_id), orders)
-    status = handlers.check_order_status(CheckOrderStatus(request_id="r", order_id=order_id), orders)
-    listed = handlers.list_orders(ListOrders(request_id="r", user_id="u-8", limit=100), orders)
+    view = handlers.find_order(FindOrder(request_id="r", order_id=order_id, on_behalf_of=""), orders)
+    status = handlers.check_order_status(CheckOrderStatus(request_id="r", order_id=order_id, on_behalf_of=""), orders)
+    listed = handlers.list_orders(list_of("u-8"), orders)
     assert listed.orders == (view,)
     assert (status.order_id, status.order_status, status.payment_status, status.version) == (
         view.order_id,
@@ -188,10 +192,10 @@ def test_asking_for_an_unknown_order_is_refused(orders, create):
     create()
     for order_id in (str(ObjectId()), "no-such-order"):
         with pytest.raises(NotFound):
-            handlers.find_order(FindOrder(request_id="r", order_id=order_id), orders)
+            handlers.find_order(FindOrder(request_id="r", order_id=order_id, on_behalf_of=""), orders)
         with pytest.raises(NotFound):
-            handlers.check_order_status(CheckOrderStatus(request_id="r", order_id=order_id), orders)
-    assert handlers.list_orders(ListOrders(request_id="r", user_id="nobody", limit=100), orders).orders == ()
+            handlers.check_order_status(CheckOrderStatus(request_id="r", order_id=order_id, on_behalf_of=""), orders)
+    assert handlers.list_orders(list_of("nobody"), orders).orders == ()
 
 
 def test_what_a_client_adds_to_an_order_is_never_stored(client, place, database):
@@ -252,7 +256,7 @@ def test_news_of_a_missing_order_holds_back_no_other(app, client, place, databas
 def test_handlers_never_answer_for_another_order(orders, create, update, stored):
     mine, other = create(), create()
     before = stored(other)
-    handlers.update_order(UpdateOrder(request_id="r", order_id=mine, order_status="Cancelled"), orders)
+    update(mine, "Cancelled")
     assert stored(other) == before
 
 
@@ -260,9 +264,15 @@ def test_handlers_never_answer_for_another_order(orders, create, update, stored)
 def refund(orders):
     """Ask for a refund of an order, as a client does."""
 
-    def take(order_id, refund_id, value=0):
+    def take(order_id, refund_id, value=0, user="", expected=()):
         request = RefundOrder(
-            request_id="r-refund", order_id=order_id, refund_id=refund_id, refund_value=value, currency="MYR"
+            request_id="r-refund",
+            order_id=order_id,
+            on_behalf_of=user,
+            expected_versions=expected,
+            refund_id=refund_id,
+            refund_value=value,
+            currency="MYR",
         )
         return handlers.refund_order(request, orders)
 

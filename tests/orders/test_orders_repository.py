@@ -12,12 +12,12 @@ from app.contracts import (
     Conflict,
     IllegalStep,
     NotFound,
+    OrderList,
     OrderView,
     PaymentCaptured,
     PaymentDeclined,
     PaymentRefunded,
     TimelineFull,
-    UpdateOrder,
 )
 from app.orders import handlers, order
 from app.orders.order import Change
@@ -112,7 +112,7 @@ def test_of_many_stepping_one_order_exactly_one_wins_each_version(orders, rival,
             text = f"step {walker}-{stride}"
             while True:
                 try:
-                    state, changed = repository.step(order_id, step_to(text), silent)
+                    state, changed = repository.step(order_id, "", step_to(text), silent)
                 except Conflict:
                     continue
                 assert changed
@@ -147,7 +147,7 @@ def test_a_step_is_decided_anew_when_another_was_faster(orders, create, update, 
         return order.requested(state, "Confirm")
 
     with pytest.raises(IllegalStep) as refusal:
-        orders.step(order_id, decide, silent)
+        orders.step(order_id, "", decide, silent)
     assert seen == ["Success", "Cancelled"]
     assert refusal.value.members["from"] == "Cancelled"
     assert stored(order_id)["orderStatus"] == "Cancelled"
@@ -159,11 +159,11 @@ def test_whoever_is_outrun_every_time_gets_a_conflict_and_changes_nothing(orders
 
     def decide(state):
         outrun.append(state.version)
-        rival.step(order_id, step_to(f"rival {len(outrun)}"), silent)
+        rival.step(order_id, "", step_to(f"rival {len(outrun)}"), silent)
         return step_to("never")(state)
 
     with pytest.raises(Conflict):
-        orders.step(order_id, decide, silent)
+        orders.step(order_id, "", decide, silent)
     assert 1 < len(outrun) < 100
     assert "never" not in [entry["to"] for entry in stored(order_id)["events"]]
 
@@ -306,7 +306,7 @@ def test_news_that_is_outrun_every_time_is_a_conflict_and_can_be_heard_later(ord
 
     def decide(state, event):
         outrun.append(state.version)
-        rival.step(order_id, step_to(f"rival {len(outrun)}"), silent)
+        rival.step(order_id, "", step_to(f"rival {len(outrun)}"), silent)
         return order.heard(state, event)
 
     with pytest.raises(Conflict):
@@ -360,27 +360,27 @@ def test_a_malformed_or_unknown_id_names_no_order(orders, create):
     create()
     for order_id in (*NOT_IDS, "6920c1b05be0d3a1f2c4e687"):
         with pytest.raises(NotFound):
-            orders.view(order_id)
+            orders.view(order_id, "")
         with pytest.raises(NotFound):
-            orders.status(order_id)
+            orders.status(order_id, "")
         with pytest.raises(NotFound):
-            orders.step(order_id, step_to("anything"), silent)
+            orders.step(order_id, "", step_to("anything"), silent)
 
 
 def test_an_order_has_one_name_so_its_id_in_capitals_is_unknown(orders, update, create, stored):
     """Payments knows it by its id in small letters: a cancellation under another name would never find the money."""
     order_id = create(order_id="6920c1b05be0d3a1f2c4e687")
     before = stored(order_id)
-    for ask in (orders.view, orders.status, lambda shouted: update(shouted, "Cancelled")):
+    for ask in (orders.view, orders.status, lambda shouted, _: update(shouted, "Cancelled")):
         with pytest.raises(NotFound):
-            ask(order_id.upper())
+            ask(order_id.upper(), "")
     assert stored(order_id) == before
 
 
 def test_an_order_is_told_as_it_was_stored(orders, create, update, stored):
     order_id = create(product_name="Kaffee ☕", total_text="RM 99", total_value=2**40)
     update(order_id, "Cancelled")
-    view, doc = orders.view(order_id), stored(order_id)
+    view, doc = orders.view(order_id, ""), stored(order_id)
     assert view == OrderView(
         order_id=order_id,
         user_id="user-7",
@@ -397,15 +397,15 @@ def test_an_order_is_told_as_it_was_stored(orders, create, update, stored):
     )
     for text, at in ((view.created_at, doc["createdAt"]), (view.updated_at, doc["updatedAt"])):
         assert text == at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    status = orders.status(order_id)
+    status = orders.status(order_id, "")
     assert (status.order_status, status.payment_status, status.version) == ("Cancelled", "Processing", 2)
 
 
 def test_internal_members_are_not_even_read(orders, create, commands):
     order_id = create()
     commands.sent.clear()
-    orders.view(order_id)
-    orders.status(order_id)
+    orders.view(order_id, "")
+    orders.status(order_id, "")
     orders.of_user("user-7", 10)
     asked = [command["projection"] for _, command in commands.sent]
     assert len(asked) == 3
@@ -423,34 +423,34 @@ def test_a_list_has_the_users_orders_newest_first(orders, create, database):
     for at, order_id in enumerate(ids):
         when = orders.now().replace(microsecond=1000 * (at // 3), second=1)
         database.orders.update_one({"_id": ObjectId(order_id)}, {"$set": {"createdAt": when}})
-    listed = orders.of_user("lister", 100)
+    listed = orders.of_user("lister", 100).orders
     assert [view.order_id for view in listed] == ids[::-1]
     assert {view.user_id for view in listed} == {"lister"}
 
 
 def test_a_list_ends_at_its_limit_with_the_newest(orders, create):
     ids = [create(user_id="lister") for _ in range(5)]
-    everything = [view.order_id for view in orders.of_user("lister", 100)]
+    everything = [view.order_id for view in orders.of_user("lister", 100).orders]
     assert sorted(everything) == sorted(ids)
-    assert [view.order_id for view in orders.of_user("lister", 3)] == everything[:3]
-    assert orders.of_user("nobody", 3) == []
+    assert [view.order_id for view in orders.of_user("lister", 3).orders] == everything[:3]
+    assert orders.of_user("nobody", 3) == OrderList(orders=(), more=False)
 
 
 def test_a_listed_order_is_the_one_that_is_found(orders, create):
     order_id = create(user_id="lister")
-    assert orders.of_user("lister", 1) == [orders.view(order_id)]
+    assert list(orders.of_user("lister", 1).orders) == [orders.view(order_id, "")]
 
 
-def test_many_at_once_read_what_they_have_just_written(orders, rival, request_for):
+def test_many_at_once_read_what_they_have_just_written(orders, rival, request_for, update):
     def live_through(walker: int) -> None:
         for _ in range(6):
             order_id = handlers.create_order(request_for(user_id=f"w{walker}"), orders).order_id
-            assert orders.view(order_id).version == 1
-            assert rival.status(order_id).order_status == "Processing"
-            handlers.update_order(UpdateOrder(request_id="r", order_id=order_id, order_status="Cancelled"), rival)
-            assert orders.status(order_id).order_status == "Cancelled"
-            assert orders.view(order_id).order_status == "Cancelled"
-            assert order_id in {view.order_id for view in orders.of_user(f"w{walker}", 100)}
+            assert orders.view(order_id, "").version == 1
+            assert rival.status(order_id, "").order_status == "Processing"
+            update(order_id, "Cancelled", rival)
+            assert orders.status(order_id, "").order_status == "Cancelled"
+            assert orders.view(order_id, "").order_status == "Cancelled"
+            assert order_id in {view.order_id for view in orders.of_user(f"w{walker}", 100).orders}
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(live_through, range(16)))
@@ -511,7 +511,7 @@ def test_preparing_again_and_side_by_side_changes_nothing(orders, rival, create,
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda repository: repository.prepare(), [orders, rival] * 2))
     assert made_of(database.orders) == before
-    assert orders.view(order_id).order_id == order_id
+    assert orders.view(order_id, "").order_id == order_id
 
 
 def test_collections_that_are_prepared_for_the_first_time_side_by_side_come_out_right(orders, rival, database):

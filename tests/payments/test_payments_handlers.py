@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from bson import ObjectId
 
-from app.contracts import CheckPaymentBacklog, OrderCancelled, RefundRequested, Unavailable
+from app.contracts import CheckPaymentBacklog, ExplainPayment, OrderCancelled, RefundRequested, Unavailable
 from app.main import create_app, runtime
 from app.payments import handlers
 from app.payments.payment import Answer, Outcome, Status
@@ -270,3 +270,16 @@ def test_the_backlog_is_told_as_it_is(payments, idle, created):
     handlers.on_orders_created([created() for _ in range(2)], payments, idle)
     told = handlers.check_backlog(request, payments, 3)
     assert (told.due, told.overloaded) == (3, True)
+
+
+def test_a_payment_is_explained_to_its_user_alone(payments, leased, make_due, idle):
+    order_id = leased().payment.order_id
+
+    def told(user):
+        request = ExplainPayment(request_id="r", order_id=order_id, on_behalf_of=user)
+        return handlers.explain_payment(request, payments)
+
+    owner = payments.find(order_id).payment.user_id
+    assert [told(user).known for user in ("", owner, "another")] == [True, True, False]
+    assert (told(owner).attempts, told(owner).waits_for, told(owner).next_attempt_at) == (1, "the provider", "")
+    assert told("another") == handlers.UNHEARD_OF

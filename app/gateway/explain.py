@@ -1,0 +1,59 @@
+"""Why an order is in its state, put together from what orders and payments each know."""
+
+from flask import Blueprint, Response, g
+
+from app.bus import Asks
+from app.contracts import ExplainOrder, ExplainPayment, OrderExplanation, PaymentExplanation, Unavailable
+from app.gateway import schemas
+from app.gateway.answers import entry_members, json_answer
+from app.gateway.caller import caller
+from app.gateway.operations import documented
+
+SILENT = PaymentExplanation(
+    known=False,
+    attempts=0,
+    next_attempt_at="",
+    waits_for="",
+    sentence="payments cannot say at the moment where the money is",
+)
+
+
+def add(routes: Blueprint, bus: Asks) -> None:
+    """Add the explanation to the routes under /orders."""
+
+    @routes.get("/one/<order_id>/explain")
+    @documented(
+        "Explain why an order is in its state",
+        scope="orders:read",
+        answers={200: schemas.ExplanationSchema},
+        problems=("order_not_found", "unavailable"),
+    )
+    def explain_order(order_id: str) -> Response:
+        asked = {"request_id": g.request_id, "order_id": order_id, "on_behalf_of": caller().owner}
+        order = bus.ask(ExplainOrder(**asked))
+        return _explained(order, _payment(bus, ExplainPayment(**asked)))
+
+
+def _payment(bus: Asks, question: ExplainPayment) -> PaymentExplanation:
+    try:
+        return bus.ask(question)
+    except Unavailable:  # Half an explanation is better than none.
+        return SILENT
+
+
+def _explained(order: OrderExplanation, payment: PaymentExplanation) -> Response:
+    return json_answer(
+        {
+            "ok": True,
+            "sentence": f"{order.sentence}; {payment.sentence}.",
+            "orderStatus": order.order_status,
+            "paymentStatus": order.payment_status,
+            "because": entry_members(order.because),
+            "waitsFor": order.waits_for or payment.waits_for or "nothing",
+            "attempts": payment.attempts if payment.known else None,
+            "nextAttemptAt": payment.next_attempt_at or None,
+            "allowed": list(order.allowed),
+            "onCancel": order.on_cancel or None,
+        },
+        200,
+    )

@@ -1,0 +1,156 @@
+"""API1:2023 Broken object level authorization: an order of somebody else is as absent as one that never was."""
+
+from urllib.parse import quote
+
+import pytest
+
+from tests.security import surface
+from tests.security.surface import ABSENT, OF_ONE_ORDER, OF_ONE_USER, named
+
+every_route_to_an_order = pytest.mark.parametrize(("method", "rule"), OF_ONE_ORDER, ids=named(OF_ONE_ORDER))
+
+# Ways to write the id of an order of somebody else.
+SPELLINGS = {
+    "plain": lambda order_id: order_id,
+    "upper case": str.upper,
+    "one letter in upper case": lambda order_id: (
+        order_id[:-1] + order_id[-1].upper() if order_id[-1].isalpha() else order_id.upper()
+    ),
+    "percent-encoded": lambda order_id: "".join(f"%{ord(char):02x}" for char in order_id),
+    "encoded twice": lambda order_id: "".join(f"%25{ord(char):02x}" for char in order_id),
+    "with a NUL": lambda order_id: f"{order_id}%00",
+    "with a space": lambda order_id: f"{order_id}%20",
+    "with a line feed": lambda order_id: f"{order_id}%0a",
+    "full-width digits": lambda order_id: quote(order_id.translate({ord(str(n)): chr(0xFF10 + n) for n in range(10)})),
+    "as an extended JSON id": lambda order_id: quote(f'{{"$oid":"{order_id}"}}'),
+    "in quotes": lambda order_id: f"%22{order_id}%22",
+    "too short": lambda order_id: order_id[:-1],
+    "too long": lambda order_id: f"{order_id}0",
+    "with a second id": lambda order_id: f"{order_id},{order_id}",
+    "with dots": lambda order_id: f"{order_id}%2f..%2f{order_id}",
+}
+WAYS = {
+    "": {},
+    "with a wait": {"query": "wait=0"},
+    "from a version": {"headers": {"If-None-Match": "*"}},
+    "if it is of any version": {"headers": {"If-Match": "*"}},
+    "if it is of this version": {"headers": {"If-Match": '"{order_id}-1"'}},
+    "as a stream": {"headers": {"Accept": "text/event-stream"}},
+    "after a step": {"query": "after=0", "headers": {"Last-Event-ID": "0"}},
+    "with a key": {"headers": {"Idempotency-Key": "probe"}},
+    "on the owner's behalf": {"query": "userId=bob&on_behalf_of=bob&owner=bob", "headers": {"X-User-Id": "bob"}},
+    "by another method": {"headers": {"X-HTTP-Method-Override": "GET", "X-Original-URL": "/orders/bob"}},
+}
+
+
+@pytest.fixture(scope="module")
+def of_ada(order_of):
+    return order_of("ada")
+
+
+@pytest.fixture(scope="module")
+def of_bob(order_of):
+    return order_of("bob", productName="A secret of Bob's")
+
+
+def ask(user, method, rule, order_id, query="", headers=None):
+    """Ask for an order, by its path or in the body."""
+    sent = surface.body(method, rule)
+    if rule == "/orders":
+        sent["json"]["orderId"] = order_id
+    asked = {name: value.format(order_id=order_id) for name, value in (headers or {}).items()}
+    address = surface.address(rule, order_id=order_id) + (f"?{query}" if query else "")
+    return user.open(method, address, headers=asked, **sent)
+
+
+def whole(answer):
+    """All that a client can tell an answer by."""
+    return answer.status_code, sorted(answer.headers.items()), answer.data
+
+
+@every_route_to_an_order
+def test_ones_own_order_is_there(ada, of_ada, method, rule):
+    assert ask(ada, method, rule, of_ada).status_code in {200, 201}
+
+
+@every_route_to_an_order
+def test_an_operator_may_see_and_move_every_order(operator, of_bob, method, rule):
+    assert ask(operator, method, rule, of_bob).status_code in {200, 201}
+
+
+@pytest.mark.usefixtures("untouched")
+@every_route_to_an_order
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_an_order_of_somebody_else_is_told_from_an_absent_one_by_no_byte(ada, of_bob, refused, method, rule, way):
+    foreign = ask(ada, method, rule, of_bob, **way)
+    refused(foreign, 404, "order_not_found")
+    assert whole(foreign) == whole(ask(ada, method, rule, ABSENT, **way))
+    assert "secret" not in foreign.text
+
+
+@pytest.mark.usefixtures("untouched")
+@every_route_to_an_order
+@pytest.mark.parametrize("spelling", SPELLINGS.values(), ids=SPELLINGS)
+def test_no_spelling_of_its_id_opens_an_order_of_somebody_else(ada, of_bob, refused, method, rule, spelling):
+    foreign = ask(ada, method, rule, spelling(of_bob))
+    assert foreign.status_code in {404, 422}, foreign.text
+    refused(foreign, foreign.status_code)
+    assert whole(foreign) == whole(ask(ada, method, rule, spelling(ABSENT[:-1] + "b")))
+
+
+@pytest.mark.parametrize(("method", "rule"), OF_ONE_USER, ids=named(OF_ONE_USER))
+@pytest.mark.parametrize("user", ["bob", "nobody", "ADA", "ada%20", "ada%00", "*", "olga"])
+def test_the_orders_of_every_other_user_are_absent_alike(ada, of_bob, refused, method, rule, user):
+    other = ada.open(method, surface.address(rule, user_id=user))
+    assert other.status_code in {400, 404, 422}
+    refused(other, other.status_code)
+    if other.status_code == 404:
+        assert whole(other) == whole(ada.open(method, surface.address(rule, user_id="never-was")))
+
+
+@pytest.mark.parametrize(("method", "rule"), OF_ONE_USER, ids=named(OF_ONE_USER))
+def test_ones_own_list_holds_ones_own_orders_alone(ada, operator, of_ada, of_bob, method, rule):
+    listed = ada.open(method, surface.address(rule)).json["orders"]
+    assert {order["userId"] for order in listed} == {"ada"}
+    assert of_ada in {order["id"] for order in listed}
+    seen = operator.open(method, surface.address(rule, user_id="bob")).json["orders"]
+    assert of_bob in {order["id"] for order in seen}
+
+
+def test_a_cursor_of_somebody_elses_list_opens_neither_list(ada, bob, order_of, refused):
+    order_of("bob"), order_of("bob")
+    page = bob.open("GET", "/orders/bob?limit=1").json
+    assert page["hasMore"] is True
+    refused(ada.open("GET", f"/orders/ada?cursor={page['nextCursor']}"), 400, "invalid_cursor")
+    refused(ada.open("GET", f"/orders/bob?cursor={page['nextCursor']}"), 404)
+
+
+def test_a_key_of_somebody_else_is_free(ada, bob, new_order):
+    """Neither the order of that key nor that there is one can be learnt."""
+    named = {"headers": {"Idempotency-Key": "shared"}}
+    first = bob.open("POST", "/orders", json=new_order(userId="bob"), **named)
+    second = ada.open("POST", "/orders", json=new_order(userId="ada", productName="Other"), **named)
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert "Idempotent-Replayed" not in second.headers
+    assert first.json["created"] != second.json["created"]
+
+
+def test_a_key_of_a_refund_opens_no_refund_of_somebody_else(ada, bob, of_bob, refused):
+    address, named = f"/orders/one/{of_bob}/refunds", {"Idempotency-Key": "refund", "X-Request-Id": "same"}
+    assert bob.open("POST", address, json={"amount": "RM 1"}, headers=named).status_code == 201
+    refused(ada.open("POST", address, json={"amount": "RM 1"}, headers=named), 404, "order_not_found")
+
+
+def test_the_database_is_asked_for_the_owners_orders_alone(fort, fort_settings, mongo, ada, of_bob):
+    """What is asked for carries the owner, so that a forgotten comparison could show nothing."""
+    database = mongo[fort_settings.database]
+    database.command("profile", 2)
+    try:
+        ask(ada, "PUT", "/orders", of_bob)
+        ask(ada, "POST", "/orders/one/<order_id>/refunds", of_bob)
+    finally:
+        database.command("profile", 0)
+    about = {"ns": f"{fort_settings.database}.orders", "command.filter._id": {"$exists": True}}
+    filters = [entry["command"]["filter"] for entry in database["system.profile"].find(about)]
+    assert filters
+    assert all(filter_.get("userId") == "ada" for filter_ in filters)

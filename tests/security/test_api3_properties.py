@@ -1,0 +1,162 @@
+"""API3:2023 Broken object property level authorization: nobody writes, and nobody reads, what is not theirs to."""
+
+import pytest
+from bson import ObjectId
+
+from tests.security import surface
+from tests.security.surface import WRITING, named
+
+# What an order has and a client may not set, with values that would pay.
+VALUES = [
+    ("692000000000000000000001", "_id id orderId order_id"),
+    ("bob", "owner user user_id onBehalfOf on_behalf_of sub actor"),
+    ("Success", "status order_status state"),
+    ("Captured", "paymentStatus payment_status"),
+    (999, "version sequence paymentSequence expected_versions attempts"),
+    ({"value": 1, "currency": "MYR"}, "total refunded balance captured"),
+    (1, "total_value amount_cents price refund_value"),
+    ("2001-01-01T00:00:00Z", "createdAt created_at updatedAt relayDue expireAt"),
+    ([{"sequence": 1}], "events outbox refunds wishes"),
+    ("mine", "requestId request_id idempotency idempotency_key key fingerprint refund_id refundId currency reference"),
+    ("orders:admin", "scope scopes admin isAdmin role roles"),
+    ({"a": 1}, "__proto__ constructor __class__ $set $where lease leaseUntil"),
+]
+FORBIDDEN = {name: value for value, names in VALUES for name in names.split()}
+# What a route takes: not forbidden there.
+TAKEN = {
+    ("POST", "/orders"): {"createdAt"},
+    ("PUT", "/orders"): {"orderId"},
+    ("POST", "/orders/one/<order_id>/refunds"): set(),
+}
+INHERENT = {
+    "updatedAt",
+    "version",
+    "sequence",
+    "events",
+    "outbox",
+    "relayDue",
+    "refunds",
+    "orderStatus",
+    "paymentStatus",
+}
+ANSWERS = {
+    ("POST", "/orders"): {"ok", "created", "payment"},
+    ("PUT", "/orders"): {"ok", "message"},
+    ("GET", "/orders"): {"ok", "orders", "hasMore", "nextCursor"},
+    ("GET", "/orders/<user_id>"): {"ok", "orders", "hasMore", "nextCursor"},
+    ("GET", "/orders/one/<order_id>"): {"ok", "order"},
+    ("GET", "/orders/one/<order_id>/events"): {"ok", "events", "version"},
+    ("GET", "/orders/one/<order_id>/explain"): {
+        *("ok", "sentence", "orderStatus", "paymentStatus", "because", "waitsFor"),
+        *("attempts", "nextAttemptAt", "allowed", "onCancel"),
+    },
+    ("POST", "/orders/one/<order_id>/refunds"): {"ok", "refund"},
+    ("GET", "/orders/status/<order_id>"): {"ok", "orderStatus"},
+}
+ORDER = {
+    *("id", "userId", "productId", "productName", "totalOrderAmount", "total"),
+    *("orderStatus", "paymentStatus", "version", "createdAt", "updatedAt"),
+}
+EVENT = {"orderId", "sequence", "type", "at", "actor", "from", "to", "paymentStatus", "detail"}
+
+
+@pytest.fixture
+def of_ada(order_of):
+    return order_of("ada")
+
+
+def write(client, method, rule, order_id, extra):
+    sent = surface.body(method, rule)["json"] | extra
+    if rule == "/orders" and method == "PUT" and "orderId" not in extra:
+        sent["orderId"] = order_id
+    return client.open(method, surface.address(rule, order_id=order_id), json=sent)
+
+
+def stored(orders, order_id):
+    return orders.find_one({"_id": ObjectId(order_id)})
+
+
+@pytest.mark.parametrize("member", FORBIDDEN)
+@pytest.mark.parametrize(("method", "rule"), WRITING, ids=named(WRITING))
+def test_a_member_that_is_not_theirs_to_set_sets_nothing(ada, orders, of_ada, method, rule, member):
+    if member in TAKEN[method, rule]:
+        return
+    plain, forged = of_ada, of_ada
+    if method == "POST" and rule == "/orders":
+        plain = write(ada, method, rule, "", {}).json["created"]["id"]
+        answer = write(ada, method, rule, "", {member: FORBIDDEN[member]})
+        assert answer.status_code == 201, answer.text
+        forged = answer.json["created"]["id"]
+        check_alike(stored(orders, plain), stored(orders, forged))
+        return
+    before = stored(orders, of_ada)
+    answer = write(ada, method, rule, of_ada, {member: FORBIDDEN[member]})
+    assert answer.status_code in {200, 201}, answer.text
+    after = stored(orders, of_ada)
+    assert {name for name in after if after[name] != before.get(name)} <= INHERENT
+    assert (after["version"], after["sequence"]) == (before["version"] + 1, before["sequence"] + 1)
+    assert after["paymentStatus"] in ("Captured", "Refunding")
+    assert sum(refund["value"] for refund in after.get("refunds", [])) in (0, 100)
+
+
+def check_alike(one, other):
+    """Two orders that differ in nothing but what differs from order to order."""
+    own = {"_id", "createdAt", "updatedAt", "requestId", "events", "outbox", "relayDue"}
+    assert one.keys() == other.keys()
+    assert {name: one[name] for name in one if name not in own} == {
+        name: other[name] for name in one if name not in own
+    }
+    assert [event.keys() for event in one["events"]] == [event.keys() for event in other["events"]]
+    assert str(other["_id"]) != FORBIDDEN["_id"]
+    assert other["createdAt"].year > 2001
+
+
+@pytest.mark.parametrize("status", ["Success", "Captured", "Confirm", 7, None, {"$ne": 1}])
+def test_a_new_order_is_processing_whatever_the_client_says(ada, orders, status):
+    answer = write(ada, "POST", "/orders", "", {"orderStatus": status})
+    found = stored(orders, answer.json["created"]["id"])
+    assert (found["orderStatus"], found["paymentStatus"]) == ("Processing", "Processing")
+
+
+@pytest.mark.parametrize("status", ["Processing", "Success", "Declined"])
+def test_a_state_that_payments_decide_is_not_a_clients_to_set(ada, orders, of_ada, refused, status):
+    orders.update_one({"_id": ObjectId(of_ada)}, {"$set": {"orderStatus": "Declined", "paymentStatus": "Declined"}})
+    before = stored(orders, of_ada)
+    answer = write(ada, "PUT", "/orders", of_ada, {"orderStatus": status})
+    assert answer.status_code == (200 if status == "Declined" else 409), answer.text
+    assert stored(orders, of_ada) == before
+
+
+def test_nobody_places_an_order_for_somebody_else(ada, operator, orders, refused):
+    before = orders.count_documents({"userId": "bob"})
+    refused(write(ada, "POST", "/orders", "", {"userId": "bob"}), 403, "wrong_user")
+    assert orders.count_documents({"userId": "bob"}) == before
+    assert write(operator, "POST", "/orders", "", {"userId": "bob"}).status_code == 201
+
+
+@pytest.mark.parametrize("user", ["ADA", " ada", "ada ", "\u0430da", "ada\u200b", "a\u0301da"])
+def test_a_name_that_looks_like_ones_own_is_somebody_elses(ada, refused, user):
+    answer = write(ada, "POST", "/orders", "", {"userId": user})
+    assert answer.status_code in {403, 422}
+    refused(answer, answer.status_code)
+
+
+@pytest.mark.parametrize(("method", "rule"), ANSWERS, ids=named(ANSWERS))
+def test_an_answer_has_no_member_that_it_should_not(ada, of_ada, method, rule):
+    address = surface.address(rule, order_id=of_ada)
+    sent = surface.body(method, rule)
+    if method == "PUT":
+        sent["json"]["orderId"] = of_ada
+    told = ada.open(method, address, **sent).json
+    assert told.keys() <= ANSWERS[method, rule]
+    for order in [told["order"]] if "order" in told else told.get("orders", []):
+        assert order.keys() == ORDER
+        assert order["total"].keys() == {"value", "currency"}
+    for event in told.get("events", []):
+        assert event.keys() == EVENT
+    assert told.get("refund", {}).keys() <= {"id", "amount"}
+    assert told.get("because", {}).keys() <= EVENT
+
+
+def test_every_protected_route_of_orders_is_looked_at():
+    assert set(ANSWERS) == {route for route in surface.PROTECTED if route[1].startswith("/orders")}

@@ -1,0 +1,308 @@
+"""API4:2023 Unrestricted resource consumption: everything a client can make the server spend has a bound."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from app.main import create_app, runtime
+from tests.security import surface
+from tests.security.conftest import User
+from tests.security.surface import WRITING, named
+
+ROOT = Path(__file__).parents[2]
+HEAD_SECONDS, BODY_SECONDS = 2, 1
+SLOW = 200
+
+
+@pytest.fixture(scope="module")
+def port(mongodb_uri, mongo, tmp_path_factory, eventually_ready):
+    """The server, as it is run, with one worker and less patience; the port it listens on."""
+    name = f"test_{uuid4().hex}"
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    environ = {
+        **os.environ,
+        "MONGODB_URI": mongodb_uri,
+        "MONGODB_DATABASE": name,
+        "ORDERFLOW_DATA": str(tmp_path_factory.mktemp("data")),
+        "PORT": str(port),
+        "WEB_CONCURRENCY": "1",
+        "LOG_LEVEL": "error",
+        "BODY_DEADLINE": str(BODY_SECONDS),
+        "GUNICORN_CMD_ARGS": f"--keep-alive={HEAD_SECONDS}",
+    }
+    command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py"]
+    with (tmp_path_factory.mktemp("log") / "log").open("w+") as log:
+        served = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log)
+        eventually_ready(port)
+        yield port
+        served.terminate()
+        assert served.wait(60) == 0
+        log.seek(0)
+        told = log.read()
+    mongo.drop_database(name)
+    assert "Traceback" not in told, told
+    assert "SECRET" not in told
+
+
+@pytest.fixture(scope="module")
+def eventually_ready():
+    def wait(port):
+        ends = time.monotonic() + 60
+        while time.monotonic() < ends:
+            try:
+                if get(port, "/readyz").status == 200:
+                    return
+            except OSError:
+                time.sleep(0.05)
+        raise AssertionError("never ready")
+
+    return wait
+
+
+def get(port, address):
+    with closing(HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+        connection.request("GET", address)
+        answer = connection.getresponse()
+        answer.read()
+        return answer
+
+
+def connect(port, data):
+    opened = socket.create_connection(("127.0.0.1", port), 10)
+    opened.sendall(data)
+    return opened
+
+
+def answer(opened):
+    """What the server answers, as status and body; it must close then, or answer the next."""
+    response = HTTPResponse(opened)
+    response.begin()
+    return response.status, response.headers, response.read()
+
+
+def exchange(port, data):
+    with connect(port, data) as opened:
+        return answer(opened)
+
+
+POST = b"POST /orders HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+# How a slow client begins, and what it then sends bit by bit.
+SLOWLY = {
+    "nothing": (b"", b""),
+    "a request line": (b"GET /orders/", b"a"),
+    "headers": (b"POST /orders HTTP/1.1\r\nHost: x\r\n", b"X-A: b\r\n"),
+    "a body": (POST + b"Content-Length: 1000\r\n\r\n{", b" "),
+    "chunks": (POST + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+    "a second request": (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /", b"a"),
+}
+
+
+def test_slow_clients_keep_nobody_out_and_are_gone_in_time(port):
+    """Two hundred of each kind, dripping; meanwhile others are served, and in the end none is left."""
+    slow, seen, slowest, answers = {}, {}, 0.0, Counter()
+    began = time.monotonic()
+    with ExitStack() as stack:
+        for kind, (begin, _) in SLOWLY.items():
+            for _ in range(SLOW):
+                opened = stack.enter_context(connect(port, begin))
+                opened.setblocking(False)
+                slow[opened] = kind
+        while slow and time.monotonic() - began < 30:
+            for opened in list(slow):
+                ended, status = look(opened, SLOWLY[slow[opened]][1])
+                answers.update([(slow[opened], status)] if status else [])
+                if ended:
+                    seen[slow.pop(opened)] = time.monotonic() - began
+            started = time.monotonic()
+            assert get(port, "/orders/user-7").status == 200
+            slowest = max(slowest, time.monotonic() - started)
+    assert not slow, Counter(slow.values())
+    assert seen.keys() == SLOWLY.keys()
+    assert slowest < 3
+    assert max(seen.values()) < 20
+    assert answers["a body", 408] > SLOW / 2
+    assert answers["chunks", 408] > SLOW / 2
+
+
+def look(opened, drip):
+    """Send a little more and see what came: whether the connection has ended, and the status of an answer."""
+    try:
+        opened.send(drip)
+        came = opened.recv(4096)
+    except BlockingIOError:
+        return False, None
+    except OSError:
+        return True, None
+    return not came, int(came.split()[1]) if came.startswith(b"HTTP/") else None
+
+
+MALFORMED = {
+    "no version": b"GET /healthz\r\n\r\n",
+    "an unknown version": b"GET /healthz HTTP/9.9\r\n\r\n",
+    "a method in small letters": b"get /healthz HTTP/1.1\r\n\r\n",
+    "a long method": b"A" * 30 + b" / HTTP/1.1\r\n\r\n",
+    "no slash": b"GET SECRET HTTP/1.1\r\n\r\n",
+    "a space in the address": b"GET /a b HTTP/1.1\r\n\r\n",
+    "a control character": b"GET /\x01 HTTP/1.1\r\n\r\n",
+    "not ASCII": "GET /é HTTP/1.1\r\n\r\n".encode(),
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    "another protocol": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "a bare line feed": b"GET /healthz HTTP/1.1\nHost: x\r\n\r\n",
+    "a folded header": b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: b\r\n c\r\n\r\n",
+    "a header without a colon": b"GET /healthz HTTP/1.1\r\nHost: x\r\nSECRET\r\n\r\n",
+    "a header without a name": b"GET /healthz HTTP/1.1\r\nHost: x\r\n: SECRET\r\n\r\n",
+    "a space before the colon": b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A : b\r\n\r\n",
+    "a NUL in a header": b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: a\0b\r\n\r\n",
+    "two hosts": b"GET /healthz HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+    "two types": POST + b"Content-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}",
+    "a length and chunks": POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "two lengths": POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{} ",
+    "a length that is none": POST + b"Content-Length: +2\r\n\r\n{}",
+    "a negative length": POST + b"Content-Length: -1\r\n\r\n",
+}
+TOO_LARGE = {
+    "a request line": (b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\n\r\n", 414, "address_too_long"),
+    "a query": (b"GET /healthz?" + b"a" * 5000 + b" HTTP/1.1\r\n\r\n", 414, "address_too_long"),
+    "an endless request line": (b"GET /" + b"a" * 100_000, 414, "address_too_long"),
+    "a header": (
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 9000 + b"\r\n\r\n",
+        431,
+        "headers_too_large",
+    ),
+    "too many headers": (b"GET /healthz HTTP/1.1\r\n" + b"X-A: b\r\n" * 65 + b"\r\n", 431, "headers_too_large"),
+    "an endless header": (b"GET /healthz HTTP/1.1\r\nX-A: " + b"a" * 700_000, 431, "headers_too_large"),
+    "an unknown coding": (POST + b"Transfer-Encoding: unheard-of\r\n\r\n", 501, "not_implemented"),
+    "an unknown expectation": (POST + b"Expect: SECRET\r\n\r\n", 417, "expectation_failed"),
+    "an announced body": (POST + b"Content-Length: 65537\r\n\r\n", 413, "body_too_large"),
+    "an announced giant": (POST + b"Content-Length: 99999999999999999\r\n\r\n", 413, "body_too_large"),
+}
+
+
+@pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED)
+def test_what_is_not_http_is_a_problem_too(port, data):
+    check_problem(exchange(port, data), 400, "bad_request")
+
+
+@pytest.mark.parametrize(("data", "status", "code"), TOO_LARGE.values(), ids=TOO_LARGE)
+def test_what_is_too_large_or_unknown_is_a_problem_too(port, data, status, code):
+    check_problem(exchange(port, data), status, code)
+
+
+def check_problem(exchanged, status, code):
+    found, headers, body = exchanged
+    told = json.loads(body)
+    assert (found, told["status"], told["code"]) == (status, status, code)
+    assert headers["Content-Type"] == "application/problem+json"
+    assert headers["X-Request-Id"] == told["requestId"]
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Cache-Control"] == "no-store"
+    assert b"SECRET" not in body
+    assert b"<html" not in body
+
+
+@pytest.mark.parametrize(
+    "trailer",
+    [b"X-A: " + b"a" * 9000, b"X-A: b\r\n" * 70, b"Host: evil", b"x" * 20_000],
+    ids=["long", "many", "host", "none"],
+)
+def test_trailers_have_bounds_too(port, trailer):
+    with connect(port, POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n" + trailer + b"\r\n\r\n") as opened:
+        assert answer(opened)[0] in {400, 422, 431}
+
+
+def test_a_chunk_size_line_has_a_bound(port):
+    with connect(port, POST + b"Transfer-Encoding: chunked\r\n\r\n2;" + b"a" * 20_000) as opened:
+        assert answer(opened)[0] == 400
+
+
+# --- what is inside a request ---
+
+
+def nested(depth, kind):
+    opened, closed = ("[", "]") if kind == "lists" else ('{"a":', "}")
+    return f"{opened * depth}1{closed * depth}"
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize(("method", "rule"), WRITING, ids=named(WRITING))
+@pytest.mark.parametrize("kind", ["lists", "objects"])
+@pytest.mark.parametrize("depth", [20, 21, 100, 900, 5000])
+def test_a_body_is_20_deep_at_the_most(ada, refused, method, rule, kind, depth):
+    data = f'{{"x": {nested(depth, kind)}}}'
+    answer = ada.open(method, surface.address(rule), data=data, content_type="application/json")
+    refused(answer, 400, "malformed_body")
+
+
+@pytest.mark.parametrize("kind", ["lists", "objects"])
+def test_up_to_20_deep_is_read(ada, kind):
+    text = json.dumps(surface.BODIES["POST", "/orders"])[:-1]
+    data = f'{text}, "x": {nested(19, kind)}, "y": [{", ".join(["{}"] * 50)}]}}'
+    assert ada.open("POST", "/orders", data=data, content_type="application/json").status_code == 201
+
+
+@pytest.mark.parametrize("limit", ["0", "101", "1000000", "-1", "1e2", "", "%20", "10&limit=10", "NaN", "0x10", "٣"])
+def test_a_page_has_100_orders_at_the_most(ada, refused, limit):
+    refused(ada.open("GET", f"/orders/ada?limit={limit}"), 400, "invalid_parameter")
+
+
+def test_a_query_is_read_as_far_as_it_matters(ada):
+    assert ada.open("GET", f"/orders/ada?{'&'.join(f'x{n}=1' for n in range(300))}&limit=1").status_code == 200
+
+
+def test_one_caller_has_only_so_many_streams(ada, bob, order_of, refused, fort_settings):
+    order_id = order_of("ada")
+    stream = {"headers": {"Accept": "text/event-stream"}}
+    with ExitStack() as stack:
+        for _ in range(fort_settings.streams_per_caller):
+            opened = ada.open("GET", f"/orders/one/{order_id}/events", **stream)
+            stack.callback(opened.close)
+            assert opened.status_code == 200
+        one_more = ada.open("GET", f"/orders/one/{order_id}/events", **stream)
+        refused(one_more, 429, "too_many_streams")
+        assert int(one_more.headers["Retry-After"]) >= 1
+        others = bob.open("GET", f"/orders/one/{order_of('bob')}/events", **stream)
+        assert others.status_code == 200
+        others.close()
+    again = ada.open("GET", f"/orders/one/{order_id}/events", **stream)
+    assert again.status_code == 200
+    again.close()
+
+
+# --- how often ---
+
+
+@pytest.fixture(scope="module")
+def limited(fort_settings):
+    """The application with a limit of 20 a minute, and of 5 failures a minute."""
+    made = create_app(replace(fort_settings, rate_limit="20/minute", auth_failure_limit="5/minute"))
+    runtime(made).prepare()
+    yield made
+    runtime(made).stop()
+
+
+def test_a_flood_is_turned_away_and_others_notice_nothing(limited, issuer):
+    flood, other = (User(limited.test_client(), issuer.token(name)) for name in ("flood", "calm"))
+    statuses = Counter(flood.open("GET", "/orders/flood").status_code for _ in range(200))
+    assert statuses == {200: 20, 429: 180}
+    assert other.open("GET", "/orders/calm").status_code == 200
+
+
+def test_whoever_cannot_tell_who_they_are_is_turned_away_sooner(limited, issuer):
+    client = limited.test_client()
+    bad = [client.get("/orders/ada", headers={"Authorization": "Bearer bad"}).status_code for _ in range(10)]
+    assert bad == [401] * 5 + [429] * 5
+    good = client.get("/orders/gina", headers={"Authorization": f"Bearer {issuer.token('gina')}"})
+    assert good.status_code == 200
+    assert client.get("/healthz").status_code == 200

@@ -1,0 +1,142 @@
+"""API5:2023 Broken function level authorization: who may use which route, by which method."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from flask import Flask
+
+from app import gateway
+from app.bus import SignalBus
+from app.config import Settings
+from app.gateway.auth import UndeclaredRoute, policies
+from app.main import create_app, runtime
+from tests.security import surface
+from tests.security.surface import ADMIN, PUBLIC, READ, ROUTES, ROWS, WRITE, named
+
+VERBS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "BREW")
+ALIKE = {"HEAD": "GET"}
+# Who calls, and what each has.
+CALLERS = {
+    "nobody": None,
+    "without scopes": set(),
+    "who reads": {READ},
+    "who writes": {WRITE},
+    "who reads and writes": {READ, WRITE},
+    "an operator": {ADMIN},
+    "with scopes of another service": {"orders", "orders:*", "admin", "Orders:Admin", "orders:admin2", "*"},
+}
+RULES = sorted({rule for _, rule in ROUTES})
+every_route = pytest.mark.parametrize(("method", "rule"), ROUTES, ids=named(ROUTES))
+
+
+def test_every_route_has_a_row_and_every_row_a_route():
+    assert set(ROUTES) == set(ROWS)
+
+
+def test_every_row_is_what_the_application_asks(fort):
+    asked = policies(fort)
+    found = {}
+    for rule in fort.url_map.iter_rules():
+        for method in rule.methods - {"HEAD", "OPTIONS"}:
+            found[method, surface.ARGUMENT.sub(r"<\1>", rule.rule)] = asked[rule.endpoint]
+    assert found == ROWS
+
+
+def open_as(fort, issuer, scopes, method, rule):
+    headers = {}
+    if scopes is not None:
+        headers["Authorization"] = f"Bearer {issuer.token(scope=' '.join(scopes))}"
+    client = fort.test_client()
+    return client.open(
+        surface.address(rule), method=method, headers=headers, buffered=True, **surface.body(method, rule)
+    )
+
+
+@every_route
+@pytest.mark.parametrize("scopes", CALLERS.values(), ids=CALLERS)
+def test_a_route_lets_in_whom_it_should_and_nobody_else(fort, issuer, refused, method, rule, scopes):
+    answer = open_as(fort, issuer, scopes, method, rule)
+    wanted = ROWS[method, rule]
+    if wanted is PUBLIC or (scopes or set()) & {wanted, ADMIN}:
+        assert answer.status_code not in {401, 403}, answer.text
+    elif scopes is None:
+        refused(answer, 401, "unauthenticated")
+    else:
+        assert refused(answer, 403, "insufficient_scope")["scope"] == wanted
+        assert f'error="insufficient_scope", scope="{wanted}"' in answer.headers["WWW-Authenticate"]
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize(("verb", "rule"), list(product(VERBS, RULES)), ids=lambda part: part)
+def test_a_method_that_a_route_has_not_is_405_and_says_which_it_has(fort, issuer, operator, verb, rule):
+    known = {method for method, other in ROUTES if other == rule}
+    if verb == "OPTIONS" or ALIKE.get(verb, verb) in known:
+        # HEAD asks for what GET does, and OPTIONS for no less.
+        public = all(ROWS[route] is PUBLIC for route in ROUTES if route[1] == rule)
+        answer = fort.test_client().open(surface.address(rule), method=verb, buffered=True)
+        assert answer.status_code == (200 if public else 401)
+        return
+    answer = operator.open(verb, surface.address(rule))
+    assert (answer.status_code, answer.headers["Content-Type"]) == (405, "application/problem+json")
+    assert {name.strip() for name in answer.headers["Allow"].split(",")} >= known
+    if verb != "HEAD":
+        assert answer.json["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize("override", ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "_method"])
+def test_a_method_is_not_overridden(fort, issuer, override):
+    headers = {"Authorization": f"Bearer {issuer.token(scope=READ)}", override: "PUT"}
+    answer = fort.test_client().get("/orders/ada?_method=DELETE", headers=headers)
+    assert answer.status_code == 200
+
+
+SPELLINGS = [
+    "/ORDERS/ada",
+    "/orders/",
+    "//orders/ada",
+    "/orders/ada/",
+    "/./orders/ada",
+    "/orders/../orders/ada",
+    "/%6frders/ada",
+    "/orders%2fada",
+    "/orders;/ada",
+    "/orders/ada;v=1",
+    "/orders/ada.json",
+    "/orders/one/",
+    "/metrics/",
+    "/METRICS",
+    "/%6detrics",
+    "/metrics%00",
+    "/metrics;",
+    "/api/../metrics",
+    "/api/assets/../../metrics",
+]
+
+
+@pytest.mark.parametrize("path", SPELLINGS)
+def test_no_spelling_of_a_path_goes_around_the_question(stranger, path):
+    """Under another name there is nothing, or the same question."""
+    assert stranger.open("GET", path).status_code in {401, 404, 405}
+
+
+def test_a_route_that_does_not_say_who_may_use_it_does_not_start():
+    app = Flask("app", static_folder=None)
+    app.add_url_rule("/secret", view_func=lambda: "all of it")
+    with pytest.raises(UndeclaredRoute, match="/secret"):
+        gateway.install(app, SignalBus(), lambda: True, Settings(), lambda *_: (), lambda: b"")
+
+
+def test_a_route_that_came_later_is_for_operators(fort_settings, issuer):
+    app = Flask("app", static_folder=None)
+    gateway.install(app, SignalBus(), lambda: True, fort_settings, lambda *_: (), lambda: b"")
+    app.add_url_rule("/secret", view_func=lambda: "all of it")
+    assert open_as(app, issuer, None, "GET", "/secret").status_code == 401
+    assert open_as(app, issuer, {READ, WRITE}, "GET", "/secret").status_code == 403
+    assert open_as(app, issuer, {ADMIN}, "GET", "/secret").status_code == 200
+
+
+def test_metrics_are_for_all_where_that_is_set(fort_settings):
+    app = create_app(replace(fort_settings, metrics_public=True))
+    assert app.test_client().get("/metrics").status_code == 200
+    runtime(app).stop()
