@@ -388,6 +388,18 @@ def test_a_query_by_something_else_than_the_id_uses_its_index_and_reads_no_more_
         assert stats["totalKeysExamined"] <= stats["nReturned"] + 1
 
 
+def test_pages_that_share_a_command_use_the_same_indexes(parts, commands, offences, database):
+    pages = [({"userId": "user-1"}, 5), ({"userId": "user-2", "orderStatus": "Success"}, 5), ({"userId": "user-3"}, 5)]
+    parts.orders._several_pages(pages)
+    [(name, command)] = commands.sent
+    assert (name, offences(commands.sent)) == ("aggregate", {})
+    explained = database.command(
+        "explain", {"aggregate": "orders", "pipeline": command["pipeline"], "cursor": {}}, verbosity="executionStats"
+    )
+    assert str(explained).count("'stage': 'IXSCAN'") >= len(pages)
+    assert "COLLSCAN" not in str(explained)
+
+
 def test_a_running_application_sends_no_other_queries(
     settings, commands, offences, database, monkeypatch, eventually, place
 ):

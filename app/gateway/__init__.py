@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Callable
-from uuid import uuid4
+from secrets import token_hex
+from typing import Any
 
 from flask import Flask, Response, g, request
 
@@ -13,6 +14,8 @@ from app.gateway.admission import Admission
 from app.gateway.caller import ADMIN
 from app.gateway.cursors import Cursors
 from app.gateway.streams import Streams
+
+Wsgi = Callable[[Any, Any], Any]
 
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 HEADERS = {
@@ -54,16 +57,30 @@ def install(
     app.before_request(_name_request)
     auth.install(app, settings, limits.failures(settings, take))
     limits.install(app, settings, take)
-    app.after_request(_add_headers)
+    app.after_request(_tell_request)
+    app.wsgi_app = _with_headers(app.wsgi_app)  # type: ignore[assignment]
 
 
 def _name_request() -> None:
-    given = request.headers.get("X-Request-Id", "")
-    g.request_id = given if SANE_ID.match(given) else uuid4().hex
+    given = request.environ.get("HTTP_X_REQUEST_ID", "")
+    g.request_id = given if SANE_ID.match(given) else token_hex(16)
 
 
-def _add_headers(response: Response) -> Response:
+def _tell_request(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.get("request_id", "")
-    for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)
     return response
+
+
+def _with_headers(serve: Wsgi) -> Wsgi:
+    """The same application, each of whose answers has HEADERS, unless it has its own of that name."""
+    # Here and not in Flask, whose headers are searched from end to end for each one that is set.
+    always = [*HEADERS.items()]
+
+    def answer(environ: Any, start_response: Any) -> Any:
+        def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+            own = {name for name, _ in headers}
+            return start_response(status, headers + [pair for pair in always if pair[0] not in own], *more)
+
+        return serve(environ, start)
+
+    return answer

@@ -46,7 +46,16 @@ STATUS = {"userId": 1, "orderStatus": 1, "paymentStatus": 1, "version": 1}
 TIMELINE = {"userId": 1, "version": 1, "events": 1}
 STANDING = {"orderStatus": 1, "paymentStatus": 1, "events": {"$slice": -1}, "outbox.type": 1, "deadLetter.reason": 1}
 NEWEST_FIRST = [("createdAt", -1), ("_id", -1)]
-HIDDEN = {"events": 0, "outbox": 0, "sequence": 0, "paymentSequence": 0, "requestId": 0, "idempotency": 0, "refunds": 0}
+VIEW = dict.fromkeys(
+    (
+        "userId", "productId", "productName", "totalOrderAmount", "total", "orderStatus", "paymentStatus", "version",
+        "createdAt", "updatedAt",
+    ),
+    1,
+)  # fmt: skip
+# A command finds so many pages at the most; each is a pipeline of its own in it.
+PAGES = 16
+Page = tuple[Document, int]
 
 SCHEMA: Document = {
     "bsonType": "object",
@@ -142,10 +151,11 @@ class OrderRepository:
         self._patience = patience
         self._fresh_orders: dict[str, Seen] = {}
         self._inserts: Coalescer[Document, None] = Coalescer("new orders", self._insert)
-        self._views: Coalescer[ObjectId, Document | None] = Coalescer("orders", lambda keys: self._by_id(keys, HIDDEN))
+        self._views: Coalescer[ObjectId, Document | None] = Coalescer("orders", lambda keys: self._by_id(keys, VIEW))
         self._statuses: Coalescer[ObjectId, Document | None] = Coalescer(
             "statuses", lambda keys: self._by_id(keys, STATUS)
         )
+        self._pages: Coalescer[Page, list[Document]] = Coalescer("pages", self._several_pages, limit=PAGES)
         self._timelines: Coalescer[ObjectId, Document | None] = Coalescer(
             "timelines", lambda keys: self._by_id(keys, TIMELINE)
         )
@@ -261,9 +271,8 @@ class OrderRepository:
             # The first bound serves the index, the second leaves out what is of the same moment and was told already.
             wanted["createdAt"] = {"$lte": at}
             wanted["$or"] = [{"createdAt": {"$lt": at}}, {"_id": {"$lt": ObjectId(before_id)}}]
-        with self._store.bounded() as documents:
-            found = [view_of(doc) for doc in documents.find(wanted, HIDDEN).sort(NEWEST_FIRST).limit(limit + 1)]
-        return OrderList(orders=tuple(found[:limit]), more=len(found) > limit)
+        found = self._pages((wanted, limit + 1), self._patience)
+        return OrderList(orders=tuple(view_of(doc) for doc in found[:limit]), more=len(found) > limit)
 
     def step(
         self,
@@ -378,6 +387,21 @@ class OrderRepository:
         with self._store.bounded() as documents:
             return insert_each(documents, batch)
 
+    def _several_pages(self, wanted: list[Page]) -> Sequence[list[Document]]:
+        if len(wanted) == 1:
+            return [self._one_page(*wanted[0])]
+        first, *others = (_page(number, *page) for number, page in enumerate(wanted))
+        joined = [{"$unionWith": {"coll": self._store.collection.name, "pipeline": stages}} for stages in others]
+        pages: list[list[Document]] = [[] for _ in wanted]
+        with self._store.bounded() as documents:
+            for doc in documents.aggregate([*first, *joined], batchSize=1 + sum(size for _, size in wanted)):
+                pages[doc["page"]].append(doc)
+        return pages
+
+    def _one_page(self, wanted: Document, size: int) -> list[Document]:
+        with self._store.bounded() as documents:
+            return list(documents.find(wanted, VIEW).sort(NEWEST_FIRST).limit(size))
+
     def _by_id(self, keys: list[ObjectId], projection: Document) -> list[Document | Exception | None]:
         with self._store.bounded() as documents:
             found = {doc["_id"]: doc for doc in documents.find({"_id": {"$in": keys}}, projection)}
@@ -426,7 +450,7 @@ def view_of(doc: Document) -> OrderView:
 
 def rfc3339(at: datetime) -> str:
     """A time in UTC as text, with milliseconds."""
-    return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z"
+    return f"{at.isoformat(timespec='milliseconds').removesuffix('+00:00')}Z"
 
 
 def _seen(doc: Document) -> Seen:
@@ -491,6 +515,12 @@ def _mine(order_id: str, on_behalf_of: str) -> Document:
     if on_behalf_of:
         mine["userId"] = on_behalf_of
     return mine
+
+
+def _page(number: int, wanted: Document, size: int) -> list[Document]:
+    """The stages that find one page, its documents marked with its number."""
+    shown = {**VIEW, "page": {"$literal": number}}
+    return [{"$match": wanted}, {"$sort": dict(NEWEST_FIRST)}, {"$limit": size}, {"$project": shown}]
 
 
 def _found(doc: Document | None, on_behalf_of: str = "") -> Document:

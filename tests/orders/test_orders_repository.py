@@ -21,6 +21,7 @@ from app.contracts import (
 )
 from app.orders import handlers, order
 from app.orders.order import Change
+from app.orders.repository import view_of
 from app.outbox import event_of
 
 NOT_IDS = (
@@ -413,6 +414,33 @@ def test_internal_members_are_not_even_read(orders, create, commands):
         for name in ("events", "outbox"):
             assert not projection.get(name, not any(projection.values()))
     assert not {"events", "outbox", "requestId"} & {field.name for field in fields(OrderView)}
+
+
+def test_pages_that_share_a_command_are_the_same_as_alone(orders, create, commands):
+    for at in range(30):
+        create(user_id=f"reader-{at % 5}", product_name=f"no {at}")
+    oldest = orders.of_user("reader-1", 100).orders[3]
+    asked = [(f"reader-{at % 5}", 1 + at % 7) for at in range(15)]
+    alone = [orders.of_user(*one) for one in asked]
+    started = orders.of_user("reader-1", 2, "", oldest.created_at, oldest.order_id)
+    wanted = [({"userId": user_id}, size + 1) for user_id, size in asked]
+    commands.sent.clear()
+    together = orders._several_pages([*wanted, ({"userId": "nobody"}, 5)])
+    assert [name for name, _ in commands.sent] == ["aggregate"]
+    assert [[view_of(doc) for doc in page[:size]] for page, (_, size) in zip(together, asked, strict=False)] == [
+        list(one.orders) for one in alone
+    ]
+    assert together[-1] == []
+    assert len(started.orders) == 2
+
+
+def test_many_who_ask_for_pages_at_once_each_get_their_own(orders, create):
+    for at in range(40):
+        create(user_id=f"crowd-{at % 8}")
+    with ThreadPoolExecutor(32) as pool:
+        lists = list(pool.map(lambda at: orders.of_user(f"crowd-{at % 8}", 3), range(200)))
+    for at, one in enumerate(lists):
+        assert ([view.user_id for view in one.orders], one.more) == ([f"crowd-{at % 8}"] * 3, True)
 
 
 def test_a_list_has_the_users_orders_newest_first(orders, create, database):
