@@ -66,4 +66,6 @@ def _add_headers(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.get("request_id", "")
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
+    if request.environ["wsgi.url_scheme"] == "https":
+        response.headers["Strict-Transport-Security"] = "max-age=31536000"
     return response
