@@ -511,3 +511,14 @@ def test_a_backlog_is_counted_up_to_a_limit_with_the_age_of_its_oldest(store):
     assert count == 3
     assert 59_000 < oldest_ms < 75_000
     assert store.backlog("due", 2)[0] == 2
+
+
+def test_a_secret_is_drawn_once_and_shared_by_all_processes(settings, database):
+    connections = [Database(settings.mongodb_uri, settings.database) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        drawn = set(pool.map(lambda connection: connection.secret("cursors"), connections))
+    assert {len(secret) for secret in drawn} == {32}
+    assert drawn == {database.secrets.find_one({"_id": "cursors"})["key"]}
+    assert connections[0].secret("another") not in drawn
+    for connection in connections:
+        connection.close()

@@ -24,6 +24,7 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
 }
+TLS_ONLY = ("Strict-Transport-Security", "max-age=31536000")
 
 
 def install(
@@ -74,9 +75,12 @@ def _tell_request(response: Response) -> Response:
 def _with_headers(serve: Wsgi) -> Wsgi:
     """The same application, each of whose answers has HEADERS, unless it has its own of that name."""
     # Here and not in Flask, whose headers are searched from end to end for each one that is set.
-    always = [*HEADERS.items()]
+    usual = [*HEADERS.items()]
+    by_scheme = {"https": [*usual, TLS_ONLY]}
 
     def answer(environ: Any, start_response: Any) -> Any:
+        always = by_scheme.get(environ["wsgi.url_scheme"], usual)
+
         def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
             own = {name for name, _ in headers}
             return start_response(status, headers + [pair for pair in always if pair[0] not in own], *more)

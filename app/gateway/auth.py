@@ -156,6 +156,7 @@ def install(app: Flask, settings: Settings, failed: Callable[[], object]) -> Non
     Call it when all routes are there. Raises UndeclaredRoute.
     """
     scopes = policies(app)
+    app.config["IDENTITY"] = settings.identity
     if not settings.identity:
         return
     verifier = Verifier(settings)

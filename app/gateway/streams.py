@@ -25,10 +25,11 @@ def hung_up(environ: Mapping[str, Any]) -> bool:
     connection = environ.get("gunicorn.socket")
     if connection is None:
         return False
+    readable = select.poll()
     try:
-        readable, _, _ = select.select([connection], [], [], 0)
-        return bool(readable) and not connection.recv(1, socket.MSG_PEEK)
-    except OSError:
+        readable.register(connection, select.POLLIN)
+        return bool(readable.poll(0)) and not connection.recv(1, socket.MSG_PEEK)
+    except (OSError, ValueError):
         return True
 
 

@@ -89,7 +89,8 @@ TABLE = (
 NEXT = {(rule.source, rule.by): rule for rule in TABLE}
 WANTED = {CONFIRM: By.CONFIRM, CANCELLED: By.CANCEL}
 
-# What was done in a step of the timeline, by its type.
+# How the timeline's actors and their deeds are called in a sentence.
+ACTORS = {"client": "a client"}
 DEEDS = {
     "OrderCreated": "placed it",
     "OrderUpdated": "moved it on",
@@ -155,7 +156,7 @@ def on_cancel(order_status: str) -> str:
 
 def sentence(order_status: str, payment_status: str, last: TimelineEntry) -> str:
     """In one sentence, without its full stop, how an order came to be where it is."""
-    deed = f"{last.actor} {DEEDS.get(last.type, last.type)} at {last.at}"
+    deed = f"{ACTORS.get(last.actor, last.actor)} {DEEDS.get(last.type, last.type)} at {last.at}"
     return f"The order is {order_status} and its payment {payment_status}, since {deed}"
 
 

@@ -1,5 +1,9 @@
 """Between the worker and a provider: whatever the provider does becomes an Outcome, and a failing one is spared."""
 
+import math
+import re
+from dataclasses import replace
+
 from circuitbreaker import CircuitBreaker
 
 from app import story
@@ -7,6 +11,9 @@ from app.payments.payment import Answer, Call, Kind, Outcome
 from app.payments.providers import Provider
 
 TROUBLE = frozenset({Answer.NOT_ATTEMPTED, Answer.UNKNOWN})
+LONGEST_TEXT = 200
+LONGEST_PAUSE = 3600.0
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class Trouble(Exception):
@@ -56,7 +63,7 @@ class Guard:
     def _settled(self, call: Call, again: bool) -> Outcome:
         try:
             # Asked what became of it before it is sent again; "not found" proves nothing.
-            outcome = (self._provider.find(call) if again else None) or self._send(call)
+            outcome = _understood((self._provider.find(call) if again else None) or self._send(call))
         except Exception as exc:
             story.log.exception("provider failed", module="payments", order_id=call.order_id)
             outcome = Outcome(answer=Answer.UNKNOWN, reason=f"the provider raised {type(exc).__name__}")
@@ -72,3 +79,13 @@ class Guard:
                 return self._provider.void(call)
             case Kind.REFUND:
                 return self._provider.refund(call)
+
+
+def _understood(outcome: Outcome) -> Outcome:
+    """The answer with its texts cut to size; unknown, whatever it was, where it is none that a provider may give."""
+    texts, pause = (outcome.reference, outcome.reason), outcome.retry_after
+    sound = isinstance(outcome.answer, Answer) and all(isinstance(text, str) for text in texts)
+    if not sound or not isinstance(pause, int | float) or not math.isfinite(pause):
+        raise TypeError("the provider's answer is none that it may give")
+    reference, reason = (UNPRINTABLE.sub(" ", text[:LONGEST_TEXT]) for text in texts)
+    return replace(outcome, reference=reference, reason=reason, retry_after=min(max(0.0, pause), LONGEST_PAUSE))

@@ -53,7 +53,7 @@ def test_a_new_order_waits_for_the_relay(http, place):
     created = http.get(f"/orders/one/{order_id}").json["order"]["createdAt"]
     assert told == {
         "ok": True,
-        "sentence": f"The order is Processing and its payment Processing, since client placed it at {created}; "
+        "sentence": f"The order is Processing and its payment Processing, since a client placed it at {created}; "
         "payments has not heard of it yet.",
         "orderStatus": "Processing",
         "paymentStatus": "Processing",

@@ -4,7 +4,8 @@ from dataclasses import FrozenInstanceError
 from decimal import Decimal
 
 import pytest
-from hypothesis import example, given
+from babel.core import get_global
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.gateway.money import (
@@ -334,3 +335,23 @@ def test_whatever_is_given_is_an_exact_amount_or_a_money_error(given_amount):
     else:
         assert 0 < money.value <= MAX_VALUE
         assert parse(show(money)) == money
+
+
+@settings(max_examples=25)
+@given(values)
+def test_every_currency_of_babel_survives_both_forms_or_is_refused_in_both(value):
+    for code in get_global("all_currencies"):
+        text, members = show(Money(value, code)), {"value": value, "currency": code}
+        if code in CURRENCIES:
+            assert parse(text) == parse(members) == Money(value, code)
+            assert show(parse(text)) == text
+            assert Decimal(text.removeprefix(f"{code} ")).scaleb(CURRENCIES[code]) == value
+        else:
+            assert "unknown" in refusal(text)
+            assert refusal(text) == refusal(members)
+
+
+@given(wholes, st.none() | parts, st.sampled_from(sorted(AMBIGUOUS)), st.booleans())
+def test_no_amount_makes_an_ambiguous_symbol_clear(whole, part, symbol, before):
+    number = whole if part is None else f"{whole}.{part}"
+    refusal(f"{symbol}{number}" if before else f"{number} {symbol}")

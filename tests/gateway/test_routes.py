@@ -8,6 +8,8 @@ from uuid import uuid4
 import pytest
 from bson import ObjectId
 
+from app.gateway.money import CURRENCIES, Money, parse, show
+
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z")
 
 # Each address with the methods it has, written down here anew: the tests below try all others.
@@ -358,3 +360,13 @@ def test_the_process_lives_and_can_serve(http):
         answer = http.get(address)
         assert (answer.status_code, answer.json) == (200, {"ok": True})
         assert answer.headers["Content-Type"] == "application/json"
+
+
+def test_money_of_every_currency_comes_out_as_it_went_in(http, new_order):
+    for currency, places in CURRENCIES.items():
+        value = 10 ** (places + 2) + (1 if places else 0)
+        for sent in (show(Money(value, currency)), {"value": value, "currency": currency}):
+            placed = http.post("/orders", json=new_order(totalOrderAmount=sent))
+            order = http.get(placed.headers["Location"]).json["order"]
+            assert order["total"] == {"value": value, "currency": currency}
+            assert parse(order["totalOrderAmount"]) == Money(value, currency)

@@ -1,6 +1,7 @@
 """An order's timeline, as JSON and as server-sent events: resumed where it was cut, ended in order."""
 
 import json
+import socket
 import threading
 from dataclasses import replace
 from itertools import islice
@@ -10,6 +11,7 @@ from bson import ObjectId
 
 from app.contracts import Unavailable
 from app.gateway import timeline
+from app.gateway.streams import hung_up
 from app.main import create_app, runtime
 from app.orders.repository import OrderRepository
 from tests.gateway.test_routes import step
@@ -193,3 +195,22 @@ def test_nothing_of_the_inside_is_streamed(http, moved, orders):
     answer.close()
     assert inside["requestId"] not in told
     assert "outbox" not in told
+
+
+def test_it_is_seen_when_a_client_has_hung_up():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert not hung_up({})
+        assert not hung_up({"gunicorn.socket": ours})
+        theirs.send(b"GET /the next request")
+        assert not hung_up({"gunicorn.socket": ours})
+        ours.recv(100)
+        theirs.close()
+        assert hung_up({"gunicorn.socket": ours})
+    assert hung_up({"gunicorn.socket": ours})
+
+
+def test_nothing_more_is_told_to_a_client_that_has_hung_up(http, captured, monkeypatch):
+    monkeypatch.setattr(timeline, "hung_up", lambda environ: True)
+    told = list(blocks(stream(http, captured)))
+    assert (len(told), told[0]) == (2, "retry: 2000\n\n")

@@ -17,6 +17,7 @@ from app.contracts import (
     PaymentCaptured,
     PaymentDeclined,
     PaymentRefunded,
+    StaleVersion,
     TimelineFull,
 )
 from app.orders import handlers, order
@@ -549,3 +550,73 @@ def test_collections_that_are_prepared_for_the_first_time_side_by_side_come_out_
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda repository: repository.prepare(), [orders, rival] * 2))
         assert made_of(database.orders) == expected
+
+
+def test_on_behalf_of_a_user_only_that_users_orders_are_there(orders, create, update, commands, stored):
+    order_id = create(user_id="ada")
+    before = stored(order_id)
+    for ask in (
+        orders.view,
+        orders.status,
+        orders.standing,
+        lambda key, user: orders.timeline(key, user, 0),
+        lambda key, user: update(key, "Cancelled", user=user),
+    ):
+        for user in ("bob", "Ada", "ada ", "$ne"):
+            with pytest.raises(NotFound) as foreign:
+                ask(order_id, user)
+            with pytest.raises(NotFound) as absent:
+                ask("692000000000000000000000", user)
+            assert (foreign.value.detail, foreign.value.members) == (absent.value.detail, absent.value.members)
+        ask(order_id, "ada")
+    assert stored(order_id) != before
+    changes = [command["query"] for name, command in commands.sent if name == "findAndModify"]
+    assert [change["userId"] for change in changes] == ["ada"]
+
+
+def test_a_step_on_old_knowledge_is_judged_with_the_write_itself(orders, rival, create, update, news, stored):
+    order_id = create()
+    handlers.on_payment_news([news(PaymentCaptured, order_id)], orders)
+    taken = []
+
+    def decide(state):
+        order.check_version(order_id, state, (2,))
+        if not taken:
+            # Another is faster, between the look and the write.
+            taken.append(update(order_id, "Confirm", rival))
+        return order.requested(state, "Packed")
+
+    with pytest.raises(StaleVersion) as refused:
+        orders.step(order_id, "", decide, silent)
+    assert refused.value.members == {"order_id": order_id, "version": 3}
+    assert stored(order_id)["orderStatus"] == "Confirm"
+    assert update(order_id, "Packed", expected=(1, 3)).version == 4
+
+
+def test_an_order_stands_with_its_last_step_and_what_holds_it_up(orders, create, update, database):
+    order_id = create()
+    update(order_id, "Cancelled")
+    standing = orders.standing(order_id, "")
+    assert (standing.order_status, standing.last.sequence, standing.last.to) == ("Cancelled", 2, "Cancelled")
+    assert (standing.undelivered, standing.dead) == (True, "")
+    letter = {"reason": "poison", "event_id": "e", "failures": 8, "at": orders.now()}
+    database.orders.update_one({"_id": ObjectId(order_id)}, {"$set": {"outbox": [], "deadLetter": letter}})
+    standing = orders.standing(order_id, "user-7")
+    assert (standing.undelivered, standing.dead) == (False, "poison")
+
+
+def test_a_page_begins_behind_the_order_it_is_told(orders, create, database):
+    ids = [create(user_id="lister") for _ in range(9)]
+    for at, order_id in enumerate(ids):
+        when = orders.now().replace(microsecond=1000 * (at // 4), second=1)
+        database.orders.update_one({"_id": ObjectId(order_id)}, {"$set": {"createdAt": when}})
+    for limit in (1, 2, 3, 8, 9):
+        found, before = [], ("", "")
+        while True:
+            page = orders.of_user("lister", limit, "Processing", *before)
+            found += [view.order_id for view in page.orders]
+            assert len(page.orders) <= limit
+            if not page.more:
+                break
+            before = (page.orders[-1].created_at, page.orders[-1].order_id)
+        assert found == ids[::-1]
