@@ -461,7 +461,13 @@ class Refusals(CommandListener):
 
 def test_the_application_can_do_all_its_work_within_its_role(guarded, place, new_order, eventually):
     refusals = Refusals()
-    settings = Settings(mongodb_uri=guarded["app"], sweep_interval=0.05, log_format="json", log_level="error")
+    settings = Settings(
+        mongodb_uri=guarded["app"],
+        sweep_interval=0.05,
+        rate_limit="100000/minute",
+        log_format="json",
+        log_level="error",
+    )
     app = create_app(settings, event_listeners=[refusals])
     running, client = runtime(app), app.test_client()
     running.prepare()
