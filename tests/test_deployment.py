@@ -24,7 +24,7 @@ from pymongo.errors import OperationFailure
 from pymongo.monitoring import CommandListener
 
 from app import __version__
-from app.config import Settings, env_name
+from app.config import BadSettings, Settings, env_name
 from app.embedded import TIED_TO_OWNER, find_binary
 from app.main import create_app, runtime
 
@@ -286,6 +286,25 @@ def test_every_setting_can_be_made_from_outside_the_container():
         "MONGODB_URI_FILE": "/run/secrets/app/mongodb-uri",
         "PUBLISHED_ON": "${BIND:-127.0.0.1}",
     }
+
+
+@pytest.mark.parametrize(
+    ("bind", "starts"), [("", True), ("127.0.0.1", True), ("0.0.0.0", False), ("192.0.2.7", False)]
+)
+def test_a_port_that_is_opened_to_others_wants_to_know_who_calls(bind, starts):
+    published = SERVICES["app"]["environment"]["PUBLISHED_ON"].replace("${BIND:-127.0.0.1}", bind or "127.0.0.1")
+    environ = {**environment(), "PUBLISHED_ON": published}
+    if starts:
+        assert not Settings.read(environ).identity
+        return
+    with pytest.raises(BadSettings, match="ALLOW_UNSAFE=no_identity"):
+        Settings.read(environ)
+    assert Settings.read({**environ, "ALLOW_UNSAFE": "no_identity"})
+
+
+def test_the_image_alone_does_not_serve_everybody_unasked():
+    with pytest.raises(BadSettings, match="ALLOW_UNSAFE=no_identity"):
+        Settings.read(environment())
 
 
 # --- .env.example ---

@@ -11,7 +11,7 @@ IDEMPOTENCY_KEY = Parameter(
     name="Idempotency-Key",
     where="header",
     description="Makes repeating safe: the same key and body have one effect. Kept for 24 hours.",
-    schema={"type": "string", "maxLength": 255},
+    schema={"type": "string", "pattern": '^("[!#-~]{1,255}"|[!#-~]{1,255})$'},
     example="5f1c7b1e-3a52-4f0a-9d37-0d6a2a1c9e11",
 )
 KEY = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e]{1,255})')
