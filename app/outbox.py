@@ -253,8 +253,8 @@ class Relay:
 
     BATCH = 128
     CROWD = 512
-    PAUSE_EACH = 0.0005
-    LONGEST_PAUSE = 0.02
+    PAUSE_EACH = 0.002
+    LONGEST_PAUSE = 0.05
 
     def __init__(
         self,

@@ -35,7 +35,7 @@ class Recorder:
 
     BATCH = 128
     CROWD = 3
-    LINGER_SECONDS = 0.002
+    LINGER_SECONDS = 0.01
     AGAIN_SECONDS = 0.2
 
     def __init__(
