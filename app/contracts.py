@@ -89,6 +89,15 @@ class Backlog(Reply):
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeldUp(Reply):
+    """Work that went wrong: what waits for its next try, and what waits for an operator; each counted up to a limit."""
+
+    retrying: int
+    parked: int
+    dead: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class OrderStatusView(Reply):
     """The least one can ask of an order."""
 
@@ -256,6 +265,22 @@ class CheckPaymentBacklog(Request[Backlog]):
 
     owner = "payments"
     reply = Backlog
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountOrdersHeldUp(Request[HeldUp]):
+    """Tell how many orders have events that could not be handed on."""
+
+    owner = "orders"
+    reply = HeldUp
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountPaymentsHeldUp(Request[HeldUp]):
+    """Tell how many payments could not be settled at once, or not at all."""
+
+    owner = "payments"
+    reply = HeldUp
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import Flask
 
-from app import cli, embedded, gateway, orders, payments, story
+from app import cli, embedded, gateway, metrics, orders, payments, story
 from app.bus import SignalBus
 from app.config import Settings
 from app.database import Database, Store
@@ -16,6 +16,7 @@ from app.doctor import Doctor
 from app.feed import Feed
 from app.payments import providers
 from app.payments.providers import Provider
+from app.pulse import Pulse
 from app.quota import Quota
 
 # Where nothing ever listens: commands that need no database work, the others say that there is none.
@@ -42,6 +43,7 @@ class Runtime:
         self.provider = provider
         self.feed = feed
         self.quota = quota
+        self._pulse = Pulse(self.payments.worker.measure)
         self._started = False
         self._prepared = False
         self._stopping = False
@@ -62,6 +64,7 @@ class Runtime:
         """Start the relays and the worker. Call it after any fork."""
         self._started = True
         story.listeners.append(self.feed.take)
+        self._pulse.start()
         threading.Thread(target=self._start_when_prepared, name="start", daemon=True).start()
 
     @property
@@ -85,6 +88,7 @@ class Runtime:
             self.payments.stop(timeout)
             self.feed.stop()
             story.listeners.remove(self.feed.take)
+            self._pulse.stop()
         self.database.close()
 
     def ready(self) -> bool:
@@ -120,6 +124,7 @@ def create_app(
     """
     settings = settings or Settings.read(os.environ)
     story.configure(settings.log_format, settings.log_level)
+    story.meter = metrics.steps_took
     uri = settings.mongodb_uri or embedded.running(settings.data) or NO_DATABASE
     database = Database(uri, settings.database, **client_options)
     provider = make_provider(settings, database.collection("ledger", settings.background_deadline))

@@ -25,7 +25,7 @@ from bson import ObjectId
 from app import contracts, metrics, story
 from app.bus import Publishes
 from app.contracts import Event, Unavailable
-from app.database import Document, Store
+from app.database import GLANCE_SECONDS, Document, Store
 
 EVENT_TYPES: Mapping[str, type[Event]] = {kind.__name__: kind for kind in contracts.concrete(Event)}
 
@@ -131,6 +131,13 @@ class Outbox:
     def backlog(self, limit: int) -> tuple[int, int]:
         """How many documents wait to be taken up, counted up to `limit`, and the longest wait in milliseconds."""
         return self._store.backlog("relayDue", limit)
+
+    def held_up(self, limit: int) -> tuple[int, int]:
+        """How many documents wait for another try, and how many are dead letters, each counted up to `limit`."""
+        later = {"relayDue": {"$gt": self._store.clock.now()}, "relayFailures": {"$exists": True}}
+        with self._store.bounded(GLANCE_SECONDS) as documents:
+            dead = documents.count_documents({"deadLetter.at": {"$exists": True}}, limit=limit)
+            return documents.count_documents(later, limit=limit), dead
 
     def claim(self, limit: int) -> list[Pending]:
         """Take up documents whose relay lease has ended, `limit` at the most, under a lease of one's own."""

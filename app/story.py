@@ -29,6 +29,8 @@ class Step(StrEnum):
     ORDER_UPDATED = "order updated"
 
 
+# Who counts steps: called once for all the lines of a batch.
+meter: Callable[[str, Sequence[dict[str, Any]]], None] | None = None
 # Whoever else wants every step; called with the line's members.
 listeners: list[Callable[[dict[str, Any]], None]] = []
 
@@ -46,6 +48,8 @@ def line_of(*, module: str, order_id: str, request_id: str, took_ms: float, **mo
 def tell_each(step: str, lines: Sequence[dict[str, Any]]) -> None:
     """A line for each of many orders to which `step` happened, written at once."""
     _writer(step, lines)
+    if meter:
+        meter(step, lines)
     if listeners:
         at = time.time()
         for line in lines:

@@ -1,6 +1,7 @@
 """The gateway: HTTP in, HTTP out. Knows nothing of orders but what the bus tells it."""
 
 import re
+import time
 from collections.abc import Callable
 from secrets import token_hex
 from typing import Any
@@ -64,11 +65,13 @@ def install(
 
 def _name_request() -> None:
     given = request.environ.get("HTTP_X_REQUEST_ID", "")
+    g.started = time.perf_counter()
     g.request_id = given if SANE_ID.match(given) else token_hex(16)
 
 
 def _tell_request(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.get("request_id", "")
+    metrics.measure(request, response)
     return response
 
 

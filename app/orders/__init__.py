@@ -9,6 +9,7 @@ from app.contracts import (
     AwaitTimeline,
     CheckOrderBacklog,
     CheckOrderStatus,
+    CountOrdersHeldUp,
     CreateOrder,
     DescribeStates,
     ExplainOrder,
@@ -86,6 +87,7 @@ def install(bus: Answers, publisher: Publishes, store: Store, settings: Settings
     bus.answer(ExplainOrder, partial(handlers.explain_order, orders=orders))
     bus.answer(DescribeStates, handlers.describe_states)
     bus.answer(CheckOrderBacklog, partial(handlers.check_backlog, outbox=outbox, limit=settings.backlog_limit))
+    bus.answer(CountOrdersHeldUp, partial(handlers.count_held_up, outbox=outbox, limit=settings.backlog_limit))
     for news in NEWS:
         bus.subscribe("orders", news, partial(handlers.on_payment_news, orders=orders))
     return Orders(orders, relay, outbox, watch)

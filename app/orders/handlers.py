@@ -13,11 +13,13 @@ from app.contracts import (
     Backlog,
     CheckOrderBacklog,
     CheckOrderStatus,
+    CountOrdersHeldUp,
     CreateOrder,
     DescribeStates,
     Event,
     ExplainOrder,
     FindOrder,
+    HeldUp,
     ListOrders,
     OrderAccepted,
     OrderCancelled,
@@ -188,6 +190,12 @@ def check_backlog(_request: CheckOrderBacklog, outbox: Outbox, limit: int) -> Ba
     """Tell how far orders are behind with handing on their events."""
     due, oldest_ms = outbox.backlog(limit)
     return Backlog(due=due, oldest_ms=oldest_ms, overloaded=due >= limit)
+
+
+def count_held_up(_request: CountOrdersHeldUp, outbox: Outbox, limit: int) -> HeldUp:
+    """Tell how many orders have events that could not be handed on."""
+    retrying, dead = outbox.held_up(limit)
+    return HeldUp(retrying=retrying, parked=0, dead=dead)
 
 
 def on_payment_news(news: Sequence[PaymentEvent], orders: OrderRepository) -> None:

@@ -4,7 +4,14 @@ from functools import partial
 
 from app.bus import Answers, Publishes
 from app.config import Settings
-from app.contracts import CheckPaymentBacklog, ExplainPayment, OrderCancelled, OrderCreated, RefundRequested
+from app.contracts import (
+    CheckPaymentBacklog,
+    CountPaymentsHeldUp,
+    ExplainPayment,
+    OrderCancelled,
+    OrderCreated,
+    RefundRequested,
+)
 from app.database import Store
 from app.outbox import Outbox, Relay
 from app.payments import handlers
@@ -89,6 +96,7 @@ def install(bus: Answers, publisher: Publishes, store: Store, provider: Provider
         partial(handlers.on_refunds_requested, payments=payments, settler=settler, worker=worker),
     )
     bus.answer(CheckPaymentBacklog, partial(handlers.check_backlog, payments=payments, limit=settings.backlog_limit))
+    bus.answer(CountPaymentsHeldUp, partial(handlers.count_held_up, payments=payments, limit=settings.backlog_limit))
     bus.answer(ExplainPayment, partial(handlers.explain_payment, payments=payments))
     desk = Desk(payments, provider, settler, patience, settings.provider_key_hours * 3600)
     return Payments(payments, worker, relay, outbox, desk)

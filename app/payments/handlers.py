@@ -10,8 +10,10 @@ from app import story
 from app.contracts import (
     Backlog,
     CheckPaymentBacklog,
+    CountPaymentsHeldUp,
     Event,
     ExplainPayment,
+    HeldUp,
     OrderCancelled,
     OrderCreated,
     PaymentExplanation,
@@ -65,6 +67,12 @@ def check_backlog(_request: CheckPaymentBacklog, payments: PaymentRepository, li
     """Tell how far payments are behind."""
     due, oldest_ms = payments.backlog(limit)
     return Backlog(due=due, oldest_ms=oldest_ms, overloaded=due >= limit)
+
+
+def count_held_up(_request: CountPaymentsHeldUp, payments: PaymentRepository, limit: int) -> HeldUp:
+    """Tell how many payments could not be settled at once, or not at all."""
+    retrying, parked, dead = payments.held_up(limit)
+    return HeldUp(retrying=retrying, parked=parked, dead=dead)
 
 
 def explain_payment(request: ExplainPayment, payments: PaymentRepository) -> PaymentExplanation:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -131,9 +131,11 @@ class Recorder:
                     raise
 
     def _tell(self, recorded: Sequence[tuple[Learned, Change]]) -> None:
-        for learned, change in recorded:
-            if learned.call:
-                metrics.provider_calls.labels(learned.call.kind.value, learned.outcome.answer.value).inc()
+        metrics.tally.add(metrics.attempts, [learned.held.payment.tries for learned, change in recorded if change.news])
+        calls = Counter((learned.call.kind, learned.outcome.answer) for learned, _ in recorded if learned.call)
+        for (kind, answer), count in calls.items():
+            metrics.provider_calls.labels(kind.value, answer.value).inc(count)
+        for _, change in recorded:
             if change.news == News.PARKED:
                 metrics.payments_parked.inc()
             if change.due == 0.0:

@@ -13,7 +13,7 @@ import pymongo
 from pymongo import UpdateOne
 
 from app.contracts import Event
-from app.database import Document, Patch, Store, insert_each, patch_each
+from app.database import GLANCE_SECONDS, Document, Patch, Store, insert_each, patch_each
 from app.outbox import OUTBOX_INDEXES, OUTBOX_SCHEMA, Outbox, entry_of
 from app.payments.payment import Payment, Refund, Status
 
@@ -163,6 +163,15 @@ class PaymentRepository:
     def backlog(self, limit: int) -> tuple[int, int]:
         """How many payments are due, counted up to `limit`, and for how long the oldest, in milliseconds."""
         return self._store.backlog("dueAt", limit)
+
+    def held_up(self, limit: int) -> tuple[int, int, int]:
+        """How many payments wait for another try, how many for an operator, and how many have a dead letter."""
+        later = {"dueAt": {"$gt": self.now()}, "owner": {"$exists": False}}
+        with self._store.bounded(GLANCE_SECONDS) as documents:
+            retrying = documents.count_documents(later, limit=limit)
+            parked = documents.count_documents({"status": Status.UNKNOWN.value}, limit=limit)
+        waiting, dead = self._outbox.held_up(limit)
+        return retrying + waiting, parked, dead
 
     def renewed(self, held: Held) -> Held | None:
         """The payment as it is now, while its attempt is this one and has no result; None otherwise.

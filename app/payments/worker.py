@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import timedelta
 
-from app import story
+from app import metrics, story
 from app.contracts import Unavailable
 from app.payments import payment as domain
 from app.payments.guard import Guard
@@ -121,6 +121,16 @@ class Worker:
         self._give_back([held for future, held in list(self._running.items()) if future.cancel()])
         wait(list(self._running), max(0.0, ends - time.monotonic()))
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def measure(self) -> None:
+        """Tell the metrics how much is under way."""
+        busy, hung = len(self._begun), len(self._hung)
+        metrics.payment_threads.set(self._threads)
+        metrics.payment_threads_busy.set(busy)
+        metrics.payment_threads_hung.set(hung)
+        metrics.payments_queued.set(max(0, len(self._running) - busy - hung))
+        metrics.results_waiting.set(self._recorder.waiting)
+        metrics.breaker_open.set(self._guard.open)
 
     def sweep(self) -> int:
         """Take up what is due and fits; tells how many that were."""
