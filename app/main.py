@@ -8,9 +8,9 @@ from typing import Any
 
 from flask import Flask
 
-from app import cli, embedded, gateway, metrics, orders, payments, story
+from app import cli, embedded, gateway, metrics, orders, payments, story, traces
 from app.bus import SignalBus
-from app.config import Settings
+from app.config import BadSettings, Settings
 from app.database import Database, Store
 from app.doctor import Doctor
 from app.feed import Feed
@@ -89,6 +89,8 @@ class Runtime:
             self.feed.stop()
             story.listeners.remove(self.feed.take)
             self._pulse.stop()
+            if traces.active:
+                traces.active.flush()
         self.database.close()
 
     def ready(self) -> bool:
@@ -125,6 +127,8 @@ def create_app(
     settings = settings or Settings.read(os.environ)
     story.configure(settings.log_format, settings.log_level)
     story.meter = metrics.steps_took
+    if traces.wanted(os.environ):
+        _trace()
     uri = settings.mongodb_uri or embedded.running(settings.data) or NO_DATABASE
     database = Database(uri, settings.database, **client_options)
     provider = make_provider(settings, database.collection("ledger", settings.background_deadline))
@@ -141,12 +145,24 @@ def create_app(
     gateway.install(app, bus, running.ready, settings, quota.take, partial(_cursor_key, database, settings))
     cli.install(
         app,
+        bus,
         feed,
         partial(_doctor, database, settings),
         running.payments.desk,
         {"orders": running.orders.outbox, "payments": running.payments.outbox},
     )
     return app
+
+
+def _trace() -> None:
+    """Have traces made from now on, for all applications of this process."""
+    try:
+        from app.otel import OpenTelemetry
+    except ImportError as exc:
+        raise BadSettings(f"OTEL_… asks for traces: pip install orderflow[otel] ({exc})") from exc
+    if traces.active is None:
+        traces.active = OpenTelemetry.from_environment(os.environ)
+    story.tracer = traces.active.told
 
 
 def _cursor_key(database: Database, settings: Settings) -> bytes:

@@ -8,9 +8,10 @@ from typing import Any
 
 from flask import Flask, Response, g, request
 
+from app import traces
 from app.bus import Asks
 from app.config import Settings
-from app.gateway import auth, body, errors, health, limits, metrics, openapi, problems, routes, states
+from app.gateway import auth, body, errors, health, limits, metrics, openapi, problems, routes, states, tracing
 from app.gateway.admission import Admission
 from app.gateway.caller import ADMIN
 from app.gateway.cursors import Cursors
@@ -40,6 +41,8 @@ def install(
 
     `ready` tells whether requests can be served, `take` counts callers, `cursor_key` tells what cursors are sealed with.
     """
+    if traces.active:
+        bus = tracing.TracedBus(bus, traces.active)
     streams = Streams(settings.streams_max, settings.streams_per_caller)
     app.config["IDENTITY"] = settings.identity
     app.config["MAX_CONTENT_LENGTH"] = body.LARGEST + 1
@@ -57,6 +60,8 @@ def install(
     ):
         app.register_blueprint(blueprint)
     app.before_request(_name_request)
+    if traces.active:
+        tracing.install(app, traces.active)
     auth.install(app, settings, limits.failures(settings, take))
     limits.install(app, settings, take)
     app.after_request(_tell_request)

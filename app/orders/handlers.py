@@ -56,6 +56,7 @@ def create_order(request: CreateOrder, orders: OrderRepository) -> OrderAccepted
         order_id=request.order_id,
         sequence=1,
         request_id=request.request_id,
+        traceparent=request.traceparent,
         at=_ms(at),
         user_id=request.user_id,
         product_id=request.product_id,
@@ -78,6 +79,7 @@ def update_order(request: UpdateOrder, orders: OrderRepository) -> OrderUpdated:
             order_id=request.order_id,
             sequence=sequence,
             request_id=request.request_id,
+            traceparent=request.traceparent,
             at=_ms(at),
         )
 
@@ -104,6 +106,7 @@ def refund_order(request: RefundOrder, orders: OrderRepository) -> RefundAccepte
             order_id=request.order_id,
             sequence=sequence,
             request_id=request.request_id,
+            traceparent=request.traceparent,
             at=_ms(at),
             refund_id=request.refund_id,
             refund_value=value,
@@ -215,7 +218,12 @@ def on_payment_news(news: Sequence[PaymentEvent], orders: OrderRepository) -> No
 def _line(message: Event | CreateOrder, started: float, **more: str) -> dict[str, object]:
     took_ms = (time.perf_counter() - started) * 1000
     return story.line_of(
-        module="orders", order_id=message.order_id, request_id=message.request_id, took_ms=took_ms, **more
+        module="orders",
+        order_id=message.order_id,
+        request_id=message.request_id,
+        took_ms=took_ms,
+        traceparent=message.traceparent,
+        **more,
     )
 
 

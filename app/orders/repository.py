@@ -116,6 +116,7 @@ class NewOrder:
     total_value: int
     total_currency: str
     idempotency_key: str = ""
+    traceparent: str = ""
 
     @property
     def fingerprint(self) -> str:

@@ -121,7 +121,9 @@ def _apply(event: Event, decide: Callable[[Held], Change], payments: PaymentRepo
         if event.sequence <= held.payment.order_sequence:
             return
         change = decide(held)
-        change = replace(change, payment=replace(change.payment, order_sequence=event.sequence))
+        traceparent = event.traceparent or change.payment.traceparent
+        heard = replace(change.payment, order_sequence=event.sequence, traceparent=traceparent)
+        change = replace(change, payment=heard)
         if settler.record(held, change):
             return
     raise Unavailable(f"the payment of order {event.order_id} changed again and again meanwhile")
@@ -150,6 +152,7 @@ def _tell_received(events: Sequence[Event]) -> None:
                 order_id=event.order_id,
                 request_id=event.request_id,
                 took_ms=max(0.0, now - event.at),
+                traceparent=event.traceparent,
             )
             for event in events
         ],

@@ -17,12 +17,16 @@ from app.story import Step
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """What came of one attempt: `outcome` answered `call` after `took_ms` milliseconds; no call where none was due."""
+    """What came of one attempt: `outcome` answered `call` after `took_ms` milliseconds; no call where none was due.
+
+    `traceparent` names the call in its trace, empty where there is none.
+    """
 
     held: Held
     call: Call | None
     outcome: Outcome
     took_ms: float
+    traceparent: str = ""
 
     @property
     def order_id(self) -> str:
@@ -110,7 +114,8 @@ class Recorder:
         story.log.warning("lease lost or result recorded", module="payments", order_id=learned.order_id)
 
     def _result(self, held: Held, learned: Learned, change: Change) -> Result:
-        line = log_line(learned.held, learned.call, learned.outcome, self._payments.now(), learned.took_ms)
+        now = self._payments.now()
+        line = log_line(learned.held, learned.call, learned.outcome, now, learned.took_ms, learned.traceparent)
         return self._settler.result(held, change, line, learned.took_ms)
 
     def _meaning(self, held: Held, learned: Learned) -> Change:
