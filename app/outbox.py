@@ -25,7 +25,7 @@ from bson import ObjectId
 from app import contracts, metrics, story
 from app.bus import Publishes
 from app.contracts import Event, Unavailable
-from app.database import Document, Store
+from app.database import EVER, Document, Store
 
 EVENT_TYPES: Mapping[str, type[Event]] = {kind.__name__: kind for kind in contracts.concrete(Event)}
 
@@ -131,6 +131,25 @@ class Outbox:
     def backlog(self, limit: int) -> tuple[int, int]:
         """How many documents wait to be taken up, counted up to `limit`, and the longest wait in milliseconds."""
         return self._store.backlog("relayDue", limit)
+
+    def queue(self, limit: int) -> tuple[int, int, int]:
+        """How many documents have something to hand on, are overdue, and are dead letters; each counted up to `limit`."""
+        now = self._store.clock.now()
+        wanted: tuple[Document, ...] = (
+            {"relayDue": {"$gte": EVER}},
+            {"relayDue": {"$lte": now}},
+            {"deadLetter.at": {"$gte": EVER}},
+        )
+        waiting, due, dead = self._store.counts(wanted, limit)
+        return waiting, due, dead
+
+    def stuck(self, dead: bool, overdue: float, limit: int) -> list[str]:
+        """Keys of documents that are overdue by so many seconds, or are dead letters; the longest waiting first."""
+        by = "deadLetter.at" if dead else "relayDue"
+        since = self._store.clock.now() - timedelta(seconds=0.0 if dead else overdue)
+        with self._store.bounded() as documents:
+            found = documents.find({by: {"$lte": since}}, {"_id": 1}).sort(by, 1).limit(limit)
+            return [str(doc["_id"]) for doc in found]
 
     def claim(self, limit: int) -> list[Pending]:
         """Take up documents whose relay lease has ended, `limit` at the most, under a lease of one's own."""

@@ -29,8 +29,8 @@ class Step(StrEnum):
     ORDER_UPDATED = "order updated"
 
 
-# Whoever else wants every step; called with the line's members.
-listeners: list[Callable[[dict[str, Any]], None]] = []
+# Whoever else wants every step; called with the step, the time in seconds since 1970, and the lines, which are shared.
+listeners: list[Callable[[str, float, Sequence[dict[str, Any]]], None]] = []
 
 
 def tell(step: str, *, module: str, order_id: str, request_id: str, took_ms: float, **more: Any) -> None:
@@ -48,9 +48,8 @@ def tell_each(step: str, lines: Sequence[dict[str, Any]]) -> None:
     _writer(step, lines)
     if listeners:
         at = time.time()
-        for line in lines:
-            for listener in listeners:
-                listener({"step": step, "at": at, **line})
+        for listener in listeners:
+            listener(step, at, lines)
 
 
 def _write_one_by_one(step: str, lines: Sequence[dict[str, Any]]) -> None:

@@ -9,9 +9,10 @@ from flask import Flask, Response, g, request
 
 from app.bus import Asks
 from app.config import Settings
-from app.gateway import auth, body, errors, health, limits, metrics, openapi, problems, routes, states
+from app.gateway import auth, body, console, errors, health, limits, metrics, openapi, problems, routes, states
 from app.gateway.admission import Admission
 from app.gateway.caller import ADMIN
+from app.gateway.console import Live
 from app.gateway.cursors import Cursors
 from app.gateway.streams import Streams
 
@@ -34,10 +35,12 @@ def install(
     settings: Settings,
     take: limits.Take,
     cursor_key: Callable[[], bytes],
+    live: Live | None = None,
 ) -> None:
     """Give `app` its routes, errors and headers.
 
     `ready` tells whether requests can be served, `take` counts callers, `cursor_key` tells what cursors are sealed with.
+    Without a `live` feed there is no console.
     """
     streams = Streams(settings.streams_max, settings.streams_per_caller)
     app.config["IDENTITY"] = settings.identity
@@ -47,12 +50,13 @@ def install(
     app.url_map.redirect_defaults = False
     errors.install(app)
     for blueprint in (
-        routes.blueprint(bus, Admission(bus), streams, Cursors(cursor_key)),
+        routes.blueprint(bus, Admission(bus), streams, Cursors(cursor_key), live.of_order if live else lambda _: []),
         states.blueprint(bus),
         problems.blueprint(),
         health.blueprint(ready),
         metrics.blueprint(bus, None if settings.metrics_public else ADMIN),
         openapi.blueprint(),
+        *([console.blueprint(bus, streams, live)] if live else []),
     ):
         app.register_blueprint(blueprint)
     app.before_request(_name_request)

@@ -13,7 +13,7 @@ import pymongo
 from pymongo import UpdateOne
 
 from app.contracts import Event
-from app.database import Document, Patch, Store, insert_each, patch_each
+from app.database import EVER, Document, Patch, Store, insert_each, patch_each
 from app.outbox import OUTBOX_INDEXES, OUTBOX_SCHEMA, Outbox, entry_of
 from app.payments.payment import Payment, Refund, Status
 
@@ -195,6 +195,34 @@ class PaymentRepository:
             undelivered=bool(doc["outbox"]),
             dead=doc.get("deadLetter", {}).get("reason", ""),
         )
+
+    def queue(self, limit: int) -> tuple[int, int, int, int]:
+        """How many payments are open, are due, are to be repeated later, and wait for an operator; up to `limit` each."""
+        now = self.now()
+        wanted: tuple[Document, ...] = (
+            {"dueAt": {"$gte": EVER}},
+            {"dueAt": {"$lte": now}},
+            {"dueAt": {"$gt": now}, "owner": {"$exists": False}},
+            {"status": Status.UNKNOWN.value},
+        )
+        in_all, due, retrying, parked = self._store.counts(wanted, limit)
+        return in_all, due, retrying, parked
+
+    def stuck(self, overdue: float, limit: int) -> list[str]:
+        """Orders whose payment is open since so many seconds, or waits for an operator."""
+        since = self.now() - timedelta(seconds=overdue)
+        with self._store.bounded() as documents:
+            parked = documents.find({"status": Status.UNKNOWN.value}, {"_id": 1}).limit(limit)
+            slow = documents.find({"dueAt": {"$gte": EVER}, "firstAt": {"$lte": since}}, {"_id": 1}).limit(limit)
+            # One that is parked and due again at once would count twice.
+            return list(dict.fromkeys(doc["_id"] for doc in [*parked, *slow]))[:limit]
+
+    def attempts(self, order_id: str, on_behalf_of: str) -> list[Document]:
+        """The log of an order's payment, oldest first; empty where there is none, or none of this user's."""
+        mine = {"_id": order_id} | ({"userId": on_behalf_of} if on_behalf_of else {})
+        with self._store.bounded() as documents:
+            doc = documents.find_one(mine, {"attempts": 1})
+        return doc["attempts"] if doc else []
 
     def parked(self, limit: int) -> list[Held]:
         """Payments that wait for an operator."""
