@@ -460,4 +460,4 @@ def _by_type(heads: Iterable[Pending]) -> dict[str, list[Pending]]:
 
 
 def _jittered(seconds: float) -> float:
-    return seconds * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing
+    return seconds * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing  # nosec B311

@@ -211,6 +211,7 @@ def test_only_repositories_and_the_connection_import_pymongo():
         "embedded.py",
         "feed.py",
         "outbox.py",
+        "quota.py",
         "orders/repository.py",
         "orders/watch.py",
         "payments/repository.py",

@@ -61,7 +61,7 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
     )
     def place_order() -> Response:
         started = time.perf_counter()
-        key, wait = idempotency_key(request.headers), preferred_wait()
+        key, wait = idempotency_key(request), preferred_wait()
         sent = json_object(request)
         given = NEW_ORDER.load(sent)
         check_acts_for(given["user_id"])
@@ -181,7 +181,7 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
         ),
     )
     def refund_order(order_id: str) -> Response:
-        key = idempotency_key(request.headers)
+        key = idempotency_key(request)
         amount = REFUND.load(json_object(request)).get("amount")
         refund = bus.ask(
             RefundOrder(

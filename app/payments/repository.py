@@ -269,7 +269,8 @@ class PaymentRepository:
     def _patch(self, result: Result) -> Patch:
         before = result.before.payment
         sets: Document = {
-            **_changing(replace(result.payment, version=before.version + 1)),
+            **_changing(result.payment),
+            "version": before.version + 1,
             "stamp": result.stamp,
         }
         pushes: Document = {}

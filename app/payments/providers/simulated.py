@@ -28,7 +28,7 @@ class Faults:
 
     def draw(self) -> str:
         """What is to go wrong with one call; empty for nothing."""
-        die = random.uniform(0, 100)  # noqa: S311 - a simulation
+        die = random.uniform(0, 100)  # noqa: S311 - a simulation  # nosec B311
         for fault in ("fail", "timeout_before", "timeout_after"):
             share = getattr(self, fault)
             if die < share:
