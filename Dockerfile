@@ -33,7 +33,8 @@ RUN groupadd --gid 10001 orderflow \
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /srv/orderflow /srv/orderflow
 
-# Writes go to /tmp and /dev/shm alone, so it runs with --read-only --tmpfs /tmp.
+# Writes go to /tmp and /dev/shm alone, so it runs with --read-only --tmpfs /tmp. It listens on all addresses and cannot see
+# where it is published: it starts with AUTH_JWT_… set, or with PUBLISHED_ON naming an address of this machine alone.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

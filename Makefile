@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 XDIST ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos bench profile lock clean
+.PHONY: help run test check chaos bench profile fuzz audit lock clean
 
 help:  ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,12 @@ bench: $(VENV)/benched  ## Measure speed beside plain peers, about 10 minutes; B
 
 profile: $(VENV)/benched  ## Sample a worker under load, into .orderflow/profile/; PROFILE="--kind one"; needs wrk
 	@$(BIN)/python -m bench profile $(PROFILE)
+
+fuzz: $(VENV)/installed  ## Attack the interface with thousands of drawn requests; EXAMPLES= an operation, SEED= to repeat
+	@$(BIN)/python -m tests.security.fuzz --examples $(or $(EXAMPLES),500) --seed $(or $(SEED),1)
+
+audit: $(VENV)/installed  ## Look for known weaknesses: in the code (bandit) and in the locked packages (pip-audit)
+	@$(BIN)/python -m tests.security.audit $(AUDIT)
 
 UV_COMPILE := $(BIN)/uv pip compile -q --no-config --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --default-index https://pypi.org/simple --custom-compile-command "make lock" $(UPGRADE)

@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 import signal
-import subprocess
+import subprocess  # starts parts of this program, with arguments of our own  # nosec B404
 import sys
 import tempfile
 from pathlib import Path
@@ -35,7 +35,7 @@ graceful_timeout = 30
 # A stopping worker waits for idle connections this long.
 keepalive = 5
 # Workers prove that they live by touching a file: on a memory file system no slow disk can make them look dead.
-MEMORY = Path("/dev/shm")  # noqa: S108 - gunicorn makes an unnamed file there
+MEMORY = Path("/dev/shm")  # noqa: S108 - gunicorn makes an unnamed file there  # nosec B108
 worker_tmp_dir = str(MEMORY) if MEMORY.is_dir() else None
 control_socket_disable = True
 METRICS = "orderflow-metrics-"
@@ -50,7 +50,7 @@ def on_starting(server):
     """Start the embedded database where no other is named, for all workers to share."""
     if settings.identity:
         # In a process of its own: what it loads must not be there before workers patch it for gevent.
-        if subprocess.run([sys.executable, "-m", "app.keys"], check=False).returncode:
+        if subprocess.run([sys.executable, "-m", "app.keys"], check=False).returncode:  # as it stands here  # nosec B603
             sys.exit(1)
     else:
         server.log.warning("nobody is asked who they are; AUTH_JWT_… in .env.example tells how to change that")
@@ -62,7 +62,7 @@ def on_starting(server):
     if settings.mongodb_uri:
         return
     # Kept on the server: this file is read again at a reload, and the database ends when its pipe is let go.
-    server.database = subprocess.Popen(
+    server.database = subprocess.Popen(  # no shell, and only the name of our own folder in it  # nosec B603
         [sys.executable, "-m", "app.embedded", str(settings.data)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -176,6 +176,11 @@ class Store:
             age = now - oldest[due_field]
             return documents.count_documents(due, limit=limit), int(age.total_seconds() * 1000)
 
+    def counts(self, wanted: Sequence[Document], limit: int) -> list[int]:
+        """How many documents each filter finds, counted up to `limit`. Each needs an index."""
+        with self.bounded() as documents:
+            return [documents.count_documents(one, limit=limit) for one in wanted]
+
     def prepare(self, validator: Document, indexes: list[pymongo.IndexModel]) -> None:
         """Make the collection, its validator and its indexes what they should be; safe to repeat, side by side."""
         database = self.collection.database
@@ -191,6 +196,8 @@ class Store:
                 self.collection.create_indexes(indexes)
 
 
+# Before anything that is stored: what has a time at all has a later one, and an index tells which those are.
+EVER = datetime(1970, 1, 1, tzinfo=UTC)
 GLANCE_SECONDS = 0.2
 SECRET_SECONDS = 2.0
 NAMESPACE_EXISTS = 48

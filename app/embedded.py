@@ -8,7 +8,7 @@ import select
 import shutil
 import signal
 import socket
-import subprocess
+import subprocess  # starts mongod, with arguments of our own  # nosec B404
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -209,7 +209,7 @@ class Mongod:
             log_file.replace(self._data / "mongod.log.1")
         with log_file.open("ab") as log:
             self._log_start = log.tell()
-            return subprocess.Popen(
+            return subprocess.Popen(  # no shell, and nothing of a client in it  # nosec B603
                 [sys.executable, "-ISc", TIED_TO_OWNER, str(os.getpid()), *command],
                 env=dict(self._environ),
                 cwd=self._data,

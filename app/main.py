@@ -77,6 +77,7 @@ class Runtime:
         self._stopping = True
         self.orders.drain()
         self.payments.worker.draining = True
+        self.feed.draining = True
 
     def stop(self) -> None:
         """Stop taking work up, end what runs, give back the rest, close."""
@@ -142,7 +143,7 @@ def create_app(
     running = Runtime(settings, database, modules, provider, feed, quota)
     app = Flask("app", static_folder=None)
     app.extensions["orderflow"] = running
-    gateway.install(app, bus, running.ready, settings, quota.take, partial(_cursor_key, database, settings))
+    gateway.install(app, bus, running.ready, settings, quota.take, partial(_cursor_key, database, settings), live=feed)
     cli.install(
         app,
         bus,

@@ -25,7 +25,7 @@ from bson import ObjectId
 from app import contracts, metrics, story
 from app.bus import Publishes
 from app.contracts import Event, Unavailable
-from app.database import GLANCE_SECONDS, Document, Store
+from app.database import EVER, Document, Store
 
 EVENT_TYPES: Mapping[str, type[Event]] = {kind.__name__: kind for kind in contracts.concrete(Event)}
 
@@ -136,12 +136,28 @@ class Outbox:
         """How many documents wait to be taken up, counted up to `limit`, and the longest wait in milliseconds."""
         return self._store.backlog("relayDue", limit)
 
-    def held_up(self, limit: int) -> tuple[int, int]:
-        """How many documents wait for another try, and how many are dead letters, each counted up to `limit`."""
-        later = {"relayDue": {"$gt": self._store.clock.now()}, "relayFailures": {"$exists": True}}
-        with self._store.bounded(GLANCE_SECONDS) as documents:
-            dead = documents.count_documents({"deadLetter.at": {"$exists": True}}, limit=limit)
-            return documents.count_documents(later, limit=limit), dead
+    def queue(self, limit: int) -> tuple[int, int, int, int]:
+        """How many documents have something to hand on, are overdue, wait for another try, and are dead letters.
+
+        Each is counted up to `limit`.
+        """
+        now = self._store.clock.now()
+        wanted: tuple[Document, ...] = (
+            {"relayDue": {"$gte": EVER}},
+            {"relayDue": {"$lte": now}},
+            {"relayDue": {"$gt": now}, "relayFailures": {"$gte": 1}},
+            {"deadLetter.at": {"$gte": EVER}},
+        )
+        waiting, due, retrying, dead = self._store.counts(wanted, limit)
+        return waiting, due, retrying, dead
+
+    def stuck(self, dead: bool, overdue: float, limit: int) -> list[str]:
+        """Keys of documents that are overdue by so many seconds, or are dead letters; the longest waiting first."""
+        by = "deadLetter.at" if dead else "relayDue"
+        since = self._store.clock.now() - timedelta(seconds=0.0 if dead else overdue)
+        with self._store.bounded() as documents:
+            found = documents.find({by: {"$lte": since}}, {"_id": 1}).sort(by, 1).limit(limit)
+            return [str(doc["_id"]) for doc in found]
 
     def claim(self, limit: int) -> list[Pending]:
         """Take up documents whose relay lease has ended, `limit` at the most, under a lease of one's own."""
@@ -455,4 +471,4 @@ def _by_type(heads: Iterable[Pending]) -> dict[str, list[Pending]]:
 
 
 def _jittered(seconds: float) -> float:
-    return seconds * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing
+    return seconds * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing  # nosec B311

@@ -33,8 +33,8 @@ class Step(StrEnum):
 meter: Callable[[str, Sequence[dict[str, Any]]], None] | None = None
 # Who makes spans of them, where traces are wanted.
 tracer: Callable[[str, Sequence[dict[str, Any]]], None] | None = None
-# Whoever else wants every step; called with the line's members.
-listeners: list[Callable[[dict[str, Any]], None]] = []
+# Whoever else wants every step; called with the step, the time in seconds since 1970, and the lines, which are shared.
+listeners: list[Callable[[str, float, Sequence[dict[str, Any]]], None]] = []
 
 
 def tell(step: str, *, module: str, order_id: str, request_id: str, took_ms: float, **more: Any) -> None:
@@ -60,9 +60,8 @@ def tell_each(step: str, lines: Sequence[dict[str, Any]]) -> None:
         tracer(step, lines)
     if listeners:
         at = time.time()
-        for line in lines:
-            for listener in listeners:
-                listener({"step": step, "at": at, **line})
+        for listener in listeners:
+            listener(step, at, lines)
 
 
 def _write_one_by_one(step: str, lines: Sequence[dict[str, Any]]) -> None:

@@ -7,12 +7,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import hypothesis
 import pytest
 from pymongo import MongoClient
 
 from app.config import Settings
 from app.embedded import Mongod
 from app.main import Runtime, create_app, runtime
+
+# How long something takes on a busy machine says nothing about it.
+hypothesis.settings.register_profile("orderflow", deadline=None)
+hypothesis.settings.load_profile("orderflow")
 
 MEMORY = Path("/dev/shm")
 MONGOD = pytest.StashKey[tuple[Mongod, Path]]()

@@ -24,7 +24,7 @@ from pymongo.errors import OperationFailure
 from pymongo.monitoring import CommandListener
 
 from app import __version__
-from app.config import Settings, env_name
+from app.config import BadSettings, Settings, env_name
 from app.embedded import TIED_TO_OWNER, find_binary
 from app.main import create_app, runtime
 
@@ -288,6 +288,25 @@ def test_every_setting_can_be_made_from_outside_the_container():
     }
 
 
+@pytest.mark.parametrize(
+    ("bind", "starts"), [("", True), ("127.0.0.1", True), ("0.0.0.0", False), ("192.0.2.7", False)]
+)
+def test_a_port_that_is_opened_to_others_wants_to_know_who_calls(bind, starts):
+    published = SERVICES["app"]["environment"]["PUBLISHED_ON"].replace("${BIND:-127.0.0.1}", bind or "127.0.0.1")
+    environ = {**environment(), "PUBLISHED_ON": published}
+    if starts:
+        assert not Settings.read(environ).identity
+        return
+    with pytest.raises(BadSettings, match="ALLOW_UNSAFE=no_identity"):
+        Settings.read(environ)
+    assert Settings.read({**environ, "ALLOW_UNSAFE": "no_identity"})
+
+
+def test_the_image_alone_does_not_serve_everybody_unasked():
+    with pytest.raises(BadSettings, match="ALLOW_UNSAFE=no_identity"):
+        Settings.read(environment())
+
+
 # --- .env.example ---
 
 
@@ -461,7 +480,13 @@ class Refusals(CommandListener):
 
 def test_the_application_can_do_all_its_work_within_its_role(guarded, place, new_order, eventually):
     refusals = Refusals()
-    settings = Settings(mongodb_uri=guarded["app"], sweep_interval=0.05, log_format="json", log_level="error")
+    settings = Settings(
+        mongodb_uri=guarded["app"],
+        sweep_interval=0.05,
+        rate_limit="100000/minute",
+        log_format="json",
+        log_level="error",
+    )
     app = create_app(settings, event_listeners=[refusals])
     running, client = runtime(app), app.test_client()
     running.prepare()

@@ -309,7 +309,6 @@ OUTBOX = {
     "replay": replayed_in,
     "replay_order": lambda outbox: outbox.replay_order(str(outbox.dead_letters(1)[0]["_id"])),
     "backlog": lambda outbox: outbox.backlog(1000),
-    "held_up": lambda outbox: outbox.held_up(1000),
 }
 CALLS: dict[tuple[type, str], Callable[[Parts], object]] = {
     (OrderRepository, "add"): repeated_in,
@@ -325,7 +324,6 @@ CALLS: dict[tuple[type, str], Callable[[Parts], object]] = {
     (PaymentRepository, "claim"): lambda parts: parts.payments.claim(10),
     (PaymentRepository, "renewed"): lambda parts: parts.payments.renewed(leased_in(parts)),
     (PaymentRepository, "backlog"): lambda parts: parts.payments.backlog(1000),
-    (PaymentRepository, "held_up"): lambda parts: parts.payments.held_up(1000),
     (PaymentRepository, "parked"): lambda parts: parts.payments.parked(10),
     (PaymentRepository, "standing"): lambda parts: parts.payments.standing(str(ObjectId()), "user-7"),
     (PaymentRepository, "find"): lambda parts: parts.payments.find(str(ObjectId())),

@@ -11,9 +11,23 @@ from flask import Flask, Response, g, request
 from app import traces
 from app.bus import Asks
 from app.config import Settings
-from app.gateway import auth, body, errors, health, limits, metrics, openapi, problems, routes, states, tracing
+from app.gateway import (
+    auth,
+    body,
+    console,
+    errors,
+    health,
+    limits,
+    metrics,
+    openapi,
+    problems,
+    routes,
+    states,
+    tracing,
+)
 from app.gateway.admission import Admission
 from app.gateway.caller import ADMIN
+from app.gateway.console import Live
 from app.gateway.cursors import Cursors
 from app.gateway.streams import Streams
 
@@ -36,10 +50,12 @@ def install(
     settings: Settings,
     take: limits.Take,
     cursor_key: Callable[[], bytes],
+    live: Live | None = None,
 ) -> None:
     """Give `app` its routes, errors and headers.
 
     `ready` tells whether requests can be served, `take` counts callers, `cursor_key` tells what cursors are sealed with.
+    Without a `live` feed there is no console.
     """
     if traces.active:
         bus = tracing.TracedBus(bus, traces.active)
@@ -51,12 +67,13 @@ def install(
     app.url_map.redirect_defaults = False
     errors.install(app)
     for blueprint in (
-        routes.blueprint(bus, Admission(bus), streams, Cursors(cursor_key)),
+        routes.blueprint(bus, Admission(bus), streams, Cursors(cursor_key), live.of_order if live else lambda _: []),
         states.blueprint(bus),
         problems.blueprint(),
         health.blueprint(ready),
         metrics.blueprint(bus, None if settings.metrics_public else ADMIN),
         openapi.blueprint(),
+        *([console.blueprint(bus, streams, live)] if live else []),
     ):
         app.register_blueprint(blueprint)
     app.before_request(_name_request)

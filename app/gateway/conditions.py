@@ -13,14 +13,14 @@ IF_NONE_MATCH = Parameter(
     name="If-None-Match",
     where="header",
     description="Tags of what the client has, or `*`: 304 where the order is still so.",
-    schema={"type": "string", "maxLength": 1024},
+    schema={"type": "string", "pattern": r'^(\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$'},
     example='"6920c1b05be0d3a1f2c4e687-1"',
 )
 IF_MATCH = Parameter(
     name="If-Match",
     where="header",
     description="Tags of versions, or `*`: 412 unless the order has one of them, judged before the step itself.",
-    schema={"type": "string", "maxLength": 1024},
+    schema={"type": "string", "pattern": r'^(\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$'},
     example='"6920c1b05be0d3a1f2c4e687-2"',
 )
 ITEM = re.compile(r'[ \t]*(?:(W/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*)?(?:,|\Z)')

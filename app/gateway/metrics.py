@@ -9,9 +9,9 @@ from app import metrics
 from app.bus import Asks
 from app.contracts import (
     CheckOrderBacklog,
+    CheckOrderQueue,
     CheckPaymentBacklog,
-    CountOrdersHeldUp,
-    CountPaymentsHeldUp,
+    CheckPaymentQueue,
     Unavailable,
 )
 from app.contracts import Request as Question
@@ -19,8 +19,8 @@ from app.gateway.caller import open_to
 from app.metrics import Looked
 
 CHECKS = {
-    "orders": (CheckOrderBacklog, CountOrdersHeldUp),
-    "payments": (CheckPaymentBacklog, CountPaymentsHeldUp),
+    "orders": (CheckOrderBacklog, CheckOrderQueue),
+    "payments": (CheckPaymentBacklog, CheckPaymentQueue),
 }
 NO_ROUTE = "(none)"
 
@@ -50,8 +50,8 @@ def measure(request: Request, response: Response) -> None:
     metrics.request_took(route, request.method, response.status_code, time.perf_counter() - started)
 
 
-def _looked(bus: Asks, backlog: type[Question[Any]], held_up: type[Question[Any]]) -> Looked:
-    due, stuck = _asked(bus, backlog), _asked(bus, held_up)
+def _looked(bus: Asks, backlog: type[Question[Any]], queue: type[Question[Any]]) -> Looked:
+    due, stuck = _asked(bus, backlog), _asked(bus, queue)
     return Looked(
         due=due and due.due,
         oldest_seconds=due.oldest_ms / 1000 if due else 0.0,

@@ -20,6 +20,8 @@ from app.gateway.meanings import FACTS, MEANINGS
 from app.gateway.operations import Operation, Parameter
 from app.gateway.schemas import Amount, ProblemSchema
 
+# What any operation may be answered with, by the server that reads the request.
+ANYWHERE = ("bad_request", "address_too_long", "headers_too_large")
 # What any operation that asks for a scope may be answered with.
 PROTECTED = ("invalid_credentials", "unauthenticated", "invalid_token", "insufficient_scope", "rate_limited")
 PATH_EXAMPLES = {"orderId": "6920c1b05be0d3a1f2c4e687", "userId": "user-7", "code": "illegal_step"}
@@ -152,7 +154,7 @@ def _described(operation: Operation, rule: Rule) -> dict[str, Any]:
         ],
         "responses": {
             **{str(status): _answer(operation, status, schema) for status, schema in operation.answers.items()},
-            **_problems((*(PROTECTED if operation.scope else ()), *operation.problems)),
+            **_problems(_possible(operation)),
         },
     }
     if operation.scope:
@@ -164,6 +166,11 @@ def _described(operation: Operation, rule: Rule) -> dict[str, Any]:
     if operation.body:
         described["requestBody"] = {"required": True, "content": _json(operation.body)}
     return described
+
+
+def _possible(operation: Operation) -> tuple[str, ...]:
+    late = ("request_timeout",) if operation.body else ()
+    return (*ANYWHERE, *late, *(PROTECTED if operation.scope else ()), *operation.problems)
 
 
 def _answer(operation: Operation, status: int, schema: type[Schema] | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, g, request
 from app import story
 from app.bus import Asks
 from app.contracts import CheckOrderStatus, CreateOrder, FindOrder, RefundOrder, UpdateOrder
-from app.gateway import explain, lists, schemas, timeline
+from app.gateway import explain, lists, schemas, timeline, way
 from app.gateway.admission import Admission
 from app.gateway.answers import etag, json_answer, order_members
 from app.gateway.body import json_object
@@ -29,13 +29,14 @@ REFUND = schemas.RefundRequestSchema()
 EMPTY: tuple[dict[str, object], dict[str, str]] = ({}, {})
 
 
-def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursors) -> Blueprint:
-    """The routes under /orders, asking `bus`."""
+def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursors, steps_of: way.StepsOf) -> Blueprint:
+    """The routes under /orders, asking `bus`; `steps_of` tells what the live feed knows of an order."""
     routes = Blueprint("orders", __name__, url_prefix="/orders")
     waiting = Waiting(bus, streams)
     lists.add(routes, bus, cursors)
     timeline.add(routes, bus, streams)
     explain.add(routes, bus)
+    way.add(routes, bus, steps_of)
 
     @routes.post("")
     @documented(
@@ -60,7 +61,7 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
     )
     def place_order() -> Response:
         started = time.perf_counter()
-        key, wait = idempotency_key(request.headers), preferred_wait()
+        key, wait = idempotency_key(request), preferred_wait()
         sent = json_object(request)
         given = NEW_ORDER.load(sent)
         check_acts_for(given["user_id"])
@@ -181,7 +182,7 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
         ),
     )
     def refund_order(order_id: str) -> Response:
-        key = idempotency_key(request.headers)
+        key = idempotency_key(request)
         amount = REFUND.load(json_object(request)).get("amount")
         refund = bus.ask(
             RefundOrder(

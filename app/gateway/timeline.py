@@ -84,12 +84,10 @@ def add(routes: Blueprint, bus: Asks, streams: Streams) -> None:
 
 
 def _after() -> int:
+    seen = whole("Last-Event-ID", request.headers.get("Last-Event-ID"), 0)
+    named = whole("after", parameter("after"), 0) or 0
     # What the client has really seen is worth more than what its address says.
-    for name, given in (("Last-Event-ID", request.headers.get("Last-Event-ID")), ("after", parameter("after"))):
-        number = whole(name, given, 0)
-        if number is not None:
-            return number
-    return 0
+    return named if seen is None else seen
 
 
 def _shown(timeline: Timeline) -> Response:

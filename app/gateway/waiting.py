@@ -19,7 +19,7 @@ PREFER = Parameter(
     name="Prefer",
     where="header",
     description="`wait=N` (RFC 7240): answer once the order has settled, or after N seconds, 30 at the most.",
-    schema={"type": "string", "maxLength": 255},
+    schema={"type": "string"},
     example="wait=10",
 )
 WAIT_PARAMETER = Parameter(

@@ -12,24 +12,29 @@ from app.contracts import (
     AwaitTimeline,
     Backlog,
     CheckOrderBacklog,
+    CheckOrderQueue,
     CheckOrderStatus,
-    CountOrdersHeldUp,
     CreateOrder,
     DescribeStates,
     Event,
     ExplainOrder,
     FindOrder,
-    HeldUp,
+    FindOrders,
+    ListAllOrders,
     ListOrders,
+    ListStuckOrders,
     OrderAccepted,
     OrderCancelled,
     OrderCreated,
     OrderExplanation,
+    OrderIds,
     OrderList,
+    OrderPage,
     OrderStatusView,
     OrderUpdated,
     OrderView,
     PaymentEvent,
+    Queue,
     RefundAccepted,
     RefundOrder,
     RefundRequested,
@@ -144,6 +149,29 @@ def list_orders(request: ListOrders, orders: OrderRepository) -> OrderList:
     return orders.of_user(request.user_id, request.limit, request.order_status, request.before_at, request.before_id)
 
 
+def list_all_orders(request: ListAllOrders, orders: OrderRepository) -> OrderPage:
+    """Tell the newest orders of all users, a page of them."""
+    found, last_id = orders.of_all(request.limit, request.order_status, request.before_id)
+    return OrderPage(orders=tuple(found), last_id=last_id)
+
+
+def find_orders(request: FindOrders, orders: OrderRepository) -> OrderList:
+    """Tell these orders."""
+    return OrderList(orders=tuple(orders.these(request.order_ids)), more=False)
+
+
+def list_stuck_orders(request: ListStuckOrders, outbox: Outbox) -> OrderIds:
+    """Tell orders whose events wait too long, or for good."""
+    found = outbox.stuck(request.dead, request.overdue_ms / 1000, request.limit + 1)
+    return OrderIds(order_ids=tuple(found[: request.limit]), more=len(found) > request.limit)
+
+
+def check_queue(_request: CheckOrderQueue, outbox: Outbox, limit: int) -> Queue:
+    """Tell what is yet to be handed on."""
+    waiting, due, retrying, dead = outbox.queue(limit)
+    return Queue(open=waiting, due=due, retrying=retrying, parked=0, dead=dead)
+
+
 def await_order(request: AwaitOrder, orders: OrderRepository, watch: Watch) -> OrderStatusView:
     """Tell one order's status as soon as it has settled, or when the time is over."""
     return watch.until(
@@ -193,12 +221,6 @@ def check_backlog(_request: CheckOrderBacklog, outbox: Outbox, limit: int) -> Ba
     """Tell how far orders are behind with handing on their events."""
     due, oldest_ms = outbox.backlog(limit)
     return Backlog(due=due, oldest_ms=oldest_ms, overloaded=due >= limit)
-
-
-def count_held_up(_request: CountOrdersHeldUp, outbox: Outbox, limit: int) -> HeldUp:
-    """Tell how many orders have events that could not be handed on."""
-    retrying, dead = outbox.held_up(limit)
-    return HeldUp(retrying=retrying, parked=0, dead=dead)
 
 
 def on_payment_news(news: Sequence[PaymentEvent], orders: OrderRepository) -> None:

@@ -57,6 +57,8 @@ VIEW = dict.fromkeys(
 # A command finds so many pages at the most; each is a pipeline of its own in it.
 PAGES = 16
 Page = tuple[Document, int]
+# Among so many the orders of one status are looked for where no user is named: there is no index for it.
+LOOKED_AT = 10_000
 
 SCHEMA: Document = {
     "bsonType": "object",
@@ -276,6 +278,34 @@ class OrderRepository:
             wanted["$or"] = [{"createdAt": {"$lt": at}}, {"_id": {"$lt": ObjectId(before_id)}}]
         found = self._pages((wanted, limit + 1), self._patience)
         return OrderList(orders=tuple(view_of(doc) for doc in found[:limit]), more=len(found) > limit)
+
+    def of_all(self, limit: int, order_status: str = "", before_id: str = "") -> tuple[list[OrderView], str]:
+        """The newest orders of all users, and the id that others may follow, empty where none do.
+
+        Those of one status are looked for among LOOKED_AT, and no further.
+        """
+        older: Document = {"_id": {"$lt": key_of(before_id)}} if before_id else {}
+        with self._store.bounded() as documents:
+            if not order_status:
+                found = list(documents.find(older, VIEW).sort("_id", -1).limit(limit + 1))
+                return _cut(found, limit)
+            looked_at: list[Document] = [{"$match": older}, {"$sort": {"_id": -1}}, {"$limit": LOOKED_AT}]
+            matching: list[Document] = [
+                {"$match": {"orderStatus": order_status}},
+                {"$limit": limit + 1},
+                {"$project": VIEW},
+            ]
+            found = list(documents.aggregate([*looked_at, *matching]))
+            if len(found) > limit:
+                return _cut(found, limit)
+            last = list(documents.find(older, {"_id": 1}).sort("_id", -1).skip(LOOKED_AT - 1).limit(1))
+            return [view_of(doc) for doc in found], str(last[0]["_id"]) if last else ""
+
+    def these(self, order_ids: Sequence[str]) -> list[OrderView]:
+        """Those of these orders that there are, newest first."""
+        keys = [ObjectId(order_id) for order_id in order_ids if ORDER_ID.fullmatch(order_id)]
+        found = (doc for doc in self._by_id(keys, VIEW) if isinstance(doc, dict))
+        return [view_of(doc) for doc in sorted(found, key=lambda doc: doc["_id"], reverse=True)]
 
     def step(
         self,
@@ -539,6 +569,11 @@ def _page(number: int, wanted: Document, size: int) -> list[Document]:
     """The stages that find one page, its documents marked with its number."""
     shown = {**VIEW, "page": {"$literal": number}}
     return [{"$match": wanted}, {"$sort": dict(NEWEST_FIRST)}, {"$limit": size}, {"$project": shown}]
+
+
+def _cut(found: list[Document], limit: int) -> tuple[list[OrderView], str]:
+    orders = [view_of(doc) for doc in found[:limit]]
+    return orders, orders[-1].order_id if len(found) > limit else ""
 
 
 def _found(doc: Document | None, on_behalf_of: str = "") -> Document:

@@ -50,6 +50,12 @@ class Watch:
         """Whether the stream runs, or tries to."""
         return self._thread is not None
 
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        with self._lock:
+            return sum(map(len, self._bells.values()))
+
     def until(self, order_id: str, look: Callable[[], T], enough: Callable[[T], bool], seconds: float) -> T:
         """What `look` last found: as soon as that is `enough`, when `seconds` are over or the process ends.
 

@@ -6,8 +6,10 @@ from app.bus import Answers, Publishes
 from app.config import Settings
 from app.contracts import (
     CheckPaymentBacklog,
-    CountPaymentsHeldUp,
+    CheckPaymentQueue,
     ExplainPayment,
+    ListAttempts,
+    ListStuckPayments,
     OrderCancelled,
     OrderCreated,
     RefundRequested,
@@ -96,7 +98,12 @@ def install(bus: Answers, publisher: Publishes, store: Store, provider: Provider
         partial(handlers.on_refunds_requested, payments=payments, settler=settler, worker=worker),
     )
     bus.answer(CheckPaymentBacklog, partial(handlers.check_backlog, payments=payments, limit=settings.backlog_limit))
-    bus.answer(CountPaymentsHeldUp, partial(handlers.count_held_up, payments=payments, limit=settings.backlog_limit))
+    bus.answer(
+        CheckPaymentQueue,
+        partial(handlers.check_queue, payments=payments, outbox=outbox, limit=settings.backlog_limit),
+    )
+    bus.answer(ListStuckPayments, partial(handlers.list_stuck_payments, payments=payments, outbox=outbox))
+    bus.answer(ListAttempts, partial(handlers.list_attempts, payments=payments))
     bus.answer(ExplainPayment, partial(handlers.explain_payment, payments=payments))
     desk = Desk(payments, provider, settler, patience, settings.provider_key_hours * 3600)
     return Payments(payments, worker, relay, outbox, desk)

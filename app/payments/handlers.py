@@ -8,18 +8,25 @@ from functools import partial
 
 from app import story
 from app.contracts import (
+    Attempt,
+    Attempts,
     Backlog,
     CheckPaymentBacklog,
-    CountPaymentsHeldUp,
+    CheckPaymentQueue,
     Event,
     ExplainPayment,
-    HeldUp,
+    ListAttempts,
+    ListStuckPayments,
     OrderCancelled,
     OrderCreated,
+    OrderIds,
     PaymentExplanation,
+    Queue,
     RefundRequested,
     Unavailable,
 )
+from app.database import Document
+from app.outbox import Outbox
 from app.payments import payment as domain
 from app.payments.payment import Change, Refund
 from app.payments.repository import Held, PaymentRepository, Standing
@@ -69,10 +76,25 @@ def check_backlog(_request: CheckPaymentBacklog, payments: PaymentRepository, li
     return Backlog(due=due, oldest_ms=oldest_ms, overloaded=due >= limit)
 
 
-def count_held_up(_request: CountPaymentsHeldUp, payments: PaymentRepository, limit: int) -> HeldUp:
-    """Tell how many payments could not be settled at once, or not at all."""
-    retrying, parked, dead = payments.held_up(limit)
-    return HeldUp(retrying=retrying, parked=parked, dead=dead)
+def check_queue(_request: CheckPaymentQueue, payments: PaymentRepository, outbox: Outbox, limit: int) -> Queue:
+    """Tell which payments are open."""
+    in_all, due, retrying, parked = payments.queue(limit)
+    _, _, untold, dead = outbox.queue(limit)
+    return Queue(open=in_all, due=due, retrying=retrying + untold, parked=parked, dead=dead)
+
+
+def list_stuck_payments(request: ListStuckPayments, payments: PaymentRepository, outbox: Outbox) -> OrderIds:
+    """Tell orders whose payment takes too long, or of whose payment nobody can be told."""
+    overdue, limit = request.overdue_ms / 1000, request.limit
+    found = outbox.stuck(True, 0.0, limit + 1) if request.dead else payments.stuck(overdue, limit + 1)
+    return OrderIds(order_ids=tuple(found[:limit]), more=len(found) > limit)
+
+
+def list_attempts(request: ListAttempts, payments: PaymentRepository) -> Attempts:
+    """Tell what the provider was asked and answered."""
+    return Attempts(
+        attempts=tuple(_attempt(line) for line in payments.attempts(request.order_id, request.on_behalf_of))
+    )
 
 
 def explain_payment(request: ExplainPayment, payments: PaymentRepository) -> PaymentExplanation:
@@ -103,6 +125,17 @@ def _explained(standing: Standing) -> tuple[str, str]:
     if standing.undelivered:
         return "the relay", "what became of its payment is on its way to orders"
     return "", "nothing is left to do for its payment"
+
+
+def _attempt(line: Document) -> Attempt:
+    return Attempt(
+        attempt=line["attempt"],
+        at=_rfc3339(line["at"]),
+        call=line["call"],
+        answer=line["answer"],
+        reason=line["reason"],
+        took_us=round(line["tookMs"] * 1000),
+    )
 
 
 def _cancelled(held: Held, now: datetime, key_life: float) -> Change:

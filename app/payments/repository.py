@@ -13,7 +13,7 @@ import pymongo
 from pymongo import UpdateOne
 
 from app.contracts import Event
-from app.database import GLANCE_SECONDS, Document, Patch, Store, insert_each, patch_each
+from app.database import EVER, Document, Patch, Store, insert_each, patch_each
 from app.outbox import OUTBOX_INDEXES, OUTBOX_SCHEMA, Outbox, entry_of
 from app.payments.payment import Payment, Refund, Status
 
@@ -168,15 +168,6 @@ class PaymentRepository:
         """How many payments are due, counted up to `limit`, and for how long the oldest, in milliseconds."""
         return self._store.backlog("dueAt", limit)
 
-    def held_up(self, limit: int) -> tuple[int, int, int]:
-        """How many payments wait for another try, how many for an operator, and how many have a dead letter."""
-        later = {"dueAt": {"$gt": self.now()}, "owner": {"$exists": False}}
-        with self._store.bounded(GLANCE_SECONDS) as documents:
-            retrying = documents.count_documents(later, limit=limit)
-            parked = documents.count_documents({"status": Status.UNKNOWN.value}, limit=limit)
-        waiting, dead = self._outbox.held_up(limit)
-        return retrying + waiting, parked, dead
-
     def renewed(self, held: Held) -> Held | None:
         """The payment as it is now, while its attempt is this one and has no result; None otherwise.
 
@@ -208,6 +199,34 @@ class PaymentRepository:
             undelivered=bool(doc["outbox"]),
             dead=doc.get("deadLetter", {}).get("reason", ""),
         )
+
+    def queue(self, limit: int) -> tuple[int, int, int, int]:
+        """How many payments are open, are due, are to be repeated later, and wait for an operator; up to `limit` each."""
+        now = self.now()
+        wanted: tuple[Document, ...] = (
+            {"dueAt": {"$gte": EVER}},
+            {"dueAt": {"$lte": now}},
+            {"dueAt": {"$gt": now}, "owner": {"$exists": False}},
+            {"status": Status.UNKNOWN.value},
+        )
+        in_all, due, retrying, parked = self._store.counts(wanted, limit)
+        return in_all, due, retrying, parked
+
+    def stuck(self, overdue: float, limit: int) -> list[str]:
+        """Orders whose payment is open since so many seconds, or waits for an operator."""
+        since = self.now() - timedelta(seconds=overdue)
+        with self._store.bounded() as documents:
+            parked = documents.find({"status": Status.UNKNOWN.value}, {"_id": 1}).limit(limit)
+            slow = documents.find({"dueAt": {"$gte": EVER}, "firstAt": {"$lte": since}}, {"_id": 1}).limit(limit)
+            # One that is parked and due again at once would count twice.
+            return list(dict.fromkeys(doc["_id"] for doc in [*parked, *slow]))[:limit]
+
+    def attempts(self, order_id: str, on_behalf_of: str) -> list[Document]:
+        """The log of an order's payment, oldest first; empty where there is none, or none of this user's."""
+        mine = {"_id": order_id} | ({"userId": on_behalf_of} if on_behalf_of else {})
+        with self._store.bounded() as documents:
+            doc = documents.find_one(mine, {"attempts": 1})
+        return doc["attempts"] if doc else []
 
     def parked(self, limit: int) -> list[Held]:
         """Payments that wait for an operator."""
@@ -254,7 +273,8 @@ class PaymentRepository:
     def _patch(self, result: Result) -> Patch:
         before = result.before.payment
         sets: Document = {
-            **_changing(replace(result.payment, version=before.version + 1)),
+            **_changing(result.payment),
+            "version": before.version + 1,
             "stamp": result.stamp,
         }
         pushes: Document = {}

@@ -91,4 +91,4 @@ def log_line(
 
 def _jittered(seconds: float) -> float:
     # Between half and all of it: retries of many payments spread, and none comes at once.
-    return seconds * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
+    return seconds * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing  # nosec B311
