@@ -31,6 +31,7 @@ class Runtime:
     def __init__(
         self,
         settings: Settings,
+        bus: SignalBus,
         database: Database,
         modules: tuple[orders.Orders, payments.Payments],
         provider: Provider,
@@ -38,6 +39,7 @@ class Runtime:
         quota: Quota,
     ) -> None:
         self.settings = settings
+        self.bus = bus
         self.database = database
         self.orders, self.payments = modules
         self.provider = provider
@@ -140,7 +142,7 @@ def create_app(
     )
     feed = Feed(database.collection("steps", settings.background_deadline))
     quota = Quota(database.collection("quotas", settings.background_deadline))
-    running = Runtime(settings, database, modules, provider, feed, quota)
+    running = Runtime(settings, bus, database, modules, provider, feed, quota)
     app = Flask("app", static_folder=None)
     app.extensions["orderflow"] = running
     gateway.install(app, bus, running.ready, settings, quota.take, partial(_cursor_key, database, settings), live=feed)

@@ -36,8 +36,10 @@ class Pulse:
         metrics.tally.book()
 
     def _run(self) -> None:
-        while not self._stopping.wait(SECONDS):
+        over = False
+        while not over:
             try:
                 self.beat()
             except Exception:
                 story.log.exception("metrics not told")
+            over = self._stopping.wait(SECONDS)

@@ -280,15 +280,13 @@ def test_replaying_what_is_no_dead_letter_is_said_in_a_sentence(run):
         ["doctor"],
         ["payments", "list"],
         ["dead-letters", "list"],
-        ["orders", "list", "--user", "u"],
+        ["orders", "list"],
         ["orders", "show", UNKNOWN],
-        ["orders", "watch", UNKNOWN],
-        ["orders", "explain", UNKNOWN],
     ],
     ids=" ".join,
 )
 def test_without_a_database_a_command_says_so(run, settings, words):
-    nowhere = create_app(replace(settings, mongodb_uri=NO_DATABASE))
+    nowhere = create_app(replace(settings, mongodb_uri=NO_DATABASE, request_deadline=0.2, background_deadline=0.2))
     try:
         code, output = run(*words, within=nowhere)
     finally:
@@ -310,18 +308,40 @@ def test_orders_of_a_user_are_listed_newest_first(run, client, place):
     place(client, userId="bob")
     told = json.loads(run("orders", "list", "--user", "ada", "--json")[1])
     assert [order["id"] for order in told] == [second, first]
-    assert run("orders", "list", "--user", "ada", "--limit", "1")[1].count("Espresso") == 1
+    shown = run("orders", "list", "--user", "ada", "--limit", "1")[1]
+    assert second in shown
+    assert first not in shown
     assert "none" in run("orders", "list", "--user", "ada", "--status", "Success")[1]
 
 
-def test_an_order_is_shown_with_its_way(run, served, place, app, becomes):
+def test_orders_of_all_are_listed_whole_or_by_status(run, client, place):
+    placed = [place(client, userId=user) for user in ("ada", "bob", "ada")]
+    told = json.loads(run("orders", "list", "--json")[1])
+    assert {order["id"] for order in told} == set(placed)
+    assert len(json.loads(run("orders", "list", "--limit", "2", "--json")[1])) == 2
+    assert len(json.loads(run("orders", "list", "--status", "Processing", "--json")[1])) == 3
+    assert json.loads(run("orders", "list", "--status", "Success", "--json")[1]) == []
+
+
+def test_orders_that_do_not_get_on_are_listed(run, buried, client, place, parked):
+    late, waiting = place(client, userId="ada"), parked()
+    assert {order["id"] for order in json.loads(run("orders", "list", "--stuck", "--json")[1])} == {buried, waiting}
+    told = json.loads(run("orders", "list", "--stuck", "--user", "ada", "--overdue", "-60", "--json")[1])
+    assert [order["id"] for order in told] == [late]
+    assert json.loads(run("orders", "list", "--stuck", "--status", "Success", "--json")[1]) == []
+
+
+def test_an_order_is_shown_with_its_way(run, served, place, app, becomes, eventually):
     order_id = place(app.test_client())
     becomes(order_id, "Success", "Captured")
     told = json.loads(run("orders", "show", order_id, "--json")[1])
     assert (told["order"]["id"], told["order"]["orderStatus"]) == (order_id, "Success")
     assert [event["type"] for event in told["events"]] == ["OrderCreated", "PaymentCaptured"]
+    assert [attempt["answer"] for attempt in told["attempts"]] == ["captured"]
+    eventually(lambda: len(json.loads(run("orders", "show", order_id, "--json")[1])["steps"]) == len(Step))
     shown = run("orders", "show", order_id)[1]
-    assert all(text in shown for text in (order_id, "RM 99", "OrderCreated", "PaymentCaptured", "█"))
+    facts = (order_id, "RM 99", "OrderCreated", "PaymentCaptured", "charge, attempt 1", "event handed to payments", "█")
+    assert [text for text in facts if text not in shown] == []
 
 
 def test_an_order_is_watched_until_it_has_settled(run, app, client, place):

@@ -23,7 +23,7 @@ def install(
     """Give `app` its commands."""
     for command in (
         demo.command(feed),
-        orders.group(bus),
+        orders.group(bus, feed),
         payments.group(desk),
         dead_letters.group(outboxes),
         doctor.command(make_doctor),

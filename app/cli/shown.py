@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from app.contracts import Refused, Unavailable
@@ -18,6 +19,7 @@ from app.payments.desk import NotPossible
 P = ParamSpec("P")
 T = TypeVar("T")
 NOT_REACHED = 3
+WIDEST = 1000
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -53,12 +55,19 @@ def table(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     if not rows:
         click.echo(f"{title}: none")
         return
-    shown = Table(title=title)
+    shown = Table(title=title, box=None, title_justify="left", pad_edge=False)
     for column in rows[0]:
-        shown.add_column(column, no_wrap=column in ("id", "orderId"), overflow="fold")
+        shown.add_column(column, no_wrap=True)
     for row in rows:
-        shown.add_row(*map(str, row.values()))
-    console().print(shown)
+        shown.add_row(*map(escape, map(str, row.values())))
+    wide(shown)
+
+
+def wide(shown: Table) -> None:
+    """A table as wide as it is: where a terminal is narrower, the terminal breaks the line and nothing is left out."""
+    to = console()
+    to.width = max(to.width, to.measure(shown, options=to.options.update(max_width=WIDEST)).maximum)
+    to.print(shown)
 
 
 def console() -> Console:
