@@ -7,6 +7,7 @@ beside its currency code. Ids of orders are 24 hexadecimal digits.
 
 Requests about an existing order are made `on_behalf_of` a user, whose orders alone are found then; empty stands for
 anybody's. `expected_versions` are those of which the order must have one; none are asked for where it is empty.
+`traceparent` is the W3C trace that a message is a part of, empty for none.
 """
 
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ class Request(Generic[R]):
     reply: ClassVar[type[Reply]]
 
     request_id: str
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,7 @@ class Event:
     sequence: int
     request_id: str
     at: int
+    traceparent: str = ""
 
 
 # --- replies ---------------------------------------------------------------------------------------------------
@@ -86,6 +89,55 @@ class Backlog(Reply):
     due: int
     oldest_ms: int
     overloaded: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queue(Reply):
+    """Work that is open, each counted up to a limit: how much in all, due and not begun, repeated later, and why not.
+
+    `parked` waits for an operator, `dead` could not be delivered.
+    """
+
+    open: int
+    due: int
+    retrying: int
+    parked: int
+    dead: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderIds(Reply):
+    """Ids of some orders; `more` where there are others."""
+
+    order_ids: tuple[str, ...]
+    more: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderPage(Reply):
+    """Orders of all users, newest first; older ones may follow `last_id` where that is not empty."""
+
+    orders: tuple["OrderView", ...]
+    last_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt(Reply):
+    """One call to the provider and what it answered; it ended `at` after so many microseconds."""
+
+    attempt: int
+    at: str
+    call: str
+    answer: str
+    reason: str
+    took_us: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempts(Reply):
+    """The calls made for an order's payment, oldest first; of many the newest alone."""
+
+    attempts: tuple[Attempt, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,6 +360,83 @@ class ListOrders(Request[OrderList]):
     order_status: str
     before_at: str
     before_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListAllOrders(Request[OrderPage]):
+    """Tell the newest orders of all users, `limit` at the most; where `before_id` is not empty, those older than it.
+
+    Of one status where `order_status` is not empty: those among some thousands, so that a page may have few or none
+    and others still follow.
+    """
+
+    owner = "orders"
+    reply = OrderPage
+
+    limit: int
+    order_status: str
+    before_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindOrders(Request[OrderList]):
+    """Tell those of these orders that there are, newest first."""
+
+    owner = "orders"
+    reply = OrderList
+
+    order_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListStuckOrders(Request[OrderIds]):
+    """Tell orders with an event that should have been handed on `overdue_ms` ago, or (`dead`) that never will be."""
+
+    owner = "orders"
+    reply = OrderIds
+
+    dead: bool
+    overdue_ms: int
+    limit: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListStuckPayments(Request[OrderIds]):
+    """Tell orders whose payment is open since `overdue_ms` or waits for an operator, or (`dead`) cannot be told of."""
+
+    owner = "payments"
+    reply = OrderIds
+
+    dead: bool
+    overdue_ms: int
+    limit: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOrderQueue(Request[Queue]):
+    """Tell what of the orders' events is yet to be handed on."""
+
+    owner = "orders"
+    reply = Queue
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckPaymentQueue(Request[Queue]):
+    """Tell which payments are open."""
+
+    owner = "payments"
+    reply = Queue
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListAttempts(Request[Attempts]):
+    """Tell the calls made to the provider for an order's payment; none where it is unknown or another user's."""
+
+    owner = "payments"
+    reply = Attempts
+
+    order_id: str
+    on_behalf_of: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ world for its body, and for taking the answer.
 import errno
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -104,10 +105,18 @@ class Patience:
         if self._head:
             self.sendall(b"")
 
+    def sendfile(self, *what: Any, **more: Any) -> Any:
+        """Send a file, after the head that waits for it."""
+        self.flush()
+        return self._in_time(self._sock.sendfile, *what, **more)
+
     def _send_slowly(self, data: bytes) -> None:
+        self._in_time(self._sock.sendall, data)
+
+    def _in_time(self, send: Callable[..., Any], *what: Any, **more: Any) -> Any:
         self._sock.settimeout(ANSWER_SECONDS)
         try:
-            self._sock.sendall(data)
+            return send(*what, **more)
         except TimeoutError as exc:
             raise ConnectionResetError(errno.ECONNRESET, "the client takes too long") from exc
         finally:

@@ -120,3 +120,21 @@ def test_a_client_that_does_not_take_its_answer_counts_as_gone(pair, monkeypatch
     monkeypatch.setattr(server, "ANSWER_SECONDS", 0.1)
     with pytest.raises(ConnectionResetError):
         server.Patience(pair[0]).sendall(b"x" * 10_000_000)
+
+
+def test_the_head_of_an_answer_goes_before_the_file_that_follows_it(pair, tmp_path):
+    (tmp_path / "page").write_bytes(b"<html>")
+    patient = server.Patience(pair[0])
+    patient.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    with (tmp_path / "page").open("rb") as page:
+        patient.sendfile(page, offset=0, count=6)
+    patient.flush()
+    pair[0].close()
+    assert b"".join(iter(lambda: pair[1].recv(100), b"")) == b"HTTP/1.1 200 OK\r\n\r\n<html>"
+
+
+def test_a_client_that_does_not_take_a_file_counts_as_gone(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(server, "ANSWER_SECONDS", 0.1)
+    (tmp_path / "page").write_bytes(bytes(16 * 1024 * 1024))
+    with (tmp_path / "page").open("rb") as page, pytest.raises(ConnectionResetError):
+        server.Patience(pair[0]).sendfile(page)

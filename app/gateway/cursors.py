@@ -7,7 +7,7 @@ from hashlib import sha256
 
 from itsdangerous import BadData, URLSafeSerializer
 
-from app.contracts import OrderView, Refused
+from app.contracts import Refused
 
 LONGEST = 512
 
@@ -24,9 +24,9 @@ class Cursors:
     def __init__(self, secret: Callable[[], bytes]) -> None:
         self._secret = secret
 
-    def seal(self, user_id: str, order_status: str, last: OrderView) -> str:
-        """The cursor to what comes after `last`."""
-        return str(self._sealer.dumps([last.created_at, last.order_id], _list_of(user_id, order_status)))
+    def seal(self, user_id: str, order_status: str, created_at: str, order_id: str) -> str:
+        """The cursor to what comes after this order; an empty `user_id` stands for all users."""
+        return str(self._sealer.dumps([created_at, order_id], _list_of(user_id, order_status)))
 
     def open(self, user_id: str, order_status: str, cursor: str) -> tuple[str, str]:
         """When the order was made that the page ended with, and its id. Raises InvalidCursor."""

@@ -1,15 +1,17 @@
 """Lists of orders, page by page."""
 
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from flask import Blueprint, Response, g, request
 
 from app.bus import Asks
-from app.contracts import ListOrders, OrderList
+from app.contracts import FindOrders, ListAllOrders, ListOrders, ListStuckOrders, ListStuckPayments, OrderView
 from app.gateway import schemas
 from app.gateway.answers import json_answer, order_members
-from app.gateway.caller import check_sees
+from app.gateway.auth import check_scope
+from app.gateway.caller import ADMIN, caller, check_sees
 from app.gateway.cursors import LONGEST, Cursors, InvalidCursor
 from app.gateway.operations import Parameter, documented
 from app.gateway.parameters import InvalidParameter, parameter, text, whole
@@ -38,15 +40,32 @@ CURSOR = Parameter(
 USER_ID = Parameter(
     name="userId",
     where="query",
-    description="Whose orders; the way for names with a slash, which no path can hold.",
+    description="Whose orders; the way for names with a slash, which no path can hold. "
+    "Without it everybody's, for those who may see them, else the caller's own.",
     schema={"type": "string", "minLength": 1, "maxLength": 128},
     example="shop/user-7",
-    required=True,
+)
+STUCK = Parameter(
+    name="stuck",
+    where="query",
+    description="`true` for orders of all users that have waited for half a minute or for an operator. Stands alone but "
+    "for `limit`, and needs the scope `orders:admin`.",
+    schema={"type": "string", "enum": ["true"]},
+    example="true",
+)
+DEAD_LETTER = Parameter(
+    name="deadLetter",
+    where="query",
+    description="`true` for orders of all users with an event that could not be delivered. Stands alone but for `limit`, "
+    "and needs the scope `orders:admin`.",
+    schema={"type": "string", "enum": ["true"]},
+    example="true",
 )
 USER = schemas.UserSchema()
 PAGE = 100
 STATUS_LENGTH = 64
 USER_LENGTH = 128
+OVERDUE_MS = 30_000
 
 
 def add(routes: Blueprint, bus: Asks, cursors: Cursors) -> None:
@@ -54,7 +73,7 @@ def add(routes: Blueprint, bus: Asks, cursors: Cursors) -> None:
 
     def listed(user_id: str) -> Response:
         check_sees(user_id)
-        limit = whole("limit", parameter("limit"), 1, PAGE) or PAGE
+        limit = _limit()
         status = text("status", STATUS_LENGTH)
         before_at, before_id = _opened(cursors, user_id, status)
         found = bus.ask(
@@ -67,7 +86,23 @@ def add(routes: Blueprint, bus: Asks, cursors: Cursors) -> None:
                 before_id=before_id,
             )
         )
-        return _page(found, _next_cursor(cursors, user_id, status, found))
+        last = found.orders[-1] if found.more else None
+        return _page(found.orders, cursors.seal(user_id, status, last.created_at, last.order_id) if last else "")
+
+    def listed_all() -> Response:
+        limit, status = _limit(), text("status", STATUS_LENGTH)
+        _, before_id = _opened(cursors, "", status)
+        found = bus.ask(ListAllOrders(request_id=g.request_id, limit=limit, order_status=status, before_id=before_id))
+        return _page(found.orders, cursors.seal("", status, "", found.last_id) if found.last_id else "")
+
+    def listed_stuck(dead: bool) -> Response:
+        check_scope(caller(), ADMIN)
+        asked = {"request_id": g.request_id, "dead": dead, "overdue_ms": OVERDUE_MS, "limit": _limit()}
+        found = [bus.ask(ListStuckPayments(**asked)), bus.ask(ListStuckOrders(**asked))]
+        ids = dict.fromkeys(order_id for one in found for order_id in one.order_ids)
+        shown = tuple(ids)[: asked["limit"]]
+        orders = bus.ask(FindOrders(request_id=g.request_id, order_ids=shown)).orders
+        return _page(orders, "", more=len(ids) > len(shown) or any(one.more for one in found))
 
     @routes.get("/<user_id>")
     @documented(
@@ -84,18 +119,40 @@ def add(routes: Blueprint, bus: Asks, cursors: Cursors) -> None:
 
     @routes.get("")
     @documented(
-        "List the orders of a user of whatever name, newest first",
+        "List the orders of a user of whatever name, or of all users, newest first",
         scope="orders:read",
         answers={200: schemas.OrderListSchema},
         problems=("invalid_parameter", "invalid_cursor", "order_not_found", "unavailable"),
-        parameters=(USER_ID, LIMIT, STATUS, CURSOR),
+        parameters=(USER_ID, LIMIT, STATUS, CURSOR, STUCK, DEAD_LETTER),
         sends=("Link",),
     )
     def list_orders_of() -> Response:
-        user_id = text("userId", USER_LENGTH)
-        if not user_id:
-            raise InvalidParameter("userId says whose orders to list", parameter="userId")
-        return listed(user_id)
+        wanted = [name for name in ("stuck", "deadLetter") if _flag(name)]
+        user_id = text("userId", USER_LENGTH) or caller().owner
+        if wanted:
+            _check_alone(wanted[0])
+            return listed_stuck(wanted == ["deadLetter"])
+        return listed(user_id) if user_id else listed_all()
+
+
+def _limit() -> int:
+    return whole("limit", parameter("limit"), 1, PAGE) or PAGE
+
+
+def _flag(name: str) -> bool:
+    given = parameter(name)
+    if given not in (None, "true"):
+        raise InvalidParameter(f"{name} is true or left out", parameter=name)
+    return given == "true"
+
+
+def _check_alone(name: str) -> None:
+    other = next(
+        (one for one in ("userId", "status", "cursor", "stuck", "deadLetter") if one in request.args and one != name),
+        None,
+    )
+    if other:
+        raise InvalidParameter(f"{name} does not go with {other}", parameter=other)
 
 
 def _opened(cursors: Cursors, user_id: str, status: str) -> tuple[str, str]:
@@ -107,15 +164,11 @@ def _opened(cursors: Cursors, user_id: str, status: str) -> tuple[str, str]:
     return cursors.open(user_id, status, cursor)
 
 
-def _next_cursor(cursors: Cursors, user_id: str, status: str, found: OrderList) -> str:
-    return cursors.seal(user_id, status, found.orders[-1]) if found.more else ""
-
-
-def _page(found: OrderList, cursor: str) -> Response:
+def _page(orders: Sequence[OrderView], cursor: str, more: bool = False) -> Response:
     body: dict[str, Any] = {
         "ok": True,
-        "orders": [order_members(order) for order in found.orders],
-        "hasMore": found.more,
+        "orders": [order_members(order) for order in orders],
+        "hasMore": more or bool(cursor),
     }
     if not cursor:
         return json_answer(body, 200)

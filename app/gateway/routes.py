@@ -9,7 +9,7 @@ from flask import Blueprint, Response, g, request
 from app import story
 from app.bus import Asks
 from app.contracts import CheckOrderStatus, CreateOrder, FindOrder, RefundOrder, UpdateOrder
-from app.gateway import explain, lists, schemas, timeline
+from app.gateway import explain, lists, schemas, timeline, way
 from app.gateway.admission import Admission
 from app.gateway.answers import etag, json_answer, order_members
 from app.gateway.body import json_object
@@ -29,13 +29,14 @@ REFUND = schemas.RefundRequestSchema()
 EMPTY: tuple[dict[str, object], dict[str, str]] = ({}, {})
 
 
-def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursors) -> Blueprint:
-    """The routes under /orders, asking `bus`."""
+def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursors, steps_of: way.StepsOf) -> Blueprint:
+    """The routes under /orders, asking `bus`; `steps_of` tells what the live feed knows of an order."""
     routes = Blueprint("orders", __name__, url_prefix="/orders")
     waiting = Waiting(bus, streams)
     lists.add(routes, bus, cursors)
     timeline.add(routes, bus, streams)
     explain.add(routes, bus)
+    way.add(routes, bus, steps_of)
 
     @routes.post("")
     @documented(
@@ -72,6 +73,7 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
             order_id=order_id,
             request_id=g.request_id,
             took_ms=(time.perf_counter() - started) * 1000,
+            traceparent=g.get("traceparent", ""),
         )
         total = given["total"]
         written = sent["totalOrderAmount"]

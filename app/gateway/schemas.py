@@ -165,7 +165,7 @@ class OrderStatusSchema(Schema):
 
 
 class OrderListSchema(Schema):
-    """Orders of a user, newest first."""
+    """Orders, newest first."""
 
     ok = OK()
     orders = fields.List(fields.Nested(OrderSchema), required=True)
@@ -236,6 +236,47 @@ class ExplanationSchema(Schema):
         metadata={
             "description": "What cancelling would mean for the money; null where it cannot be cancelled.",
             "example": "a refund is started",
+        },
+    )
+
+
+class WayStepSchema(Schema):
+    """A step as the live feed saw it."""
+
+    step = fields.String(required=True, metadata={"example": "payment processed"})
+    module = fields.String(required=True, metadata={"example": "payments"})
+    at = fields.DateTime(required=True, metadata={"example": "2026-11-22T15:23:02.981Z"})
+    tookMs = fields.Float(required=True, metadata={"example": 5.16})
+    event = fields.String(metadata={"description": "The event that was handed on.", "example": "PaymentCaptured"})
+
+
+class AttemptSchema(Schema):
+    """A call to the payment provider."""
+
+    attempt = fields.Integer(required=True, metadata={"example": 1})
+    at = fields.DateTime(
+        required=True, metadata={"description": "When it ended.", "example": "2026-11-22T15:23:02.981Z"}
+    )
+    call = fields.String(required=True, metadata={"example": "charge"})
+    answer = fields.String(required=True, metadata={"example": "captured"})
+    reason = fields.String(required=True, metadata={"example": ""})
+    tookMs = fields.Float(required=True, metadata={"example": 5.16})
+
+
+class WaySchema(Schema):
+    """How long an order took, and where."""
+
+    ok = OK()
+    attempts = fields.List(
+        fields.Nested(AttemptSchema),
+        required=True,
+        metadata={"description": "Every call to the provider, oldest first; of many the newest 50."},
+    )
+    steps = fields.List(
+        fields.Nested(WayStepSchema),
+        required=True,
+        metadata={
+            "description": "What the live feed still knows of its steps: none where the order is old or many were busy."
         },
     )
 

@@ -8,12 +8,16 @@ from app.contracts import (
     AwaitOrder,
     AwaitTimeline,
     CheckOrderBacklog,
+    CheckOrderQueue,
     CheckOrderStatus,
     CreateOrder,
     DescribeStates,
     ExplainOrder,
     FindOrder,
+    FindOrders,
+    ListAllOrders,
     ListOrders,
+    ListStuckOrders,
     PaymentCaptured,
     PaymentDeclined,
     PaymentParked,
@@ -81,6 +85,10 @@ def install(bus: Answers, publisher: Publishes, store: Store, settings: Settings
     bus.answer(FindOrder, partial(handlers.find_order, orders=orders))
     bus.answer(CheckOrderStatus, partial(handlers.check_order_status, orders=orders))
     bus.answer(ListOrders, partial(handlers.list_orders, orders=orders))
+    bus.answer(ListAllOrders, partial(handlers.list_all_orders, orders=orders))
+    bus.answer(FindOrders, partial(handlers.find_orders, orders=orders))
+    bus.answer(ListStuckOrders, partial(handlers.list_stuck_orders, outbox=outbox))
+    bus.answer(CheckOrderQueue, partial(handlers.check_queue, outbox=outbox, limit=settings.backlog_limit))
     bus.answer(AwaitOrder, partial(handlers.await_order, orders=orders, watch=watch))
     bus.answer(AwaitTimeline, partial(handlers.await_timeline, orders=orders, watch=watch))
     bus.answer(ExplainOrder, partial(handlers.explain_order, orders=orders))

@@ -12,22 +12,29 @@ from app.contracts import (
     AwaitTimeline,
     Backlog,
     CheckOrderBacklog,
+    CheckOrderQueue,
     CheckOrderStatus,
     CreateOrder,
     DescribeStates,
     Event,
     ExplainOrder,
     FindOrder,
+    FindOrders,
+    ListAllOrders,
     ListOrders,
+    ListStuckOrders,
     OrderAccepted,
     OrderCancelled,
     OrderCreated,
     OrderExplanation,
+    OrderIds,
     OrderList,
+    OrderPage,
     OrderStatusView,
     OrderUpdated,
     OrderView,
     PaymentEvent,
+    Queue,
     RefundAccepted,
     RefundOrder,
     RefundRequested,
@@ -54,6 +61,7 @@ def create_order(request: CreateOrder, orders: OrderRepository) -> OrderAccepted
         order_id=request.order_id,
         sequence=1,
         request_id=request.request_id,
+        traceparent=request.traceparent,
         at=_ms(at),
         user_id=request.user_id,
         product_id=request.product_id,
@@ -76,6 +84,7 @@ def update_order(request: UpdateOrder, orders: OrderRepository) -> OrderUpdated:
             order_id=request.order_id,
             sequence=sequence,
             request_id=request.request_id,
+            traceparent=request.traceparent,
             at=_ms(at),
         )
 
@@ -102,6 +111,7 @@ def refund_order(request: RefundOrder, orders: OrderRepository) -> RefundAccepte
             order_id=request.order_id,
             sequence=sequence,
             request_id=request.request_id,
+            traceparent=request.traceparent,
             at=_ms(at),
             refund_id=request.refund_id,
             refund_value=value,
@@ -137,6 +147,29 @@ def check_order_status(request: CheckOrderStatus, orders: OrderRepository) -> Or
 def list_orders(request: ListOrders, orders: OrderRepository) -> OrderList:
     """Tell a user's newest orders, a page of them."""
     return orders.of_user(request.user_id, request.limit, request.order_status, request.before_at, request.before_id)
+
+
+def list_all_orders(request: ListAllOrders, orders: OrderRepository) -> OrderPage:
+    """Tell the newest orders of all users, a page of them."""
+    found, last_id = orders.of_all(request.limit, request.order_status, request.before_id)
+    return OrderPage(orders=tuple(found), last_id=last_id)
+
+
+def find_orders(request: FindOrders, orders: OrderRepository) -> OrderList:
+    """Tell these orders."""
+    return OrderList(orders=tuple(orders.these(request.order_ids)), more=False)
+
+
+def list_stuck_orders(request: ListStuckOrders, outbox: Outbox) -> OrderIds:
+    """Tell orders whose events wait too long, or for good."""
+    found = outbox.stuck(request.dead, request.overdue_ms / 1000, request.limit + 1)
+    return OrderIds(order_ids=tuple(found[: request.limit]), more=len(found) > request.limit)
+
+
+def check_queue(_request: CheckOrderQueue, outbox: Outbox, limit: int) -> Queue:
+    """Tell what is yet to be handed on."""
+    waiting, due, retrying, dead = outbox.queue(limit)
+    return Queue(open=waiting, due=due, retrying=retrying, parked=0, dead=dead)
 
 
 def await_order(request: AwaitOrder, orders: OrderRepository, watch: Watch) -> OrderStatusView:
@@ -207,7 +240,12 @@ def on_payment_news(news: Sequence[PaymentEvent], orders: OrderRepository) -> No
 def _line(message: Event | CreateOrder, started: float, **more: str) -> dict[str, object]:
     took_ms = (time.perf_counter() - started) * 1000
     return story.line_of(
-        module="orders", order_id=message.order_id, request_id=message.request_id, took_ms=took_ms, **more
+        module="orders",
+        order_id=message.order_id,
+        request_id=message.request_id,
+        took_ms=took_ms,
+        traceparent=message.traceparent,
+        **more,
     )
 
 

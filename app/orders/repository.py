@@ -13,6 +13,7 @@ import pymongo
 from bson import ObjectId
 from pymongo import ReturnDocument
 
+from app import metrics
 from app.coalesce import Coalescer
 from app.contracts import (
     Conflict,
@@ -27,7 +28,7 @@ from app.contracts import (
     TimelineEntry,
 )
 from app.database import Document, NotStored, Patch, Store, insert_each, patch_each
-from app.orders.order import NEW, Change, State
+from app.orders.order import NEW, PROCESSING, Change, State
 from app.outbox import OUTBOX_INDEXES, OUTBOX_SCHEMA, RELAY_FIELDS, Outbox, entry_of
 
 RETRIES = 8
@@ -56,6 +57,8 @@ VIEW = dict.fromkeys(
 # A command finds so many pages at the most; each is a pipeline of its own in it.
 PAGES = 16
 Page = tuple[Document, int]
+# Among so many the orders of one status are looked for where no user is named: there is no index for it.
+LOOKED_AT = 10_000
 
 SCHEMA: Document = {
     "bsonType": "object",
@@ -115,6 +118,7 @@ class NewOrder:
     total_value: int
     total_currency: str
     idempotency_key: str = ""
+    traceparent: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -129,6 +133,7 @@ class Seen:
 
     state: State
     undelivered: int
+    created_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +187,7 @@ class OrderRepository:
             if not (refusal.duplicate and order.idempotency_key):
                 raise
             return self._earlier(order)
-        self._remember(order.order_id, Seen(state=state_of(stored), undelivered=event.sequence))
+        self._remember(order.order_id, Seen(state=state_of(stored), undelivered=event.sequence, created_at=at))
         self._outbox.recorded(key, outbox)
         return order.order_id
 
@@ -274,6 +279,34 @@ class OrderRepository:
         found = self._pages((wanted, limit + 1), self._patience)
         return OrderList(orders=tuple(view_of(doc) for doc in found[:limit]), more=len(found) > limit)
 
+    def of_all(self, limit: int, order_status: str = "", before_id: str = "") -> tuple[list[OrderView], str]:
+        """The newest orders of all users, and the id that others may follow, empty where none do.
+
+        Those of one status are looked for among LOOKED_AT, and no further.
+        """
+        older: Document = {"_id": {"$lt": key_of(before_id)}} if before_id else {}
+        with self._store.bounded() as documents:
+            if not order_status:
+                found = list(documents.find(older, VIEW).sort("_id", -1).limit(limit + 1))
+                return _cut(found, limit)
+            looked_at: list[Document] = [{"$match": older}, {"$sort": {"_id": -1}}, {"$limit": LOOKED_AT}]
+            matching: list[Document] = [
+                {"$match": {"orderStatus": order_status}},
+                {"$limit": limit + 1},
+                {"$project": VIEW},
+            ]
+            found = list(documents.aggregate([*looked_at, *matching]))
+            if len(found) > limit:
+                return _cut(found, limit)
+            last = list(documents.find(older, {"_id": 1}).sort("_id", -1).skip(LOOKED_AT - 1).limit(1))
+            return [view_of(doc) for doc in found], str(last[0]["_id"]) if last else ""
+
+    def these(self, order_ids: Sequence[str]) -> list[OrderView]:
+        """Those of these orders that there are, newest first."""
+        keys = [ObjectId(order_id) for order_id in order_ids if ORDER_ID.fullmatch(order_id)]
+        found = (doc for doc in self._by_id(keys, VIEW) if isinstance(doc, dict))
+        return [view_of(doc) for doc in sorted(found, key=lambda doc: doc["_id"], reverse=True)]
+
     def step(
         self,
         order_id: str,
@@ -333,6 +366,7 @@ class OrderRepository:
                 done = patch_each(documents, list(patches.values()))
             if done == len(news):
                 self._emptied(patches.values())
+                self._measure(known, patches)
                 return list(applied.values())
             known = {}
         raise Conflict("others changed the orders again and again meanwhile")
@@ -351,6 +385,16 @@ class OrderRepository:
         for patch in patches:
             if "outbox" in patch.sets:
                 self._outbox.acknowledged(patch.key)
+
+    def _measure(self, seen: dict[str, Seen], patches: dict[str, Patch]) -> None:
+        now = self.now()
+        took = [
+            (now - seen[order_id].created_at).total_seconds()
+            for order_id, patch in patches.items()
+            if seen[order_id].state.order_status == PROCESSING != patch.sets["orderStatus"]
+        ]
+        if took:
+            metrics.tally.add(metrics.settled, took)
 
     def _update(self, state: State, change: Change, at: datetime, event: Event | None) -> Document:
         sequence = state.sequence + 1
@@ -376,7 +420,9 @@ class OrderRepository:
             return {}
         keys = [ObjectId(order_id) for order_id in set(order_ids)]
         with self._store.bounded() as documents:
-            found = documents.find({"_id": {"$in": keys}}, {**STATE, "outbox.sequence": 1, "deadLetter": 1})
+            found = documents.find(
+                {"_id": {"$in": keys}}, {**STATE, "outbox.sequence": 1, "deadLetter": 1, "createdAt": 1}
+            )
             seen = {str(doc["_id"]): _seen(doc) for doc in found}
         missing = set(order_ids) - seen.keys()
         if missing:
@@ -456,7 +502,9 @@ def rfc3339(at: datetime) -> str:
 def _seen(doc: Document) -> Seen:
     buried = sys.maxsize if "deadLetter" in doc else 0
     return Seen(
-        state=state_of(doc), undelivered=max([buried, *(entry.get("sequence", sys.maxsize) for entry in doc["outbox"])])
+        state=state_of(doc),
+        undelivered=max([buried, *(entry.get("sequence", sys.maxsize) for entry in doc["outbox"])]),
+        created_at=doc["createdAt"],
     )
 
 
@@ -521,6 +569,11 @@ def _page(number: int, wanted: Document, size: int) -> list[Document]:
     """The stages that find one page, its documents marked with its number."""
     shown = {**VIEW, "page": {"$literal": number}}
     return [{"$match": wanted}, {"$sort": dict(NEWEST_FIRST)}, {"$limit": size}, {"$project": shown}]
+
+
+def _cut(found: list[Document], limit: int) -> tuple[list[OrderView], str]:
+    orders = [view_of(doc) for doc in found[:limit]]
+    return orders, orders[-1].order_id if len(found) > limit else ""
 
 
 def _found(doc: Document | None, on_behalf_of: str = "") -> Document:

@@ -4,7 +4,16 @@ from functools import partial
 
 from app.bus import Answers, Publishes
 from app.config import Settings
-from app.contracts import CheckPaymentBacklog, ExplainPayment, OrderCancelled, OrderCreated, RefundRequested
+from app.contracts import (
+    CheckPaymentBacklog,
+    CheckPaymentQueue,
+    ExplainPayment,
+    ListAttempts,
+    ListStuckPayments,
+    OrderCancelled,
+    OrderCreated,
+    RefundRequested,
+)
 from app.database import Store
 from app.outbox import Outbox, Relay
 from app.payments import handlers
@@ -89,6 +98,12 @@ def install(bus: Answers, publisher: Publishes, store: Store, provider: Provider
         partial(handlers.on_refunds_requested, payments=payments, settler=settler, worker=worker),
     )
     bus.answer(CheckPaymentBacklog, partial(handlers.check_backlog, payments=payments, limit=settings.backlog_limit))
+    bus.answer(
+        CheckPaymentQueue,
+        partial(handlers.check_queue, payments=payments, outbox=outbox, limit=settings.backlog_limit),
+    )
+    bus.answer(ListStuckPayments, partial(handlers.list_stuck_payments, payments=payments, outbox=outbox))
+    bus.answer(ListAttempts, partial(handlers.list_attempts, payments=payments))
     bus.answer(ExplainPayment, partial(handlers.explain_payment, payments=payments))
     desk = Desk(payments, provider, settler, patience, settings.provider_key_hours * 3600)
     return Payments(payments, worker, relay, outbox, desk)

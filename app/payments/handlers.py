@@ -8,16 +8,25 @@ from functools import partial
 
 from app import story
 from app.contracts import (
+    Attempt,
+    Attempts,
     Backlog,
     CheckPaymentBacklog,
+    CheckPaymentQueue,
     Event,
     ExplainPayment,
+    ListAttempts,
+    ListStuckPayments,
     OrderCancelled,
     OrderCreated,
+    OrderIds,
     PaymentExplanation,
+    Queue,
     RefundRequested,
     Unavailable,
 )
+from app.database import Document
+from app.outbox import Outbox
 from app.payments import payment as domain
 from app.payments.payment import Change, Refund
 from app.payments.repository import Held, PaymentRepository, Standing
@@ -67,6 +76,27 @@ def check_backlog(_request: CheckPaymentBacklog, payments: PaymentRepository, li
     return Backlog(due=due, oldest_ms=oldest_ms, overloaded=due >= limit)
 
 
+def check_queue(_request: CheckPaymentQueue, payments: PaymentRepository, outbox: Outbox, limit: int) -> Queue:
+    """Tell which payments are open."""
+    in_all, due, retrying, parked = payments.queue(limit)
+    _, _, untold, dead = outbox.queue(limit)
+    return Queue(open=in_all, due=due, retrying=retrying + untold, parked=parked, dead=dead)
+
+
+def list_stuck_payments(request: ListStuckPayments, payments: PaymentRepository, outbox: Outbox) -> OrderIds:
+    """Tell orders whose payment takes too long, or of whose payment nobody can be told."""
+    overdue, limit = request.overdue_ms / 1000, request.limit
+    found = outbox.stuck(True, 0.0, limit + 1) if request.dead else payments.stuck(overdue, limit + 1)
+    return OrderIds(order_ids=tuple(found[:limit]), more=len(found) > limit)
+
+
+def list_attempts(request: ListAttempts, payments: PaymentRepository) -> Attempts:
+    """Tell what the provider was asked and answered."""
+    return Attempts(
+        attempts=tuple(_attempt(line) for line in payments.attempts(request.order_id, request.on_behalf_of))
+    )
+
+
 def explain_payment(request: ExplainPayment, payments: PaymentRepository) -> PaymentExplanation:
     """Tell where an order's payment stands, and what it waits for."""
     standing = payments.standing(request.order_id, request.on_behalf_of)
@@ -97,6 +127,17 @@ def _explained(standing: Standing) -> tuple[str, str]:
     return "", "nothing is left to do for its payment"
 
 
+def _attempt(line: Document) -> Attempt:
+    return Attempt(
+        attempt=line["attempt"],
+        at=_rfc3339(line["at"]),
+        call=line["call"],
+        answer=line["answer"],
+        reason=line["reason"],
+        took_us=round(line["tookMs"] * 1000),
+    )
+
+
 def _cancelled(held: Held, now: datetime, key_life: float) -> Change:
     return domain.cancelled(held.payment, (now - held.first_at).total_seconds() > key_life)
 
@@ -113,7 +154,9 @@ def _apply(event: Event, decide: Callable[[Held], Change], payments: PaymentRepo
         if event.sequence <= held.payment.order_sequence:
             return
         change = decide(held)
-        change = replace(change, payment=replace(change.payment, order_sequence=event.sequence))
+        traceparent = event.traceparent or change.payment.traceparent
+        heard = replace(change.payment, order_sequence=event.sequence, traceparent=traceparent)
+        change = replace(change, payment=heard)
         if settler.record(held, change):
             return
     raise Unavailable(f"the payment of order {event.order_id} changed again and again meanwhile")
@@ -142,6 +185,7 @@ def _tell_received(events: Sequence[Event]) -> None:
                 order_id=event.order_id,
                 request_id=event.request_id,
                 took_ms=max(0.0, now - event.at),
+                traceparent=event.traceparent,
             )
             for event in events
         ],

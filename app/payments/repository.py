@@ -13,7 +13,7 @@ import pymongo
 from pymongo import UpdateOne
 
 from app.contracts import Event
-from app.database import Document, Patch, Store, insert_each, patch_each
+from app.database import EVER, Document, Patch, Store, insert_each, patch_each
 from app.outbox import OUTBOX_INDEXES, OUTBOX_SCHEMA, Outbox, entry_of
 from app.payments.payment import Payment, Refund, Status
 
@@ -28,7 +28,7 @@ SCHEMA: Document = {
     ],
     "properties": {
         **{name: {"bsonType": "string"} for name in ("_id", "userId", "productId", "requestId", "reference")},
-        **{name: {"bsonType": "string"} for name in ("parked", "owner", "claim", "stamp")},
+        **{name: {"bsonType": "string"} for name in ("parked", "owner", "claim", "stamp", "traceparent")},
         "total": {
             "bsonType": "object",
             "required": ["value", "currency"],
@@ -57,7 +57,10 @@ STANDING = {"attempt": 1, "dueAt": 1, "owner": 1, "status": 1, "parked": 1, "out
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """A payment as it was read, with its undelivered events; `logged` is the last attempt with a recorded result."""
+    """A payment as it was read, with its undelivered events; `logged` is the last attempt with a recorded result.
+
+    `traced` names that attempt's call in its trace, where it has one.
+    """
 
     payment: Payment
     outbox: list[Document]
@@ -65,6 +68,7 @@ class Held:
     lease_end: datetime
     owned: bool
     logged: int = 0
+    traced: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +200,34 @@ class PaymentRepository:
             dead=doc.get("deadLetter", {}).get("reason", ""),
         )
 
+    def queue(self, limit: int) -> tuple[int, int, int, int]:
+        """How many payments are open, are due, are to be repeated later, and wait for an operator; up to `limit` each."""
+        now = self.now()
+        wanted: tuple[Document, ...] = (
+            {"dueAt": {"$gte": EVER}},
+            {"dueAt": {"$lte": now}},
+            {"dueAt": {"$gt": now}, "owner": {"$exists": False}},
+            {"status": Status.UNKNOWN.value},
+        )
+        in_all, due, retrying, parked = self._store.counts(wanted, limit)
+        return in_all, due, retrying, parked
+
+    def stuck(self, overdue: float, limit: int) -> list[str]:
+        """Orders whose payment is open since so many seconds, or waits for an operator."""
+        since = self.now() - timedelta(seconds=overdue)
+        with self._store.bounded() as documents:
+            parked = documents.find({"status": Status.UNKNOWN.value}, {"_id": 1}).limit(limit)
+            slow = documents.find({"dueAt": {"$gte": EVER}, "firstAt": {"$lte": since}}, {"_id": 1}).limit(limit)
+            # One that is parked and due again at once would count twice.
+            return list(dict.fromkeys(doc["_id"] for doc in [*parked, *slow]))[:limit]
+
+    def attempts(self, order_id: str, on_behalf_of: str) -> list[Document]:
+        """The log of an order's payment, oldest first; empty where there is none, or none of this user's."""
+        mine = {"_id": order_id} | ({"userId": on_behalf_of} if on_behalf_of else {})
+        with self._store.bounded() as documents:
+            doc = documents.find_one(mine, {"attempts": 1})
+        return doc["attempts"] if doc else []
+
     def parked(self, limit: int) -> list[Held]:
         """Payments that wait for an operator."""
         with self._store.bounded() as documents:
@@ -300,6 +332,7 @@ def _changing(payment: Payment) -> Document:
         "sequence": payment.sequence,
         "orderSequence": payment.order_sequence,
         "version": payment.version,
+        **({"traceparent": payment.traceparent} if payment.traceparent else {}),
     }
 
 
@@ -324,12 +357,15 @@ def _held(doc: Document) -> Held:
         sequence=doc["sequence"],
         order_sequence=doc["orderSequence"],
         version=doc["version"],
+        traceparent=doc.get("traceparent", ""),
     )
+    last = doc["attempts"][-1] if doc["attempts"] else {}
     return Held(
         payment=payment,
         outbox=doc["outbox"],
         first_at=doc["firstAt"],
         lease_end=doc["dueAt"] if "dueAt" in doc else doc["firstAt"],
         owned="owner" in doc,
-        logged=doc["attempts"][-1]["attempt"] if doc["attempts"] else 0,
+        logged=last.get("attempt", 0),
+        traced=last.get("traceparent", ""),
     )

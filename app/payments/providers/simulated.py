@@ -1,10 +1,13 @@
 """A payment provider for laptops, tests and demonstrations, with books of its own and faults to order.
 
-Product "1" is captured, "2" declined, any other declined as unknown (or captured, by a setting).
+Product "1" is captured, "2" declined, any other declined as unknown (or captured, by a setting). Those in
+DEMONSTRATIONS are captured in the end, each after its own trouble, which no other order has part in.
 """
 
 import random
+import threading
 import time
+from collections import OrderedDict
 from dataclasses import dataclass
 
 from app.config import Settings
@@ -34,6 +37,24 @@ class Faults:
         return ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Conduct:
+    """How charging one product goes: after `latency_ms`, and not before its first calls have failed as told."""
+
+    latency_ms: int = 0
+    failures: int = 0
+    fault: str = ""
+
+
+# By product, for people who want to see it.
+DEMONSTRATIONS = {
+    "slow": Conduct(latency_ms=4000),
+    "flaky": Conduct(failures=2, fault="fail"),
+    "timeout-after-charge": Conduct(failures=1, fault="timeout_after"),
+}
+REMEMBERED = 1024
+
+
 class SimulatedProvider:
     """Answers by product, books in its ledger, misbehaves as told."""
 
@@ -41,6 +62,8 @@ class SimulatedProvider:
         self._ledger = ledger
         self._faults = faults
         self._unknown_product = unknown_product
+        self._lock = threading.Lock()
+        self._failed: OrderedDict[str, int] = OrderedDict()
 
     @classmethod
     def from_settings(cls, settings: Settings, store: Store) -> "SimulatedProvider":
@@ -60,7 +83,7 @@ class SimulatedProvider:
 
     def charge(self, call: Call) -> Outcome:
         """Take the money, or decline."""
-        return self._with_faults(call)
+        return self._with_faults(call, DEMONSTRATIONS.get(call.product_id))
 
     def void(self, call: Call) -> Outcome:
         """Book the key as voided, unless something else is booked there."""
@@ -80,10 +103,11 @@ class SimulatedProvider:
             return Outcome(answer=Answer.UNKNOWN, reason="the provider cannot look into its books")
         return _outcome(entry) if entry else None
 
-    def _with_faults(self, call: Call) -> Outcome:
-        if self._faults.latency_ms:
-            time.sleep(self._faults.latency_ms / 1000)
-        fault = self._faults.draw()
+    def _with_faults(self, call: Call, conduct: Conduct | None = None) -> Outcome:
+        latency_ms = self._faults.latency_ms + (conduct.latency_ms if conduct else 0)
+        if latency_ms:
+            time.sleep(latency_ms / 1000)
+        fault = self._faults.draw() or (self._next_failure(call, conduct) if conduct else "")
         if fault == "fail":
             return Outcome(answer=Answer.NOT_ATTEMPTED, reason="the provider is out of order")
         if fault == "timeout_before":
@@ -95,6 +119,17 @@ class SimulatedProvider:
         if fault == "timeout_after":
             return Outcome(answer=Answer.UNKNOWN, reason="the provider did not answer in time")
         return outcome
+
+    def _next_failure(self, call: Call, conduct: Conduct) -> str:
+        """The fault of a product whose first calls fail. Counted in this process alone: another begins anew."""
+        with self._lock:
+            failed = self._failed.get(call.key, 0)
+            if failed >= conduct.failures:
+                return ""
+            self._failed[call.key] = failed + 1
+            while len(self._failed) > REMEMBERED:
+                self._failed.popitem(last=False)
+        return conduct.fault
 
     def _effect(self, call: Call) -> Outcome:
         if call.kind == Kind.REFUND:
@@ -109,7 +144,7 @@ class SimulatedProvider:
         return _outcome(self._ledger.enter(call, answer, reason))
 
     def _verdict(self, product_id: str) -> tuple[Answer, str]:
-        if product_id == "1":
+        if product_id == "1" or product_id in DEMONSTRATIONS:
             return Answer.CAPTURED, ""
         if product_id == "2":
             return Answer.DECLINED, "declined by the issuer"

@@ -1,0 +1,78 @@
+// Small words for showing things: elements, times, states.
+
+// An element with attributes, listeners (onclick: …) and children.
+export function el(name, attributes = {}, ...children) {
+  return filled(document.createElement(name), attributes, children);
+}
+
+export function svg(name, attributes = {}, ...children) {
+  return filled(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
+}
+
+function filled(node, attributes, children) {
+  for (const [key, value] of Object.entries(attributes)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+    else if (key === "at") for (const [name, place] of Object.entries(value)) node.style.setProperty(name, place);
+    else node.setAttribute(key, value === true ? "" : value);
+  }
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return node;
+}
+
+export function ms(value) {
+  if (value < 1) return `${value.toFixed(2)} ms`;
+  if (value < 10) return `${value.toFixed(1)} ms`;
+  if (value < 1000) return `${Math.round(value)} ms`;
+  if (value < 60_000) return `${(value / 1000).toFixed(1)} s`;
+  return `${Math.round(value / 60_000)} min`;
+}
+
+export function count(value) {
+  return Math.round(value).toLocaleString("en");
+}
+
+export function rate(value) {
+  if (value === 0) return "0";
+  return value < 10 ? value.toFixed(1) : count(value);
+}
+
+export function age(then, now) {
+  const seconds = Math.max(0, (now - Date.parse(then)) / 1000);
+  if (seconds < 60) return `${Math.floor(seconds)} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
+  if (seconds < 86_400) return `${Math.floor(seconds / 3600)} h`;
+  return `${Math.floor(seconds / 86_400)} d`;
+}
+
+export const clock = (at) => {
+  const time = new Date(at);
+  return `${time.toLocaleTimeString("en-GB")}.${String(time.getMilliseconds()).padStart(3, "0")}`;
+};
+
+const TONES = {
+  Processing: "busy", Success: "good", Confirm: "good", Declined: "bad", Cancelled: "off",
+  Captured: "good", Voided: "off", Refunding: "busy", Refunded: "off", Unknown: "bad",
+};
+
+export const tone = (status) => TONES[status] || "own";
+
+export const chip = (status, label) =>
+  el("span", { class: `chip ${tone(status)}` }, label ? el("span", { class: "sr" }, `${label}: `) : null, status);
+
+// A command to copy, and a word when it has been.
+export function command(text, name) {
+  const copied = el("span", { class: "note", role: "status" });
+  const copy = async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+      copied.textContent = "Copied.";
+    } catch {
+      getSelection().selectAllChildren(pre);
+      copied.textContent = "Selected: copy it with the keyboard.";
+    }
+  };
+  const pre = el("pre", { class: "command", tabindex: "0", role: "region", "aria-label": `The curl of: ${name}` }, text);
+  return el("div", { class: "curl" }, pre,
+    el("div", { class: "buttons" }, el("button", { type: "button", class: "quiet", onclick: copy }, "Copy"), copied));
+}

@@ -1,0 +1,64 @@
+// How long each hop took, as bars on one scale: the steps that the live feed knows, else what is on record.
+
+import { el, ms } from "./show.js";
+
+const NUMBERED = ["gateway received", "orders received", "order stored", "event handed to payments", "payments received",
+  "payment processed", "result handed to orders", "orders received result", "order updated"];
+
+// Rows of a waterfall, each with who did it and when, oldest first.
+export function rowsOf({ steps, attempts }, entries) {
+  const rows = [];
+  for (const step of steps) {
+    const end = Date.parse(step.at) + (Number(step.at.slice(23, 26)) || 0) / 1000;
+    const number = NUMBERED.indexOf(step.step) + 1;
+    rows.push({ name: step.step, number, who: step.module, end, start: end - step.tookMs, took: step.tookMs, tone: step.module, detail: step.event });
+  }
+  const seen = steps.filter((step) => step.step === "payment processed").length;
+  const unseen = attempts.slice(0, Math.max(0, attempts.length - seen));
+  for (const attempt of unseen) {
+    const end = Date.parse(attempt.at);
+    rows.push({ name: `${attempt.call}: ${attempt.answer}`, who: "provider", end, start: end - attempt.tookMs, took: attempt.tookMs, tone: "provider", detail: attempt.reason });
+  }
+  if (!steps.length) {
+    for (const entry of entries) {
+      const end = Date.parse(entry.at);
+      rows.push({ name: entry.type, who: entry.actor, end, start: end, took: null, tone: entry.actor === "client" ? "gateway" : "orders" });
+    }
+  }
+  return rows.sort((one, other) => one.end - other.end || (one.number || 0) - (other.number || 0));
+}
+
+// A table whose last column is the bar; times count from the first.
+export function waterfall(rows, until) {
+  const first = Math.min(...rows.map((row) => row.start));
+  const last = Math.max(...rows.map((row) => row.end));
+  const place = scale(rows, first, last);
+  const body = rows.map((row) => el("tr", { class: row.end > until ? "later" : "" },
+    el("th", { scope: "row" }, row.number ? el("span", { class: "number" }, row.number) : null, row.name,
+      row.detail ? el("span", { class: "detail" }, ` ${row.detail}`) : null),
+    el("td", { class: "who" }, row.who),
+    el("td", { class: "n" }, row.took === null ? `+${ms(row.end - first)}` : ms(row.took)),
+    el("td", { class: "track" }, el("span", {
+      class: `span ${row.tone}`, title: `from ${ms(row.start - first)} to ${ms(row.end - first)}`,
+      at: { left: `${place(row.start)}%`, width: `max(4px, ${place(row.end) - place(row.start)}%)` },
+    }))));
+  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "How long each hop took" },
+    el("table", { class: "waterfall" },
+      el("thead", {}, el("tr", {}, ...["Hop", "Who", "Took"].map((name, at) => el("th", { scope: "col", class: at === 2 ? "n" : "" }, name)),
+        el("th", { scope: "col" }, `When, over ${ms(last - first)}`))),
+      el("tbody", {}, body)));
+}
+
+// Where a time lies, in percent. Long stretches in which nothing happened are folded, so that work can be seen.
+function scale(rows, first, last) {
+  const marks = [...new Set(rows.flatMap((row) => [row.start, row.end]))].sort((one, other) => one - other);
+  const busy = (from, to) => rows.some((row) => row.start <= from && row.end >= to);
+  const whole = last - first || 1;
+  const places = [0];
+  for (let at = 1; at < marks.length; at += 1) {
+    const gap = marks[at] - marks[at - 1];
+    places.push(places[at - 1] + (busy(marks[at - 1], marks[at]) ? gap : Math.min(gap, whole * 0.15)));
+  }
+  const end = places.at(-1) || 1;
+  return (time) => (96 * places[marks.indexOf(time)]) / end;
+}
