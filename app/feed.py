@@ -32,6 +32,8 @@ CAPPED_BYTES = 8 * 1024 * 1024
 # What an order that is told whole will cost, and how many of those are kept in mind.
 LINES_OF_ORDER = len(Step)
 CHOSEN = 1024
+# Somebody waits to see what comes of these requests: told on credit.
+WATCHED = ("console-", "demo-")
 # So long after an order was left out, lines of orders that are not known here count as its likes.
 CROWDED_SECONDS = 5.0
 TALLY_SECONDS = 1.0
@@ -113,7 +115,7 @@ class Feed:
         self._allowance = min(RATE, self._allowance + (now - self._refilled) * RATE)
         self._refilled = now
         for line in lines:
-            if line["order_id"] in self._chosen or self._admits(step, line["order_id"], now):
+            if line["order_id"] in self._chosen or self._admits(step, line, now):
                 with suppress(queue.Full):
                     self._lines.put_nowait({"step": step, "at": at, **line})
 
@@ -140,7 +142,7 @@ class Feed:
             found = list(lines.find({"order_id": order_id}, {"_id": 0}).limit(STEPS_SHOWN))
         return sorted(found, key=lambda line: float(line["at"]))
 
-    def _admits(self, step: str, order_id: str, now: float) -> bool:
+    def _admits(self, step: str, line: Document, now: float) -> bool:
         """Whether to tell of an order that was not chosen before."""
         if step != Step.GATEWAY_RECEIVED:
             # Begun elsewhere or long ago, unless it is one that was left out just now.
@@ -148,11 +150,12 @@ class Feed:
                 return False
             self._allowance -= 1
             return True
-        if self._allowance < LINES_OF_ORDER:
+        least = -RATE if line["request_id"].startswith(WATCHED) else LINES_OF_ORDER
+        if self._allowance < least:
             self._crowded_until = now + CROWDED_SECONDS
             return False
         self._allowance -= LINES_OF_ORDER
-        self._chosen[order_id] = None
+        self._chosen[line["order_id"]] = None
         if len(self._chosen) > CHOSEN:
             self._chosen.popitem(last=False)
         return True

@@ -23,7 +23,7 @@ from app.main import create_app, runtime
 
 UNKNOWN = "692000000000000000000000"
 NEW = {"userId": "user-7", "productId": "1", "productName": "Espresso machine", "totalOrderAmount": "RM 99"}
-PAGES = {"/api", "/api-json", "/api/assets/{name}", "/metrics"}
+PAGES = {"/api", "/api-json", "/api/assets/{name}", "/metrics", "/", "/console/{name}", "/console/stream"}
 
 # A request to each documented operation that gets as far as the database, with what fills the path.
 SAMPLES = {
@@ -363,6 +363,7 @@ def test_every_good_answer_looks_as_described(world, document):
         "list_orders_of": call(world, "list_orders_of", query_string={"userId": "user-7", "limit": 1}),
         "show_timeline": call(world, "show_timeline", order_id),
         "explain_order": call(world, "explain_order", order_id),
+        "show_way": call(world, "show_way", order_id),
         "show_state_machine": call(world, "show_state_machine"),
         "show_problem": call(world, "show_problem", headers={"Accept": "application/json"}),
         "healthz": call(world, "healthz"),

@@ -17,6 +17,7 @@ ROWS = {
     ("GET", "/orders/one/<order_id>"): READ,
     ("GET", "/orders/one/<order_id>/events"): READ,
     ("GET", "/orders/one/<order_id>/explain"): READ,
+    ("GET", "/orders/one/<order_id>/way"): READ,
     ("POST", "/orders/one/<order_id>/refunds"): WRITE,
     ("GET", "/orders/status/<order_id>"): READ,
     ("GET", "/metrics"): ADMIN,
@@ -24,6 +25,9 @@ ROWS = {
     ("GET", "/problems/<code>"): PUBLIC,
     ("GET", "/healthz"): PUBLIC,
     ("GET", "/readyz"): PUBLIC,
+    ("GET", "/"): PUBLIC,
+    ("GET", "/console/<name>"): PUBLIC,
+    ("GET", "/console/stream"): ADMIN,
     ("GET", "/api"): PUBLIC,
     ("GET", "/api-json"): PUBLIC,
     ("GET", "/api/assets/<name>"): PUBLIC,
@@ -53,7 +57,8 @@ def routes():
 
 def address(rule, **names):
     """The address of a route, with these in its path."""
-    filled = ARGUMENT.sub(lambda found: {**NAMES, **names}[found[1]], rule)
+    known = {**NAMES, **({"name": "main.js"} if rule.startswith("/console") else {}), **names}
+    filled = ARGUMENT.sub(lambda found: known[found[1]], rule)
     return f"{filled}?userId={names.get('user_id', 'ada')}" if rule == "/orders" else filled
 
 

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 # Each a thing that must not be found in any log.
 KEY, WORD, PASSWORD = "canary-key-" + "k" * 40, "canary-word", "canary-password"
 LINES = ['x\r\n{"event": "forged"}', "x\n2026-01-01 [error] forged", "x\x1b[2J", "x\u2028forged", "x\0y", "x\x85forged"]
+FILES = ("/api/assets", "/console/<")
 every_route = pytest.mark.parametrize(("method", "rule"), ROUTES, ids=named(ROUTES))
 TOLD = {"Content-Type", "Content-Length", "X-Request-Id", *HEADERS}
 MAY_TELL = TOLD | {
@@ -66,7 +67,7 @@ def test_every_answer_has_the_headers_that_protect(fort, issuer, method, rule):
             if name == "Content-Security-Policy":
                 assert "default-src 'none'" in answer.headers[name]
                 assert "frame-ancestors 'none'" in answer.headers[name]
-            elif name == "Cache-Control" and rule.startswith("/api/assets"):
+            elif name == "Cache-Control" and (rule == "/" or rule.startswith(FILES)):
                 assert answer.headers[name]
             else:
                 assert answer.headers[name] == value

@@ -5,7 +5,13 @@ import re
 from tests.security.surface import ROUTES, ROWS
 
 # For machines and people around the interface, not part of it.
-AROUND = {("GET", "/metrics"), ("GET", "/api"), ("GET", "/api-json"), ("GET", "/api/assets/<name>")}
+AROUND = {
+    ("GET", path)
+    for path in (
+        *("/metrics", "/api", "/api-json", "/api/assets/<name>"),
+        *("/", "/console/<name>", "/console/stream"),
+    )
+}
 
 
 def documented(fort):
@@ -36,10 +42,11 @@ def test_the_document_says_that_tokens_are_asked_for(fort):
 def test_nothing_stands_around_that_nobody_needs(stranger):
     for path in (
         *(
-            "/",
             "/admin",
             "/debug",
             "/console",
+            "/console/",
+            "/console/nothing.js",
             "/docs",
             "/swagger",
             "/openapi.json",

@@ -62,7 +62,7 @@ VALUES = [
 PAYLOADS = [*STRINGS, *VALUES]
 # Which query parameters a route looks at.
 PARAMETERS = {
-    "/orders": ("userId", "limit", "cursor", "status"),
+    "/orders": ("userId", "limit", "cursor", "status", "stuck", "deadLetter"),
     "/orders/<user_id>": ("limit", "cursor", "status"),
     "/orders/status/<order_id>": ("wait",),
     "/orders/one/<order_id>/events": ("after",),

@@ -1,8 +1,9 @@
 """The console: one page that shows every order on its way. Its files are served as they are; nothing is built."""
 
-from pathlib import Path
+from hashlib import sha256
+from importlib import resources
 
-from flask import Blueprint, Response, send_from_directory
+from flask import Blueprint, Response, abort, request
 
 from app.bus import Asks
 from app.gateway.caller import ADMIN, open_to
@@ -11,7 +12,8 @@ from app.gateway.streams import Streams
 
 __all__ = ["Live", "blueprint"]
 
-STATIC = Path(__file__).parent / "static"
+# Text in UTF-8, all of it.
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -21,24 +23,29 @@ POLICY = (
 def blueprint(bus: Asks, streams: Streams, live: Live) -> Blueprint:
     """`/`, the page, `/console/…`, what it is made of, and `/console/stream`, what it shows."""
     routes = Blueprint("console", __name__)
+    files = {file.name: file.read_bytes() for file in resources.files(__name__).joinpath("static").iterdir()}
 
     @routes.get("/")
     @open_to(None)
     def page() -> Response:
-        return _file("index.html")
+        return _file(files, "index.html")
 
     @routes.get("/console/<name>")
     @open_to(None)
     def file(name: str) -> Response:
-        return _file(name)
+        return _file(files, name)
 
     routes.add_url_rule("/console/stream", view_func=open_to(ADMIN)(stream(bus, streams, live)), endpoint="stream")
     return routes
 
 
-def _file(name: str) -> Response:
+def _file(files: dict[str, bytes], name: str) -> Response:
+    if name not in files:
+        abort(404)
+    kind = TYPES[f".{name.rpartition('.')[2]}"]
+    found = Response(files[name], content_type=f"{kind}; charset=utf-8")
+    found.set_etag(sha256(files[name]).hexdigest()[:20])
     # Asked for anew each time, and answered with 304: no page is ever made of files of two releases.
-    found = send_from_directory(STATIC, name)
     found.headers["Cache-Control"] = "no-cache"
     found.headers["Content-Security-Policy"] = POLICY
-    return found
+    return found.make_conditional(request)

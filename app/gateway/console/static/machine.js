@@ -17,7 +17,7 @@ const NARROW = {
   },
 };
 const [WIDTH, HEIGHT] = [100, 34];
-const BENDS = { "Success>(custom)": -0.34, "Processing>Cancelled": 0.1 };
+const BENDS = { "Success>(custom)": -0.34, "Processing>Cancelled": -0.04 };
 const BENDS_NARROW = { "Success>(custom)": 0.62, "Processing>Cancelled": 0 };
 
 export class Machine {

@@ -2,7 +2,7 @@
 
 import { call, curl, follow, get, serverNow } from "./api.js";
 import { patiently } from "./place.js";
-import { chip, clock, command, el, ms } from "./show.js";
+import { chip, clock, command, el, money, ms } from "./show.js";
 import { rowsOf, waterfall } from "./waterfall.js";
 
 const OPEN_MS = 1500;
@@ -12,6 +12,9 @@ const TYPES = {
   PaymentCaptured: "Money taken", PaymentDeclined: "Declined", PaymentVoided: "Payment called off",
   PaymentRefunded: "Money given back", PaymentParked: "Parked for an operator",
 };
+
+// The sentence with its times as the visitor's clock shows them.
+const plain = (sentence) => sentence.replace(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, clock);
 
 export class OrderView {
   #home; #machine; #machineNote; #told; #changed;
@@ -121,7 +124,7 @@ export class OrderView {
     this.#machine.mark(["(new)", ...this.#entries.slice(0, this.#at).map((entry) => entry.to)].filter((state, at, all) => state !== all[at - 1]));
     this.#machineNote.textContent = "The way taken.";
     if (!this.#why) return;
-    this.#parts.sentence.textContent = then === last ? this.#why.sentence : `As it was after step ${this.#at}: ${then.to}, payment ${then.paymentStatus}.`;
+    this.#parts.sentence.textContent = then === last ? plain(this.#why.sentence) : `As it was after step ${this.#at}: ${then.to}, payment ${then.paymentStatus}.`;
     this.#renderActions();
     const rows = rowsOf(this.#way, this.#entries);
     const until = then === last ? Infinity : Date.parse(then.at);
@@ -207,7 +210,7 @@ export class OrderView {
     answer.textContent = `${name}…`;
     try {
       const done = method === "POST" ? await patiently(method, path, body, (why) => { answer.textContent = why; }) : await call(method, path, { body });
-      const amount = done.refund ? ` ${(done.refund.amount.value / 100).toFixed(2)} ${done.refund.amount.currency}` : "";
+      const amount = done.refund ? ` of ${money(done.refund.amount)}` : "";
       answer.textContent = `${name}${amount}: done.`;
       this.#told();
       this.refresh();

@@ -22,35 +22,35 @@ const PIPES = [
 const NAMES = {
   client: "Client", gateway: "Gateway", orders: "Orders", payments: "Payments", provider: "Provider", mongo: "MongoDB",
 };
-// Which steps a figure at a pipe tells of, and where it stands; `dy` is towards the bottom.
+// Which step a figure at a pipe tells of, and where its first line stands.
 const WIDE = {
-  size: [1200, 372], room: [146, 92],
+  size: [1200, 330], room: [142, 92],
   places: {
-    client: [85, 112], gateway: [342, 112], orders: [599, 112], payments: [858, 112], provider: [1115, 112], mongo: [728, 308],
+    client: [85, 92], gateway: [342, 92], orders: [599, 92], payments: [858, 92], provider: [1115, 92], mongo: [728, 272],
   },
   labels: [
-    { step: "gateway received", at: [213, 84] },
-    { step: "orders received", at: [470, 84] },
-    { step: "event handed to payments", at: [728, 84] },
-    { step: "result handed to orders", at: [728, 148] },
-    { step: "payment processed", at: [986, 84] },
-    { step: "order stored", at: [548, 232], name: "stored" },
-    { step: "order updated", at: [548, 282], name: "updated" },
+    { step: "gateway received", at: [213, 44], arrow: "→" },
+    { step: "orders received", at: [470, 44], arrow: "→" },
+    { step: "event handed to payments", at: [728, 44], arrow: "→" },
+    { step: "result handed to orders", at: [728, 120], arrow: "←" },
+    { step: "payment processed", at: [986, 44], arrow: "⇄" },
+    { step: "order stored", at: [462, 206], name: "stored" },
+    { step: "order updated", at: [590, 206], name: "updated" },
   ],
 };
 const NARROW = {
   size: [380, 600], room: [134, 88],
   places: {
-    client: [78, 60], gateway: [78, 212], orders: [78, 372], payments: [302, 372], provider: [302, 212], mongo: [190, 540],
+    client: [78, 56], gateway: [78, 212], orders: [78, 376], payments: [302, 376], provider: [302, 212], mongo: [190, 546],
   },
   labels: [
-    { step: "gateway received", at: [84, 128], start: true },
-    { step: "orders received", at: [84, 284], start: true },
-    { step: "event handed to payments", at: [190, 340] },
-    { step: "result handed to orders", at: [190, 404] },
-    { step: "payment processed", at: [296, 284], end: true },
-    { step: "order stored", at: [60, 470], name: "stored" },
-    { step: "order updated", at: [60, 514], name: "updated" },
+    { step: "gateway received", at: [90, 121], arrow: "→", anchor: "start" },
+    { step: "orders received", at: [90, 281], arrow: "→", anchor: "start" },
+    { step: "event handed to payments", at: [190, 330], arrow: "→" },
+    { step: "result handed to orders", at: [190, 404], arrow: "←" },
+    { step: "payment processed", at: [290, 281], arrow: "⇄", anchor: "end" },
+    { step: "order stored", at: [56, 450], name: "stored" },
+    { step: "order updated", at: [56, 510], name: "updated" },
   ],
 };
 const MOST = 160;
@@ -209,13 +209,11 @@ export class Picture {
         svg("text", { x, y: y - height / 2 + 29, class: "room-name" }, NAMES[name]), ...lines));
     }
     this.#labels = {};
-    for (const { step, at: [x, y], name, start, end } of this.#layout.labels) {
-      const anchor = start ? "start" : end ? "end" : "middle";
-      const shift = start ? 12 : end ? -12 : 0;
-      const upper = svg("text", { x: x + shift, y, class: "hop-rate", "text-anchor": anchor });
-      const lower = svg("text", { x: x + shift, y: y + 15, class: "hop-time", "text-anchor": anchor });
-      this.#labels[step] = { upper, lower, name };
-      drawing.append(upper, lower);
+    for (const { step, at: [x, y], name, arrow, anchor = "middle" } of this.#layout.labels) {
+      const lines = [0, 1, 2].map((line) =>
+        svg("text", { x, y: y + 16 * line, class: line ? "hop-time" : "hop-rate", "text-anchor": anchor }));
+      this.#labels[step] = { lines, before: name || arrow };
+      drawing.append(...lines);
     }
     return drawing;
   }
@@ -250,10 +248,11 @@ export class Picture {
       middle.textContent = told ? ms(told.p50) : "–";
       slow.textContent = told ? ms(told.p99) : "–";
     }
-    for (const [step, { upper, lower, name }] of Object.entries(this.#labels)) {
+    for (const [step, { lines: [each, middle, slow], before }] of Object.entries(this.#labels)) {
       const told = found[step];
-      upper.textContent = told ? `${name ? `${name} ` : ""}${rate(told.rate)}/s` : name || "";
-      lower.textContent = told ? `${ms(told.p50)} · p99 ${ms(told.p99)}` : "";
+      each.textContent = told ? `${before} ${rate(told.rate)}/s` : "";
+      middle.textContent = told ? `p50 ${ms(told.p50)}` : "";
+      slow.textContent = told ? `p99 ${ms(told.p99)}` : "";
     }
     this.#tellRooms(found);
     this.#tellNote(found, now);
@@ -394,7 +393,7 @@ export class Picture {
     pen.globalAlpha = Math.max(0, 1 - over);
     pen.fillStyle = this.#colours[dot.tone];
     pen.beginPath();
-    pen.arc(dot.x, dot.y + (dot.endedAt ? 0 : 0), own ? 7 : 5, 0, 7);
+    pen.arc(dot.x, dot.y, own ? 7 : 5, 0, 7);
     pen.fill();
     if (!own) return;
     pen.strokeStyle = this.#colours.ink;

@@ -37,6 +37,12 @@ export function rate(value) {
   return value < 10 ? value.toFixed(1) : count(value);
 }
 
+// An amount in minor units, of which each currency has its own number.
+export function money({ value, currency }) {
+  const format = new Intl.NumberFormat("en", { style: "currency", currency, currencyDisplay: "code" });
+  return format.format(value / 10 ** format.resolvedOptions().maximumFractionDigits);
+}
+
 export function age(then, now) {
   const seconds = Math.max(0, (now - Date.parse(then)) / 1000);
   if (seconds < 60) return `${Math.floor(seconds)} s`;

@@ -13,9 +13,9 @@ export function rowsOf({ steps, attempts }, entries) {
     const number = NUMBERED.indexOf(step.step) + 1;
     rows.push({ name: step.step, number, who: step.module, end, start: end - step.tookMs, took: step.tookMs, tone: step.module, detail: step.event });
   }
-  const seen = steps.filter((step) => step.step === "payment processed").length;
-  const unseen = attempts.slice(0, Math.max(0, attempts.length - seen));
-  for (const attempt of unseen) {
+  const seen = new Set(steps.filter((step) => step.step === "payment processed").map((step) => step.tookMs.toFixed(1)));
+  for (const attempt of attempts) {
+    if (seen.has(attempt.tookMs.toFixed(1))) continue;
     const end = Date.parse(attempt.at);
     rows.push({ name: `${attempt.call}: ${attempt.answer}`, who: "provider", end, start: end - attempt.tookMs, took: attempt.tookMs, tone: "provider", detail: attempt.reason });
   }
@@ -44,7 +44,7 @@ export function waterfall(rows, until) {
     }))));
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "How long each hop took" },
     el("table", { class: "waterfall" },
-      el("thead", {}, el("tr", {}, ...["Hop", "Who", "Took"].map((name, at) => el("th", { scope: "col", class: at === 2 ? "n" : "" }, name)),
+      el("thead", {}, el("tr", {}, ...["Hop", "Who", "Took"].map((name, at) => el("th", { scope: "col", class: ["", "who", "n"][at] }, name)),
         el("th", { scope: "col" }, `When, over ${ms(last - first)}`))),
       el("tbody", {}, body)));
 }
