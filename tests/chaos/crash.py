@@ -44,6 +44,7 @@ forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload(["app.main", "tests.chaos.crash"])
 # multiprocessing looks after all its children at every start: never while another thread waits for one.
 family = threading.Lock()
+composing = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -894,7 +895,9 @@ class Laboratory:
             self._databases.put(name)
 
     def _prepare(self, name: str) -> None:
-        app = create_app(settings_for(Cell(scenario="", uri=self._uri, database=name)))
+        # Werkzeug compiles its routes, and Python 3.11 does not bear that in two threads at once.
+        with composing:
+            app = create_app(settings_for(Cell(scenario="", uri=self._uri, database=name)))
         runtime(app).prepare()
         runtime(app).stop()
 
