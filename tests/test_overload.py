@@ -12,7 +12,7 @@ from app.payments.providers import make
 
 
 class Hanging:
-    """The simulated provider; calls for product "slow" hang until it is well, those for "1" do not.
+    """The simulated provider; calls for product "hangs" hang until it is well, those for "1" do not.
 
     While `failing`, whatever is asked is answered as out of order.
     """
@@ -30,7 +30,7 @@ class Hanging:
         self.asked += 1
         if self.failing:
             return Outcome(answer=Answer.NOT_ATTEMPTED, reason="out of order")
-        if call.product_id == "slow":
+        if call.product_id == "hangs":
             self.well.wait(60)
         return self._real.charge(call)
 
@@ -81,7 +81,7 @@ def test_new_orders_are_refused_while_too_many_wait_and_taken_again_after(
             accepted.append(answer.json["created"]["id"])
         return answer
 
-    refused = eventually(lambda: refusals(post(productId="slow")), 30)
+    refused = eventually(lambda: refusals(post(productId="hangs")), 30)
     assert (refused.status_code, refused.json["code"]) == (503, "overloaded")
     assert 1 <= int(refused.headers["Retry-After"]) <= 60
     assert client.get(f"/orders/one/{accepted[0]}").status_code == 200
@@ -107,7 +107,7 @@ def test_a_provider_that_hangs_holds_up_neither_http_nor_other_payments(hang, pl
     app, _ = hang(payment_threads=4, breaker_failures=1000, simulated_unknown_product="capture", **SHORT)
     client = app.test_client()
     for _ in range(3):
-        place(client, productId="slow")
+        place(client, productId="hangs")
     started = time.monotonic()
     others = [place(client) for _ in range(8)]
     for order_id in others:
@@ -115,7 +115,7 @@ def test_a_provider_that_hangs_holds_up_neither_http_nor_other_payments(hang, pl
     assert time.monotonic() - started < 5
     paid = {"_id": {"$in": others}, "status": "Captured"}
     eventually(lambda: database.payments.count_documents(paid) == 8)
-    assert database.payments.count_documents({"productId": "slow", "status": "Processing"}) == 3
+    assert database.payments.count_documents({"productId": "hangs", "status": "Processing"}) == 3
 
 
 def test_calls_that_hang_are_settled_as_unknown_and_give_their_lines_to_others(hang, place, eventually, database):
@@ -123,7 +123,7 @@ def test_calls_that_hang_are_settled_as_unknown_and_give_their_lines_to_others(h
     app, provider = hang(payment_threads=2, breaker_failures=1000, simulated_unknown_product="capture", **SHORT)
     client = app.test_client()
     for _ in range(2):
-        place(client, productId="slow")
+        place(client, productId="hangs")
     eventually(lambda: provider.asked >= 2)
     good = place(client)
     eventually(lambda: database.payments.count_documents({"_id": good, "status": "Captured"}))
