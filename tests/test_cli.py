@@ -129,7 +129,10 @@ def buried(client, place, database):
 def test_the_demo_shows_nine_steps_of_a_good_order_and_of_a_declined_one(run, served):
     code, output = run("demo", "--url", served)
     assert code == 0, output
-    assert [line.split()[0] for line in output.splitlines() if line.startswith("  ")] == [*"123456789"] * 2
+    good, declined = output.split("an order that is declined")
+    for told in (good, declined):
+        # A sweep may hand on once more what has just been handed on.
+        assert {line.split()[0] for line in told.splitlines() if line.startswith("  ")} == {*"123456789"}
     assert "is now Success" in output
     assert "is now Declined" in output
 
@@ -299,7 +302,7 @@ def test_the_demo_tells_programs_the_same_steps(run, served):
     code, output = run("demo", "--url", served, "--json")
     told = [json.loads(line) for line in output.splitlines()]
     assert code == 0
-    assert [line["step"] for line in told if "step" in line] == [*Step] * 2
+    assert {line["step"] for line in told if "step" in line} == {*Step}
     assert [line["orderStatus"] for line in told if "step" not in line] == ["Success", "Declined"]
 
 
@@ -323,12 +326,17 @@ def test_orders_of_all_are_listed_whole_or_by_status(run, client, place):
     assert json.loads(run("orders", "list", "--status", "Success", "--json")[1]) == []
 
 
-def test_orders_that_do_not_get_on_are_listed(run, buried, client, place, parked):
-    late, waiting = place(client, userId="ada"), parked()
-    assert {order["id"] for order in json.loads(run("orders", "list", "--stuck", "--json")[1])} == {buried, waiting}
+def test_orders_that_do_not_get_on_are_listed(run, buried, client, place):
+    late = place(client, userId="ada")
+    assert [order["id"] for order in json.loads(run("orders", "list", "--stuck", "--json")[1])] == [buried]
     told = json.loads(run("orders", "list", "--stuck", "--user", "ada", "--overdue", "-60", "--json")[1])
     assert [order["id"] for order in told] == [late]
     assert json.loads(run("orders", "list", "--stuck", "--status", "Success", "--json")[1]) == []
+
+
+def test_orders_whose_payment_is_parked_do_not_get_on(run, parked):
+    order_id = parked()
+    assert [order["id"] for order in json.loads(run("orders", "list", "--stuck", "--json")[1])] == [order_id]
 
 
 def test_an_order_is_shown_with_its_way(run, served, place, app, becomes, eventually):
@@ -378,14 +386,18 @@ def test_an_order_that_is_not_there_is_said_in_a_sentence(run, command, order_id
     assert (code, "there is no order with this id" in output) == (1, True), output
 
 
-@pytest.mark.parametrize("words", [["payments", "retry"], ["payments", "resolve"], ["dead-letters", "replay"]])
-def test_what_operators_do_is_told_to_programs_too(run, parked, buried, words):
-    if words[0] == "payments":
-        order_id, more = parked(), ["captured", "--reason", "x"] if words[1] == "resolve" else []
-        status = "Captured" if more else "Processing"
-        assert json.loads(run(*words, order_id, *more, "--json")[1]) == {"orderId": order_id, "paymentStatus": status}
-    else:
-        assert json.loads(run(*words, buried, "--json")[1]) == {"orderId": buried, "dueAgainIn": ["orders"]}
+@pytest.mark.parametrize(
+    ("word", "more", "status"), [("retry", [], "Processing"), ("resolve", ["captured", "--reason", "x"], "Captured")]
+)
+def test_what_is_done_to_a_payment_is_told_to_programs_too(run, parked, word, more, status):
+    order_id = parked()
+    told = json.loads(run("payments", word, order_id, *more, "--json")[1])
+    assert told == {"orderId": order_id, "paymentStatus": status}
+
+
+def test_what_is_done_to_a_dead_letter_is_told_to_programs_too(run, buried):
+    told = json.loads(run("dead-letters", "replay", buried, "--json")[1])
+    assert told == {"orderId": buried, "dueAgainIn": ["orders"]}
 
 
 def test_a_load_tells_what_became_of_its_orders(run, served, database):

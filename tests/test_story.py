@@ -85,7 +85,7 @@ def test_what_json_does_not_know_is_told_as_text():
 def test_a_message_is_told_with_its_members():
     message = 'FindOrder(request_id="r", order_id="o", on_behalf_of="u")'
     [line] = lines(f'from app.contracts import FindOrder; log.info("asked", message={message})')
-    assert line["message"] == {"request_id": "r", "order_id": "o", "on_behalf_of": "u"}
+    assert line["message"] == {"request_id": "r", "traceparent": "", "order_id": "o", "on_behalf_of": "u"}
 
 
 @pytest.mark.parametrize("value", ["2 ** 70", "'\\ud800'", "{1: 2}"])

@@ -179,7 +179,9 @@ def test_what_is_not_sampled_makes_no_spans(start, exporter, new_order, eventual
 
 def test_nobody_is_told_of_the_trace(start, new_order, eventually, database, monkeypatch):
     heard = []
-    monkeypatch.setattr(story, "listeners", [heard.append])
+    monkeypatch.setattr(
+        story, "listeners", [lambda step, _at, lines: heard.append((step, [dict(line) for line in lines]))]
+    )
     app = start()
     runtime(app).start()
     order_id, answer = post(app, new_order())
