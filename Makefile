@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 XDIST ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos bench profile fuzz audit lock clean
+.PHONY: help run test check picture chaos bench profile fuzz audit lock clean
 
 help:  ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ lock: $(VENV)/installed  ## Renew the lock files from setup.cfg; UPGRADE=--upgra
 	$(UV_COMPILE) setup.cfg -o requirements.lock
 	$(UV_COMPILE) --extra test --extra embedded -c requirements.lock setup.cfg -o requirements-test.lock
 	$(UV_COMPILE) --extra bench --extra embedded -c requirements-test.lock setup.cfg -o requirements-bench.lock
+
+picture: $(VENV)/installed  ## Draw docs/images/architecture.svg from the code
+	@$(BIN)/python -m docs.picture
 
 clean:  ## Remove what was installed and built, but no data
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,5 +1,6 @@
 """How gunicorn serves Orderflow: settings from the environment, the embedded database, start and stop in order."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -37,6 +38,7 @@ keepalive = 5
 MEMORY = Path("/dev/shm")  # noqa: S108 - gunicorn makes an unnamed file there  # nosec B108
 worker_tmp_dir = str(MEMORY) if MEMORY.is_dir() else None
 control_socket_disable = True
+METRICS = "orderflow-metrics-"
 # Nobody may say for whom they call but proxies that are named.
 forwarded_allow_ips = settings.forwarded_allow_ips
 limit_request_line = 4094
@@ -54,7 +56,9 @@ def on_starting(server):
         server.log.warning("nobody is asked who they are; AUTH_JWT_… in .env.example tells how to change that")
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         # Workers share what they count through files there; it must be set before any of them imports the metrics.
-        server.metrics = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="orderflow-metrics-")
+        # Kept on the server: this file is read again at a reload.
+        server.metrics, server.metrics_held = _metrics_folder()
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(server.metrics)
     if settings.mongodb_uri:
         return
     # Kept on the server: this file is read again at a reload, and the database ends when its pipe is let go.
@@ -85,13 +89,6 @@ def post_worker_init(worker):
         signal.signal(number, _draining(running, signal.getsignal(number)))
 
 
-def child_exit(server, worker):
-    """Let the metrics forget a worker that is gone."""
-    from prometheus_client import multiprocess
-
-    multiprocess.mark_process_dead(worker.pid)
-
-
 def worker_exit(server, worker):
     """End what runs, give back the rest."""
     app = getattr(worker, "wsgi", None)
@@ -106,6 +103,26 @@ def on_exit(server):
     if database is not None:
         database.stdin.close()
         database.wait()
+
+
+def _metrics_folder():
+    """A folder that is locked while this server or a worker of it lives; those that nobody holds any more go."""
+    for mark in Path(tempfile.gettempdir()).glob(f"{METRICS}*/held"):
+        with mark.open() as held:
+            if _locked(held):
+                shutil.rmtree(mark.parent, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=METRICS))
+    held = (folder / "held").open("w")
+    _locked(held)
+    return folder, held
+
+
+def _locked(file):
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _draining(running, then):

@@ -68,6 +68,19 @@ class SignalBus:
         self._modules[receiver] = module
         self._events.signal(event.__name__).connect(receiver, weak=False)
 
+    @property
+    def answered(self) -> set[str]:
+        """The names of the requests that somebody answers."""
+        return {str(name) for name, signal in self._requests.items() if signal.receivers}
+
+    @property
+    def subscribers(self) -> dict[str, set[str]]:
+        """By the name of each event the modules that have it."""
+        return {
+            str(name): {self._modules[receiver] for receiver in _receivers(signal)}
+            for name, signal in self._events.items()
+        }
+
     def ask(self, request: Request[R]) -> R:
         name = type(request).__name__
         answerers = list(_receivers(self._requests.signal(name)))

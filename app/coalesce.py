@@ -15,7 +15,7 @@ from app import metrics
 from app.contracts import Unavailable
 
 CROWD = 3
-LINGER_SECONDS = 0.001
+LINGER_SECONDS = 0.003
 
 In = TypeVar("In")
 Out = TypeVar("Out")

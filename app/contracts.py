@@ -7,6 +7,7 @@ beside its currency code. Ids of orders are 24 hexadecimal digits.
 
 Requests about an existing order are made `on_behalf_of` a user, whose orders alone are found then; empty stands for
 anybody's. `expected_versions` are those of which the order must have one; none are asked for where it is empty.
+`traceparent` is the W3C trace that a message is a part of, empty for none.
 """
 
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ class Request(Generic[R]):
     reply: ClassVar[type[Reply]]
 
     request_id: str
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,7 @@ class Event:
     sequence: int
     request_id: str
     at: int
+    traceparent: str = ""
 
 
 # --- replies ---------------------------------------------------------------------------------------------------

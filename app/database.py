@@ -30,6 +30,7 @@ from pymongo.monitoring import (
     ServerHeartbeatSucceededEvent,
 )
 
+from app import metrics
 from app.contracts import Unavailable
 
 Document = dict[str, Any]
@@ -140,6 +141,7 @@ class Store:
         self._database = database
         self._deadline = deadline
         self._seen = False
+        self._durations = metrics.database_seconds.labels(collection.name)
 
     @contextmanager
     def bounded(self, seconds: float | None = None) -> Iterator[Documents]:
@@ -149,14 +151,18 @@ class Store:
         """
         if self._seen and not self._database.writable():
             raise Unavailable("the database has no primary at the moment", retry_after=1)
+        started = time.perf_counter()
         try:
             with pymongo.timeout(seconds or self._deadline):
                 yield self.collection
             self._seen = True
         except PyMongoError as exc:
+            metrics.database_errors.labels(type(exc).__name__).inc()
             if may_pass(exc):
                 raise Unavailable("the database does not answer at the moment", retry_after=1) from exc
             raise
+        finally:
+            metrics.tally.add(self._durations, (time.perf_counter() - started,))
 
     def backlog(self, due_field: str, limit: int) -> tuple[int, int]:
         """How many documents are due by `due_field`, counted up to `limit`, and the oldest's age in milliseconds."""

@@ -8,14 +8,15 @@ from typing import Any
 
 from flask import Flask
 
-from app import cli, embedded, gateway, orders, payments, story
+from app import cli, embedded, gateway, metrics, orders, payments, story, traces
 from app.bus import SignalBus
-from app.config import Settings
+from app.config import BadSettings, Settings
 from app.database import Database, Store
 from app.doctor import Doctor
 from app.feed import Feed
 from app.payments import providers
 from app.payments.providers import Provider
+from app.pulse import Pulse
 from app.quota import Quota
 
 # Where nothing ever listens: commands that need no database work, the others say that there is none.
@@ -30,6 +31,7 @@ class Runtime:
     def __init__(
         self,
         settings: Settings,
+        bus: SignalBus,
         database: Database,
         modules: tuple[orders.Orders, payments.Payments],
         provider: Provider,
@@ -37,11 +39,13 @@ class Runtime:
         quota: Quota,
     ) -> None:
         self.settings = settings
+        self.bus = bus
         self.database = database
         self.orders, self.payments = modules
         self.provider = provider
         self.feed = feed
         self.quota = quota
+        self._pulse = Pulse(self.payments.worker.measure)
         self._started = False
         self._prepared = False
         self._stopping = False
@@ -62,6 +66,7 @@ class Runtime:
         """Start the relays and the worker. Call it after any fork."""
         self._started = True
         story.listeners.append(self.feed.take)
+        self._pulse.start()
         threading.Thread(target=self._start_when_prepared, name="start", daemon=True).start()
 
     @property
@@ -86,6 +91,9 @@ class Runtime:
             self.payments.stop(timeout)
             self.feed.stop()
             story.listeners.remove(self.feed.take)
+            self._pulse.stop()
+            if traces.active:
+                traces.active.flush()
         self.database.close()
 
     def ready(self) -> bool:
@@ -121,6 +129,9 @@ def create_app(
     """
     settings = settings or Settings.read(os.environ)
     story.configure(settings.log_format, settings.log_level)
+    story.meter = metrics.steps_took
+    if traces.wanted(os.environ):
+        _trace()
     uri = settings.mongodb_uri or embedded.running(settings.data) or NO_DATABASE
     database = Database(uri, settings.database, **client_options)
     provider = make_provider(settings, database.collection("ledger", settings.background_deadline))
@@ -131,18 +142,30 @@ def create_app(
     )
     feed = Feed(database.collection("steps", settings.background_deadline))
     quota = Quota(database.collection("quotas", settings.background_deadline))
-    running = Runtime(settings, database, modules, provider, feed, quota)
+    running = Runtime(settings, bus, database, modules, provider, feed, quota)
     app = Flask("app", static_folder=None)
     app.extensions["orderflow"] = running
     gateway.install(app, bus, running.ready, settings, quota.take, partial(_cursor_key, database, settings), live=feed)
     cli.install(
         app,
+        bus,
         feed,
         partial(_doctor, database, settings),
         running.payments.desk,
         {"orders": running.orders.outbox, "payments": running.payments.outbox},
     )
     return app
+
+
+def _trace() -> None:
+    """Have traces made from now on, for all applications of this process."""
+    try:
+        from app.otel import OpenTelemetry
+    except ImportError as exc:
+        raise BadSettings(f"OTEL_… asks for traces: pip install orderflow[otel] ({exc})") from exc
+    if traces.active is None:
+        traces.active = OpenTelemetry.from_environment(os.environ)
+    story.tracer = traces.active.told
 
 
 def _cursor_key(database: Database, settings: Settings) -> bytes:

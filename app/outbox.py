@@ -62,7 +62,10 @@ EMPTIED: Document = {"$set": {"outbox": []}, "$unset": dict.fromkeys(RELAY_FIELD
 
 def entry_of(event: Event) -> Document:
     """The event as it lies in an outbox."""
-    return {"type": type(event).__name__, **vars(event)}
+    entry = {"type": type(event).__name__, **vars(event)}
+    if not event.traceparent:
+        del entry["traceparent"]
+    return entry
 
 
 def event_of(entry: Document) -> Event:
@@ -75,12 +78,13 @@ def event_of(entry: Document) -> Event:
 
 @dataclass
 class Pending:
-    """The undelivered entries of one document, oldest first."""
+    """The undelivered entries of one document, oldest first; `swept` where a sweep found them."""
 
     key: Any
     entries: list[Document]
     delivered: list[str] = field(default_factory=list)
     trouble: Exception | None = None
+    swept: bool = False
 
     def head(self) -> Document | None:
         """The entry to hand on next; none when all are delivered or one is in trouble."""
@@ -132,16 +136,20 @@ class Outbox:
         """How many documents wait to be taken up, counted up to `limit`, and the longest wait in milliseconds."""
         return self._store.backlog("relayDue", limit)
 
-    def queue(self, limit: int) -> tuple[int, int, int]:
-        """How many documents have something to hand on, are overdue, and are dead letters; each counted up to `limit`."""
+    def queue(self, limit: int) -> tuple[int, int, int, int]:
+        """How many documents have something to hand on, are overdue, wait for another try, and are dead letters.
+
+        Each is counted up to `limit`.
+        """
         now = self._store.clock.now()
         wanted: tuple[Document, ...] = (
             {"relayDue": {"$gte": EVER}},
             {"relayDue": {"$lte": now}},
+            {"relayDue": {"$gt": now}, "relayFailures": {"$gte": 1}},
             {"deadLetter.at": {"$gte": EVER}},
         )
-        waiting, due, dead = self._store.counts(wanted, limit)
-        return waiting, due, dead
+        waiting, due, retrying, dead = self._store.counts(wanted, limit)
+        return waiting, due, retrying, dead
 
     def stuck(self, dead: bool, overdue: float, limit: int) -> list[str]:
         """Keys of documents that are overdue by so many seconds, or are dead letters; the longest waiting first."""
@@ -164,7 +172,7 @@ class Outbox:
                 {"_id": {"$in": keys}, **due}, {"$set": {"relayDue": self.lease_end(), "relayClaim": claim}}
             )
             mine = documents.find({"_id": {"$in": keys}, "relayClaim": claim}, {"outbox": 1})
-            return [Pending(doc["_id"], doc["outbox"]) for doc in mine]
+            return [Pending(doc["_id"], doc["outbox"], swept=True) for doc in mine]
 
     def acknowledge(self, batch: Iterable[Pending]) -> None:
         """Remove what was delivered; a document with nothing left leaves the index of due work."""
@@ -272,8 +280,8 @@ class Relay:
 
     BATCH = 128
     CROWD = 512
-    PAUSE_EACH = 0.0005
-    LONGEST_PAUSE = 0.02
+    PAUSE_EACH = 0.002
+    LONGEST_PAUSE = 0.05
 
     def __init__(
         self,
@@ -353,11 +361,11 @@ class Relay:
         good = [(pending, event) for pending, event in zip(group, events, strict=True) if event]
         if not good:
             return
-        trouble = self._publish([event for _, event in good])
+        trouble = self._publish([event for _, event in good], group[0].swept)
         if trouble and len(good) > 1 and not isinstance(trouble, Unavailable):
             # One of them spoils the batch: each gets its own chance, so that it holds back no other order.
             for pending, event in good:
-                self._book(pending, event, self._publish([event]))
+                self._book(pending, event, self._publish([event], pending.swept))
             return
         for pending, event in good:
             self._book(pending, event, trouble)
@@ -369,9 +377,9 @@ class Relay:
             pending.trouble = exc
             return None
 
-    def _publish(self, events: list[Event]) -> Exception | None:
+    def _publish(self, events: list[Event], swept: bool) -> Exception | None:
         # Told before it happens: on record, cause comes before effect.
-        self._tell(events)
+        self._tell(events, swept)
         delivery = self._bus.publish(events)
         return next((exc for exc in delivery.values() if exc), None)
 
@@ -382,8 +390,9 @@ class Relay:
             pending.delivered.append(event.event_id)
             pending.entries = pending.entries[1:]
 
-    def _tell(self, events: list[Event]) -> None:
+    def _tell(self, events: list[Event], swept: bool) -> None:
         now = time.time() * 1000
+        more = {"swept": True} if swept else {}
         story.tell_each(
             self._step,
             [
@@ -393,6 +402,8 @@ class Relay:
                     request_id=event.request_id,
                     took_ms=max(0.0, now - event.at),
                     event_type=type(event).__name__,
+                    traceparent=event.traceparent,
+                    **more,
                 )
                 for event in events
             ],

@@ -29,6 +29,10 @@ class Step(StrEnum):
     ORDER_UPDATED = "order updated"
 
 
+# Who counts steps: called once for all the lines of a batch.
+meter: Callable[[str, Sequence[dict[str, Any]]], None] | None = None
+# Who makes spans of them, where traces are wanted.
+tracer: Callable[[str, Sequence[dict[str, Any]]], None] | None = None
 # Whoever else wants every step; called with the step, the time in seconds since 1970, and the lines, which are shared.
 listeners: list[Callable[[str, float, Sequence[dict[str, Any]]], None]] = []
 
@@ -38,14 +42,22 @@ def tell(step: str, *, module: str, order_id: str, request_id: str, took_ms: flo
     tell_each(step, [line_of(module=module, order_id=order_id, request_id=request_id, took_ms=took_ms, **more)])
 
 
-def line_of(*, module: str, order_id: str, request_id: str, took_ms: float, **more: Any) -> dict[str, Any]:
-    """The members of one line."""
+def line_of(
+    *, module: str, order_id: str, request_id: str, took_ms: float, traceparent: str = "", **more: Any
+) -> dict[str, Any]:
+    """The members of one line; `traceparent` is the trace that it is a part of."""
+    if traceparent:
+        more["traceparent"] = traceparent
     return {"module": module, "order_id": order_id, "request_id": request_id, "took_ms": round(took_ms, 2), **more}
 
 
 def tell_each(step: str, lines: Sequence[dict[str, Any]]) -> None:
     """A line for each of many orders to which `step` happened, written at once."""
     _writer(step, lines)
+    if meter:
+        meter(step, lines)
+    if tracer:
+        tracer(step, lines)
     if listeners:
         at = time.time()
         for listener in listeners:

@@ -1,18 +1,26 @@
 """The commands: what they print, what they change, and how they end."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from bson import ObjectId
 from werkzeug.serving import make_server
 
+from app.cli.load import percentile
 from app.main import NO_DATABASE, create_app, runtime
 from app.payments.payment import Answer, Outcome
 from app.payments.providers import make
+from app.story import Step
+
+UNKNOWN = "692000000000000000000000"
 
 
 class Silent:
@@ -128,7 +136,7 @@ def test_the_demo_shows_nine_steps_of_a_good_order_and_of_a_declined_one(run, se
 
 def test_the_demo_says_that_nothing_listens(run):
     code, output = run("demo", "--url", "http://127.0.0.1:9")
-    assert code == 1
+    assert code == 3
     assert "no Orderflow answers at http://127.0.0.1:9" in output
     assert "Traceback" not in output
 
@@ -266,14 +274,193 @@ def test_replaying_what_is_no_dead_letter_is_said_in_a_sentence(run):
         assert (code, f"order {order_id} has no dead letter" in output) == (1, True)
 
 
-@pytest.mark.parametrize("words", [["doctor"], ["payments", "list"], ["dead-letters", "list"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["doctor"],
+        ["payments", "list"],
+        ["dead-letters", "list"],
+        ["orders", "list"],
+        ["orders", "show", UNKNOWN],
+    ],
+    ids=" ".join,
+)
 def test_without_a_database_a_command_says_so(run, settings, words):
-    nowhere = create_app(replace(settings, mongodb_uri=NO_DATABASE))
+    nowhere = create_app(replace(settings, mongodb_uri=NO_DATABASE, request_deadline=0.2, background_deadline=0.2))
     try:
         code, output = run(*words, within=nowhere)
     finally:
         runtime(nowhere).stop()
-    assert (code, "is MONGODB_URI right" in output) == (1, True), output
+    assert (code, "is MONGODB_URI right" in output) == (3, True), output
+    assert "Traceback" not in output
+
+
+def test_the_demo_tells_programs_the_same_steps(run, served):
+    code, output = run("demo", "--url", served, "--json")
+    told = [json.loads(line) for line in output.splitlines()]
+    assert code == 0
+    assert [line["step"] for line in told if "step" in line] == [*Step] * 2
+    assert [line["orderStatus"] for line in told if "step" not in line] == ["Success", "Declined"]
+
+
+def test_orders_of_a_user_are_listed_newest_first(run, client, place):
+    first, second = place(client, userId="ada"), place(client, userId="ada")
+    place(client, userId="bob")
+    told = json.loads(run("orders", "list", "--user", "ada", "--json")[1])
+    assert [order["id"] for order in told] == [second, first]
+    shown = run("orders", "list", "--user", "ada", "--limit", "1")[1]
+    assert second in shown
+    assert first not in shown
+    assert "none" in run("orders", "list", "--user", "ada", "--status", "Success")[1]
+
+
+def test_orders_of_all_are_listed_whole_or_by_status(run, client, place):
+    placed = [place(client, userId=user) for user in ("ada", "bob", "ada")]
+    told = json.loads(run("orders", "list", "--json")[1])
+    assert {order["id"] for order in told} == set(placed)
+    assert len(json.loads(run("orders", "list", "--limit", "2", "--json")[1])) == 2
+    assert len(json.loads(run("orders", "list", "--status", "Processing", "--json")[1])) == 3
+    assert json.loads(run("orders", "list", "--status", "Success", "--json")[1]) == []
+
+
+def test_orders_that_do_not_get_on_are_listed(run, buried, client, place, parked):
+    late, waiting = place(client, userId="ada"), parked()
+    assert {order["id"] for order in json.loads(run("orders", "list", "--stuck", "--json")[1])} == {buried, waiting}
+    told = json.loads(run("orders", "list", "--stuck", "--user", "ada", "--overdue", "-60", "--json")[1])
+    assert [order["id"] for order in told] == [late]
+    assert json.loads(run("orders", "list", "--stuck", "--status", "Success", "--json")[1]) == []
+
+
+def test_an_order_is_shown_with_its_way(run, served, place, app, becomes, eventually):
+    order_id = place(app.test_client())
+    becomes(order_id, "Success", "Captured")
+    told = json.loads(run("orders", "show", order_id, "--json")[1])
+    assert (told["order"]["id"], told["order"]["orderStatus"]) == (order_id, "Success")
+    assert [event["type"] for event in told["events"]] == ["OrderCreated", "PaymentCaptured"]
+    assert [attempt["answer"] for attempt in told["attempts"]] == ["captured"]
+    eventually(lambda: len(json.loads(run("orders", "show", order_id, "--json")[1])["steps"]) == len(Step))
+    shown = run("orders", "show", order_id)[1]
+    facts = (order_id, "RM 99", "OrderCreated", "PaymentCaptured", "charge, attempt 1", "event handed to payments", "█")
+    assert [text for text in facts if text not in shown] == []
+
+
+def test_an_order_is_watched_until_it_has_settled(run, app, client, place):
+    order_id = place(client)
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(run, "orders", "watch", order_id, "--json")
+        runtime(app).start()
+        code, output = watching.result()
+    assert code == 0
+    assert [json.loads(line)["to"] for line in output.splitlines()] == ["Processing", "Success"]
+    code, output = run("orders", "watch", order_id)
+    assert (code, output.count("→")) == (0, 2)
+
+
+def test_an_order_that_does_not_settle_is_watched_only_so_long(run, client, place):
+    code, output = run("orders", "watch", place(client), "--seconds", "0.1")
+    assert (code, "did not settle within 0.1 s" in output) == (1, True)
+
+
+def test_an_order_is_explained_as_the_api_does(run, client, place):
+    order_id = place(client)
+    sentence = client.get(f"/orders/one/{order_id}/explain").json["sentence"]
+    told = json.loads(run("orders", "explain", order_id, "--json")[1])
+    assert (told["sentence"], told["waitsFor"]) == (sentence, "the relay")
+    shown = run("orders", "explain", order_id)[1]
+    assert sentence in shown
+    assert "the relay" in shown
+
+
+@pytest.mark.parametrize("command", ["show", "watch", "explain"])
+@pytest.mark.parametrize("order_id", [UNKNOWN, "x"])
+def test_an_order_that_is_not_there_is_said_in_a_sentence(run, command, order_id):
+    code, output = run("orders", command, order_id)
+    assert (code, "there is no order with this id" in output) == (1, True), output
+
+
+@pytest.mark.parametrize("words", [["payments", "retry"], ["payments", "resolve"], ["dead-letters", "replay"]])
+def test_what_operators_do_is_told_to_programs_too(run, parked, buried, words):
+    if words[0] == "payments":
+        order_id, more = parked(), ["captured", "--reason", "x"] if words[1] == "resolve" else []
+        status = "Captured" if more else "Processing"
+        assert json.loads(run(*words, order_id, *more, "--json")[1]) == {"orderId": order_id, "paymentStatus": status}
+    else:
+        assert json.loads(run(*words, buried, "--json")[1]) == {"orderId": buried, "dueAgainIn": ["orders"]}
+
+
+def test_a_load_tells_what_became_of_its_orders(run, served, database):
+    words = ["load", "--orders", "30", "--rate", "200", "--connections", "4", "--url", served]
+    code, output = run(*words, "--json")
+    told = json.loads(output.splitlines()[-1])
+    assert code == 0, output
+    assert (told["sent"], told["answers"], told["accepted"], told["settled"]) == (30, {"201": 30}, 30, 30)
+    assert told["orderStatuses"] == {"Success": 30}
+    assert (
+        0 < told["latencyMs"]["p50"] <= told["latencyMs"]["p90"] <= told["latencyMs"]["p99"] <= told["latencyMs"]["max"]
+    )
+    assert told["seconds"] >= 29 / 200
+    assert database.orders.count_documents({"userId": "load"}) == 30
+    shown = run(*words, "--product", "2")[1]
+    assert "now Declined" in shown
+    assert "30 of 30" in shown
+
+
+def test_a_load_that_does_not_settle_ends_with_a_code(run, app):
+    """A server whose background work does not run."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(server.serve_forever)
+        words = ["--orders", "3", "--settle", "0.1", "--url", f"http://127.0.0.1:{server.port}", "--json"]
+        code, output = run("load", *words)
+        server.shutdown()
+    server.server_close()
+    told = json.loads(output.splitlines()[-1])
+    assert (code, told["accepted"], told["settled"], told["orderStatuses"]) == (1, 3, 0, {"Processing": 3})
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--url", "http://127.0.0.1:9"], 3, "no Orderflow answers at http://127.0.0.1:9"),
+        (["--url", "http://192.0.2.1:7000"], 2, "--remote"),
+        (["--url", "http://shop.example"], 2, "--remote"),
+        (["--orders", "0"], 2, "0"),
+        (["--rate", "1000000"], 2, "1000000"),
+        (["--connections", "100000"], 2, "100000"),
+    ],
+)
+def test_a_load_that_cannot_be_is_said_in_a_sentence(run, words, code, said):
+    told = run("load", *words)
+    assert (told[0], said in told[1], "Traceback" in told[1]) == (code, True, False), told[1]
+
+
+def test_percentiles_are_values_that_were_seen():
+    values = [float(number) for number in range(1, 101)]
+    assert [percentile(values, share) for share in (50, 90, 99, 100)] == [50, 90, 99, 100]
+    assert (percentile([7.0], 50), percentile([], 99)) == (7.0, 0.0)
+
+
+def test_a_shell_completes_the_commands(tmp_path):
+    flask = Path(sys.executable).parent / "flask"
+    asked = {"_FLASK_COMPLETE": "bash_complete", "COMP_WORDS": "flask --app app.main orders ", "COMP_CWORD": "4"}
+    environ = {**os.environ, **asked, "ORDERFLOW_DATA": str(tmp_path)}
+    told = subprocess.run([flask], env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert {line.partition(",")[2] for line in told.stdout.split()} == {"explain", "list", "show", "watch"}
+
+
+def test_every_command_answers_programs_and_explains_itself(app):
+    def commands(group, *words):
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                yield from commands(command, *words, name)
+            else:
+                yield " ".join((*words, name)), command
+
+    found = dict(commands(app.cli))
+    assert {"demo", "doctor", "load", "orders list", "payments resolve", "dead-letters replay"} <= found.keys()
+    for name, command in found.items():
+        assert command.help, name
+        assert "--json" in {option for parameter in command.params for option in parameter.opts}, name
 
 
 def grow_old(database, order_id, settings):

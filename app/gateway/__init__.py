@@ -1,15 +1,30 @@
 """The gateway: HTTP in, HTTP out. Knows nothing of orders but what the bus tells it."""
 
 import re
+import time
 from collections.abc import Callable
 from secrets import token_hex
 from typing import Any
 
 from flask import Flask, Response, g, request
 
+from app import traces
 from app.bus import Asks
 from app.config import Settings
-from app.gateway import auth, body, console, errors, health, limits, metrics, openapi, problems, routes, states
+from app.gateway import (
+    auth,
+    body,
+    console,
+    errors,
+    health,
+    limits,
+    metrics,
+    openapi,
+    problems,
+    routes,
+    states,
+    tracing,
+)
 from app.gateway.admission import Admission
 from app.gateway.caller import ADMIN
 from app.gateway.console import Live
@@ -42,6 +57,8 @@ def install(
     `ready` tells whether requests can be served, `take` counts callers, `cursor_key` tells what cursors are sealed with.
     Without a `live` feed there is no console.
     """
+    if traces.active:
+        bus = tracing.TracedBus(bus, traces.active)
     streams = Streams(settings.streams_max, settings.streams_per_caller)
     app.config["IDENTITY"] = settings.identity
     app.config["MAX_CONTENT_LENGTH"] = body.LARGEST + 1
@@ -60,6 +77,8 @@ def install(
     ):
         app.register_blueprint(blueprint)
     app.before_request(_name_request)
+    if traces.active:
+        tracing.install(app, traces.active)
     auth.install(app, settings, limits.failures(settings, take))
     limits.install(app, settings, take)
     app.after_request(_tell_request)
@@ -68,11 +87,13 @@ def install(
 
 def _name_request() -> None:
     given = request.environ.get("HTTP_X_REQUEST_ID", "")
+    g.started = time.perf_counter()
     g.request_id = given if SANE_ID.match(given) else token_hex(16)
 
 
 def _tell_request(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.get("request_id", "")
+    metrics.measure(request, response)
     return response
 
 

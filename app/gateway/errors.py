@@ -8,6 +8,7 @@ from flask import Flask, Response, g
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException
 
+from app import metrics
 from app.contracts import Refused, StaleVersion
 from app.gateway.answers import etag
 from app.story import log
@@ -69,6 +70,7 @@ def install(app: Flask) -> None:
 def problem(code: str, detail: str, **members: Any) -> Response:
     """A problem of this kind; `members` stand beside the standard ones."""
     status, title = PROBLEMS[code]
+    metrics.refusal(code).inc()
     body = {
         "ok": False,
         "type": f"/problems/{code}",

@@ -1,5 +1,7 @@
 """Why an order is in its state, put together from what orders and payments each know."""
 
+from typing import Any
+
 from flask import Blueprint, Response, g
 
 from app.bus import Asks
@@ -31,7 +33,7 @@ def add(routes: Blueprint, bus: Asks) -> None:
     def explain_order(order_id: str) -> Response:
         asked = {"request_id": g.request_id, "order_id": order_id, "on_behalf_of": caller().owner}
         order = bus.ask(ExplainOrder(**asked))
-        return _explained(order, _payment(bus, ExplainPayment(**asked)))
+        return json_answer({"ok": True, **explanation(order, _payment(bus, ExplainPayment(**asked)))}, 200)
 
 
 def _payment(bus: Asks, question: ExplainPayment) -> PaymentExplanation:
@@ -41,19 +43,16 @@ def _payment(bus: Asks, question: ExplainPayment) -> PaymentExplanation:
         return SILENT
 
 
-def _explained(order: OrderExplanation, payment: PaymentExplanation) -> Response:
-    return json_answer(
-        {
-            "ok": True,
-            "sentence": f"{order.sentence}; {payment.sentence}.",
-            "orderStatus": order.order_status,
-            "paymentStatus": order.payment_status,
-            "because": entry_members(order.because),
-            "waitsFor": order.waits_for or payment.waits_for or "nothing",
-            "attempts": payment.attempts if payment.known else None,
-            "nextAttemptAt": payment.next_attempt_at or None,
-            "allowed": list(order.allowed),
-            "onCancel": order.on_cancel or None,
-        },
-        200,
-    )
+def explanation(order: OrderExplanation, payment: PaymentExplanation) -> dict[str, Any]:
+    """What both know, as clients see it."""
+    return {
+        "sentence": f"{order.sentence}; {payment.sentence}.",
+        "orderStatus": order.order_status,
+        "paymentStatus": order.payment_status,
+        "because": entry_members(order.because),
+        "waitsFor": order.waits_for or payment.waits_for or "nothing",
+        "attempts": payment.attempts if payment.known else None,
+        "nextAttemptAt": payment.next_attempt_at or None,
+        "allowed": list(order.allowed),
+        "onCancel": order.on_cancel or None,
+    }

@@ -1,33 +1,68 @@
-"""`GET /metrics`, for Prometheus."""
+"""`GET /metrics`, for Prometheus, and what it tells of requests."""
 
-from flask import Blueprint, Response, g
+import time
+from typing import Any
+
+from flask import Blueprint, Request, Response, g
 
 from app import metrics
 from app.bus import Asks
-from app.contracts import Backlog, CheckOrderBacklog, CheckPaymentBacklog, Request, Unavailable
+from app.contracts import (
+    CheckOrderBacklog,
+    CheckOrderQueue,
+    CheckPaymentBacklog,
+    CheckPaymentQueue,
+    Unavailable,
+)
+from app.contracts import Request as Question
 from app.gateway.caller import open_to
+from app.metrics import Looked
 
-CHECKS: dict[str, type[Request[Backlog]]] = {"orders": CheckOrderBacklog, "payments": CheckPaymentBacklog}
+CHECKS = {
+    "orders": (CheckOrderBacklog, CheckOrderQueue),
+    "payments": (CheckPaymentBacklog, CheckPaymentQueue),
+}
+NO_ROUTE = "(none)"
 
 
 def blueprint(bus: Asks, scope: str | None) -> Blueprint:
-    """The metrics of all workers; the backlogs are looked up, and left out where nobody can tell them."""
+    """The metrics of all workers; what is looked up is left out where nobody can tell it."""
     routes = Blueprint("metrics", __name__)
 
     @routes.get("/metrics")
     @open_to(scope)
     def show() -> Response:
-        return Response(metrics.exposition(_backlogs(bus)), content_type=metrics.CONTENT_TYPE)
+        looked = {module: _looked(bus, *questions) for module, questions in CHECKS.items()}
+        return Response(metrics.exposition(looked), content_type=metrics.CONTENT_TYPE)
 
     return routes
 
 
-def _backlogs(bus: Asks) -> dict[str, tuple[int, float]]:
-    known = {}
-    for module, check in CHECKS.items():
-        try:
-            backlog = bus.ask(check(request_id=g.request_id))
-        except Unavailable:
-            continue
-        known[module] = (backlog.due, backlog.oldest_ms / 1000)
-    return known
+def measure(request: Request, response: Response) -> None:
+    """Count a request and its time, under its route's template."""
+    started = g.get("started")
+    if started is None:
+        return
+    rule = request.url_rule
+    route = rule.rule if rule else NO_ROUTE
+    # Who asks to wait would make all others look slow.
+    route = f"{route} (waiting)" if "waits" in g else route
+    metrics.request_took(route, request.method, response.status_code, time.perf_counter() - started)
+
+
+def _looked(bus: Asks, backlog: type[Question[Any]], queue: type[Question[Any]]) -> Looked:
+    due, stuck = _asked(bus, backlog), _asked(bus, queue)
+    return Looked(
+        due=due and due.due,
+        oldest_seconds=due.oldest_ms / 1000 if due else 0.0,
+        retrying=stuck and stuck.retrying,
+        parked=stuck.parked if stuck else 0,
+        dead=stuck.dead if stuck else 0,
+    )
+
+
+def _asked(bus: Asks, question: type[Question[Any]]) -> Any:
+    try:
+        return bus.ask(question(request_id=g.request_id))
+    except Unavailable:
+        return None

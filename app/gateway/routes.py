@@ -73,6 +73,7 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
             order_id=order_id,
             request_id=g.request_id,
             took_ms=(time.perf_counter() - started) * 1000,
+            traceparent=g.get("traceparent", ""),
         )
         total = given["total"]
         written = sent["totalOrderAmount"]

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from flask import request
+from flask import g, request
 
+from app import metrics
 from app.contracts import Refused
 from app.gateway.caller import caller
 
@@ -51,6 +52,7 @@ class Streams:
     def place(self) -> Iterator[None]:
         """A place for the present request. Raises TooManyStreams."""
         who = self.take()
+        g.waits = True
         try:
             yield
         finally:
@@ -63,6 +65,7 @@ class Streams:
             if self._taken[who] >= self._per_caller or self._taken.total() >= self._most:
                 raise TooManyStreams("as many requests are waiting as may; end one of yours first", retry_after=5)
             self._taken[who] += 1
+        metrics.streams_open.inc()
         return who
 
     def leave(self, who: str) -> None:
@@ -71,3 +74,4 @@ class Streams:
             self._taken[who] -= 1
             if not self._taken[who]:
                 del self._taken[who]
+        metrics.streams_open.dec()

@@ -61,6 +61,7 @@ def create_order(request: CreateOrder, orders: OrderRepository) -> OrderAccepted
         order_id=request.order_id,
         sequence=1,
         request_id=request.request_id,
+        traceparent=request.traceparent,
         at=_ms(at),
         user_id=request.user_id,
         product_id=request.product_id,
@@ -83,6 +84,7 @@ def update_order(request: UpdateOrder, orders: OrderRepository) -> OrderUpdated:
             order_id=request.order_id,
             sequence=sequence,
             request_id=request.request_id,
+            traceparent=request.traceparent,
             at=_ms(at),
         )
 
@@ -109,6 +111,7 @@ def refund_order(request: RefundOrder, orders: OrderRepository) -> RefundAccepte
             order_id=request.order_id,
             sequence=sequence,
             request_id=request.request_id,
+            traceparent=request.traceparent,
             at=_ms(at),
             refund_id=request.refund_id,
             refund_value=value,
@@ -165,8 +168,8 @@ def list_stuck_orders(request: ListStuckOrders, outbox: Outbox) -> OrderIds:
 
 def check_queue(_request: CheckOrderQueue, outbox: Outbox, limit: int) -> Queue:
     """Tell what is yet to be handed on."""
-    waiting, due, dead = outbox.queue(limit)
-    return Queue(open=waiting, due=due, retrying=0, parked=0, dead=dead)
+    waiting, due, retrying, dead = outbox.queue(limit)
+    return Queue(open=waiting, due=due, retrying=retrying, parked=0, dead=dead)
 
 
 def await_order(request: AwaitOrder, orders: OrderRepository, watch: Watch) -> OrderStatusView:
@@ -237,7 +240,12 @@ def on_payment_news(news: Sequence[PaymentEvent], orders: OrderRepository) -> No
 def _line(message: Event | CreateOrder, started: float, **more: str) -> dict[str, object]:
     took_ms = (time.perf_counter() - started) * 1000
     return story.line_of(
-        module="orders", order_id=message.order_id, request_id=message.request_id, took_ms=took_ms, **more
+        module="orders",
+        order_id=message.order_id,
+        request_id=message.request_id,
+        took_ms=took_ms,
+        traceparent=message.traceparent,
+        **more,
     )
 
 

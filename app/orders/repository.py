@@ -13,6 +13,7 @@ import pymongo
 from bson import ObjectId
 from pymongo import ReturnDocument
 
+from app import metrics
 from app.coalesce import Coalescer
 from app.contracts import (
     Conflict,
@@ -27,7 +28,7 @@ from app.contracts import (
     TimelineEntry,
 )
 from app.database import Document, NotStored, Patch, Store, insert_each, patch_each
-from app.orders.order import NEW, Change, State
+from app.orders.order import NEW, PROCESSING, Change, State
 from app.outbox import OUTBOX_INDEXES, OUTBOX_SCHEMA, RELAY_FIELDS, Outbox, entry_of
 
 RETRIES = 8
@@ -117,6 +118,7 @@ class NewOrder:
     total_value: int
     total_currency: str
     idempotency_key: str = ""
+    traceparent: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -131,6 +133,7 @@ class Seen:
 
     state: State
     undelivered: int
+    created_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +187,7 @@ class OrderRepository:
             if not (refusal.duplicate and order.idempotency_key):
                 raise
             return self._earlier(order)
-        self._remember(order.order_id, Seen(state=state_of(stored), undelivered=event.sequence))
+        self._remember(order.order_id, Seen(state=state_of(stored), undelivered=event.sequence, created_at=at))
         self._outbox.recorded(key, outbox)
         return order.order_id
 
@@ -363,6 +366,7 @@ class OrderRepository:
                 done = patch_each(documents, list(patches.values()))
             if done == len(news):
                 self._emptied(patches.values())
+                self._measure(known, patches)
                 return list(applied.values())
             known = {}
         raise Conflict("others changed the orders again and again meanwhile")
@@ -381,6 +385,16 @@ class OrderRepository:
         for patch in patches:
             if "outbox" in patch.sets:
                 self._outbox.acknowledged(patch.key)
+
+    def _measure(self, seen: dict[str, Seen], patches: dict[str, Patch]) -> None:
+        now = self.now()
+        took = [
+            (now - seen[order_id].created_at).total_seconds()
+            for order_id, patch in patches.items()
+            if seen[order_id].state.order_status == PROCESSING != patch.sets["orderStatus"]
+        ]
+        if took:
+            metrics.tally.add(metrics.settled, took)
 
     def _update(self, state: State, change: Change, at: datetime, event: Event | None) -> Document:
         sequence = state.sequence + 1
@@ -406,7 +420,9 @@ class OrderRepository:
             return {}
         keys = [ObjectId(order_id) for order_id in set(order_ids)]
         with self._store.bounded() as documents:
-            found = documents.find({"_id": {"$in": keys}}, {**STATE, "outbox.sequence": 1, "deadLetter": 1})
+            found = documents.find(
+                {"_id": {"$in": keys}}, {**STATE, "outbox.sequence": 1, "deadLetter": 1, "createdAt": 1}
+            )
             seen = {str(doc["_id"]): _seen(doc) for doc in found}
         missing = set(order_ids) - seen.keys()
         if missing:
@@ -486,7 +502,9 @@ def rfc3339(at: datetime) -> str:
 def _seen(doc: Document) -> Seen:
     buried = sys.maxsize if "deadLetter" in doc else 0
     return Seen(
-        state=state_of(doc), undelivered=max([buried, *(entry.get("sequence", sys.maxsize) for entry in doc["outbox"])])
+        state=state_of(doc),
+        undelivered=max([buried, *(entry.get("sequence", sys.maxsize) for entry in doc["outbox"])]),
+        created_at=doc["createdAt"],
     )
 
 

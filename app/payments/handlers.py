@@ -79,8 +79,8 @@ def check_backlog(_request: CheckPaymentBacklog, payments: PaymentRepository, li
 def check_queue(_request: CheckPaymentQueue, payments: PaymentRepository, outbox: Outbox, limit: int) -> Queue:
     """Tell which payments are open."""
     in_all, due, retrying, parked = payments.queue(limit)
-    _, _, dead = outbox.queue(limit)
-    return Queue(open=in_all, due=due, retrying=retrying, parked=parked, dead=dead)
+    _, _, untold, dead = outbox.queue(limit)
+    return Queue(open=in_all, due=due, retrying=retrying + untold, parked=parked, dead=dead)
 
 
 def list_stuck_payments(request: ListStuckPayments, payments: PaymentRepository, outbox: Outbox) -> OrderIds:
@@ -154,7 +154,9 @@ def _apply(event: Event, decide: Callable[[Held], Change], payments: PaymentRepo
         if event.sequence <= held.payment.order_sequence:
             return
         change = decide(held)
-        change = replace(change, payment=replace(change.payment, order_sequence=event.sequence))
+        traceparent = event.traceparent or change.payment.traceparent
+        heard = replace(change.payment, order_sequence=event.sequence, traceparent=traceparent)
+        change = replace(change, payment=heard)
         if settler.record(held, change):
             return
     raise Unavailable(f"the payment of order {event.order_id} changed again and again meanwhile")
@@ -183,6 +185,7 @@ def _tell_received(events: Sequence[Event]) -> None:
                 order_id=event.order_id,
                 request_id=event.request_id,
                 took_ms=max(0.0, now - event.at),
+                traceparent=event.traceparent,
             )
             for event in events
         ],

@@ -87,7 +87,10 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Payment:
-    """The payment of one order. `attempt` fences off workers that lost their lease; `tries` counts against the limit."""
+    """The payment of one order. `attempt` fences off workers that lost their lease; `tries` counts against the limit.
+
+    `traceparent` is the trace of whoever wanted last that something be done.
+    """
 
     order_id: str
     request_id: str
@@ -108,6 +111,7 @@ class Payment:
     sequence: int = 0
     order_sequence: int = 0
     version: int = 1
+    traceparent: str = ""
 
     @property
     def refunded(self) -> int:
@@ -151,6 +155,7 @@ def opened(event: OrderCreated) -> Payment:
         total_value=event.total_value,
         total_currency=event.total_currency,
         order_sequence=event.sequence,
+        traceparent=event.traceparent,
     )
 
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,12 +17,16 @@ from app.story import Step
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """What came of one attempt: `outcome` answered `call` after `took_ms` milliseconds; no call where none was due."""
+    """What came of one attempt: `outcome` answered `call` after `took_ms` milliseconds; no call where none was due.
+
+    `traceparent` names the call in its trace, empty where there is none.
+    """
 
     held: Held
     call: Call | None
     outcome: Outcome
     took_ms: float
+    traceparent: str = ""
 
     @property
     def order_id(self) -> str:
@@ -35,7 +39,7 @@ class Recorder:
 
     BATCH = 128
     CROWD = 3
-    LINGER_SECONDS = 0.002
+    LINGER_SECONDS = 0.01
     AGAIN_SECONDS = 0.2
 
     def __init__(
@@ -110,7 +114,8 @@ class Recorder:
         story.log.warning("lease lost or result recorded", module="payments", order_id=learned.order_id)
 
     def _result(self, held: Held, learned: Learned, change: Change) -> Result:
-        line = log_line(learned.held, learned.call, learned.outcome, self._payments.now(), learned.took_ms)
+        now = self._payments.now()
+        line = log_line(learned.held, learned.call, learned.outcome, now, learned.took_ms, learned.traceparent)
         return self._settler.result(held, change, line, learned.took_ms)
 
     def _meaning(self, held: Held, learned: Learned) -> Change:
@@ -131,9 +136,11 @@ class Recorder:
                     raise
 
     def _tell(self, recorded: Sequence[tuple[Learned, Change]]) -> None:
-        for learned, change in recorded:
-            if learned.call:
-                metrics.provider_calls.labels(learned.call.kind.value, learned.outcome.answer.value).inc()
+        metrics.tally.add(metrics.attempts, [learned.held.payment.tries for learned, change in recorded if change.news])
+        calls = Counter((learned.call.kind, learned.outcome.answer) for learned, _ in recorded if learned.call)
+        for (kind, answer), count in calls.items():
+            metrics.provider_calls.labels(kind.value, answer.value).inc(count)
+        for _, change in recorded:
             if change.news == News.PARKED:
                 metrics.payments_parked.inc()
             if change.due == 0.0:

@@ -28,7 +28,7 @@ SCHEMA: Document = {
     ],
     "properties": {
         **{name: {"bsonType": "string"} for name in ("_id", "userId", "productId", "requestId", "reference")},
-        **{name: {"bsonType": "string"} for name in ("parked", "owner", "claim", "stamp")},
+        **{name: {"bsonType": "string"} for name in ("parked", "owner", "claim", "stamp", "traceparent")},
         "total": {
             "bsonType": "object",
             "required": ["value", "currency"],
@@ -57,7 +57,10 @@ STANDING = {"attempt": 1, "dueAt": 1, "owner": 1, "status": 1, "parked": 1, "out
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """A payment as it was read, with its undelivered events; `logged` is the last attempt with a recorded result."""
+    """A payment as it was read, with its undelivered events; `logged` is the last attempt with a recorded result.
+
+    `traced` names that attempt's call in its trace, where it has one.
+    """
 
     payment: Payment
     outbox: list[Document]
@@ -65,6 +68,7 @@ class Held:
     lease_end: datetime
     owned: bool
     logged: int = 0
+    traced: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,6 +332,7 @@ def _changing(payment: Payment) -> Document:
         "sequence": payment.sequence,
         "orderSequence": payment.order_sequence,
         "version": payment.version,
+        **({"traceparent": payment.traceparent} if payment.traceparent else {}),
     }
 
 
@@ -352,12 +357,15 @@ def _held(doc: Document) -> Held:
         sequence=doc["sequence"],
         order_sequence=doc["orderSequence"],
         version=doc["version"],
+        traceparent=doc.get("traceparent", ""),
     )
+    last = doc["attempts"][-1] if doc["attempts"] else {}
     return Held(
         payment=payment,
         outbox=doc["outbox"],
         first_at=doc["firstAt"],
         lease_end=doc["dueAt"] if "dueAt" in doc else doc["firstAt"],
         owned="owner" in doc,
-        logged=doc["attempts"][-1]["attempt"] if doc["attempts"] else 0,
+        logged=last.get("attempt", 0),
+        traced=last.get("traceparent", ""),
     )

@@ -68,13 +68,16 @@ class Settler:
             "order_sequence": change.payment.order_sequence,
             "request_id": held.payment.request_id,
             "at": int(now.timestamp() * 1000),
+            "traceparent": change.payment.traceparent,
         }
         return NEWS[change.news](change, base, int(took_ms))
 
 
-def log_line(held: Held, call: Call | None, outcome: Outcome, at: datetime, took_ms: float) -> Document:
-    """What the payment's log keeps of one call."""
-    return {
+def log_line(
+    held: Held, call: Call | None, outcome: Outcome, at: datetime, took_ms: float, traceparent: str = ""
+) -> Document:
+    """What the payment's log keeps of one call; `traceparent` names the call in its trace."""
+    line = {
         "attempt": held.payment.attempt,
         "at": at,
         "call": call.kind.value if call else "none",
@@ -83,6 +86,7 @@ def log_line(held: Held, call: Call | None, outcome: Outcome, at: datetime, took
         "reason": outcome.reason,
         "tookMs": round(took_ms, 2),
     }
+    return {**line, "traceparent": traceparent} if traceparent else line
 
 
 def _jittered(seconds: float) -> float:

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import timedelta
 
-from app import story
+from app import metrics, story, traces
 from app.contracts import Unavailable
 from app.payments import payment as domain
 from app.payments.guard import Guard
@@ -19,6 +19,7 @@ from app.payments.payment import Answer, Call, Outcome, Patience
 from app.payments.recorder import Learned, Recorder
 from app.payments.repository import Held, PaymentRepository
 from app.payments.settlement import Settler
+from app.story import Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +123,16 @@ class Worker:
         wait(list(self._running), max(0.0, ends - time.monotonic()))
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    def measure(self) -> None:
+        """Tell the metrics how much is under way."""
+        busy, hung = len(self._begun), len(self._hung)
+        metrics.payment_threads.set(self._threads)
+        metrics.payment_threads_busy.set(busy)
+        metrics.payment_threads_hung.set(hung)
+        metrics.payments_queued.set(max(0, len(self._running) - busy - hung))
+        metrics.results_waiting.set(self._recorder.waiting)
+        metrics.breaker_open.set(self._guard.open)
+
     def sweep(self) -> int:
         """Take up what is due and fits; tells how many that were."""
         room = min(self.room(), self.SWEEP)
@@ -140,14 +151,14 @@ class Worker:
             return Learned(held=held, call=call, outcome=NOTHING_ASKED, took_ms=0.0)
         begun = Begun(held=held, call=call, at=time.monotonic())
         self._begun[begun.key] = begun
-        outcome = self._guard.ask(call, held.payment.attempt > 1)
+        outcome, traceparent = self._traced(held, call)
         if not self._begun.pop(begun.key, False):
             self._hung.discard(begun.key)
             story.log.warning("answer came too late", module="payments", order_id=call.order_id)
             raise TakenOver
         took = begun.seconds
         self._mean_seconds += (took - self._mean_seconds) / 16
-        return Learned(held=held, call=call, outcome=outcome, took_ms=took * 1000)
+        return Learned(held=held, call=call, outcome=outcome, took_ms=took * 1000, traceparent=traceparent)
 
     def take_over(self) -> None:
         """Settle calls that have taken too long as unknown; whatever they still answer is ignored."""
@@ -162,6 +173,19 @@ class Worker:
             took_ms = begun.seconds * 1000
             outcome = self._guard.timed_out()
             self._recorder.take(Learned(held=begun.held, call=begun.call, outcome=outcome, took_ms=took_ms))
+
+    def _traced(self, held: Held, call: Call) -> tuple[Outcome, str]:
+        """The guard's answer, and how the call is named in its trace: the one step that is a span while it lasts."""
+        payment, again = held.payment, held.payment.attempt > 1
+        if traces.active is None or not payment.traceparent:
+            return self._guard.ask(call, again), ""
+        # A call that died with its process has left no name: then the trace as such is taken up.
+        link = (held.traced or payment.traceparent) if again else ""
+        noted: dict[str, str | int] = {"order_id": call.order_id, "attempt": payment.attempt, "call": call.kind.value}
+        with traces.active.during(Step.PAYMENT_PROCESSED, payment.traceparent, link=link, **noted) as span:
+            outcome = self._guard.ask(call, again)
+            span.note(answer=outcome.answer.value)
+        return outcome, span.traceparent
 
     def _give_back(self, unbegun: list[Held]) -> None:
         try:

@@ -1,6 +1,8 @@
 """Whatever step a process dies at, the next one brings every order to its end, with one effect at the provider.
 
-`CRASH_MATRIX=full` has the processes hang past their leases as well, at every point, and come back.
+A process that dies right after a step leaves what one leaves that dies right before the next, unless it has answered a
+client in between: of those pairs one is played. `CRASH_MATRIX=full` plays all, and has the processes hang past their
+leases as well, at every point, and come back.
 """
 
 import os
@@ -28,7 +30,8 @@ def test_whatever_step_a_process_dies_at_the_next_one_settles_the_order(
     for step in expected.through:
         assert {f"before {step} #1", f"after {step} #1"} <= set(points), step
 
-    assert laboratory.troubles([Cell(scenario=scenario, point=point, death=KILL) for point in points]) == []
+    played = points if FULL else [point for point in points if _its_own(point) or point == points[-1]]
+    assert laboratory.troubles([Cell(scenario=scenario, point=point, death=KILL) for point in played]) == []
 
 
 @pytest.mark.parametrize(
@@ -39,6 +42,12 @@ def test_a_process_that_hangs_past_its_leases_and_comes_back_changes_nothing(lab
     decisive = points if FULL else [point for point in points if _about_money(point)]
 
     assert laboratory.troubles([Cell(scenario=scenario, point=point, death=STOP) for point in decisive]) == []
+
+
+def _its_own(point: str) -> bool:
+    """Whether what a death there leaves behind is left by no death at the point after it."""
+    when, what, _ = point.split()
+    return when == "before" or what in ("orders.insert", "orders.findAndModify")
 
 
 def _about_money(point: str) -> bool:

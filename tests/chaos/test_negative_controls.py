@@ -25,8 +25,11 @@ def test_the_matrix_finds_what_a_broken_variant_does_to_orders(laboratory: Labor
     points = laboratory.points(scenario, sabotage)
     assert points
 
-    found = laboratory.troubles(
-        [Cell(scenario=scenario, point=point, death=death, sabotage=sabotage) for point in points]
-    )
+    cells = [Cell(scenario=scenario, point=point, death=death, sabotage=sabotage) for point in points]
+    found: list[str] = []
+    # One trouble is proof enough.
+    while cells and not any(expected in trouble for trouble in found):
+        found += laboratory.troubles(cells[: Laboratory.SIDE_BY_SIDE])
+        del cells[: Laboratory.SIDE_BY_SIDE]
 
     assert any(expected in trouble for trouble in found), found

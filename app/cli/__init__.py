@@ -1,0 +1,32 @@
+"""Commands: `flask --app app.main …`. `shown` says how they answer and with which codes they end."""
+
+from collections.abc import Callable, Mapping
+
+from flask import Flask
+
+from app.bus import Asks
+from app.cli import dead_letters, demo, doctor, load, orders, payments
+from app.doctor import Doctor
+from app.feed import Feed
+from app.outbox import Outbox
+from app.payments.desk import Desk
+
+
+def install(
+    app: Flask,
+    bus: Asks,
+    feed: Feed,
+    make_doctor: Callable[[float], Doctor],
+    desk: Desk,
+    outboxes: Mapping[str, Outbox],
+) -> None:
+    """Give `app` its commands."""
+    for command in (
+        demo.command(feed),
+        orders.group(bus, feed),
+        payments.group(desk),
+        dead_letters.group(outboxes),
+        doctor.command(make_doctor),
+        load.command(),
+    ):
+        app.cli.add_command(command)

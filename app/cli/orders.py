@@ -1,0 +1,227 @@
+"""`orders list|show|watch|explain`: over the bus and so from the database, whether a server runs or not.
+
+A user's token would show an operator one user's orders; who may open the database may see all of them.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+from uuid import uuid4
+
+import click
+from flask.cli import AppGroup
+from rich.markup import escape
+from rich.table import Table
+
+from app.bus import Asks
+from app.cli import way
+from app.cli.shown import as_json, asking, console, table, tell
+from app.contracts import (
+    AwaitTimeline,
+    ExplainOrder,
+    ExplainPayment,
+    FindOrder,
+    FindOrders,
+    ListAllOrders,
+    ListAttempts,
+    ListOrders,
+    ListStuckOrders,
+    ListStuckPayments,
+    OrderView,
+    TimelineEntry,
+)
+from app.feed import Feed
+from app.gateway.answers import entry_members, order_members
+from app.gateway.explain import explanation
+
+PAGES = 20
+OPEN = frozenset({"Processing", "Refunding"})
+SLICE_MS = 1000
+
+
+def group(bus: Asks, feed: Feed) -> click.Group:
+    """The commands, asking `bus`, and `feed` for what is still known of an order's steps."""
+    commands = AppGroup("orders", help="Orders, and how they came to be where they are.")
+
+    @commands.command("list")
+    @click.option("--user", default="", help="Whose; without it, everybody's.")
+    @click.option("--status", default="", help="Only those of this status.")
+    @click.option("--stuck", is_flag=True, help="Only those that wait for an operator or do not get on.")
+    @click.option("--overdue", default=60.0, show_default=True, help="With --stuck: seconds that work may take.")
+    @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
+    @as_json
+    def listed(user: str, status: str, stuck: bool, overdue: float, limit: int, as_json: bool) -> None:
+        """List orders, newest first."""
+        _list(_found(bus, user, status, overdue if stuck else None, limit), as_json)
+
+    @commands.command("show")
+    @click.argument("order_id")
+    @as_json
+    def show(order_id: str, as_json: bool) -> None:
+        """Show one order, and its way as a waterfall."""
+        _show(bus, feed, order_id, as_json)
+
+    @commands.command("watch")
+    @click.argument("order_id")
+    @click.option("--seconds", default=60.0, show_default=True, help="For how long at the most.")
+    @as_json
+    def watch(order_id: str, seconds: float, as_json: bool) -> None:
+        """Follow an order's steps until its money has come to rest; exit code 1 where it has not in time."""
+        _watch(bus, order_id, seconds, as_json)
+
+    @commands.command("explain")
+    @click.argument("order_id")
+    @as_json
+    def explain(order_id: str, as_json: bool) -> None:
+        """Say in a sentence why an order is in its state, and what is behind it."""
+        asked = {"request_id": _id(), "order_id": order_id, "on_behalf_of": ""}
+        order = asking(bus.ask, ExplainOrder(**asked))
+        told = explanation(order, asking(bus.ask, ExplainPayment(**asked)))
+        if as_json:
+            tell(told)
+            return
+        click.echo(told["sentence"])
+        _print_facts(told)
+
+    return commands
+
+
+def _id() -> str:
+    return f"cli-{uuid4().hex[:12]}"
+
+
+def _found(bus: Asks, user: str, status: str, overdue: float | None, limit: int) -> Sequence[OrderView]:
+    """Orders of a user or of all, of one status or any; only those that do not get on where `overdue` is given."""
+    if overdue is None:
+        return _of_user(bus, user, status, limit) if user else _of_all(bus, status, limit)
+    stuck = _stuck(bus, overdue, limit)
+    return [order for order in stuck if status in ("", order.order_status) and user in ("", order.user_id)]
+
+
+def _show(bus: Asks, feed: Feed, order_id: str, as_json: bool) -> None:
+    asked = {"request_id": _id(), "order_id": order_id, "on_behalf_of": ""}
+    order = asking(bus.ask, FindOrder(**asked))
+    entries, steps = _entries(bus, order_id), asking(feed.of_order, order_id)
+    attempts = asking(bus.ask, ListAttempts(**asked)).attempts
+    if as_json:
+        events = [entry_members(entry) for entry in entries]
+        tell(
+            {
+                "order": order_members(order),
+                "events": events,
+                "steps": steps,
+                "attempts": [asdict(attempt) for attempt in attempts],
+            }
+        )
+        return
+    _print_order(order)
+    way.draw([*way.of_events(entries), *way.of_steps(steps), *way.of_attempts(attempts)])
+
+
+def _watch(bus: Asks, order_id: str, seconds: float, as_json: bool) -> None:
+    settled = False
+    for entry in _followed(bus, order_id, seconds):
+        settled = _settles(entry)
+        if as_json:
+            tell(entry_members(entry))
+        else:
+            console().print(_line(entry))
+    if not settled:
+        raise click.ClickException(f"order {order_id} did not settle within {seconds:g} s")
+
+
+def _settles(entry: TimelineEntry) -> bool:
+    return entry.to != "Processing" and entry.payment_status not in OPEN
+
+
+def _of_user(bus: Asks, user: str, status: str, limit: int) -> Sequence[OrderView]:
+    asked = ListOrders(request_id=_id(), user_id=user, limit=limit, order_status=status, before_at="", before_id="")
+    return asking(bus.ask, asked).orders
+
+
+def _of_all(bus: Asks, status: str, limit: int) -> Sequence[OrderView]:
+    found: list[OrderView] = []
+    before = ""
+    for _ in range(PAGES):
+        asked = ListAllOrders(request_id=_id(), limit=limit - len(found), order_status=status, before_id=before)
+        page = asking(bus.ask, asked)
+        found += page.orders
+        before = page.last_id
+        if len(found) >= limit or not before:
+            break
+    return found
+
+
+def _stuck(bus: Asks, overdue: float, limit: int) -> Sequence[OrderView]:
+    """Those that are overdue, parked or held up by a dead letter."""
+    found = [
+        order_id
+        for question in (ListStuckOrders, ListStuckPayments)
+        for dead in (True, False)
+        for order_id in asking(
+            bus.ask, question(request_id=_id(), dead=dead, overdue_ms=int(overdue * 1000), limit=limit)
+        ).order_ids
+    ]
+    return asking(bus.ask, FindOrders(request_id=_id(), order_ids=tuple(dict.fromkeys(found)))).orders[:limit]
+
+
+def _entries(bus: Asks, order_id: str, after: int = 0, wait_ms: int = 0) -> Sequence[TimelineEntry]:
+    question = AwaitTimeline(request_id=_id(), order_id=order_id, on_behalf_of="", after=after, wait_ms=wait_ms)
+    return asking(bus.ask, question).entries
+
+
+def _followed(bus: Asks, order_id: str, seconds: float) -> Iterator[TimelineEntry]:
+    """An order's steps as they come, up to one after which nothing is open."""
+    ends, after = time.monotonic() + seconds, 0
+    while True:
+        for entry in _entries(bus, order_id, after, SLICE_MS if after else 0):
+            after = entry.sequence
+            yield entry
+            last = entry
+        if _settles(last) or time.monotonic() >= ends:
+            return
+
+
+def _list(orders: Sequence[OrderView], as_json: bool) -> None:
+    if as_json:
+        tell([order_members(order) for order in orders])
+        return
+    rows = [
+        {
+            "id": order.order_id,
+            "created": order.created_at[:19].replace("T", " "),
+            "user": order.user_id,
+            "total": order.total_text,
+            "order": order.order_status,
+            "payment": order.payment_status,
+        }
+        for order in orders
+    ]
+    table("Orders", rows, as_json=False)
+
+
+def _print_order(order: OrderView) -> None:
+    facts = Table(show_header=False, box=None)
+    for name, value in order_members(order).items():
+        if name != "total":
+            facts.add_row(f"[dim]{name}[/]", escape(str(value)))
+    console().print(facts)
+
+
+def _print_facts(told: dict[str, Any]) -> None:
+    facts = Table(show_header=False, box=None)
+    for name in ("orderStatus", "paymentStatus", "waitsFor", "attempts", "nextAttemptAt", "allowed", "onCancel"):
+        value = told[name]
+        text = ", ".join(value) if isinstance(value, list) else str(value)
+        facts.add_row(f"[dim]{name}[/]", "-" if value in (None, []) else escape(text))
+    because = told["because"]
+    facts.add_row("[dim]because[/]", f"{because['type']} by {because['actor']} at {because['at']}")
+    console().print(facts)
+
+
+def _line(entry: TimelineEntry) -> str:
+    return (
+        f"{entry.at[11:23]}  {entry.sequence:>3}  {entry.actor:<9} {entry.type:<16} "
+        f"{escape(entry.came_from)} → {escape(entry.to)}, payment {entry.payment_status}  [dim]{escape(entry.detail)}[/]"
+    )

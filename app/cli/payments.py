@@ -1,0 +1,57 @@
+"""`payments list|retry|resolve`: what nobody could settle in time."""
+
+import click
+from flask.cli import AppGroup
+
+from app.cli.shown import as_json, asking, table, tell
+from app.payments.desk import Desk
+from app.payments.payment import Answer
+
+RESOLUTIONS = (Answer.CAPTURED, Answer.DECLINED, Answer.VOIDED, Answer.REFUNDED)
+
+
+def group(desk: Desk) -> click.Group:
+    """The commands, which work at `desk`."""
+    commands = AppGroup("payments", help="Payments that nobody could settle in time.")
+
+    @commands.command("list")
+    @click.option("--limit", default=100, show_default=True)
+    @as_json
+    def listed(limit: int, as_json: bool) -> None:
+        """List payments that wait for an operator."""
+        rows = [
+            {
+                "orderId": held.payment.order_id,
+                "since": f"{held.first_at:%Y-%m-%dT%H:%M:%SZ}",
+                "why": held.payment.parked,
+            }
+            for held in asking(desk.parked, limit)
+        ]
+        table("Parked payments", rows, as_json)
+
+    @commands.command("retry")
+    @click.argument("order_ids", nargs=-1, required=True)
+    @as_json
+    def retry(order_ids: tuple[str, ...], as_json: bool) -> None:
+        """Ask the provider again, with the same key."""
+        for order_id in order_ids:
+            _tell(order_id, asking(desk.retry, order_id), as_json)
+
+    @commands.command("resolve")
+    @click.argument("order_id")
+    @click.argument("answer", type=click.Choice([answer.value for answer in RESOLUTIONS]))
+    @click.option("--reference", default="", help="The provider's reference.")
+    @click.option("--reason", required=True, help="Who found this out, and how; it goes on record.")
+    @as_json
+    def resolve(order_id: str, answer: str, reference: str, reason: str, as_json: bool) -> None:
+        """Settle a payment as you found it at the provider."""
+        _tell(order_id, asking(desk.resolve, order_id, Answer(answer), reference, reason), as_json)
+
+    return commands
+
+
+def _tell(order_id: str, status: str, as_json: bool) -> None:
+    if as_json:
+        tell({"orderId": order_id, "paymentStatus": status})
+    else:
+        click.echo(f"{order_id} is now {status}")

@@ -1,0 +1,31 @@
+"""The picture of the architecture is that of the code."""
+
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from app.contracts import Event, Request, concrete
+from docs.picture import FILE, draw, wiring
+
+
+@pytest.fixture(scope="module")
+def bus():
+    """The bus as it is composed."""
+    return wiring()
+
+
+def test_the_picture_is_up_to_date(bus):
+    assert FILE.read_text() == draw(bus), "draw it anew with `make picture`"
+
+
+def test_it_shows_every_message(bus):
+    shown = {element.text for element in ET.fromstring(draw(bus)).iter() if element.text}
+    messages = {
+        kind.__name__ for base in (Request, Event) for kind in concrete(base) if kind.__module__ == "app.contracts"
+    }
+    assert messages <= shown
+
+
+def test_every_request_has_somebody_who_answers_and_every_event_somebody_who_listens(bus):
+    assert bus.answered == {kind.__name__ for kind in concrete(Request) if kind.__module__ == "app.contracts"}
+    assert bus.subscribers.keys() == {kind.__name__ for kind in concrete(Event) if kind.__module__ == "app.contracts"}
