@@ -54,7 +54,8 @@ class Server:
             )
         ends = time.monotonic() + START_SECONDS
         while not self._ready():
-            assert self._process.poll() is None and time.monotonic() < ends, self._log.read_text()
+            assert self._process.poll() is None, self._log.read_text()
+            assert time.monotonic() < ends, self._log.read_text()
             time.sleep(0.05)
 
     def kill(self) -> None:

@@ -199,7 +199,8 @@ def test_the_theme_can_be_chosen_and_stays(page):
 
 
 def token(user: str, scope: str) -> str:
-    claims = {"iss": "i", "aud": "a", "sub": user, "exp": int(time.time()) + 600, "scope": scope}
+    now = int(time.time())
+    claims = {"iss": "i", "aud": "a", "sub": user, "iat": now, "exp": now + 600, "scope": scope}
     return jwt.encode(claims, KEY, algorithm="HS256")
 
 
