@@ -15,9 +15,9 @@ IMAGES = ROOT / "docs" / "images"
 LARGEST = 400_000
 # By name of the picture: width, height, colours.
 PICTURES = {
-    "console": (1440, 1180, "light"),
-    "console-dark": (1440, 1180, "dark"),
-    "console-phone": (390, 1500, "light"),
+    "console": (1440, 1640, "light"),
+    "console-dark": (1440, 1640, "dark"),
+    "console-phone": (390, 1700, "light"),
 }
 PEOPLE = ("ada", "grace", "linus", "barbara", "ken", "radia")
 GOODS = (("Espresso machine", "RM 2,499"), ("Grinder", "RM 349"), ("Kettle", "RM 129.90"), ("Filters", "RM 19"))
@@ -43,7 +43,7 @@ def act(page: Page) -> None:
     page.get_by_role("button", name="Confirm", exact=True).click()
     page.locator(".timeline li").nth(2).wait_for()
     page.get_by_role("radio", name="Slow").check()
-    page.evaluate("document.activeElement.blur()")
+    page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
     time.sleep(2.5)
 
 
@@ -72,18 +72,18 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         Mongod(Path(folder) / "data") as mongod,
         sync_playwright() as playwright,
+        running(mongod.uri, "orderflow", Path(folder)) as server,
     ):
-        with running(mongod.uri, "orderflow", Path(folder)) as server:
-            customers = threading.Thread(target=busy, args=(server, stop))
-            customers.start()
-            chromium = browser(playwright)
-            try:
-                for name in PICTURES:
-                    take(chromium, server, name)
-            finally:
-                stop.set()
-                customers.join()
-                chromium.close()
+        customers = threading.Thread(target=busy, args=(server, stop))
+        customers.start()
+        chromium = browser(playwright)
+        try:
+            for name in PICTURES:
+                take(chromium, server, name)
+        finally:
+            stop.set()
+            customers.join()
+            chromium.close()
 
 
 if __name__ == "__main__":
