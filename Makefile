@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 XDIST ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check picture chaos bench profile fuzz audit lock clean
+.PHONY: help run test check picture chaos bench profile fuzz audit lock clean screenshots
 
 help:  ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ fuzz: $(VENV)/installed  ## Attack the interface with thousands of drawn request
 
 audit: $(VENV)/installed  ## Look for known weaknesses: in the code (bandit) and in the locked packages (pip-audit)
 	@$(BIN)/python -m tests.security.audit $(AUDIT)
+
+screenshots: $(VENV)/installed  ## Take the pictures of the console in docs/images/; needs Debian's chromium
+	@$(BIN)/python -m tests.console.screenshots
 
 UV_COMPILE := $(BIN)/uv pip compile -q --no-config --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --default-index https://pypi.org/simple --custom-compile-command "make lock" $(UPGRADE)

@@ -255,6 +255,13 @@ def pages_in(parts: Parts, *status: str) -> None:
     assert parts.orders.of_user("user-7", 10, *(status or [""]), page[-1].created_at, page[-1].order_id).orders
 
 
+def all_pages_in(parts: Parts, *status: str) -> None:
+    """Two pages of everybody's orders."""
+    orders, last_id = parts.orders.of_all(10, *status)
+    assert orders
+    parts.orders.of_all(10, *(status or [""]), last_id or orders[-1].order_id)
+
+
 def step_in(parts: Parts) -> None:
     def decide(state):
         return Change(type="OrderUpdated", actor="client", order_status="x", payment_status=state.payment_status)
@@ -309,6 +316,8 @@ OUTBOX = {
     "replay": replayed_in,
     "replay_order": lambda outbox: outbox.replay_order(str(outbox.dead_letters(1)[0]["_id"])),
     "backlog": lambda outbox: outbox.backlog(1000),
+    "queue": lambda outbox: outbox.queue(1000),
+    "stuck": lambda outbox: [outbox.stuck(dead, 0.0, 10) for dead in (True, False)],
 }
 CALLS: dict[tuple[type, str], Callable[[Parts], object]] = {
     (OrderRepository, "add"): repeated_in,
@@ -316,6 +325,8 @@ CALLS: dict[tuple[type, str], Callable[[Parts], object]] = {
     (OrderRepository, "view"): lambda parts: parts.orders.view(new_in(parts), ""),
     (OrderRepository, "status"): lambda parts: parts.orders.status(new_in(parts), ""),
     (OrderRepository, "of_user"): lambda parts: pages_in(parts),
+    (OrderRepository, "of_all"): lambda parts: [all_pages_in(parts), all_pages_in(parts, "Success")],
+    (OrderRepository, "these"): lambda parts: parts.orders.these([new_in(parts)]),
     (OrderRepository, "timeline"): lambda parts: parts.orders.timeline(new_in(parts), "", 0),
     (OrderRepository, "standing"): lambda parts: parts.orders.standing(new_in(parts), "user-7"),
     (OrderRepository, "step"): step_in,
@@ -324,6 +335,9 @@ CALLS: dict[tuple[type, str], Callable[[Parts], object]] = {
     (PaymentRepository, "claim"): lambda parts: parts.payments.claim(10),
     (PaymentRepository, "renewed"): lambda parts: parts.payments.renewed(leased_in(parts)),
     (PaymentRepository, "backlog"): lambda parts: parts.payments.backlog(1000),
+    (PaymentRepository, "queue"): lambda parts: parts.payments.queue(1000),
+    (PaymentRepository, "stuck"): lambda parts: parts.payments.stuck(60.0, 10),
+    (PaymentRepository, "attempts"): lambda parts: parts.payments.attempts(str(ObjectId()), "user-7"),
     (PaymentRepository, "parked"): lambda parts: parts.payments.parked(10),
     (PaymentRepository, "standing"): lambda parts: parts.payments.standing(str(ObjectId()), "user-7"),
     (PaymentRepository, "find"): lambda parts: parts.payments.find(str(ObjectId())),

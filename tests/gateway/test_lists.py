@@ -161,3 +161,104 @@ def test_parameters_that_nobody_knows_are_ignored_and_not_carried_on(http, mine,
     answer = http.get(f"/orders/{mine}?limit=2&$where=1&x[$ne]=1")
     assert ids(answer) == stock[:2]
     assert re.fullmatch(rf'</orders/{mine}\?limit=2&cursor=[\w.-]+>; rel="next"', answer.headers["Link"])
+
+
+@pytest.fixture(scope="module")
+def everybody(shared_settings, mongo):
+    """An application with a database of its own, for lists of all orders."""
+    app = create_app(replace(shared_settings, database=f"{shared_settings.database}_all"))
+    runtime(app).prepare()
+    yield app.test_client(), mongo[f"{shared_settings.database}_all"]
+    runtime(app).stop()
+    mongo.drop_database(f"{shared_settings.database}_all")
+
+
+@pytest.fixture
+def all_orders(everybody, place):
+    """Orders of three users, newest first."""
+    client, database = everybody
+    database.orders.delete_many({})
+    database.payments.delete_many({})
+    placed = [place(client, userId=f"user-{at % 3}") for at in range(9)]
+    return sorted(placed, reverse=True)
+
+
+@pytest.mark.parametrize("limit", [1, 4, 9, 100])
+def test_without_a_user_the_list_is_everybodys(everybody, all_orders, limit):
+    found = list(pages(everybody[0], f"/orders?limit={limit}", by_link))
+    assert [order_id for page in found for order_id in page] == all_orders
+
+
+def test_everybodys_orders_can_be_of_one_status(everybody, all_orders):
+    client, database = everybody
+    for order_id in all_orders[::2]:
+        database.orders.update_one({"_id": ObjectId(order_id)}, {"$set": {"orderStatus": "Packed"}})
+    found = list(pages(client, "/orders?limit=2&status=Packed", by_link))
+    assert [order_id for page in found for order_id in page] == all_orders[::2]
+
+
+def test_a_status_is_looked_for_among_so_many_and_then_further(everybody, all_orders, monkeypatch):
+    client, database = everybody
+    monkeypatch.setattr("app.orders.repository.LOOKED_AT", 4)
+    database.orders.update_one({"_id": ObjectId(all_orders[-1])}, {"$set": {"orderStatus": "Packed"}})
+    found = list(pages(client, "/orders?limit=2&status=Packed", by_link))
+    assert found == [[], [], [all_orders[-1]]]
+
+
+def test_a_cursor_of_everybodys_list_opens_nobodys_and_the_other_way_round(everybody, all_orders, refused):
+    client, _ = everybody
+    every, one = (client.get(f"/orders?limit=1{query}").json["nextCursor"] for query in ("", "&userId=user-1"))
+    refused(client.get(f"/orders?userId=user-1&cursor={every}"), 400, "invalid_cursor")
+    refused(client.get(f"/orders?cursor={one}"), 400, "invalid_cursor")
+
+
+def stored_payment(order_id, **state):
+    return {
+        "_id": order_id, "userId": "user-1", "productId": "1", "total": {"value": 9900, "currency": "MYR"},
+        "status": "Processing", "cancelled": False, "sent": True, "captured": 0, "refunds": [], "parked": "",
+        **dict.fromkeys(("generation", "attempt", "tries", "sequence", "orderSequence", "version"), 1),
+        "requestId": "r", "reference": "", "attempts": [], "outbox": [], "firstAt": datetime(2020, 1, 1),
+        **state,
+    }  # fmt: skip
+
+
+def test_stuck_orders_are_those_that_wait_too_long_or_for_an_operator(everybody, all_orders):
+    client, database = everybody
+    parked, slow, quick, late, done = all_orders[:5]
+    database.orders.update_many({}, {"$unset": {"relayDue": ""}})
+    database.orders.update_one({"_id": ObjectId(late)}, {"$set": {"relayDue": datetime(2020, 1, 1)}})
+    database.payments.insert_many([
+        stored_payment(parked, status="Unknown", parked="no word"),
+        stored_payment(slow, dueAt=datetime(2099, 1, 1)),
+        stored_payment(quick, dueAt=datetime(2099, 1, 1), firstAt=datetime(2098, 1, 1)),
+        stored_payment(done, status="Captured", captured=9900),
+    ])  # fmt: skip
+    answer = client.get("/orders?stuck=true")
+    assert (ids(answer), answer.json["hasMore"]) == ([parked, slow, late], False)
+    answer = client.get("/orders?stuck=true&limit=2")
+    assert (len(ids(answer)), answer.json["hasMore"]) == (2, True)
+
+
+def test_dead_letters_of_both_modules_are_listed(everybody, all_orders):
+    client, database = everybody
+    letter = {"reason": "poison", "event_id": "e", "failures": 8, "at": datetime(2020, 1, 1)}
+    database.orders.update_one({"_id": ObjectId(all_orders[3])}, {"$set": {"deadLetter": letter}})
+    database.payments.insert_one(stored_payment(all_orders[1], deadLetter=letter))
+    assert ids(client.get("/orders?deadLetter=true")) == [all_orders[1], all_orders[3]]
+    assert ids(client.get("/orders?deadLetter=true&limit=1")) == [all_orders[1]]
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter"),
+    [
+        ("stuck=1", "stuck"),
+        ("deadLetter=false", "deadLetter"),
+        ("stuck=true&stuck=true", "stuck"),
+        ("stuck=true&userId=user-1", "userId"),
+        ("stuck=true&status=Success", "status"),
+        ("deadLetter=true&cursor=x", "cursor"),
+        ("stuck=true&deadLetter=true", "deadLetter"),
+    ],
+)
+def test_what_waits_is_asked_for_by_itself(http, refused, query, parameter):
+    assert refused(http.get(f"/orders?{query}"), 400, "invalid_parameter")["parameter"] == parameter

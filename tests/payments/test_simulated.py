@@ -5,6 +5,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -270,3 +271,53 @@ def test_the_books_outlive_the_process(bank, books):
     later = SimulatedProvider(Ledger(books), Faults())
     assert later.find(CHARGE).answer == Answer.CAPTURED
     assert later.find(refund(900)).answer == Answer.REFUNDED
+
+
+def product(product_id: str, key: str = CHARGE.key) -> Call:
+    return replace(CHARGE, product_id=product_id, key=key, charge_key=key)
+
+
+def test_a_flaky_product_fails_twice_and_is_captured_then(bank, database):
+    outcomes = [bank.charge(product("flaky")).answer for _ in range(4)]
+    assert outcomes == [Answer.NOT_ATTEMPTED, Answer.NOT_ATTEMPTED, Answer.CAPTURED, Answer.CAPTURED]
+    assert database.ledger.count_documents({}) == 1
+
+
+def test_a_product_that_times_out_after_the_charge_was_charged_once(bank, database):
+    wanted = product("timeout-after-charge")
+    assert bank.charge(wanted).answer == Answer.UNKNOWN
+    assert bank.find(wanted).answer == Answer.CAPTURED
+    assert bank.charge(wanted).answer == Answer.CAPTURED
+    assert [entry["answer"] for entry in database.ledger.find()] == ["captured"]
+
+
+def test_a_slow_product_is_captured_in_its_time(bank, monkeypatch):
+    slept = []
+    monkeypatch.setattr(simulated, "time", SimpleNamespace(sleep=slept.append))
+    assert bank.charge(product("slow")).answer == Answer.CAPTURED
+    assert slept == [4.0]
+
+
+@pytest.mark.parametrize("trouble", simulated.DEMONSTRATIONS)
+def test_the_trouble_of_a_product_is_its_orders_alone(bank, monkeypatch, trouble):
+    slept = []
+    monkeypatch.setattr(simulated, "time", SimpleNamespace(sleep=slept.append))
+    bank.charge(product(trouble, "k1"))
+    slept.clear()
+    assert bank.charge(product("1", "k2")).answer == Answer.CAPTURED
+    assert bank.charge(product("2", "k3")).answer == Answer.DECLINED
+    assert slept == []
+
+
+def test_only_charging_a_product_of_trouble_is_troubled(bank):
+    wanted = product("flaky")
+    while bank.charge(wanted).answer != Answer.CAPTURED:
+        pass
+    assert bank.refund(replace(REFUND, product_id="flaky")).answer == Answer.REFUNDED
+
+
+def test_what_is_kept_in_mind_of_flaky_orders_has_a_bound(bank, monkeypatch):
+    monkeypatch.setattr(simulated, "REMEMBERED", 3)
+    for at in range(5):
+        bank.charge(product("flaky", f"k{at}"))
+    assert list(bank._failed) == ["k2", "k3", "k4"]

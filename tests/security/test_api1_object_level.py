@@ -154,3 +154,16 @@ def test_the_database_is_asked_for_the_owners_orders_alone(fort, fort_settings, 
     filters = [entry["command"]["filter"] for entry in database["system.profile"].find(about)]
     assert filters
     assert all(filter_.get("userId") == "ada" for filter_ in filters)
+
+
+def test_without_a_name_a_user_sees_their_own_orders_and_an_operator_everybodys(ada, operator, of_ada, of_bob):
+    own = ada.open("GET", "/orders").json["orders"]
+    assert {order["userId"] for order in own} == {"ada"}
+    every = operator.open("GET", "/orders").json["orders"]
+    assert {of_ada, of_bob} <= {order["id"] for order in every}
+
+
+@pytest.mark.parametrize("query", ["stuck=true", "deadLetter=true"])
+def test_what_waits_of_everybody_is_for_operators(ada, operator, refused, query):
+    assert refused(ada.open("GET", f"/orders?{query}"), 403, "insufficient_scope")["scope"] == "orders:admin"
+    assert operator.open("GET", f"/orders?{query}").status_code == 200

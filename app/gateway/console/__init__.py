@@ -48,4 +48,5 @@ def _file(files: dict[str, bytes], name: str) -> Response:
     # Asked for anew each time, and answered with 304: no page is ever made of files of two releases.
     found.headers["Cache-Control"] = "no-cache"
     found.headers["Content-Security-Policy"] = POLICY
-    return found.make_conditional(request)
+    found.make_conditional(request)
+    return found

@@ -1,0 +1,154 @@
+"""The console's files and its stream, over HTTP without a browser; and the way of an order."""
+
+import importlib
+import re
+import threading
+from dataclasses import replace
+
+import orjson
+import pytest
+
+from app.main import create_app, runtime
+
+# The package has a function of that name.
+streaming = importlib.import_module("app.gateway.console.stream")
+FILES = ("icon.svg", "console.css", "theme.js", "main.js", "api.js", "picture.js")
+
+
+@pytest.mark.parametrize("address", ["/", *(f"/console/{name}" for name in FILES)])
+def test_a_file_is_asked_for_anew_and_sent_once(http, address):
+    answer = http.get(address)
+    assert (answer.status_code, answer.headers["Cache-Control"]) == (200, "no-cache")
+    again = http.get(address, headers={"If-None-Match": answer.headers["ETag"]})
+    assert (again.status_code, again.data) == (304, b"")
+
+
+@pytest.mark.parametrize("address", ["/", "/console/main.js"])
+def test_nothing_but_its_own_files_may_run_or_be_asked_for(http, address):
+    policy = dict(part.split(" ", 1) for part in http.get(address).headers["Content-Security-Policy"].split("; "))
+    assert policy == {
+        "default-src": "'none'",
+        **dict.fromkeys(("script-src", "style-src", "connect-src", "img-src"), "'self'"),
+        **dict.fromkeys(("base-uri", "form-action", "frame-ancestors"), "'none'"),
+    }
+
+
+def test_the_page_names_no_address_outside_and_holds_no_script_or_style(http):
+    page = http.get("/").text
+    assert not re.search(r"https?://|style=|<style|onclick|<script>", page)
+    for address in re.findall(r'(?:src|href)="(/[^"]*)"', page):
+        assert http.get(address).status_code == 200
+
+
+def test_every_module_that_is_imported_is_there(http):
+    names, seen = ["main.js"], set()
+    while names:
+        name = names.pop()
+        seen.add(name)
+        answer = http.get(f"/console/{name}")
+        assert (answer.status_code, answer.mimetype) == (200, "text/javascript")
+        names += set(re.findall(r'from "\./([\w.]+)"', answer.text)) - seen
+    assert len(seen) >= 6
+
+
+@pytest.mark.parametrize("name", ["nothing.js", "..", "../__init__.py", "%2e%2e/stream.py", "index.html/x"])
+def test_there_are_no_other_files(http, name):
+    assert http.get(f"/console/{name}").status_code == 404
+
+
+def test_what_waits_is_told_as_json_too(http):
+    queues = http.get("/console/stream").json["queues"]
+    assert queues.keys() == {"orders", "payments"}
+    assert queues["orders"].keys() == {"open", "due", "retrying", "parked", "dead"}
+
+
+@pytest.fixture
+def watched(settings):
+    """An application at work, and what its stream tells by name of the event."""
+    app = create_app(replace(settings, simulated_unknown_product="capture"))
+    runtime(app).prepare()
+    runtime(app).start()
+    told = {"steps": [], "tally": [], "queues": []}
+    ids = []
+
+    def read(headers=()):
+        answer = app.test_client().get("/console/stream", headers=[("Accept", "text/event-stream"), *headers])
+        assert answer.status_code == 200
+        for chunk in answer.response:
+            for event in chunk.decode().split("\n\n"):
+                lines = dict(line.split(": ", 1) for line in event.split("\n") if ": " in line)
+                if "id" in lines:
+                    ids.append(lines["id"])
+                if "event" in lines:
+                    data = orjson.loads(lines["data"])
+                    told[lines["event"]] += data if isinstance(data, list) else [data]
+
+    reading = threading.Thread(target=read, daemon=True)
+    reading.start()
+    yield app, told, ids, read
+    runtime(app).stop()
+    reading.join(5.0)
+    assert not reading.is_alive()
+
+
+def test_the_stream_tells_steps_tallies_and_what_waits_and_ends_with_the_process(watched, place, eventually):
+    app, told, ids, _ = watched
+    order_id = place(app.test_client())
+    eventually(lambda: {line["step"] for line in told["steps"] if line["order_id"] == order_id} >= {"order updated"})
+    assert len([line for line in told["steps"] if line["order_id"] == order_id]) == 9
+    assert "request_id" not in told["steps"][0]
+    tally = eventually(lambda: next((one for one in told["tally"] if "order stored" in one["steps"]), None))
+    assert tally["steps"]["order stored"].keys() == {"count", "p50", "p99"}
+    queues = eventually(lambda: told["queues"])
+    assert queues[0].keys() == {"now", "orders", "payments"}
+    assert all(one.isdecimal() for one in ids)
+
+
+def test_whoever_comes_again_is_told_what_was_missed(watched, place, eventually):
+    app, told, ids, read = watched
+    order_id = place(app.test_client())
+    eventually(lambda: [line for line in told["steps"] if line["step"] == "order updated"])
+    first = {line["id"] for line in told["steps"]}
+    told["steps"].clear()
+    again = threading.Thread(target=read, args=([("Last-Event-ID", ids[-1])],), daemon=True)
+    again.start()
+    eventually(lambda: {line["id"] for line in told["steps"] if line["order_id"] == order_id} == first)
+
+
+@pytest.mark.parametrize("given", ["x", "-1", "1" * 16, "1.5", ""])
+def test_an_id_that_is_none_of_ours_is_refused(http, refused, given):
+    answer = http.get("/console/stream", headers={"Accept": "text/event-stream", "Last-Event-ID": given})
+    refused(answer, 400, "invalid_parameter")
+
+
+def test_the_past_that_is_told_again_has_a_bound(monkeypatch):
+    monkeypatch.setattr(streaming.time, "time", lambda: 1000.0)
+    assert streaming._since(None) == 998.0
+    assert streaming._since("999500") == 997.5
+    assert streaming._since("0") == 970.0
+    assert streaming._since("9999999999") == 998.0
+
+
+def test_a_stream_takes_a_place(shared_settings, refused):
+    app = create_app(replace(shared_settings, streams_max=0, streams_per_caller=0))
+    answer = app.test_client().get("/console/stream", headers={"Accept": "text/event-stream"})
+    refused(answer, 429, "too_many_streams")
+    runtime(app).stop()
+
+
+def test_the_way_of_an_order_has_its_steps_and_the_providers_answers(watched, place, eventually):
+    app, _, _, _ = watched
+    client = app.test_client()
+    order_id = place(client)
+    way = eventually(
+        lambda: (told := client.get(f"/orders/one/{order_id}/way").json) and len(told["steps"]) == 9 and told
+    )
+    assert [step["step"] for step in way["steps"]][:3] == ["gateway received", "orders received", "order stored"]
+    assert {"step", "module", "at", "tookMs", "event"} >= way["steps"][0].keys()
+    [attempt] = way["attempts"]
+    assert (attempt["attempt"], attempt["call"], attempt["answer"]) == (1, "charge", "captured")
+    assert attempt["tookMs"] >= 0
+
+
+def test_an_order_that_payments_has_not_heard_of_has_a_way_without_attempts(http, place):
+    assert http.get(f"/orders/one/{place(http)}/way").json == {"ok": True, "attempts": [], "steps": []}
