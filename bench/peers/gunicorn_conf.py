@@ -9,6 +9,8 @@ worker_class = os.environ.get("WORKER_CLASS") or "gthread"
 worker_connections = 1000
 threads = 16
 keepalive = 5
+# Nothing here is worth waiting for: what a peer has not paid for is lost in any case.
+graceful_timeout = 3
 accesslog = None
 loglevel = "warning"
 control_socket_disable = True
