@@ -12,7 +12,7 @@ from flask import Flask, Request, Response, g, request
 
 from app import story
 from app.config import Settings
-from app.contracts import Refused, Unavailable
+from app.contracts import Refused
 from app.gateway.caller import caller
 
 REMEMBERED = 10_000
@@ -76,9 +76,9 @@ class Limiter:
             return ()
         try:
             return self._take(who, self._windows)
-        except Unavailable as exc:
+        except Exception as exc:  # A wrong right in the database must not turn everybody away either.
             self._paused_until = now + PAUSE_SECONDS
-            story.log.warning("callers are not counted", module="gateway", reason=exc.detail)
+            story.log.warning("callers are not counted", module="gateway", reason=f"{type(exc).__name__}: {exc}"[:200])
             return ()
 
     def _remember(self, who: str, until: float) -> None:

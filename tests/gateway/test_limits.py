@@ -20,12 +20,12 @@ class Counts:
     """Counts in memory, as the database does."""
 
     def __init__(self):
-        self.counts, self.asked, self.away = {}, 0, False
+        self.counts, self.asked, self.away = {}, 0, None
 
     def take(self, who, windows):
         self.asked += 1
         if self.away:
-            raise Unavailable("away")
+            raise self.away
         self.counts[who] = self.counts.get(who, 0) + 1
         return [(self.counts[who], seconds / 2) for seconds in windows]
 
@@ -123,8 +123,9 @@ def test_what_is_remembered_of_those_who_are_over_has_a_bound(counts, monkeypatc
     assert len(limiter._full) == 5
 
 
-def test_where_nobody_can_count_all_may_pass_and_it_is_asked_seldom(http, counts, capsys):
-    counts.away = True
+@pytest.mark.parametrize("error", [Unavailable("away"), RuntimeError("not authorized")])
+def test_where_nobody_can_count_all_may_pass_and_it_is_asked_seldom(http, counts, error):
+    counts.away = error
     client = http()
     answers = [client.get("/") for _ in range(20)]
     assert {answer.status_code for answer in answers} == {200}
