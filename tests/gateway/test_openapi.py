@@ -3,8 +3,8 @@
 import json
 import re
 import time
-from datetime import timedelta
 from dataclasses import replace
+from datetime import timedelta
 
 import jwt
 import pytest
