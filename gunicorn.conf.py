@@ -84,8 +84,11 @@ def post_fork(server, worker):
 
 def post_worker_init(worker):
     """Start relays and payments in the worker, after the fork; stop claiming at the first sign of the end."""
+    from app import story
+
     running = worker.wsgi.extensions["orderflow"]
     running.start()
+    story.start_writing()
     # What is here now stays; the rest is mostly freed without a search for cycles, which took a tenth of the time.
     gc.collect()
     gc.freeze()
@@ -96,9 +99,12 @@ def post_worker_init(worker):
 
 def worker_exit(server, worker):
     """End what runs, give back the rest."""
+    from app import story
+
     app = getattr(worker, "wsgi", None)
     if app is not None:
         app.extensions["orderflow"].stop()
+        story.stop_writing()
 
 
 def on_exit(server):

@@ -184,3 +184,35 @@ def test_listeners_have_the_lines_of_every_step_at_once(monkeypatch):
     assert step == "order stored"
     assert abs(at - datetime.now(UTC).timestamp()) < 60
     assert line == {"module": "orders", "order_id": "o", "request_id": "r", "took_ms": 1.24, "version": 7}
+
+
+def test_steps_that_a_thread_writes_come_whole_in_order_and_at_the_end_too():
+    program = """
+import time
+story.start_writing()
+for at in range(50):
+    tell(Step.ORDER_STORED, module="m", order_id=f"o-{at}", request_id="r", took_ms=0)
+log.warning("careful")
+time.sleep(3 * story.WRITE_SECONDS)
+tell(Step.ORDER_UPDATED, module="m", order_id="last", request_id="r", took_ms=0)
+story.stop_writing()
+"""
+    told = lines(program)
+    steps = [line["order_id"] for line in told if "order_id" in line]
+    assert steps == [*(f"o-{at}" for at in range(50)), "last"]
+    assert [line["timestamp"] for line in told if "order_id" in line] == sorted(
+        line["timestamp"] for line in told if "order_id" in line
+    )
+    assert [line["event"] for line in told if line["level"] == "warning"] == ["careful"]
+
+
+def test_what_waits_is_written_by_a_thread_without_anybody_asking():
+    program = """
+import os, time
+story.start_writing()
+tell(Step.ORDER_STORED, module="m", order_id="o", request_id="r", took_ms=0)
+while story._unwritten: time.sleep(0.005)
+time.sleep(0.05)
+os._exit(0)
+"""
+    assert [line["order_id"] for line in lines(program)] == ["o"]
