@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from uuid import uuid4
 
@@ -216,8 +215,6 @@ def place_at(uri, folder):
 
 @pytest.mark.parametrize("contestant", [Name.ORDERFLOW, Name.FLASK, Name.FASTAPI])
 def test_a_contestant_answers_the_five_requests(contestant, mongodb_uri, name, tmp_path, eventually, new_order):
-    if contestant == Name.FASTAPI and not (find_spec("fastapi") and find_spec("uvicorn")):
-        pytest.skip("FastAPI and uvicorn are not installed; make bench installs them")
     with SERVERS[contestant](place_at(mongodb_uri, tmp_path)) as server, httpx.Client(base_url=server.url) as http:
         placed = http.post("/orders", json=new_order())
         assert placed.status_code == 201
