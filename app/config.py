@@ -47,7 +47,7 @@ class Settings:
     background_deadline: float = 5.0
 
     payment_provider: str = "simulated"
-    payment_threads: int = 32
+    payment_threads: int = 64
     payment_timeout: float = 10.0
     payment_lease: float = 30.0
     payment_tries: int = 12

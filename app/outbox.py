@@ -281,7 +281,7 @@ class Relay:
     BATCH = 128
     CROWD = 512
     PAUSE_EACH = 0.002
-    LONGEST_PAUSE = 0.05
+    LONGEST_PAUSE = 0.03
 
     def __init__(
         self,

@@ -70,7 +70,7 @@ def _cpu(axis, report: Report) -> None:
 def _memory(axis, report: Report) -> None:
     held = {name: one.rss_mb for name, one in report.results.memory.items()}
     _bars(axis, list(held), list(held.values()), [f"{value:,.0f} MB" for value in held.values()])
-    axis.set_title("Resident memory of the server after the run", loc="left", fontsize=10.5)
+    axis.set_title("Resident memory after the run", loc="left", fontsize=10.5)
 
 
 def _bars(
