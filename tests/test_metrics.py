@@ -16,6 +16,7 @@ from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.parser import text_string_to_metric_families
 
 from app import metrics
+from app.config import Settings
 from app.main import NO_DATABASE, create_app, runtime
 from app.payments.payment import Answer, Outcome
 from app.payments.providers import make
@@ -197,7 +198,7 @@ def test_two_workers_tell_one_sum_also_when_one_is_killed(gunicorn, new_order, e
     eventually(lambda: told()["orderflow_workers", ()] == 2, 60)
     assert sums() == (24,) * 11
     assert not list(folder.glob(f"*_{victim.pid}.db"))
-    eventually(lambda: told()["orderflow_payment_threads", ()] == 64)
+    eventually(lambda: told()["orderflow_payment_threads", ()] == 2 * Settings().payment_threads)
 
 
 def test_what_ended_processes_counted_is_kept_in_one_file_and_their_gauges_are_forgotten(tmp_path):
