@@ -89,7 +89,7 @@ def post_worker_init(worker):
     running = worker.wsgi.extensions["orderflow"]
     running.start()
     story.start_writing()
-    # What is here now stays; the rest is mostly freed without a search for cycles, which took a tenth of the time.
+    # What is here now stays; the rest is mostly freed without a search for cycles, so one is made less often.
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
