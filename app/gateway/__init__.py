@@ -59,7 +59,8 @@ def install(
     """
     if traces.active:
         bus = tracing.TracedBus(bus, traces.active)
-    streams = Streams(settings.streams_max, settings.streams_per_caller)
+    addresses = limits.Addresses(settings.forwarded_allow_ips)
+    streams = Streams(settings.streams_max, settings.streams_per_caller, addresses)
     app.config["IDENTITY"] = settings.identity
     app.config["MAX_CONTENT_LENGTH"] = body.LARGEST + 1
     app.url_map.strict_slashes = True

@@ -13,6 +13,7 @@ from flask import g, request
 from app import metrics
 from app.contracts import Refused
 from app.gateway.caller import caller
+from app.gateway.limits import Addresses
 
 
 class TooManyStreams(Refused):
@@ -35,11 +36,12 @@ def hung_up(environ: Mapping[str, Any]) -> bool:
 
 
 class Streams:
-    """Places for requests that wait."""
+    """Places for requests that wait; who waits is told by the token, else by the address."""
 
-    def __init__(self, most: int, per_caller: int) -> None:
+    def __init__(self, most: int, per_caller: int, addresses: Addresses) -> None:
         self._most = most
         self._per_caller = per_caller
+        self._addresses = addresses
         self._lock = threading.Lock()
         self._taken: Counter[str] = Counter()
 
@@ -60,7 +62,7 @@ class Streams:
 
     def take(self) -> str:
         """Take a place; tells for whom, to be handed to `leave`. Raises TooManyStreams."""
-        who = caller().user_id or request.remote_addr or ""
+        who = caller().user_id or self._addresses.of(request)
         with self._lock:
             if self._taken[who] >= self._per_caller or self._taken.total() >= self._most:
                 raise TooManyStreams("as many requests are waiting as may; end one of yours first", retry_after=5)

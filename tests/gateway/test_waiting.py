@@ -150,12 +150,13 @@ def test_only_so_many_may_wait_and_an_order_is_taken_all_the_same(make_app, plac
     assert client.get(address).status_code == 200
 
 
-def test_others_may_wait_where_one_has_all_his_places(make_app, place, eventually):
-    app = make_app(streams_max=2, streams_per_caller=1)
+@pytest.mark.parametrize("proxy", ["", "10.0.0.1"], ids=["seen", "told by a proxy"])
+def test_others_may_wait_where_one_has_all_his_places(make_app, place, eventually, proxy):
+    app = make_app(streams_max=2, streams_per_caller=1, forwarded_allow_ips=proxy)
     order_id = place(app.test_client())
 
     def wait(address, seconds):
-        environ = {"REMOTE_ADDR": address}
+        environ = {"REMOTE_ADDR": proxy or address, "HTTP_X_FORWARDED_FOR": address if proxy else ""}
         return app.test_client().get(f"/orders/status/{order_id}?wait={seconds}", environ_overrides=environ).status_code
 
     with ThreadPoolExecutor(2) as pool:
