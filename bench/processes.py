@@ -42,7 +42,7 @@ class Server:
         self._command = command
         self._ready = ready
         usual = {name: value for name, value in os.environ.items() if not name.startswith(("COV_", "PYTEST_"))}
-        self._environ = {**usual, **environ}
+        self.environ = {**usual, **environ}
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -63,7 +63,7 @@ class Server:
             self._process = subprocess.Popen(
                 [sys.executable, "-ISc", TIED_TO_OWNER, str(os.getpid()), *self._command],
                 cwd=ROOT,
-                env=self._environ,
+                env=self.environ,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -106,9 +106,14 @@ class Server:
 
     def memory(self) -> Memory:
         """What all of its processes hold."""
-        held = [process.memory_full_info() for process in self.tree()]
-        rss, pss = sum(one.rss for one in held), sum(getattr(one, "pss", one.rss) for one in held)
-        return Memory(rss_mb=rss / MEGABYTE, pss_mb=pss / MEGABYTE, processes=len(held))
+        return held_by(self.tree())
+
+
+def held_by(processes: Sequence[psutil.Process]) -> Memory:
+    """What these processes hold."""
+    held = [process.memory_full_info() for process in processes]
+    rss, pss = sum(one.rss for one in held), sum(getattr(one, "pss", one.rss) for one in held)
+    return Memory(rss_mb=rss / MEGABYTE, pss_mb=pss / MEGABYTE, processes=len(held))
 
 
 def cpu_of(process: psutil.Process) -> float:
