@@ -118,7 +118,7 @@ class Feed:
         for line in lines:
             if line["order_id"] in self._chosen or self._admits(step, line, now):
                 with suppress(queue.Full):
-                    self._lines.put_nowait({"step": step, "at": at, **line})
+                    self._lines.put_nowait({"step": step, "at": at, "process": self._process, **line})
 
     def follow(self, wanted: Document, seconds: float) -> Iterator[Document]:
         """Lines that match `wanted`, for so many seconds, as they come in from any process. Raises Unavailable."""

@@ -51,8 +51,8 @@ class Base:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._port = free_port()
-        self._mongod = Mongod(folder, port=self._port)
+        self.port = free_port()
+        self._mongod = Mongod(folder, port=self.port)
 
     def __enter__(self) -> Self:
         self._mongod.start()
@@ -62,9 +62,19 @@ class Base:
         self._mongod.stop()
 
     @property
+    def pid(self) -> int | None:
+        """The process id of mongod."""
+        return self._mongod.pid
+
+    @property
+    def log(self) -> Path:
+        """What it wrote."""
+        return self._folder / "mongod.log"
+
+    @property
     def uri(self) -> str:
         """Where it is, killed or not."""
-        return f"mongodb://{HOST}:{self._port}/?replicaSet=orderflow"
+        return f"mongodb://{HOST}:{self.port}/?replicaSet=orderflow"
 
     def kill(self) -> None:
         """End it with kill -9."""
@@ -72,7 +82,7 @@ class Base:
 
     def restart(self) -> None:
         """Start it again on what it left; returns when it takes writes."""
-        self._mongod = Mongod(self._folder, port=self._port)
+        self._mongod = Mongod(self._folder, port=self.port)
         self._mongod.start()
 
 
@@ -140,11 +150,16 @@ class Program:
             time.sleep(0.05)
         raise NotReady(f"{'it did not come up' if self.running else 'it ended'}; its log: {self.log}")
 
+    def terminate(self) -> None:
+        """SIGTERM, without waiting for what comes of it."""
+        if self._process and self.running:
+            self._process.terminate()
+
     def stop(self) -> None:
         """SIGTERM, and kill -9 where that does not help."""
-        if self._process is None or not self.running:
+        self.terminate()
+        if self._process is None:
             return
-        self._process.terminate()
         try:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
