@@ -93,7 +93,7 @@ def orderflow(place: Place, more: Mapping[str, str] | None = None, options: tupl
 
 def apart(place: Place, more: Mapping[str, str] | None = None) -> Apart:
     """Orderflow with its modules in processes of their own."""
-    return Apart(place.folder, {"BIND": "127.0.0.1", "MONGODB_URI": place.uri, **(more or {})}, place.port)
+    return Apart(place.folder, {"BIND": "127.0.0.1", **(more or {})}, place.port, place.uri)
 
 
 def flask(place: Place) -> Server:

@@ -42,7 +42,7 @@ class Server:
         self._command = command
         self._ready = ready
         usual = {name: value for name, value in os.environ.items() if not name.startswith(("COV_", "PYTEST_"))}
-        self.environ = {**usual, **environ}
+        self._environ = {**usual, **environ}
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -63,7 +63,7 @@ class Server:
             self._process = subprocess.Popen(
                 [sys.executable, "-ISc", TIED_TO_OWNER, str(os.getpid()), *self._command],
                 cwd=ROOT,
-                env=self.environ,
+                env=self._environ,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
