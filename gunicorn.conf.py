@@ -53,7 +53,7 @@ def on_starting(server):
         # In a process of its own: what it loads must not be there before workers patch it for gevent.
         if subprocess.run([sys.executable, "-m", "app.keys"], check=False).returncode:  # as it stands here  # nosec B603
             sys.exit(1)
-    else:
+    elif settings.runs("gateway"):
         server.log.warning("nobody is asked who they are; AUTH_JWT_… in .env.example tells how to change that")
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         # Workers share what they count through files there; it must be set before any of them imports the metrics.

@@ -2,7 +2,7 @@
 
 `ask` wants exactly one module to do something; `publish` says that something happened to whoever cares. Each
 collaborator is given the narrowest face of the bus: Answers for orders and payments, Asks for the gateway,
-Publishes for the relay.
+Publishes for the relay. Between processes broker.py carries the same.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,12 +44,37 @@ class Publishes(Protocol):
         """Hand a batch of events of one type to each subscribing module; tells what each made of it."""
 
 
+class Bus(Asks, Answers, Publishes, Protocol):
+    """All of it, for the composition root."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether messages can come and go."""
+
+    def start(self) -> None:
+        """Begin to send; call it after any fork."""
+
+    def receive(self) -> None:
+        """Begin to receive: what this process runs is prepared."""
+
+    def drain(self) -> None:
+        """Receive nothing more. Safe in a signal handler: sets a flag only."""
+
+    def finish(self, timeout: float) -> None:
+        """Receive nothing more, and let end what was received."""
+
+    def stop(self) -> None:
+        """Send nothing more."""
+
+
 class AlreadyAnswered(RuntimeError):
     """Two handlers want to answer the same request: a mistake in the composition."""
 
 
 class SignalBus:
-    """The bus inside one process. Handlers run in the caller's thread."""
+    """The bus inside one process. Handlers run in the caller's thread, so there is nothing to start or to stop."""
+
+    ready = True
 
     def __init__(self) -> None:
         self._requests = Namespace()
@@ -80,6 +105,14 @@ class SignalBus:
             str(name): {self._modules[receiver] for receiver in _receivers(signal)}
             for name, signal in self._events.items()
         }
+
+    def start(self) -> None:
+        """Nothing to do."""
+
+    receive = drain = stop = start
+
+    def finish(self, timeout: float) -> None:
+        """Nothing to wait for."""
 
     def ask(self, request: Request[R]) -> R:
         name = type(request).__name__

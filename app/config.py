@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 
 class BadSettings(ValueError):
@@ -28,6 +28,13 @@ class Settings:
     data: Path = Path(".orderflow")
     log_format: str = "auto"
     log_level: str = "info"
+
+    modules: str = "gateway,orders,payments"
+    bus_url: str = field(default="", repr=False)
+    bus_prefix: str = "orderflow"
+    gateway_database: str = ""
+    orders_database: str = ""
+    payments_database: str = ""
 
     auth_jwt_algorithm: str = ""
     auth_jwt_key: str | None = field(default=None, repr=False)
@@ -113,6 +120,15 @@ class Settings:
         """Whether it is counted how often somebody calls."""
         return bool(self.rate_limit or (self.identity and self.auth_failure_limit))
 
+    def runs(self, module: str) -> bool:
+        """Whether this process runs the module."""
+        return module in _names(self.modules)
+
+    def database_of(self, module: str) -> str:
+        """The name of the module's database; all share one unless they are given their own."""
+        own: str = getattr(self, f"{module}_database")
+        return own or self.database
+
     def allows(self, unsafe: str) -> bool:
         """Whether what is `unsafe` is wanted all the same."""
         return unsafe in _names(self.allow_unsafe)
@@ -157,8 +173,27 @@ class Settings:
                 all(0 <= percent <= 100 for percent in percents) and sum(percents) <= 100,
                 "SIMULATED_…_PERCENT must lie between 0 and 100, and together not exceed 100",
             ),
+            *self._bus_rules(),
             *self._identity_rules(),
             *self._safety_rules(),
+        ]
+
+    def _bus_rules(self) -> list[tuple[bool, str]]:
+        here = _names(self.modules)
+        return [
+            (
+                bool(here) and here <= set(MODULES),
+                f"MODULES is {self.modules!r}: it may name {', '.join(MODULES)}",
+            ),
+            (
+                bool(self.bus_url) or here >= set(MODULES),
+                "MODULES leaves some out: set BUS_URL, so that they can be reached in other processes",
+            ),
+            (
+                all(BUS_URL.fullmatch(one) for one in self.bus_url.split(";") if self.bus_url),
+                "BUS_URL must begin with amqp:// or amqps:// and name a host; several have ; between them",
+            ),
+            (bool(BUS_PREFIX.fullmatch(self.bus_prefix)), "BUS_PREFIX may have 1 to 64 letters, digits, - and _"),
         ]
 
     def _identity_rules(self) -> list[tuple[bool, str]]:
@@ -196,23 +231,32 @@ class Settings:
                 f"ALLOW_UNSAFE is {self.allow_unsafe!r}: it may name {', '.join(UNSAFE)}",
             ),
             (
-                self.identity or _only_this_machine(reached) or self.allows("no_identity"),
+                self.identity or not self.runs("gateway") or _only_this_machine(reached) or self.allows("no_identity"),
                 f"Others can reach {reached} and nobody is asked who they are: set AUTH_JWT_… or ALLOW_UNSAFE=no_identity",
             ),
-            (
-                not _well_known_password(self.mongodb_uri or "") or self.allows("default_password"),
-                "MONGODB_URI has a password that everybody tries first: change it or set ALLOW_UNSAFE=default_password",
+            *(
+                (
+                    not known or self.allows("default_password"),
+                    f"{name} has a password that everybody tries first: change it or set ALLOW_UNSAFE=default_password",
+                )
+                for name, known in (
+                    ("MONGODB_URI", _well_known_password(self.mongodb_uri or "")),
+                    ("BUS_URL", any(_well_known_password(url) and not _local(url) for url in self.bus_url.split(";"))),
+                )
             ),
         ]
 
 
+MODULES = ("gateway", "orders", "payments")
+BUS_URL = re.compile(r"amqps?://(?:[^\s/@]*@)?[^\s/@]+(?:/\S*)?")
+BUS_PREFIX = re.compile(r"[A-Za-z0-9_-]{1,64}")
 LOG_FORMATS = ("auto", "console", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 JWT_ALGORITHMS = (*(f"{kind}{bits}" for kind in ("HS", "RS", "PS", "ES") for bits in (256, 384, 512)), "EdDSA")
 RATE = r"[1-9]\d{0,8}/(second|minute|hour|day)"
 RATE_LIMIT = re.compile(f"{RATE}(;{RATE}){{0,3}}")
 UNSAFE = ("no_identity", "default_password", "short_jwt_key")
-URI_PASSWORD = re.compile(r"mongodb(?:\+srv)?://(?P<user>[^:@/]*):(?P<password>[^@/]*)@")
+URI_PASSWORD = re.compile(r"(?:mongodb(?:\+srv)?|amqps?)://(?P<user>[^:@/]*):(?P<password>[^@/]*)@")
 WELL_KNOWN = frozenset(
     [
         *("123456", "admin", "changeme", "change_me", "default", "example", "guest", "mongo", "mongodb", "orderflow"),
@@ -247,6 +291,11 @@ def _only_this_machine(address: str) -> bool:
         return address in ("localhost", "") or ipaddress.ip_address(address).is_loopback
     except ValueError:
         return False
+
+
+def _local(url: str) -> bool:
+    """Whether the broker is on this machine, where it lets its guest in and from nowhere else."""
+    return _only_this_machine(urlsplit(url).hostname or "")
 
 
 def _well_known_password(uri: str) -> bool:

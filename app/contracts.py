@@ -1,7 +1,7 @@
 """Every message, reply and refusal that may cross a module boundary.
 
 Messages are data and nothing else: frozen, keyword-only, made of strings, integers and booleans (and tuples of
-such), so that each survives JSON both ways and may one day travel between processes. Times are milliseconds since
+such), so that each survives JSON both ways and may travel between processes. Times are milliseconds since
 1970 in UTC where they are integers, RFC 3339 where they are strings. Money is an integer of ISO 4217 minor units
 beside its currency code. Ids of orders are 24 hexadecimal digits.
 
@@ -38,7 +38,10 @@ class Event:
     """Something that happened to one order; named in the past tense.
 
     `sequence` rises within what the sending module has to say of that order; a receiver ignores what it has seen.
+    `heard_by` are modules that must take it in, whether they run at the moment or not; others may listen as well.
     """
+
+    heard_by: ClassVar[tuple[str, ...]] = ()
 
     event_id: str
     order_id: str
@@ -505,12 +508,16 @@ class PaymentEvent(Event):
     makes; 0 acknowledges nothing.
     """
 
+    heard_by = ("orders",)
+
     order_sequence: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class OrderCreated(Event):
     """An order was stored and waits for its payment."""
+
+    heard_by = ("payments",)
 
     user_id: str
     product_id: str
@@ -522,10 +529,14 @@ class OrderCreated(Event):
 class OrderCancelled(Event):
     """An order was cancelled: whatever was or will be captured for it goes back."""
 
+    heard_by = ("payments",)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RefundRequested(Event):
     """A part of an order's captured total is reserved to go back."""
+
+    heard_by = ("payments",)
 
     refund_id: str
     refund_value: int

@@ -11,7 +11,6 @@ from typing import Any
 
 import pymongo
 from pymongo.collection import Collection
-from pymongo.database import Database as MongoDatabase
 from pymongo.errors import (
     BulkWriteError,
     CollectionInvalid,
@@ -77,7 +76,7 @@ class DatabaseClock(ServerHeartbeatListener):
 
 
 class Database:
-    """One client and one named database. No connection is made before the first command."""
+    """One client, and the database that is meant where none is named. No connection is made before the first command."""
 
     def __init__(self, uri: str, name: str, **options: Any) -> None:
         self.clock = DatabaseClock()
@@ -99,16 +98,16 @@ class Database:
             event_listeners=listeners,
             **options,
         )
-        self._database: MongoDatabase[Document] = self.client[name]
+        self._name = name
 
-    def collection(self, name: str, deadline: float) -> "Store":
+    def collection(self, name: str, deadline: float, database: str = "") -> "Store":
         """The collection of one module, each of whose commands may take `deadline` seconds."""
-        return Store(self._database[name], self, deadline)
+        return Store(self.client[database or self._name][name], self, deadline)
 
-    def secret(self, name: str) -> bytes:
-        """A random key that every process on this database shares: drawn by whoever asks first. Raises Unavailable."""
+    def secret(self, name: str, database: str = "") -> bytes:
+        """A random key that every process on a database shares: drawn by whoever asks first. Raises Unavailable."""
         drawn = {"$setOnInsert": {"key": secrets.token_bytes(32)}}
-        with self.collection("secrets", SECRET_SECONDS).bounded() as documents:
+        with self.collection("secrets", SECRET_SECONDS, database).bounded() as documents:
             found: Any = documents.find_one_and_update(
                 {"_id": name}, drawn, upsert=True, return_document=pymongo.ReturnDocument.AFTER
             )

@@ -9,7 +9,7 @@ from typing import Any
 from flask import Flask
 
 from app import cli, embedded, gateway, metrics, orders, payments, story, traces
-from app.bus import SignalBus
+from app.bus import Bus, SignalBus
 from app.config import BadSettings, Settings
 from app.database import Database, Store
 from app.doctor import Doctor
@@ -26,15 +26,18 @@ MakeProvider = Callable[[Settings, Store], Provider]
 
 
 class Runtime:
-    """What runs behind the app: started once in each process that serves, stopped in order."""
+    """What runs behind the app: started once in each process that serves, stopped in order.
+
+    `orders` and `payments` are None where they run in other processes.
+    """
 
     def __init__(
         self,
         settings: Settings,
-        bus: SignalBus,
+        bus: Bus,
         database: Database,
-        modules: tuple[orders.Orders, payments.Payments],
-        provider: Provider,
+        modules: tuple[orders.Orders | None, payments.Payments | None],
+        provider: Provider | None,
         feed: Feed,
         quota: Quota,
     ) -> None:
@@ -45,18 +48,19 @@ class Runtime:
         self.provider = provider
         self.feed = feed
         self.quota = quota
-        self._pulse = Pulse(self.payments.worker.measure)
+        self._pulse = Pulse(*([self.payments.worker.measure] if self.payments else []))
         self._started = False
         self._prepared = False
         self._stopping = False
 
     def prepare(self) -> None:
         """Create collections, validators and indexes; safe to repeat."""
-        self.orders.prepare()
-        self.payments.prepare()
-        self.feed.prepare()
-        if self.settings.counts_callers:
-            self.quota.prepare()
+        for module in self._background:
+            module.prepare()
+        if self.settings.runs("gateway"):
+            self.feed.prepare()
+            if self.settings.counts_callers:
+                self.quota.prepare()
         prepare = getattr(self.provider, "prepare", None)
         if prepare:
             prepare()
@@ -67,6 +71,7 @@ class Runtime:
         self._started = True
         story.listeners.append(self.feed.take)
         self._pulse.start()
+        self.bus.start()
         threading.Thread(target=self._start_when_prepared, name="start", daemon=True).start()
 
     @property
@@ -77,8 +82,9 @@ class Runtime:
     def drain(self) -> None:
         """Take up no more payments, let waiters go, be not ready. Safe in a signal handler: sets flags only."""
         self._stopping = True
-        self.orders.drain()
-        self.payments.worker.draining = True
+        self.bus.drain()
+        for module in self._background:
+            module.drain()
         self.feed.draining = True
 
     def stop(self) -> None:
@@ -87,18 +93,24 @@ class Runtime:
         timeout = self.settings.payment_timeout + self.settings.background_deadline
         if self._started:
             self._started = False
-            self.orders.stop(timeout)
-            self.payments.stop(timeout)
+            self.bus.finish(timeout)
+            for module in self._background:
+                module.stop(timeout)
             self.feed.stop()
             story.listeners.remove(self.feed.take)
             self._pulse.stop()
             if traces.active:
                 traces.active.flush()
+        self.bus.stop()
         self.database.close()
 
     def ready(self) -> bool:
         """Whether requests can be served."""
-        return self._prepared and not self._stopping and self.database.reachable()
+        return self._prepared and not self._stopping and self.bus.ready and self.database.reachable()
+
+    @property
+    def _background(self) -> list[orders.Orders | payments.Payments]:
+        return [module for module in (self.orders, self.payments) if module]
 
     def _start_when_prepared(self) -> None:
         wait = threading.Event()
@@ -112,8 +124,9 @@ class Runtime:
                 wait.wait(1.0)
                 continue
             self.feed.start()
-            self.orders.start()
-            self.payments.start()
+            for module in self._background:
+                module.start()
+            self.bus.receive()
             return
 
 
@@ -134,27 +147,52 @@ def create_app(
         _trace()
     uri = settings.mongodb_uri or embedded.running(settings.data) or NO_DATABASE
     database = Database(uri, settings.database, **client_options)
-    provider = make_provider(settings, database.collection("ledger", settings.background_deadline))
-    bus = SignalBus()
-    modules = (
-        orders.install(bus, bus, database.collection("orders", settings.request_deadline), settings),
-        payments.install(bus, bus, database.collection("payments", settings.background_deadline), provider, settings),
-    )
-    feed = Feed(database.collection("steps", settings.background_deadline))
-    quota = Quota(database.collection("quotas", settings.background_deadline))
-    running = Runtime(settings, bus, database, modules, provider, feed, quota)
+    bus = _bus(settings)
+    of_orders = of_payments = provider = None
+    if settings.runs("orders"):
+        store = _collection(database, settings, "orders", "orders", settings.request_deadline)
+        of_orders = orders.install(bus, bus, store, settings)
+    if settings.runs("payments"):
+        provider = make_provider(settings, _collection(database, settings, "payments", "ledger"))
+        store = _collection(database, settings, "payments", "payments")
+        of_payments = payments.install(bus, bus, store, provider, settings)
+    feed = Feed(_collection(database, settings, "gateway", "steps"))
+    quota = Quota(_collection(database, settings, "gateway", "quotas"))
+    running = Runtime(settings, bus, database, (of_orders, of_payments), provider, feed, quota)
     app = Flask("app", static_folder=None)
     app.extensions["orderflow"] = running
-    gateway.install(app, bus, running.ready, settings, quota.take, partial(_cursor_key, database, settings), live=feed)
+    if settings.runs("gateway"):
+        cursor_key = partial(_cursor_key, database, settings)
+        gateway.install(app, bus, running.ready, settings, quota.take, cursor_key, live=feed)
+    else:
+        gateway.install_probes(app, bus, running.ready, settings)
     cli.install(
         app,
         bus,
         feed,
         partial(_doctor, database, settings),
-        running.payments.desk,
-        {"orders": running.orders.outbox, "payments": running.payments.outbox},
+        of_payments.desk if of_payments else None,
+        {name: module.outbox for name, module in (("orders", of_orders), ("payments", of_payments)) if module},
     )
     return app
+
+
+def _bus(settings: Settings) -> Bus:
+    if not settings.bus_url:
+        return SignalBus()
+    # Known only where it is wanted: the driver is not loaded for one process.
+    from app.broker import BrokerBus
+
+    return BrokerBus(
+        settings.bus_url,
+        settings.bus_prefix,
+        request_seconds=settings.request_deadline,
+        event_seconds=settings.background_deadline,
+    )
+
+
+def _collection(database: Database, settings: Settings, module: str, name: str, deadline: float | None = None) -> Store:
+    return database.collection(name, deadline or settings.background_deadline, settings.database_of(module))
 
 
 def _trace() -> None:
@@ -169,12 +207,15 @@ def _trace() -> None:
 
 
 def _cursor_key(database: Database, settings: Settings) -> bytes:
-    return settings.cursor_key.encode() if settings.cursor_key else database.secret("cursors")
+    if settings.cursor_key:
+        return settings.cursor_key.encode()
+    return database.secret("cursors", settings.database_of("gateway"))
 
 
 def _doctor(database: Database, settings: Settings, grace: float) -> Doctor:
     of_orders, of_payments, books = (
-        database.collection(name, settings.background_deadline) for name in ("orders", "payments", "ledger")
+        _collection(database, settings, module, name)
+        for module, name in (("orders", "orders"), ("payments", "payments"), ("payments", "ledger"))
     )
     return Doctor(of_orders, of_payments, books, grace)
 

@@ -44,6 +44,10 @@ leases_lost = Counter("orderflow_leases_lost", "Results refused because the leas
 orders_refused = Counter("orderflow_orders_refused", "New orders refused because too much was waiting")
 refusals = Counter("orderflow_refusals", "Requests that were refused, by the code of the problem", ["code"])
 database_errors = Counter("orderflow_database_errors", "Errors of the database, by kind", ["kind"])
+broker_losses = Counter("orderflow_broker_losses", "Connections to the message broker that broke off")
+broker_unanswered = Counter(
+    "orderflow_broker_unanswered", "What was sent over the message broker and not answered in time", ["what"]
+)
 
 batch_sizes = Histogram(
     "orderflow_batch_size",
@@ -75,6 +79,12 @@ database_seconds = Histogram(
     ["collection"],
     buckets=SECONDS,
 )
+broker_seconds = Histogram(
+    "orderflow_broker_duration_seconds",
+    "From sending over the message broker to the answer: of a request that does not wait, or of a batch of events",
+    ["what"],
+    buckets=SECONDS,
+)
 
 workers = Gauge("orderflow_workers", "Processes at work", multiprocess_mode="livesum")
 payment_threads = Gauge(
@@ -95,15 +105,19 @@ results_waiting = Gauge(
     multiprocess_mode="livesum",
 )
 breaker_open = Gauge("orderflow_breaker_open", "Processes that spare the provider", multiprocess_mode="livesum")
+broker_connections = Gauge(
+    "orderflow_broker_connections", "Open connections to the message broker", multiprocess_mode="livesum"
+)
 streams_open = Gauge("orderflow_streams_open", "Requests that wait or stream", multiprocess_mode="livesum")
 
 COUNTERS = (
     provider_calls, payments_parked, dead_letters, leases_lost, orders_refused, refusals, database_errors,
+    broker_losses, broker_unanswered,
 )  # fmt: skip
-HISTOGRAMS = (batch_sizes, requests, hops, settled, attempts, database_seconds)
+HISTOGRAMS = (batch_sizes, requests, hops, settled, attempts, database_seconds, broker_seconds)
 GAUGES = (
     workers, payment_threads, payment_threads_busy, payment_threads_hung, payments_queued, results_waiting,
-    breaker_open, streams_open,
+    breaker_open, broker_connections, streams_open,
 )  # fmt: skip
 
 

@@ -10,13 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from app.contracts import Event, concrete
+from app.main import runtime
+
 ROOT = Path(__file__).parent.parent
 APP = ROOT / "app"
 FILES = sorted(APP.rglob("*.py"))
 MODULES = ("orders", "payments", "gateway")
 LINT_IMPORTS = Path(sys.executable).parent / "lint-imports"
 
-STRANGERS, DOWNWARDS, PURE, WIRE, HTTP, STORAGE = "strangers", "downwards", "pure", "wire", "http", "storage"
+STRANGERS, DOWNWARDS, PURE, WIRE = "strangers", "downwards", "pure", "wire"
+TRANSPORT, HTTP, STORAGE = "transport", "http", "storage"
 
 
 def name_of(rule: str) -> str:
@@ -86,6 +90,9 @@ def test_the_rules_are_kept_in_a_copy_too(copy):
         ("payments/handlers.py", "import flask", HTTP),
         ("bus.py", "from flask import g", HTTP),
         ("orders/repository.py", "from werkzeug.exceptions import NotFound", HTTP),
+        ("orders/handlers.py", "import kombu", TRANSPORT),
+        ("outbox.py", "import amqp", TRANSPORT),
+        ("broker.py", "import blinker", WIRE),
         ("gateway/routes.py", "import pymongo", STORAGE),
         ("orders/handlers.py", "from bson import ObjectId", STORAGE),
         ("main.py", "from pymongo import MongoClient", STORAGE),
@@ -224,14 +231,18 @@ def test_nothing_is_imported_under_a_name_made_up_at_run_time():
     assert importers("dynamic") == set()
 
 
-def test_only_the_relay_publishes():
+def test_only_the_relay_publishes_and_the_broker_what_a_relay_elsewhere_has_published():
     publishers = {
         path(file)
         for file in FILES
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.Call) and called(node) == "publish"
     }
-    assert publishers == {"outbox.py"}
+    assert publishers == {"outbox.py", "broker.py"}
+
+
+def test_whoever_must_hear_an_event_subscribes_to_it(app):
+    assert {kind.__name__: set(kind.heard_by) for kind in concrete(Event)} == runtime(app).bus.subscribers
 
 
 def test_only_the_gateway_and_the_commands_are_given_the_face_of_the_bus_that_asks():

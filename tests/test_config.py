@@ -23,6 +23,8 @@ OTHER = {
     "rate_limit": "100/second;2000/minute",
     "mongodb_uri": "mongodb://elsewhere/?replicaSet=rs0",
     "auth_jwt_algorithm": "ES256",
+    "modules": "orders, payments",
+    "bus_url": "amqps://a:drawn@one.example/flow;amqps://a:drawn@other.example/flow",
     "cursor_key": "a key of as many characters as it needs",
     "log_format": "console",
     "log_level": "debug",
@@ -39,6 +41,7 @@ NEEDED = {
     **{name.lower(): {other: IDENTITY[other] for other in IDENTITY if other != name} for name in IDENTITY},
     "auth_jwt_jwks": {name: value for name, value in IDENTITY.items() if name != "AUTH_JWT_KEY"},
     "published_on": IDENTITY,
+    "modules": {"BUS_URL": "amqp://localhost"},
 }
 every_setting = pytest.mark.parametrize("field", fields(Settings), ids=lambda field: field.name)
 

@@ -279,7 +279,8 @@ def test_no_password_is_written_down():
 
 def test_every_setting_can_be_made_from_outside_the_container():
     given = SERVICES["app"]["environment"]
-    fixed = {"PORT", "BIND", "PUBLISHED_ON", "MONGODB_URI", "MONGODB_DATABASE", "ORDERFLOW_DATA"}
+    databases = {"MONGODB_URI", "MONGODB_DATABASE", "GATEWAY_DATABASE", "ORDERS_DATABASE", "PAYMENTS_DATABASE"}
+    fixed = {"PORT", "BIND", "PUBLISHED_ON", "ORDERFLOW_DATA", "MODULES", "BUS_URL", "BUS_PREFIX", *databases}
     settings = {env_name(field.name) for field in fields(Settings)} - fixed
     assert {name for name, value in given.items() if value is None} == settings | {"WEB_CONCURRENCY", "WORKER_CLASS"}
     assert {name: value for name, value in given.items() if value is not None} == {

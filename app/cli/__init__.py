@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from flask import Flask
 
 from app.bus import Asks
-from app.cli import dead_letters, demo, doctor, load, orders, payments
+from app.cli import dead_letters, demo, doctor, load, orders, payments, worker
 from app.doctor import Doctor
 from app.feed import Feed
 from app.outbox import Outbox
@@ -17,16 +17,17 @@ def install(
     bus: Asks,
     feed: Feed,
     make_doctor: Callable[[float], Doctor],
-    desk: Desk,
+    desk: Desk | None,
     outboxes: Mapping[str, Outbox],
 ) -> None:
-    """Give `app` its commands."""
+    """Give `app` its commands; those for payments need a `desk`, and so a process that runs them."""
     for command in (
         demo.command(feed),
         orders.group(bus, feed),
-        payments.group(desk),
+        *([payments.group(desk)] if desk else []),
         dead_letters.group(outboxes),
         doctor.command(make_doctor),
         load.command(),
+        worker.command(),
     ):
         app.cli.add_command(command)

@@ -57,31 +57,43 @@ def install(
     `ready` tells whether requests can be served, `take` counts callers, `cursor_key` tells what cursors are sealed with.
     Without a `live` feed there is no console.
     """
+    _prepare(app, settings)
     if traces.active:
         bus = tracing.TracedBus(bus, traces.active)
     streams = Streams(settings.streams_max, settings.streams_per_caller)
+    for blueprint in (
+        routes.blueprint(bus, Admission(bus), streams, Cursors(cursor_key), live.of_order if live else lambda _: []),
+        states.blueprint(bus),
+        problems.blueprint(),
+        health.blueprint(ready),
+        metrics.blueprint(bus, None if settings.metrics_public else ADMIN, metrics.CHECKS),
+        openapi.blueprint(),
+        *([console.blueprint(bus, streams, live)] if live else []),
+    ):
+        app.register_blueprint(blueprint)
+    if traces.active:
+        tracing.install(app, traces.active)
+    auth.install(app, settings, limits.failures(settings, take))
+    limits.install(app, settings, take)
+    app.after_request(_tell_request)
+
+
+def install_probes(app: Flask, bus: Asks, ready: Callable[[], bool], settings: Settings) -> None:
+    """Give `app`, which serves no clients, what operators ask of a process that runs other modules: health and metrics."""
+    _prepare(app, settings)
+    app.register_blueprint(health.blueprint(ready))
+    app.register_blueprint(metrics.blueprint(bus, None, [module for module in metrics.CHECKS if settings.runs(module)]))
+    app.after_request(_tell_request)
+
+
+def _prepare(app: Flask, settings: Settings) -> None:
     app.config["IDENTITY"] = settings.identity
     app.config["MAX_CONTENT_LENGTH"] = body.LARGEST + 1
     app.url_map.strict_slashes = True
     app.url_map.merge_slashes = False
     app.url_map.redirect_defaults = False
     errors.install(app)
-    for blueprint in (
-        routes.blueprint(bus, Admission(bus), streams, Cursors(cursor_key), live.of_order if live else lambda _: []),
-        states.blueprint(bus),
-        problems.blueprint(),
-        health.blueprint(ready),
-        metrics.blueprint(bus, None if settings.metrics_public else ADMIN),
-        openapi.blueprint(),
-        *([console.blueprint(bus, streams, live)] if live else []),
-    ):
-        app.register_blueprint(blueprint)
     app.before_request(_name_request)
-    if traces.active:
-        tracing.install(app, traces.active)
-    auth.install(app, settings, limits.failures(settings, take))
-    limits.install(app, settings, take)
-    app.after_request(_tell_request)
     app.wsgi_app = _with_headers(app.wsgi_app)  # type: ignore[assignment]
 
 

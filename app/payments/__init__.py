@@ -46,6 +46,10 @@ class Payments:
         self.worker.start()
         self.relay.start()
 
+    def drain(self) -> None:
+        """Take up no more payments. Safe in a signal handler: sets a flag only."""
+        self.worker.draining = True
+
     def stop(self, timeout: float) -> None:
         """Let running calls end, give back what was not begun, hand on what is recorded."""
         self.worker.stop(timeout)

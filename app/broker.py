@@ -1,0 +1,759 @@
+"""The bus between processes: the asks, answers and events of bus.py, carried by RabbitMQ.
+
+A request goes to its owner's queue, many of those made at the same time in one message, and is answered to whoever
+asked by RabbitMQ's direct reply-to. A batch of events is one message too: to a durable topic exchange, and from there
+into one quorum queue for each module that listens.
+
+An event counts as delivered only once the receiving module has handled it and said so. Until then it stays in the
+sender's outbox, whose relay repeats it: the broker may lose all it has and no event is lost, and events of one order
+arrive in sequence, since the next is sent when the one before has been taken in. What arrives twice its receiver
+ignores, by that sequence.
+"""
+
+import random
+import ssl
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from itertools import count
+from socket import SHUT_RDWR
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import msgspec
+from kombu.connection import Connection
+from kombu.entity import Exchange, Queue, binding
+from kombu.transport.pyamqp import Channel
+from kombu.transport.pyamqp import Connection as Driver
+from kombu.transport.pyamqp import Message as Delivered
+
+from app import metrics
+from app.bus import Delivery, SignalBus
+from app.coalesce import Coalescer
+from app.contracts import Event, Refused, Reply, Request, Unavailable, concrete
+from app.story import log
+
+R = TypeVar("R", bound=Reply)
+Q = TypeVar("Q", bound=Request[Any])
+E = TypeVar("E", bound=Event)
+
+REQUESTS: dict[str, type[Request[Any]]] = {kind.__name__: kind for kind in concrete(Request)}
+EVENTS: dict[str, type[Event]] = {kind.__name__: kind for kind in concrete(Event)}
+REFUSALS: dict[str, type[Refused]] = {kind.__name__: kind for kind in concrete(Refused)}
+DECODERS = {
+    **{name: msgspec.json.Decoder(kind) for name, kind in REQUESTS.items()},
+    **{name: msgspec.json.Decoder(tuple[kind, ...]) for name, kind in EVENTS.items()},  # type: ignore[valid-type]
+}
+ASKS = msgspec.json.Decoder(list[tuple[str, str, int, msgspec.Raw]])
+ANSWERS = msgspec.json.Decoder(list[tuple[str, str, msgspec.Raw]])
+RECEIPT = msgspec.json.Decoder(tuple[str, str, str])
+REPLIES = {name: msgspec.json.Decoder(kind.reply) for name, kind in REQUESTS.items()}
+
+# RabbitMQ's name for "to whoever sent this, over the channel it came from".
+REPLY_TO = "amq.rabbitmq.reply-to"
+JSON = "application/json"
+PERSISTENT = 2
+REQUESTS_QUEUE, EVENTS_QUEUE = "requests", "events"
+ASKED, WAITING = "requests", "waiting requests"
+CONNECT_SECONDS = 2.0
+HEARTBEAT_SECONDS = 6
+TICK_SECONDS = 0.25
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 3.0
+# Beyond the receiver's own deadline: for the way there and back.
+TRAVEL_SECONDS = 0.5
+# A module that did not answer the last request is not waited for longer than this, until it answers one.
+SILENT_SECONDS = 0.5
+# So long a process that ends waits for receipts: what it does not get is sent again by others.
+LAST_SECONDS = 1.0
+# Messages a process takes ahead of what it has answered; each may hold many requests.
+REQUESTS_AHEAD = 64
+TOGETHER = 32
+HANDS = 128
+WAITERS = 1024
+# Few: what a process has taken and does not handle its siblings cannot handle either.
+EVENTS_AHEAD = 4
+# So often a message may be given back, mostly because whoever took it died. Then it is not handled again.
+DELIVERIES = 6
+DELIVERED = "x-delivery-count"
+# Who must take a message in: their sender waits for each to say so, and repeats it otherwise.
+AWAITED = "awaited"
+LONGEST_REST = 5.0
+
+
+class NotTakenIn(Exception):
+    """A module could not take events in; the text names what it stumbled over."""
+
+
+LOST = ("Unavailable", {"detail": "the broker was lost meanwhile", "members": {"retry_after": 1}})
+
+
+class Question:
+    """One request that waits for its answer."""
+
+    __slots__ = ("body", "done", "key", "kind", "outcome", "seconds")
+
+    def __init__(self, key: str, request: Request[Any], seconds: float) -> None:
+        self.key = key
+        self.kind = type(request)
+        self.body = msgspec.json.encode(request)
+        self.seconds = seconds
+        self.done = threading.Event()
+        self.outcome: tuple[str, Any] = LOST
+
+    def end(self, kind: str, payload: Any) -> None:
+        """Let the asker go on: with a reply where `kind` is empty, else with a refusal of that name."""
+        self.outcome = (kind, payload)
+        self.done.set()
+
+    def reply(self) -> Any:
+        """What it was answered with. Raises the refusal."""
+        kind, payload = self.outcome
+        if not kind:
+            return REPLIES[self.kind.__name__].decode(payload)
+        told = payload if isinstance(payload, dict) else msgspec.json.decode(payload)
+        raise REFUSALS.get(kind, Unavailable)(told["detail"], **told["members"])
+
+
+class Posted:
+    """A batch of events under way, and what the modules that must take it in have said of it."""
+
+    def __init__(self, key: str, awaited: set[str]) -> None:
+        self.key = key
+        self.awaited = awaited
+        self.delivery: dict[str, Exception | None] = {}
+        self.done = threading.Event()
+        self._lock = threading.Lock()
+        self._confirmed = False
+
+    def confirm(self) -> None:
+        """The broker has it."""
+        with self._lock:
+            self._confirmed = True
+            self._look()
+
+    def receipt(self, module: str, trouble: Exception | None) -> None:
+        """A module has taken it in, or could not."""
+        with self._lock:
+            self.delivery[module] = trouble
+            self._look()
+
+    def fail(self, detail: str) -> None:
+        """Nothing more will be heard of it."""
+        with self._lock:
+            for module in self.awaited - self.delivery.keys() or ({"broker"} - self.delivery.keys()):
+                self.delivery[module] = Unavailable(detail, retry_after=1)
+            self._confirmed = True
+            self._look()
+
+    def _look(self) -> None:
+        # A receipt may overtake the confirmation, and says more; where nobody is awaited the confirmation must do.
+        if self.awaited <= self.delivery.keys() and (self._confirmed or self.delivery):
+            self.done.set()
+
+
+class Link:
+    """One connection to the broker, kept up: where it is lost it is made anew, after ever longer pauses.
+
+    `prepare` is given each new connection before anything is read from it, `lost` is called after its end. One thread
+    reads; any may write, since a frame is written under the driver's lock.
+    """
+
+    def __init__(
+        self, name: str, urls: Sequence[str], prepare: Callable[[Driver], None], lost: Callable[[], None]
+    ) -> None:
+        self._name = name
+        self._urls = urls
+        self._prepare = prepare
+        self._lost = lost
+        self._connection: Driver | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"broker-{name}", daemon=True)
+        self.up = threading.Event()
+        self.tried = threading.Event()
+        self.blocked = False
+
+    def start(self) -> None:
+        """Start connecting."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the connection and end."""
+        self._stopping.set()
+        self._break()
+        if self._thread.is_alive():
+            self._thread.join(2 * CONNECT_SECONDS)
+
+    @property
+    def usable(self) -> bool:
+        """Whether the broker takes what is sent."""
+        return self.up.is_set() and not self.blocked
+
+    def check(self) -> None:
+        """Send a heartbeat where one is due; break off where none has come for too long."""
+        connection = self._connection
+        if connection is None or not self.up.is_set():
+            return
+        try:
+            connection.heartbeat_tick()
+        except Exception as exc:
+            log.warning("broker silent", link=self._name, reason=str(exc)[:200])
+            self._break()
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE
+        for attempt in count():
+            try:
+                self._connect(self._urls[attempt % len(self._urls)])
+                pause = FIRST_PAUSE
+                self._read()
+            except Exception as exc:
+                # The driver raises whatever it stumbles over when a connection ends: none of it is to end this thread.
+                if not self._stopping.is_set():
+                    log.warning(
+                        "broker lost" if self.up.is_set() else "broker not reached",
+                        link=self._name,
+                        reason=str(exc)[:200],
+                    )
+            self._let_go()
+            if self._stopping.wait(pause * random.uniform(0.8, 1.2)):  # noqa: S311 - spreads load  # nosec B311
+                return
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _connect(self, url: str) -> None:
+        secure = {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None} if url.startswith("amqps:") else False
+        # The driver's own connection: kombu's would quietly make another where one ends, without our queues.
+        connection: Driver = Connection(
+            url,
+            ssl=secure,
+            connect_timeout=CONNECT_SECONDS,
+            heartbeat=HEARTBEAT_SECONDS,
+            transport_options={
+                "on_blocked": self._on_blocked,
+                "on_unblocked": self._on_unblocked,
+                "client_properties": {"connection_name": f"orderflow {self._name}"},
+            },
+        ).transport.establish_connection()
+        self._connection = connection
+        # With this the driver would read before each write, in whatever thread; it has told the broker of it by now.
+        connection.client_properties["capabilities"].pop("connection.blocked", None)
+        self._prepare(connection)
+        log.info("broker reached", link=self._name)
+        self.up.set()
+        self.tried.set()
+        metrics.broker_connections.inc()
+
+    def _read(self) -> None:
+        while not self._stopping.is_set() and self._connection:
+            self._connection.drain_events()
+
+    def _let_go(self) -> None:
+        was_up = self.up.is_set()
+        self.up.clear()
+        self.tried.set()
+        self.blocked = False
+        connection, self._connection = self._connection, None
+        if connection:
+            with suppress(Exception):
+                connection.collect()
+        if was_up:
+            metrics.broker_connections.dec()
+            metrics.broker_losses.inc()
+        self._lost()
+
+    def _break(self) -> None:
+        """Wake the reader: it finds the connection at its end."""
+        with suppress(Exception):
+            if self._connection:
+                self._connection.transport.sock.shutdown(SHUT_RDWR)
+
+    def _on_blocked(self, reason: str) -> None:
+        self.blocked = True
+        log.warning("broker takes nothing", link=self._name, reason=reason)
+
+    def _on_unblocked(self) -> None:
+        self.blocked = False
+
+
+class BrokerBus:
+    """The bus of a process whose modules, or some of them, run elsewhere."""
+
+    def __init__(self, url: str, prefix: str, *, request_seconds: float, event_seconds: float) -> None:
+        self._prefix = prefix
+        self._request_seconds = request_seconds + TRAVEL_SECONDS
+        self._event_seconds = event_seconds + TRAVEL_SECONDS
+        self._local: dict[str, SignalBus] = defaultdict(SignalBus)
+        self._silent: set[str] = set()
+        self._keys = count(1)
+        self._asked: dict[str, Question] = {}
+        self._posted: dict[str, Posted] = {}
+        self._unconfirmed: dict[int, Posted] = {}
+        self._tags = count(1)
+        self._posting = threading.Lock()
+        self._asks = {
+            (owner, waits): Coalescer(f"requests to {owner}", partial(self._send_requests, owner, waits), TOGETHER)
+            for owner in {kind.owner for kind in REQUESTS.values()}
+            for waits in (False, True)
+        }
+        self._answers = Coalescer("answers", self._send_answers)
+        self._hands = ThreadPoolExecutor(HANDS, thread_name_prefix="requests")
+        self._waiters = ThreadPoolExecutor(WAITERS, thread_name_prefix="waiting")
+        self._takers = ThreadPoolExecutor(EVENTS_AHEAD, thread_name_prefix="events")
+        self._work = Work()
+        self._out = Link("out", url.split(";"), self._prepare_out, self._lost_out)
+        self._in = Link("in", url.split(";"), self._prepare_in, self._lost_in)
+        self._calls: Any = None
+        self._events: Any = None
+        self._consumers: list[tuple[Channel, str]] = []
+        self._starting = threading.Lock()
+        self._heart: threading.Thread | None = None
+        self._receiving = False
+        self._stopping = threading.Event()
+        self._draining = False
+
+    # --- what modules see of it ---
+
+    def answer(self, request: type[Q], handler: Callable[[Q], Reply]) -> None:
+        """Let `handler` answer every request of this type that reaches this process; a second one here is an error."""
+        self._local[request.owner].answer(request, handler)
+
+    def subscribe(self, module: str, event: type[E], handler: Callable[[tuple[E, ...]], None]) -> None:
+        """Let `handler` have every batch of events of this type, on behalf of `module`."""
+        self._local[module].subscribe(module, event, handler)
+
+    def ask(self, request: Request[R]) -> R:
+        """The owner's reply. Raises its refusals, and Unavailable where nobody answers in time."""
+        owner, wait_ms = type(request).owner, getattr(request, "wait_ms", 0)
+        if owner in self._local:
+            return self._local[owner].ask(request)
+        started = time.monotonic()
+        seconds = self._request_seconds + wait_ms / 1000
+        if owner in self._silent:
+            seconds = min(seconds, SILENT_SECONDS)
+        question = Question(str(next(self._keys)), request, seconds)
+        self._reach()
+        self._asked[question.key] = question
+        try:
+            self._asks[owner, wait_ms > 0](question, seconds)
+            if not question.done.wait(max(0.0, started + seconds - time.monotonic())):
+                self._silent.add(owner)
+                metrics.broker_unanswered.labels("request").inc()
+                raise Unavailable(f"{owner} did not answer in time", retry_after=1)
+        finally:
+            self._asked.pop(question.key, None)
+        self._silent.discard(owner)
+        if not wait_ms:
+            metrics.tally.add(metrics.broker_seconds.labels("request"), (time.monotonic() - started,))
+        reply: R = question.reply()
+        return reply
+
+    def publish(self, events: Sequence[Event]) -> Delivery:
+        """Hand a batch of events of one type to each module that listens; tells what those that must made of it."""
+        started, name = time.monotonic(), type(events[0]).__name__
+        here = {module for module, bus in self._local.items() if bus.subscribers.get(name)}
+        posted = Posted(str(next(self._keys)), here | {*type(events[0]).heard_by})
+        try:
+            self._reach()
+            self._post(posted, name, events)
+        except Unavailable as exc:
+            posted.fail(exc.detail)
+        if not posted.done.wait(LAST_SECONDS if self._draining else self._event_seconds):
+            metrics.broker_unanswered.labels("events").inc()
+            posted.fail("no receipt in time")
+        self._posted.pop(posted.key, None)
+        metrics.tally.add(metrics.broker_seconds.labels("events"), (time.monotonic() - started,))
+        return posted.delivery
+
+    # --- its life ---
+
+    def start(self) -> None:
+        """Connect for sending, after any fork; whoever asks first does so too."""
+        with self._starting:
+            if self._heart is None and not self._stopping.is_set():
+                self._heart = threading.Thread(target=self._beat, name="broker-heart", daemon=True)
+                self._heart.start()
+                self._out.start()
+
+    def receive(self) -> None:
+        """Begin to answer requests and to take events in."""
+        self.start()
+        if self._local and not self._stopping.is_set():
+            self._receiving = True
+            self._in.start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can send, and receives what it should."""
+        return self._out.usable and (self._in.up.is_set() or not self._receiving)
+
+    def drain(self) -> None:
+        """Take up nothing more. Safe in a signal handler: sets a flag only."""
+        self._draining = True
+
+    def finish(self, timeout: float) -> None:
+        """Take up nothing more, and let end what was taken up."""
+        self._draining = True
+        self._cancel()
+        self._work.wait(timeout)
+
+    def stop(self) -> None:
+        """Close the connections. What is not acknowledged by then is given to others."""
+        with self._starting:
+            self._stopping.set()
+        for link in (self._in, self._out):
+            link.stop()
+        for pool in (self._hands, self._waiters, self._takers):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _beat(self) -> None:
+        while not self._stopping.wait(TICK_SECONDS):
+            for link in (self._in, self._out):
+                link.check()
+            if self._draining:
+                self._cancel()
+
+    def _reach(self) -> None:
+        """Be connected, or raise Unavailable at once; the first of all waits for the connection."""
+        if self._out.usable:
+            return
+        self.start()
+        self._out.tried.wait(2 * CONNECT_SECONDS)
+        if not self._out.usable:
+            raise Unavailable("the message broker cannot be reached at the moment", retry_after=1)
+
+    # --- the sending side ---
+
+    def _prepare_out(self, connection: Driver) -> None:
+        calls, events = connection.channel(), connection.channel()
+        calls.basic_consume(REPLY_TO, no_ack=True, callback=self._on_answers)
+        events.basic_consume(REPLY_TO, no_ack=True, callback=self._on_receipt)
+        events.confirm_select()
+        events.events["basic_ack"].add(self._on_confirmed)
+        events.events["basic_nack"].add(self._on_refused)
+        events.events["basic_return"].add(self._on_returned)
+        # Who must hear may never have run yet: the broker keeps it for them from the first event on.
+        for name, kind in EVENTS.items():
+            for module in kind.heard_by:
+                self._declare_events(events, module, [name])
+        with self._posting:
+            self._calls, self._events, self._tags = calls, events, count(1)
+
+    def _lost_out(self) -> None:
+        with self._posting:
+            self._unconfirmed.clear()
+        for question in list(self._asked.values()):
+            question.end(*LOST)
+        for posted in list(self._posted.values()):
+            posted.fail("the broker was lost meanwhile")
+
+    def _send_requests(self, owner: str, waits: bool, questions: list[Question]) -> list[None]:
+        longest = max(question.seconds for question in questions)
+        body = [(one.key, one.kind.__name__, int(one.seconds * 1000), msgspec.Raw(one.body)) for one in questions]
+        self._put(
+            self._calls,
+            msgspec.json.encode(body),
+            "",
+            self._queue_name(owner, REQUESTS_QUEUE),
+            type=WAITING if waits else ASKED,
+            reply_to=REPLY_TO,
+            correlation_id=questions[0].key,
+            # Nobody waits any longer for an answer: the broker drops it.
+            expiration=str(int(longest * 1000)),
+        )
+        return [None] * len(questions)
+
+    def _on_answers(self, delivered: Delivered) -> None:
+        for key, kind, payload in ANSWERS.decode(delivered.body):
+            question = self._asked.get(key)
+            if question:
+                question.end(kind, payload)
+
+    def _post(self, posted: Posted, name: str, events: Sequence[Event]) -> None:
+        body = msgspec.json.encode(events)
+        self._posted[posted.key] = posted
+        with self._posting:
+            self._unconfirmed[next(self._tags)] = posted
+            self._put(
+                self._events,
+                body,
+                f"{self._prefix}.events",
+                name,
+                mandatory=bool(posted.awaited),
+                type=name,
+                message_id=uuid4().hex,
+                reply_to=REPLY_TO,
+                correlation_id=posted.key,
+                delivery_mode=PERSISTENT,
+                headers={AWAITED: sorted(posted.awaited)},
+            )
+
+    def _on_receipt(self, delivered: Delivered) -> None:
+        module, kind, detail = RECEIPT.decode(delivered.body)
+        posted = self._posted.get(delivered.properties.get("correlation_id", ""))
+        if posted:
+            troubles: dict[str, Exception | None] = {"": None, "Unavailable": Unavailable(detail, retry_after=1)}
+            posted.receipt(module, troubles.get(kind, NotTakenIn(f"{kind}: {detail}")))
+
+    def _on_confirmed(self, tag: int, multiple: bool) -> None:
+        for posted in self._confirmed(tag, multiple):
+            posted.confirm()
+
+    def _on_refused(self, tag: int, multiple: bool) -> None:
+        for posted in self._confirmed(tag, multiple):
+            posted.fail("the broker does not take it at the moment")
+
+    def _confirmed(self, tag: int, multiple: bool) -> list[Posted]:
+        with self._posting:
+            tags = [one for one in self._unconfirmed if one <= tag] if multiple else [tag]
+            return [self._unconfirmed.pop(one) for one in tags if one in self._unconfirmed]
+
+    def _on_returned(self, _reason: Exception, _exchange: str, _key: str, delivered: Delivered) -> None:
+        posted = self._posted.get(delivered.properties.get("correlation_id", ""))
+        if posted:
+            posted.fail("there is no queue for it")
+
+    def _put(
+        self,
+        channel: Channel,
+        body: bytes,
+        exchange: str,
+        key: str,
+        *,
+        mandatory: bool = False,
+        headers: dict[str, Any] | None = None,
+        **properties: Any,
+    ) -> None:
+        message = channel.prepare_message(
+            body, content_type=JSON, content_encoding="utf-8", headers=headers, properties=properties
+        )
+        try:
+            channel.basic_publish(message, exchange=exchange, routing_key=key, mandatory=mandatory)
+        except Exception as exc:
+            # The driver raises whatever it stumbles over while a connection ends.
+            raise Unavailable("the message broker was lost meanwhile", retry_after=1) from exc
+
+    # --- the receiving side ---
+
+    def _prepare_in(self, connection: Driver) -> None:
+        consumers = []
+        for module, bus in self._local.items():
+            if bus.answered:
+                channel = connection.channel()
+                self._declare_requests(channel, module)
+                consumers.append(self._consume(channel, module, REQUESTS_QUEUE, REQUESTS_AHEAD, self._on_requests))
+            if bus.subscribers:
+                channel = connection.channel()
+                self._declare_events(channel, module, bus.subscribers)
+                consumers.append(self._consume(channel, module, EVENTS_QUEUE, EVENTS_AHEAD, self._on_events))
+        self._consumers = consumers
+
+    def _lost_in(self) -> None:
+        self._consumers = []
+
+    def _consume(
+        self, channel: Channel, module: str, kind: str, ahead: int, take: Callable[[str, Delivered], None]
+    ) -> tuple[Channel, str]:
+        channel.basic_qos(0, ahead, False)
+        tag = channel.basic_consume(self._queue_name(module, kind), callback=partial(take, module))
+        return channel, tag
+
+    def _cancel(self) -> None:
+        consumers, self._consumers = self._consumers, []
+        for channel, tag in consumers:
+            with suppress(Exception):
+                channel.basic_cancel(tag, nowait=True)
+
+    def _on_requests(self, module: str, delivered: Delivered) -> None:
+        try:
+            asked = ASKS.decode(delivered.body)
+        except msgspec.MsgspecError as exc:
+            log.error("request not understood", module=module, reason=str(exc)[:200])
+            _reject(delivered)
+            return
+        if delivered.properties.get("type") == WAITING:
+            # They would hold up the others for as long as they wait; lost, they are asked again.
+            _acknowledge(delivered)
+            pool, batch = self._waiters, Batch(len(asked), lambda: None)
+        else:
+            pool, batch = self._hands, Batch(len(asked), partial(_acknowledge, delivered))
+        for one in asked:
+            self._work.submit(pool, self._answer, module, delivered, batch, *one)
+
+    def _answer(
+        self,
+        module: str,
+        delivered: Delivered,
+        batch: "Batch",
+        key: str,
+        name: str,
+        deadline_ms: int,
+        body: msgspec.Raw,
+    ) -> None:
+        try:
+            if time.monotonic() - batch.received < deadline_ms / 1000:
+                kind, payload = self._handled(module, name, body)
+                self._answers((delivered, (key, kind, msgspec.Raw(payload))), self._request_seconds)
+        except Unavailable:
+            log.warning("answer not sent", module=module, request=name)
+        finally:
+            batch.one_done()
+
+    def _handled(self, module: str, name: str, body: msgspec.Raw) -> tuple[str, bytes]:
+        try:
+            if name not in REQUESTS:
+                raise Unavailable(f"{module} does not know {name}")
+            return "", msgspec.json.encode(self._local[module].ask(DECODERS[name].decode(body)))
+        except Refused as refusal:
+            return type(refusal).__name__, msgspec.json.encode({"detail": refusal.detail, "members": refusal.members})
+        except msgspec.MsgspecError as exc:
+            log.error("request not understood", module=module, request=name, reason=str(exc)[:200])
+            return "Unavailable", msgspec.json.encode({"detail": f"{name} was not understood", "members": {}})
+
+    def _send_answers(self, answers: list[tuple[Delivered, tuple[str, str, msgspec.Raw]]]) -> list[None]:
+        # Over the channel that brought the request: where that is gone, the broker gives the request to others.
+        by_asker: dict[tuple[Channel, str], list[tuple[str, str, msgspec.Raw]]] = defaultdict(list)
+        for delivered, answer in answers:
+            by_asker[delivered.channel, delivered.properties.get("reply_to", "")].append(answer)
+        for (channel, reply_to), some in by_asker.items():
+            self._put(channel, msgspec.json.encode(some), "", reply_to)
+        return [None] * len(answers)
+
+    def _on_events(self, module: str, delivered: Delivered) -> None:
+        self._work.submit(self._takers, self._take_in, module, delivered)
+
+    def _take_in(self, module: str, delivered: Delivered) -> None:
+        headers = delivered.properties.get("application_headers") or {}
+        times = headers.get(DELIVERED, 0)
+        trouble = self._trouble(module, delivered, times)
+        if module in headers.get(AWAITED, ()):
+            # The sender repeats what could not be taken in, in its time; it keeps count, and the dead letters.
+            self._send_receipt(module, delivered, trouble)
+            _acknowledge(delivered)
+        elif trouble is None:
+            _acknowledge(delivered)
+        elif isinstance(trouble, NotTakenIn):
+            _reject(delivered)
+        else:
+            self._stopping.wait(min(LONGEST_REST, 0.1 * 2**times))
+            _reject(delivered, again=True)
+
+    def _trouble(self, module: str, delivered: Delivered, times: int) -> Exception | None:
+        name = delivered.properties.get("type", "")
+        if times >= DELIVERIES:
+            return NotTakenIn(f"{name} was given back {times} times: whoever takes it may die of it")
+        try:
+            events = DECODERS[name].decode(delivered.body)
+        except (KeyError, msgspec.MsgspecError) as exc:
+            log.error("events not understood", module=module, event_type=name, reason=str(exc)[:200])
+            return NotTakenIn(f"{name or 'a message without a type'} was not understood: {exc}")
+        return self._local[module].publish(events).get(module)
+
+    def _send_receipt(self, module: str, delivered: Delivered, trouble: Exception | None) -> None:
+        kind = type(trouble).__name__ if trouble else ""
+        reply_to, key = (delivered.properties.get(name, "") for name in ("reply_to", "correlation_id"))
+        body = msgspec.json.encode((module, kind, str(trouble or "")))
+        try:
+            self._put(delivered.channel, body, "", reply_to, correlation_id=key)
+        except Unavailable:
+            log.warning("receipt not sent", module=module)
+
+    # --- exchanges and queues ---
+
+    def _queue_name(self, module: str, kind: str) -> str:
+        return f"{self._prefix}.{module}.{kind}"
+
+    def _declare_requests(self, channel: Channel, module: str) -> None:
+        # Quorum as well, though requests are not kept: such a queue outlives the node that leads it.
+        Queue(
+            self._queue_name(module, REQUESTS_QUEUE),
+            durable=True,
+            queue_arguments={"x-queue-type": "quorum", "x-delivery-limit": DELIVERIES},
+        ).declare(channel=channel)
+
+    def _declare_events(self, channel: Channel, module: str, names: Iterable[str]) -> None:
+        dead = Exchange(f"{self._prefix}.dead", "direct", durable=True)
+        Queue(
+            self._queue_name(module, "dead"), dead, module, durable=True, queue_arguments={"x-queue-type": "quorum"}
+        ).declare(channel=channel)
+        exchange = Exchange(f"{self._prefix}.events", "topic", durable=True)
+        Queue(
+            self._queue_name(module, EVENTS_QUEUE),
+            bindings=[binding(exchange, name) for name in names],
+            durable=True,
+            queue_arguments={
+                "x-queue-type": "quorum",
+                "x-delivery-limit": DELIVERIES,
+                "x-dead-letter-exchange": dead.name,
+                "x-dead-letter-routing-key": module,
+                # A dead letter leaves this queue only once it lies in the other.
+                "x-dead-letter-strategy": "at-least-once",
+                "x-overflow": "reject-publish",
+            },
+        ).declare(channel=channel)
+
+
+class Work:
+    """Counts what is under way."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._idle = threading.Condition()
+
+    def submit(self, pool: ThreadPoolExecutor, work: Callable[..., None], *what: Any) -> None:
+        """Have it done by one of the pool's threads."""
+        with self._idle:
+            self._count += 1
+        try:
+            pool.submit(self._do, work, *what)
+        except RuntimeError:  # The pool has shut down meanwhile: the broker gives the message to others.
+            self._done()
+
+    def wait(self, timeout: float) -> None:
+        """Wait until nothing is under way."""
+        with self._idle:
+            self._idle.wait_for(lambda: self._count == 0, timeout)
+
+    def _do(self, work: Callable[..., None], *what: Any) -> None:
+        try:
+            work(*what)
+        except Exception:
+            log.exception("message not handled")
+        finally:
+            self._done()
+
+    def _done(self) -> None:
+        with self._idle:
+            self._count -= 1
+            self._idle.notify_all()
+
+
+class Batch:
+    """The requests of one message, received at a moment: `done` is called when all are answered."""
+
+    def __init__(self, left: int, done: Callable[[], None]) -> None:
+        self.received = time.monotonic()
+        self._left = left
+        self._done = done
+        self._lock = threading.Lock()
+
+    def one_done(self) -> None:
+        """One of them is answered."""
+        with self._lock:
+            self._left -= 1
+            last = not self._left
+        if last:
+            self._done()
+
+
+def _acknowledge(delivered: Delivered) -> None:
+    # Where the connection has gone meanwhile, the message is delivered again.
+    with suppress(Exception):
+        delivered.channel.basic_ack(delivered.delivery_info["delivery_tag"])
+
+
+def _reject(delivered: Delivered, again: bool = False) -> None:
+    with suppress(Exception):
+        delivered.channel.basic_reject(delivered.delivery_info["delivery_tag"], requeue=again)
