@@ -237,11 +237,41 @@ def broadcast_table(figures: Figures) -> list[list[str]]:
 TABLES = {"measured": measured_table, "cost": cost_table, "size": size_table, "broadcast": broadcast_table}
 
 
+def sentences(figures: Figures) -> dict[str, str]:
+    """The amounts in the page's sentences."""
+    assumed, found = figures.assumed, figures.measured
+    small, large = size(figures, 10_000), size(figures, 100_000)
+    gateway_us, database_us = cpu_us(figures, "gateway"), mongod_us(figures)
+    cores = large.rate * gateway_us / MICROSECONDS / assumed.use
+    primary = assumed.shard_cores * assumed.use / database_us * MICROSECONDS
+    entries = found.writes * small.rate * small.tasks["orders"]
+    kept = found.data_bytes + found.index_bytes
+    return {
+        "fixed": f"${fixed(figures):.2f}",
+        "example": f"{large.rate:,} × {gateway_us:,} µs / {assumed.use:g} = {cores:.1f}",
+        "primary": f"{assumed.shard_cores} cores × {assumed.use:g} / {database_us:,} µs = {primary:,.0f} orders/s; "
+        f"its journal then {primary * found.journal_bytes / 1e6:.0f} MB/s",
+        "messages": f"{small.broker_messages:,.0f} messages and {small.broker_mb:.0f} MB",
+        "entries": f"{found.writes:.1f} entries an order × {small.rate:,}/s × {small.tasks['orders']} processes = "
+        f"{entries:,.0f} entries",
+        "connections": f"{large.connections:,}",
+        "kept": f"{kept / 1000:.1f} kB an order uncompressed, {kept * DAY / 1e6:,.0f} GB a day at 1,000/s",
+        "large": f"{large.shards} shards, {_together(large)} processes and {large.broker_mb:.0f} MB",
+        "small": _together(small),
+    }
+
+
+def _together(one: Size) -> str:
+    return " + ".join(str(one.tasks[name]) for name in MODULES)
+
+
 def rendered(page: str, figures: Figures) -> str:
     """The page with all tables, and the amounts in its sentences, as the figures have them."""
     for name, table in TABLES.items():
         page = _between(page, name, f"\n{_markdown(table(figures))}\n")
-    return _between(page, "fixed", f"${fixed(figures):.2f}")
+    for name, amount in sentences(figures).items():
+        page = _between(page, name, amount)
+    return page
 
 
 def _between(page: str, name: str, text: str) -> str:

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from bench import scaling
 from bench.commands import parser
@@ -27,9 +28,19 @@ def test_another_figure_gives_another_page(tmp_path):
 
 
 def test_what_is_not_measured_or_looked_up_says_so(figures):
-    page = PAGE.read_text()
+    page = " ".join(PAGE.read_text().split())
     assert figures.split.measured or "† is not measured yet" in page
-    assert re.search(r"prices are examples\W.*not looked up", page, re.DOTALL)
+    assert re.search(r"prices are examples\W.*not looked up", page)
+
+
+def test_every_metric_on_the_page_is_in_a_scrape(client):
+    told = {family.name for family in text_string_to_metric_families(client.get("/metrics").text)}
+    named = set(re.findall(r"`(orderflow_\w+?)(?:_total)?[`{]", PAGE.read_text())) - {
+        "orderflow_orders",
+        "orderflow_payments",
+    }
+    assert "orderflow_backlog_due" in named
+    assert named <= told
 
 
 def test_needs_grow_with_the_rate(figures):

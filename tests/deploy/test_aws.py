@@ -281,7 +281,7 @@ def test_a_task_is_given_what_the_application_starts_with(made, module):
     settings = Settings.read(given_to(made, module))
     assert settings.modules == module
     assert settings.identity == (module == "gateway")
-    assert settings.metrics_public == (module != "gateway")
+    assert not settings.metrics_public
     assert settings.database_of(module) == f"orderflow_{module}"
     assert settings.database_of("gateway") == "orderflow_gateway"
     if module == "gateway":

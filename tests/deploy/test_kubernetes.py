@@ -317,7 +317,6 @@ def test_the_backlog_that_scales_a_module_is_the_one_it_tells(built, module, cli
     families = {one.name: one for one in text_string_to_metric_families(client.get("/metrics").text)}
     [sample] = [one for one in families[name].samples if one.labels == {label: value}]
     assert (sample.labels["module"], sample.value) == (module, 0)
-    assert environment(objects, module)["METRICS_PUBLIC"] == "1"
     # Counted up to BACKLOG_LIMIT, it must be able to ask for as many as there may be.
     assert Settings().backlog_limit / int(triggers["metrics-api"]["targetValue"]) >= spec["maxReplicaCount"]
 
