@@ -378,6 +378,14 @@ def test_a_message_that_kills_whoever_takes_it_is_not_taken_for_ever(join, liste
     assert broker.DELIVERIES <= len(told) <= broker.DELIVERIES + 1
 
 
+def test_what_a_handler_raises_is_told_however_it_reads(join, listening):
+    def fail(events):
+        raise ValueError("half a character: \ud800, and very long" * 100)
+
+    listening(fail)
+    assert "half a character: ?" in str(join().publish([CANCELLED])["payments"])
+
+
 def test_a_receipt_for_something_else_is_none_of_ours(join, listening, channel):
     listening(lambda events: None)
     sender = join()
