@@ -24,6 +24,7 @@ FIGURES = ROOT / "bench" / "scaling.toml"
 PAGE = ROOT / "docs" / "scaling.md"
 RATES = (100, 1_000, 10_000, 100_000)
 SHARDS = (1, 2, 4, 8, 16, 64)
+BATCHES = (1, 16, 128)
 SECONDS = 6
 KEYS = 64
 COMMANDS = 400
@@ -68,7 +69,7 @@ def size(figures: Figures, rate: int) -> Size:
     tasks["payments"] = max(tasks["payments"], ceil(lines / assumed.lines))
     cores = rate * mongod_us(figures) / MICROSECONDS / assumed.use
     journal = rate * measured.journal_bytes / 1e6
-    # Each shard looks in vain for what others have: that is paid for on each of them.
+    # A shard that a batch comes to looks in vain for what others have: that is paid for on each of them.
     shards = 1
     while shards < max(cores_with(figures, cores, rate, shards) / assumed.shard_cores, journal / assumed.disk_mb):
         shards += 1
@@ -88,13 +89,18 @@ def size(figures: Figures, rate: int) -> Size:
 
 
 def cores_with(figures: Figures, cores: float, rate: int, shards: int) -> float:
-    """The cores of all primaries together, with what broadcasts cost that many shards."""
+    """The cores of all primaries together, with what batches cost that many shards."""
     return cores + rate * broadcast_us(figures, shards) / MICROSECONDS / figures.assumed.use
 
 
-def broadcast_us(figures: Figures, shards: int) -> float:
-    """What an order costs on all shards but its own."""
-    return figures.assumed.broadcasts * (shards - 1) * figures.measured.miss_us
+def broadcast_us(figures: Figures, shards: int, batch: int = 0) -> float:
+    """What an order costs on all shards but its own, where its batch goes to the shards of all its users."""
+    return figures.assumed.batched * (reached(shards, batch or figures.assumed.batch) - 1) * figures.measured.miss_us
+
+
+def reached(shards: int, batch: int) -> float:
+    """How many of the shards so many users are on, on average."""
+    return shards * (1 - (1 - 1 / shards) ** batch)
 
 
 def cpu_us(figures: Figures, module: str) -> float:
@@ -226,12 +232,15 @@ def size_table(figures: Figures) -> list[list[str]]:
 
 
 def broadcast_table(figures: Figures) -> list[list[str]]:
-    """What commands that go to all shards add."""
+    """What batches that go to several shards add."""
     whole = mongod_us(figures)
-    rows = [["shards", *(str(count) for count in SHARDS)]]
-    rows.append(["more CPU of MongoDB an order", *(f"{broadcast_us(figures, count):,.0f} µs" for count in SHARDS)])
-    rows.append(["beside what it costs alone", *(f"{broadcast_us(figures, count) / whole:+.0%}" for count in SHARDS)])
-    return rows
+
+    def told(shards: int, batch: int) -> str:
+        more = broadcast_us(figures, shards, batch)
+        return f"{more:,.0f} µs, {more / whole:+.0%}"
+
+    head = ["more CPU of MongoDB an order, with shards", *(str(count) for count in SHARDS)]
+    return [head, *([f"in batches of {batch}", *(told(count, batch) for count in SHARDS)] for batch in BATCHES)]
 
 
 TABLES = {"measured": measured_table, "cost": cost_table, "size": size_table, "broadcast": broadcast_table}

@@ -54,9 +54,11 @@ def test_needs_grow_with_the_rate(figures):
     assert size(figures, 1).tasks == dict.fromkeys(scaling.MODULES, 2)
 
 
-def test_a_broadcast_costs_nothing_on_one_shard(figures):
-    assert scaling.broadcast_us(figures, 1) == 0
-    assert scaling.broadcast_us(figures, 9) == 8 * scaling.broadcast_us(figures, 2)
+def test_a_batch_costs_nothing_on_one_shard_and_a_single_order_nothing_on_many(figures):
+    assert scaling.broadcast_us(figures, 1, 128) == 0
+    assert scaling.broadcast_us(figures, 64, 1) == 0
+    assert scaling.reached(8, 1000) == pytest.approx(8)
+    assert scaling.reached(2, 2) == 1.5
 
 
 def test_what_was_measured_is_kept_and_the_rest_left_alone(tmp_path):

@@ -7,6 +7,7 @@ in docs/scaling.md has to say the same.
 
 import re
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from bson import ObjectId
 from pymongo.errors import OperationFailure
 from pymongo.monitoring import CommandListener
 
+from app.orders import order
 from app.orders import repository as of_orders
 from app.orders.order import Change
 from app.orders.repository import OrderRepository
@@ -21,7 +23,7 @@ from app.outbox import Outbox
 from app.payments import repository as of_payments
 from app.payments.repository import PaymentRepository
 from tests.deploy.sharded import ENVELOPE, ROUTED, SHARDS, Cluster
-from tests.test_indexes import USES, new_in, parts  # noqa: F401 - a fixture
+from tests.test_indexes import USES, captured, new_in, parts  # noqa: F401 - a fixture
 
 PAGE = (Path(__file__).parent.parent.parent / "docs/scaling.md").read_text()
 COLLECTIONS = ("orders", "payments")
@@ -160,9 +162,20 @@ def step_of_ones_own(parts):  # noqa: F811
     parts.orders.step(new_in(parts), "user-7", decide, lambda change, sequence, at: None)
 
 
+def news_in(parts, at_once):  # noqa: F811
+    """News that names the user, of orders that this process remembers and then of such that it does not."""
+    ids = [new_in(parts) for _ in range(at_once)]
+    parts.orders.hear([replace(captured(order_id), user_id="user-7") for order_id in ids[:1]], order.heard)
+    parts.orders._fresh_orders.clear()
+    parts.orders.hear([replace(captured(order_id), user_id="user-7") for order_id in ids[1:]], order.heard)
+
+
 # What the calls of tests/test_indexes.py leave out.
 MORE = [
     step_of_ones_own,
+    lambda parts: news_in(parts, 2),  # noqa: F811
+    lambda parts: [look(new_in(parts), "user-7") for look in (parts.orders.view, parts.orders.status)],  # noqa: F811
+    lambda parts: parts.orders.timeline(new_in(parts), "user-7", 0),  # noqa: F811
     lambda parts: parts.orders.standing(new_in(parts), ""),  # noqa: F811
     lambda parts: parts.payments.standing(str(ObjectId()), ""),  # noqa: F811
     lambda parts: [two_events_in(outbox) for outbox in (parts.orders_outbox, parts.payments_outbox)],  # noqa: F811
