@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 XDIST ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check picture chaos bench profile fuzz audit lock clean screenshots
+.PHONY: help run test check picture chaos split bench profile fuzz audit lock clean screenshots
 
 help:  ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,9 @@ check: $(VENV)/installed  ## Lint, check types and module boundaries
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+split: $(VENV)/installed  ## Serve with each module in a process of its own, over RabbitMQ; SPLIT=--once only shows it
+	@$(BIN)/python -m split $(SPLIT)
 
 chaos: $(VENV)/installed  ## Kill workers, server and database under load; DURATION= seconds, SEED= to repeat
 	@$(BIN)/python -m chaos --duration $(or $(DURATION),120) --seed $(SEED)

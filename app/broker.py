@@ -25,9 +25,11 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import msgspec
+from amqp import spec
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue, binding
 from kombu.transport.pyamqp import Channel
+from kombu.transport.pyamqp import Connection as Driver
 from kombu.transport.pyamqp import Message as Delivered
 
 from app import metrics
@@ -66,6 +68,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 3.0
 TRAVEL_SECONDS = 0.5
 # A module that did not answer the last request is not waited for longer than this, until it answers one.
 SILENT_SECONDS = 0.5
+# So long a process that ends waits for receipts: what it does not get is sent again by others.
+LAST_SECONDS = 1.0
 # Messages a process takes ahead of what it has answered; each may hold many requests.
 REQUESTS_AHEAD = 64
 TOGETHER = 32
@@ -160,13 +164,13 @@ class Link:
     """
 
     def __init__(
-        self, name: str, urls: Sequence[str], prepare: Callable[[Connection], None], lost: Callable[[], None]
+        self, name: str, urls: Sequence[str], prepare: Callable[[Driver], None], lost: Callable[[], None]
     ) -> None:
         self._name = name
         self._urls = urls
         self._prepare = prepare
         self._lost = lost
-        self._connection: Connection | None = None
+        self._connection: Driver | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"broker-{name}", daemon=True)
         self.up = threading.Event()
@@ -180,9 +184,13 @@ class Link:
     def stop(self) -> None:
         """Close the connection and end."""
         self._stopping.set()
-        self._break()
+        with suppress(Exception):
+            if self._connection:
+                self._connection.send_method(spec.Connection.Close, "BsBB", (200, "the process ends", 0, 0))
         if self._thread.is_alive():
-            self._thread.join(2 * CONNECT_SECONDS)
+            self._thread.join(CONNECT_SECONDS)
+            self._break()
+            self._thread.join(CONNECT_SECONDS)
 
     @property
     def usable(self) -> bool:
@@ -195,7 +203,7 @@ class Link:
         if connection is None or not self.up.is_set():
             return
         try:
-            connection.heartbeat_check()
+            connection.heartbeat_tick()
         except Exception as exc:
             log.warning("broker silent", link=self._name, reason=str(exc)[:200])
             self._break()
@@ -222,7 +230,8 @@ class Link:
 
     def _connect(self, url: str) -> None:
         secure = {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None} if url.startswith("amqps:") else False
-        connection = Connection(
+        # The driver's own connection: kombu's would quietly make another where one ends, without our queues.
+        connection: Driver = Connection(
             url,
             ssl=secure,
             connect_timeout=CONNECT_SECONDS,
@@ -232,11 +241,10 @@ class Link:
                 "on_unblocked": self._on_unblocked,
                 "client_properties": {"connection_name": f"orderflow {self._name}"},
             },
-        )
+        ).transport.establish_connection()
         self._connection = connection
-        connection.connect()
         # With this the driver would read before each write, in whatever thread; it has told the broker of it by now.
-        connection.connection.client_properties["capabilities"].pop("connection.blocked", None)
+        connection.client_properties["capabilities"].pop("connection.blocked", None)
         self._prepare(connection)
         log.info("broker reached", link=self._name)
         self.up.set()
@@ -255,7 +263,7 @@ class Link:
         connection, self._connection = self._connection, None
         if connection:
             with suppress(Exception):
-                connection.collect(CONNECT_SECONDS)
+                connection.collect()
         if was_up:
             metrics.broker_connections.dec()
             metrics.broker_losses.inc()
@@ -265,7 +273,7 @@ class Link:
         """Wake the reader: it finds the connection at its end."""
         with suppress(Exception):
             if self._connection:
-                self._connection.connection.transport.sock.shutdown(SHUT_RDWR)
+                self._connection.transport.sock.shutdown(SHUT_RDWR)
 
     def _on_blocked(self, reason: str) -> None:
         self.blocked = True
@@ -357,7 +365,7 @@ class BrokerBus:
             self._post(posted, name, events)
         except Unavailable as exc:
             posted.fail(exc.detail)
-        if not posted.done.wait(self._event_seconds):
+        if not posted.done.wait(LAST_SECONDS if self._draining else self._event_seconds):
             metrics.broker_unanswered.labels("events").inc()
             posted.fail("no receipt in time")
         self._posted.pop(posted.key, None)
@@ -377,7 +385,7 @@ class BrokerBus:
     def receive(self) -> None:
         """Begin to answer requests and to take events in."""
         self.start()
-        if self._local and not self._stopping.is_set():
+        if self._local and not (self._receiving or self._stopping.is_set()):
             self._receiving = True
             self._in.start()
 
@@ -423,7 +431,7 @@ class BrokerBus:
 
     # --- the sending side ---
 
-    def _prepare_out(self, connection: Connection) -> None:
+    def _prepare_out(self, connection: Driver) -> None:
         calls, events = connection.channel(), connection.channel()
         calls.basic_consume(REPLY_TO, no_ack=True, callback=self._on_answers)
         events.basic_consume(REPLY_TO, no_ack=True, callback=self._on_receipt)
@@ -534,7 +542,7 @@ class BrokerBus:
 
     # --- the receiving side ---
 
-    def _prepare_in(self, connection: Connection) -> None:
+    def _prepare_in(self, connection: Driver) -> None:
         consumers = []
         for module, bus in self._local.items():
             if bus.answered:
@@ -570,7 +578,6 @@ class BrokerBus:
             log.error("request not understood", module=module, reason=str(exc)[:200])
             _reject(delivered)
             return
-        reply_to = delivered.properties.get("reply_to", "")
         if delivered.properties.get("type") == WAITING:
             # They would hold up the others for as long as they wait; lost, they are asked again.
             _acknowledge(delivered)
@@ -578,15 +585,22 @@ class BrokerBus:
         else:
             pool, batch = self._hands, Batch(len(asked), partial(_acknowledge, delivered))
         for one in asked:
-            self._work.submit(pool, self._answer, module, reply_to, batch, *one)
+            self._work.submit(pool, self._answer, module, delivered, batch, *one)
 
     def _answer(
-        self, module: str, reply_to: str, batch: "Batch", key: str, name: str, deadline_ms: int, body: msgspec.Raw
+        self,
+        module: str,
+        delivered: Delivered,
+        batch: "Batch",
+        key: str,
+        name: str,
+        deadline_ms: int,
+        body: msgspec.Raw,
     ) -> None:
         try:
             if time.monotonic() - batch.received < deadline_ms / 1000:
                 kind, payload = self._handled(module, name, body)
-                self._answers((reply_to, (key, kind, msgspec.Raw(payload))), self._request_seconds)
+                self._answers((delivered, (key, kind, msgspec.Raw(payload))), self._request_seconds)
         except Unavailable:
             log.warning("answer not sent", module=module, request=name)
         finally:
@@ -603,19 +617,27 @@ class BrokerBus:
             log.error("request not understood", module=module, request=name, reason=str(exc)[:200])
             return "Unavailable", msgspec.json.encode({"detail": f"{name} was not understood", "members": {}})
 
-    def _send_answers(self, answers: list[tuple[str, tuple[str, str, msgspec.Raw]]]) -> list[None]:
-        by_asker: dict[str, list[tuple[str, str, msgspec.Raw]]] = defaultdict(list)
-        for reply_to, answer in answers:
-            by_asker[reply_to].append(answer)
-        self._reach()
-        for reply_to, some in by_asker.items():
-            self._put(self._calls, msgspec.json.encode(some), "", reply_to)
+    def _send_answers(self, answers: list[tuple[Delivered, tuple[str, str, msgspec.Raw]]]) -> list[None]:
+        # Over the channel that brought the request: where that is gone, the broker gives the request to others.
+        by_asker: dict[tuple[Channel, str], list[tuple[str, str, msgspec.Raw]]] = defaultdict(list)
+        for delivered, answer in answers:
+            by_asker[delivered.channel, delivered.properties.get("reply_to", "")].append(answer)
+        for (channel, reply_to), some in by_asker.items():
+            self._put(channel, msgspec.json.encode(some), "", reply_to)
         return [None] * len(answers)
 
     def _on_events(self, module: str, delivered: Delivered) -> None:
         self._work.submit(self._takers, self._take_in, module, delivered)
 
     def _take_in(self, module: str, delivered: Delivered) -> None:
+        try:
+            self._take(module, delivered)
+        except Exception:
+            # Whoever sent it does not speak as we do: kept aside, so that it takes up no place here.
+            log.exception("message not understood", module=module)
+            _reject(delivered)
+
+    def _take(self, module: str, delivered: Delivered) -> None:
         headers = delivered.properties.get("application_headers") or {}
         times = headers.get(DELIVERED, 0)
         trouble = self._trouble(module, delivered, times)
@@ -645,11 +667,10 @@ class BrokerBus:
     def _send_receipt(self, module: str, delivered: Delivered, trouble: Exception | None) -> None:
         kind = type(trouble).__name__ if trouble else ""
         reply_to, key = (delivered.properties.get(name, "") for name in ("reply_to", "correlation_id"))
+        detail = str(trouble or "")[:500].encode(errors="replace").decode()
+        body = msgspec.json.encode((module, kind, detail))
         try:
-            self._reach()
-            self._put(
-                self._calls, msgspec.json.encode((module, kind, str(trouble or ""))), "", reply_to, correlation_id=key
-            )
+            self._put(delivered.channel, body, "", reply_to, correlation_id=key)
         except Unavailable:
             log.warning("receipt not sent", module=module)
 
@@ -659,7 +680,12 @@ class BrokerBus:
         return f"{self._prefix}.{module}.{kind}"
 
     def _declare_requests(self, channel: Channel, module: str) -> None:
-        Queue(self._queue_name(module, REQUESTS_QUEUE), durable=True).declare(channel=channel)
+        # Quorum as well, though requests are not kept: such a queue outlives the node that leads it.
+        Queue(
+            self._queue_name(module, REQUESTS_QUEUE),
+            durable=True,
+            queue_arguments={"x-queue-type": "quorum", "x-delivery-limit": DELIVERIES},
+        ).declare(channel=channel)
 
     def _declare_events(self, channel: Channel, module: str, names: Iterable[str]) -> None:
         dead = Exchange(f"{self._prefix}.dead", "direct", durable=True)

@@ -90,11 +90,12 @@ class Feed:
         with self._store.bounded() as lines:
             try:
                 lines.database.create_collection(lines.name, capped=True, size=CAPPED_BYTES)
-            except CollectionInvalid:
-                pass
-            except OperationFailure as exc:
-                if exc.code != NAMESPACE_EXISTS:
+            except (CollectionInvalid, OperationFailure) as exc:
+                if isinstance(exc, OperationFailure) and exc.code != NAMESPACE_EXISTS:
                     raise
+                # Where modules run apart, another may have told of a step before this was made.
+                if not lines.options().get("capped"):
+                    lines.database.command("convertToCapped", lines.name, size=CAPPED_BYTES)
             lines.create_indexes([pymongo.IndexModel([("order_id", 1)], name="of_order")])
 
     def start(self) -> None:
@@ -117,7 +118,7 @@ class Feed:
         for line in lines:
             if line["order_id"] in self._chosen or self._admits(step, line, now):
                 with suppress(queue.Full):
-                    self._lines.put_nowait({"step": step, "at": at, **line})
+                    self._lines.put_nowait({"step": step, "at": at, "process": self._process, **line})
 
     def follow(self, wanted: Document, seconds: float) -> Iterator[Document]:
         """Lines that match `wanted`, for so many seconds, as they come in from any process. Raises Unavailable."""

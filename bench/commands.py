@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import growth, machine, matrix, profiling
+from bench import growth, hop, machine, matrix, profiling, scaling
 from bench.chart import draw
 from bench.compare import compare, folder_on_disk
 from bench.contestants import Kind, Name
@@ -38,10 +38,21 @@ def parser() -> argparse.ArgumentParser:
     cells = more.add_parser("matrix", help="gunicorn's settings against each other")
     cells.set_defaults(run=run_matrix)
     _usual(cells, Plan(rounds=3, seconds=4, warmup=1))
+    hopped = more.add_parser("hop", help="what a hop between processes costs")
+    hopped.set_defaults(run=run_hop)
+    _usual(hopped, Plan())
+    hopped.add_argument("--calls", type=int, default=1000, help="calls of each kind (default: 1000)")
     looked = more.add_parser("profile", help="where a worker spends its time")
     looked.set_defaults(run=run_profile)
     _usual(looked, Plan(seconds=10))
     looked.add_argument("--kind", type=_kind, default="post", help="post, one, status or list (default: post)")
+    sized = more.add_parser("scaling", help="the tables of docs/scaling.md")
+    sized.set_defaults(run=run_scaling)
+    sized.add_argument(
+        "--measure", action="store_true", help="measure bytes, commands and the price of a broadcast first"
+    )
+    sized.add_argument("--json", type=Path, help="write the figures to this file; - for standard output")
+    sized.add_argument("--folder", type=Path, help="keep the data under this folder meanwhile (default: .orderflow)")
     return top
 
 
@@ -78,12 +89,29 @@ def run_matrix(given: argparse.Namespace, console: Console) -> Done:
     return matrix.as_dict(results), _code(results, console)
 
 
+def run_hop(given: argparse.Namespace, console: Console) -> Done:
+    """What a hop between processes costs."""
+    with folder_on_disk(given.folder) as folder:
+        found = list(hop.hops(folder, given.calls, console.print))
+    console.print(hop.table(found))
+    return hop.as_dict(found), 0
+
+
 def run_profile(given: argparse.Namespace, console: Console) -> Done:
     """Where a worker spends its time."""
     with folder_on_disk(given.folder) as folder:
         found = profiling.profile(given.kind, given.seconds, folder, _settings(given))
     console.print(profiling.table(found))
     return {"samples": found.samples, "self": dict(found.own), "total": dict(found.total)}, 0
+
+
+def run_scaling(given: argparse.Namespace, console: Console) -> Done:
+    """What grows with the orders, and what that costs."""
+    if given.measure:
+        with folder_on_disk(given.folder) as folder:
+            scaling.keep(scaling.take(folder))
+    scaling.write(console)
+    return {name: vars(values) for name, values in vars(scaling.Figures()).items()}, 0
 
 
 def _usual(parser: argparse.ArgumentParser, plan: Plan) -> None:

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import SystemRandom
 from typing import Any, Self
@@ -20,9 +20,14 @@ from app.embedded import HOST, TIED_TO_OWNER, Mongod
 ROOT = Path(__file__).resolve().parent.parent
 READY_SECONDS = 30.0
 STOP_SECONDS = 40.0
+GUNICORN = (sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py")
 
 # Below the range from which Linux gives ports to outgoing connections: while a server is down nobody takes its port.
 PORTS = range(20_000, 32_000)
+
+
+class NotReady(RuntimeError):
+    """A program is of no use yet; the text names its log."""
 
 
 def free_port() -> int:
@@ -46,8 +51,8 @@ class Base:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._port = free_port()
-        self._mongod = Mongod(folder, port=self._port)
+        self.port = free_port()
+        self._mongod = Mongod(folder, port=self.port)
 
     def __enter__(self) -> Self:
         self._mongod.start()
@@ -57,9 +62,19 @@ class Base:
         self._mongod.stop()
 
     @property
+    def pid(self) -> int | None:
+        """The process id of mongod."""
+        return self._mongod.pid
+
+    @property
+    def log(self) -> Path:
+        """What it wrote."""
+        return self._folder / "mongod.log"
+
+    @property
     def uri(self) -> str:
         """Where it is, killed or not."""
-        return f"mongodb://{HOST}:{self._port}/?replicaSet=orderflow"
+        return f"mongodb://{HOST}:{self.port}/?replicaSet=orderflow"
 
     def kill(self) -> None:
         """End it with kill -9."""
@@ -67,21 +82,132 @@ class Base:
 
     def restart(self) -> None:
         """Start it again on what it left; returns when it takes writes."""
-        self._mongod = Mongod(self._folder, port=self._port)
+        self._mongod = Mongod(self._folder, port=self.port)
         self._mongod.start()
 
 
-class Server:
+class Program:
+    """A program, whatever processes it begins, and its log; all end with this process.
+
+    Start it from the main thread: Linux ends it with the thread that started it.
+    """
+
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str], cwd: Path, log: Path) -> None:
+        self._command = command
+        self._environ = environ
+        self._cwd = cwd
+        self.log = log
+        self._process: subprocess.Popen[bytes] | None = None
+        self._paused: list[psutil.Process] = []
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+            self.wait_until_ready()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def running(self) -> bool:
+        """Whether its first process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def master(self) -> psutil.Process:
+        """Its first process."""
+        if self._process is None:
+            raise RuntimeError(f"{self._command[0]} has not been started")
+        return psutil.Process(self._process.pid)
+
+    def start(self) -> None:
+        """Start it; it may take a while to be of use."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-ISc", TIED_TO_OWNER, str(os.getpid()), *self._command],
+                cwd=self._cwd,
+                env=dict(self._environ),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def ready(self) -> bool:
+        """Whether it is of use already."""
+        return self.running
+
+    def wait_until_ready(self, seconds: float = READY_SECONDS) -> None:
+        """Wait until it is of use. Raises NotReady."""
+        ends = time.monotonic() + seconds
+        while self.running and time.monotonic() < ends:
+            if self.ready():
+                return
+            time.sleep(0.05)
+        raise NotReady(f"{'it did not come up' if self.running else 'it ended'}; its log: {self.log}")
+
+    def terminate(self) -> None:
+        """SIGTERM, without waiting for what comes of it."""
+        if self._process and self.running:
+            self._process.terminate()
+
+    def stop(self) -> None:
+        """SIGTERM, and kill -9 where that does not help."""
+        self.terminate()
+        if self._process is None:
+            return
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """End it and all it began with kill -9."""
+        if self._process is None or not self.running:
+            return
+        master = self.master
+        master.suspend()  # So that it begins no process while they are counted.
+        others = master.children(recursive=True)
+        master.kill()
+        self._process.wait()
+        for other in others:
+            hurt(other, signal.SIGKILL)
+        while not all(map(_ended, others)):
+            time.sleep(0.01)
+
+    def pause(self) -> None:
+        """Let none of its processes go on: SIGSTOP."""
+        self._paused = [self.master, *self.master.children(recursive=True)]
+        for process in self._paused:
+            hurt(process, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let those that are paused go on."""
+        paused, self._paused = self._paused, []
+        for process in paused:
+            hurt(process, signal.SIGCONT)
+
+
+class Server(Program):
     """Orderflow as users run it: gunicorn, its configuration, its workers."""
 
-    def __init__(self, folder: Path, environ: Mapping[str, str], root: Path = ROOT) -> None:
-        self._folder = folder
-        self._root = root
-        self.port = free_port()
+    def __init__(
+        self,
+        folder: Path,
+        environ: Mapping[str, str],
+        root: Path = ROOT,
+        *,
+        command: Sequence[str] = GUNICORN,
+        port: int | None = None,
+    ) -> None:
+        self.port = port or free_port()
         self.url = f"http://{HOST}:{self.port}"
-        self._process: subprocess.Popen[bytes] | None = None
         self._metrics = folder / "metrics"
-        self._environ = {
+        usual = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("COV_", "PYTEST_"))},
             "PORT": str(self.port),
             "WEB_CONCURRENCY": "2",
@@ -89,78 +215,19 @@ class Server:
             "LOG_FORMAT": "json",
             "LOG_LEVEL": "warning",
             "PROMETHEUS_MULTIPROC_DIR": str(self._metrics),
-            **environ,
         }
-
-    def __enter__(self) -> Self:
-        self.start()
-        self.wait_until_ready()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    @property
-    def log(self) -> Path:
-        """What it wrote."""
-        return self._folder / "server.log"
-
-    @property
-    def master(self) -> psutil.Process:
-        """The process that keeps the workers."""
-        if self._process is None:
-            raise RuntimeError("the server has not been started")
-        return psutil.Process(self._process.pid)
+        super().__init__(command, {**usual, **environ}, root, folder / "server.log")
 
     def start(self) -> None:
-        """Start it; it may take a while to answer."""
         self._metrics.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py"]
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-ISc", TIED_TO_OWNER, str(os.getpid()), *command],
-                cwd=self._root,
-                env=self._environ,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        super().start()
 
-    def wait_until_ready(self) -> None:
-        """Wait until it serves."""
-        ends = time.monotonic() + READY_SECONDS
-        while time.monotonic() < ends:
-            try:
-                if httpx.get(f"{self.url}/readyz", timeout=2.0).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.05)
-        raise RuntimeError(f"the server did not come up; its log: {self.log}")
-
-    def stop(self) -> None:
-        """SIGTERM, and kill -9 where that does not help."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        self._process.terminate()
+    def ready(self) -> bool:
+        """Whether it serves."""
         try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.kill()
-
-    def kill(self) -> None:
-        """End master and workers with kill -9."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        master = self.master
-        master.suspend()  # So that it raises no worker while its workers are counted.
-        workers = master.children(recursive=True)
-        master.kill()
-        self._process.wait()
-        for worker in workers:
-            hurt(worker, signal.SIGKILL)
-        psutil.wait_procs(workers, timeout=10)
+            return httpx.get(f"{self.url}/readyz", timeout=2.0, trust_env=False).status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
 
     def reload(self) -> None:
         """HUP: new workers come, the old ones end their work and go."""
@@ -174,7 +241,7 @@ class Server:
             if len(found) >= least:
                 return sorted(found, key=lambda one: one.pid)
             if time.monotonic() > ends:
-                raise RuntimeError(f"the server has no {least} workers; its log: {self.log}")
+                raise NotReady(f"it has no {least} workers; its log: {self.log}")
             time.sleep(0.02)
 
 
@@ -185,6 +252,13 @@ def hurt(process: psutil.Process, number: signal.Signals) -> bool:
     except psutil.NoSuchProcess:
         return False
     return True
+
+
+def _ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def documents(uri: str) -> MongoClient[dict[str, Any]]:

@@ -1,5 +1,9 @@
-"""A real mongod for the whole session, shared by all xdist workers; a database of its own for every test."""
+"""A real mongod and a real RabbitMQ for the whole session, shared by all xdist workers.
 
+Every test has a database of its own.
+"""
+
+import os
 import shutil
 import tempfile
 import time
@@ -8,12 +12,15 @@ from pathlib import Path
 from uuid import uuid4
 
 import hypothesis
+import kombu
 import pytest
 from pymongo import MongoClient
 
 from app.config import Settings
 from app.embedded import Mongod
 from app.main import Runtime, create_app, runtime
+from split import rabbit
+from split.rabbit import Rabbit
 
 # How long something takes on a busy machine says nothing about it.
 hypothesis.settings.register_profile("orderflow", deadline=None)
@@ -21,6 +28,7 @@ hypothesis.settings.load_profile("orderflow")
 
 MEMORY = Path("/dev/shm")
 MONGOD = pytest.StashKey[tuple[Mongod, Path]]()
+RABBIT = pytest.StashKey[Rabbit]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -29,19 +37,31 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = Path(tempfile.mkdtemp(prefix="orderflow-test-", dir=MEMORY if MEMORY.is_dir() else None))
     mongod = Mongod(folder, extra=["--setParameter=enableTestCommands=1"])
     config.stash[MONGOD] = (mongod, folder)
+    if rabbit.installed():
+        config.stash[RABBIT] = Rabbit(folder / "rabbit")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     if MONGOD in session.config.stash:
         session.config.stash[MONGOD][0].start()
+    if RABBIT in session.config.stash:
+        session.config.stash[RABBIT].start()
 
 
 def pytest_configure_node(node) -> None:
-    """xdist: tell each worker where the database is."""
+    """xdist: tell each worker where database and broker are."""
     node.workerinput["mongodb_uri"] = node.config.stash[MONGOD][0].uri
+    node.workerinput["bus_url"] = broker_of(node.config)
+
+
+def broker_of(config: pytest.Config) -> str:
+    """Where the session's RabbitMQ will answer; nothing where none is installed."""
+    return config.stash[RABBIT].url if RABBIT in config.stash else ""
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    if RABBIT in config.stash:
+        config.stash[RABBIT].kill()
     if MONGOD in config.stash:
         mongod, folder = config.stash[MONGOD]
         mongod.stop()
@@ -54,6 +74,39 @@ def mongodb_uri(request: pytest.FixtureRequest) -> str:
     if hasattr(request.config, "workerinput"):
         return request.config.workerinput["mongodb_uri"]
     return request.config.stash[MONGOD][0].uri
+
+
+@pytest.fixture(scope="session")
+def rabbit_installed() -> None:
+    """For tests that start a RabbitMQ of their own."""
+    if not rabbit.installed():
+        if os.environ.get("CI"):
+            pytest.fail(rabbit.MISSING)
+        pytest.skip(rabbit.MISSING)
+
+
+@pytest.fixture(scope="session")
+def bus_url(request: pytest.FixtureRequest, rabbit_installed: None) -> str:
+    """The session's RabbitMQ; it has been starting since the session began."""
+    workerinput = getattr(request.config, "workerinput", None)
+    url = workerinput["bus_url"] if workerinput else broker_of(request.config)
+    ends = time.monotonic() + 60
+    while not rabbit.answers(url):
+        assert time.monotonic() < ends, "RabbitMQ does not answer"
+        time.sleep(0.05)
+    return url
+
+
+@pytest.fixture
+def bus_prefix(bus_url: str) -> Iterator[str]:
+    """What the test's own queues are called by; they go when it ends."""
+    prefix = f"test-{uuid4().hex}"
+    yield prefix
+    with kombu.Connection(bus_url) as connection:
+        channel = connection.channel()
+        for module in ("orders", "payments", "mail", "a", "b", "c", "d"):
+            for kind in ("requests", "events", "dead"):
+                channel.queue_delete(f"{prefix}.{module}.{kind}")
 
 
 @pytest.fixture(scope="session")

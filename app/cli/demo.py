@@ -16,7 +16,7 @@ from app.feed import Feed
 from app.story import Step
 
 COLOURS = {"gateway": "cyan", "orders": "green", "payments": "magenta"}
-WAYS = {"1": "a good order", "2": "an order that is declined"}
+WAYS = {"1": ("a good order", "Success"), "2": ("an order that is declined", "Declined")}
 
 
 def command(feed: Feed) -> click.Command:
@@ -28,13 +28,14 @@ def command(feed: Feed) -> click.Command:
     @as_json
     def demo(url: str, seconds: float, as_json: bool) -> None:
         """Place one good and one declined order on a running server and watch their nine steps."""
-        for product_id, way in WAYS.items():
-            _show(feed, url, seconds, product_id, way, None if as_json else console())
+        for product_id in WAYS:
+            _show(feed, url, seconds, product_id, None if as_json else console())
 
     return demo
 
 
-def _show(feed: Feed, url: str, seconds: float, product_id: str, way: str, to: Console | None) -> None:
+def _show(feed: Feed, url: str, seconds: float, product_id: str, to: Console | None) -> None:
+    way, outcome = WAYS[product_id]
     if to:
         to.print(f"\n[bold]{way}[/] (productId {product_id})")
     request_id = f"demo-{uuid4().hex[:12]}"
@@ -44,6 +45,8 @@ def _show(feed: Feed, url: str, seconds: float, product_id: str, way: str, to: C
     if told < len(Step):
         raise click.ClickException(f"only {told} of {len(Step)} steps were seen within {seconds:g} s")
     status = httpx.get(f"{url}/orders/status/{order_id}").json()["orderStatus"]
+    if status != outcome:
+        raise click.ClickException(f"order {order_id} is {status} instead of {outcome}")
     if to:
         to.print(f"order {order_id} is now [bold]{status}[/]")
     else:
@@ -51,18 +54,18 @@ def _show(feed: Feed, url: str, seconds: float, product_id: str, way: str, to: C
 
 
 def _print_all(to: Console | None, lines: "_Watch") -> int:
-    told = 0
+    told = set()
     for line in lines:
-        told += 1
+        told.add(line["step"])
         if to:
             _print(to, line)
         else:
             tell({name: value for name, value in line.items() if name != "_id"})
-    return told
+    return len(told)
 
 
 class _Watch:
-    """The steps of one request, watched from before it is sent."""
+    """The steps of one request, watched from before it is sent; in their order, in whichever processes tell of them."""
 
     def __init__(self, feed: Feed, request_id: str, seconds: float) -> None:
         self._lines: list[dict[str, Any]] = []
@@ -71,20 +74,31 @@ class _Watch:
         self._thread.start()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        shown = 0
-        while self._thread.is_alive() or shown < len(self._lines):
-            while shown < len(self._lines):
-                yield self._lines[shown]
-                shown += 1
-            time.sleep(0.01)
+        waiting: list[dict[str, Any]] = []
+        due = 0
+        for line in self._as_told():
+            waiting.append(line)
+            waiting.sort(key=_number)
+            while waiting and _number(waiting[0]) <= due:
+                due = max(due, _number(waiting[0]) + 1)
+                yield waiting.pop(0)
+        yield from waiting
         if self._error:
             raise self._error
+
+    def _as_told(self) -> Iterator[dict[str, Any]]:
+        told = 0
+        while self._thread.is_alive() or told < len(self._lines):
+            while told < len(self._lines):
+                yield self._lines[told]
+                told += 1
+            time.sleep(0.01)
 
     def _watch(self, feed: Feed, request_id: str, seconds: float) -> None:
         try:
             for line in feed.follow({"request_id": request_id}, seconds):
                 self._lines.append(line)
-                if line["step"] == Step.ORDER_UPDATED:
+                if len({line["step"] for line in self._lines}) == len(Step):
                     return
         except Unavailable as exc:
             self._error = exc
@@ -102,11 +116,15 @@ def _place(url: str, product_id: str, request_id: str) -> str:
     return order_id
 
 
+def _number(line: dict[str, Any]) -> int:
+    return list(Step).index(line["step"])
+
+
 def _print(to: Console, line: dict[str, Any]) -> None:
     colour = COLOURS.get(line["module"], "white")
-    number = list(Step).index(line["step"]) + 1
     clock = time.strftime("%H:%M:%S", time.localtime(line["at"])) + f".{int(line['at'] * 1000) % 1000:03d}"
     to.print(
-        f"  {number}  {clock}  [{colour}]{line['module']:<9}[/] {line['step']:<26} {line['took_ms']:>8.2f} ms  "
+        f"  {_number(line) + 1}  {clock}  [{colour}]{line['module']:<9}[/] {line['process'].partition('-')[0]:<7} "
+        f"{line['step']:<26} {line['took_ms']:>8.2f} ms  "
         f"[dim]{line['order_id']}  {line['request_id']}[/]"
     )
