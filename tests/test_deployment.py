@@ -1,6 +1,8 @@
-"""Image, compose file, locks and secrets: the least rights everywhere, and an application that can live with them."""
+"""Image, compose files, locks and secrets: the least rights everywhere, and an application that can live with them."""
 
+import base64
 import configparser
+import hashlib
 import json
 import os
 import re
@@ -15,29 +17,41 @@ from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import kombu
 import pytest
 import yaml
+from amqp.exceptions import AccessRefused, NotAllowed
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from pymongo import MongoClient
-from pymongo.errors import OperationFailure
+from pymongo.errors import OperationFailure, WriteError
 from pymongo.monitoring import CommandListener
 
 from app import __version__
 from app.config import BadSettings, Settings, env_name
 from app.embedded import TIED_TO_OWNER, find_binary
+from app.feed import CAPPED_BYTES
 from app.main import create_app, runtime
+from split.rabbit import Rabbit
 
 ROOT = Path(__file__).parent.parent
 DOCKERFILE = ROOT / "Dockerfile"
-COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-SERVICES = COMPOSE["services"]
+COMPOSE, SPLIT = (yaml.safe_load((ROOT / f"docker-compose{kind}.yml").read_text()) for kind in ("", ".split"))
+SERVICES, PARTS = COMPOSE["services"], SPLIT["services"]
+ALL = {**SERVICES, **{f"{name}, split": service for name, service in PARTS.items()}}
+GATEWAYS, WORKERS = ("gateway-1", "gateway-2"), ("orders", "payments")
+DECLARED_VOLUMES = {"mongo:8.0": {"/data/db", "/data/configdb"}, "rabbitmq:4": {"/var/lib/rabbitmq"}}
 MAKE_SECRETS = ROOT / "deploy/mongo/make-secrets"
-ROLE = json.loads((ROOT / "deploy/mongo/role.json").read_text())
+SETUP = (ROOT / "deploy/mongo/setup.js").read_text()
+[ROLE] = json.loads((ROOT / "deploy/mongo/roles.json").read_text()).values()
+ROLES = json.loads((ROOT / "deploy/mongo/roles.split.json").read_text())
+RABBITMQ = ROOT / "deploy/rabbitmq"
+DEFINITIONS = json.loads((RABBITMQ / "definitions.json").read_text())
 UNAUTHORIZED = 13
 AUTHENTICATION_FAILED = 18
 
-every_service = pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
+every_service = pytest.mark.parametrize("service", ALL.values(), ids=ALL)
+every_file = pytest.mark.parametrize("compose", [COMPOSE, SPLIT], ids=["one process", "split"])
 
 
 def instructions(stage=-1):
@@ -86,10 +100,11 @@ def test_a_linter_finds_nothing_to_mind_in_the_dockerfile():
 
 
 def test_every_image_is_taken_at_a_named_release():
-    built = {service["image"] for service in SERVICES.values() if "build" in service}
+    built = {service["image"] for service in ALL.values() if "build" in service}
     taken = {argument.split()[0] for stage in (0, -1) for argument in arguments("FROM", stage)}
-    taken |= {service["image"] for service in SERVICES.values()} - built
-    assert taken == {"python:3.13-slim", "mongo:8.0"}
+    taken |= {service["image"] for service in ALL.values()} - built
+    assert built == {"orderflow"}
+    assert taken == {"python:3.13-slim", "mongo:8.0", "nginx:1", "rabbitmq:4"}
 
 
 def test_the_image_runs_as_an_ordinary_user():
@@ -98,7 +113,7 @@ def test_the_image_runs_as_an_ordinary_user():
     assert int(uid) >= 1000
     assert int(gid) >= 1000
     assert f"APP_OWNER:-{user}" in MAKE_SECRETS.read_text()
-    assert "user" not in SERVICES["app"]
+    assert not any("user" in service for service in ALL.values() if "build" in service)
 
 
 def test_the_image_serves_on_port_7000_and_stops_in_order():
@@ -176,7 +191,7 @@ def test_the_health_check_fails_where_nobody_listens():
         assert check_health(taken.getsockname()[1]) == 1
 
 
-# --- the compose file ---
+# --- the compose files ---
 
 
 @every_service
@@ -194,23 +209,34 @@ def test_every_container_has_its_limits(service):
 
 
 def test_what_runs_for_long_has_no_capability_and_comes_back():
-    lasting = {name: service for name, service in SERVICES.items() if "restart" in service}
-    assert set(lasting) == {"app", "mongo"}
+    lasting = {name: service for name, service in ALL.items() if "restart" in service}
+    once = {"secrets", "secrets, split", "database-setup", "database-setup, split", "doctor, split"}
+    assert set(lasting) == set(ALL) - once
     assert {service["restart"] for service in lasting.values()} == {"unless-stopped"}
     assert not any("cap_add" in service for service in lasting.values())
     assert all("/tmp" in service["tmpfs"][0] for service in lasting.values())
+    assert not any(service.get("user", "10001:10001").startswith("0") for service in lasting.values())
 
 
-def test_the_database_runs_as_its_own_user_with_authentication():
-    mongo = SERVICES["mongo"]
+@every_service
+def test_what_serves_is_asked_for_its_health(service):
+    image_asks, asked = "build" in service, service.get("healthcheck", {}).get("test", [""])[0]
+    assert image_asks or asked == "CMD" or "restart" not in service
+
+
+@every_file
+def test_the_database_runs_as_its_own_user_with_authentication(compose):
+    mongo = compose["services"]["mongo"]
     assert f"DATABASE_OWNER:-{mongo['user']}" in MAKE_SECRETS.read_text()
     assert {"--replSet=orderflow", "--keyFile=/run/secrets/mongo/keyfile"} <= set(mongo["command"])
     assert not any(option.startswith(("--noauth", "--transitionToAuth")) for option in mongo["command"])
+    assert mongo["command"] == SERVICES["mongo"]["command"]
 
 
-def test_only_the_application_is_published_and_only_to_this_machine():
-    assert {name for name, service in SERVICES.items() if "ports" in service} == {"app"}
-    assert SERVICES["app"]["ports"] == ["${BIND:-127.0.0.1}:${PORT:-7000}:7000"]
+@pytest.mark.parametrize(("compose", "published"), [(COMPOSE, "app"), (SPLIT, "nginx")], ids=["one process", "split"])
+def test_only_one_is_published_and_only_to_this_machine(compose, published):
+    assert {name for name, service in compose["services"].items() if "ports" in service} == {published}
+    assert compose["services"][published]["ports"] == ["${BIND:-127.0.0.1}:${PORT:-7000}:7000"]
 
 
 def test_the_database_sees_no_network_but_the_applications():
@@ -223,6 +249,48 @@ def test_the_database_sees_no_network_but_the_applications():
         "secrets": "none",
         "database-setup": "service:mongo",
     }
+
+
+def test_apart_nobody_sees_more_of_the_others_than_he_needs():
+    """Only nginx sees the world, and it sees nothing but gateways."""
+    networks = {name: set(service.get("networks", ())) for name, service in PARTS.items() if "networks" in service}
+    assert networks == {
+        "nginx": {"outside", "edge"},
+        **{name: {"edge", "broker", "database"} for name in GATEWAYS},
+        **{name: {"broker", "database"} for name in WORKERS},
+        "rabbitmq": {"broker"},
+        "mongo": {"database"},
+        "doctor": {"database"},
+    }
+    open_ones = {name for name, network in SPLIT["networks"].items() if not (network or {}).get("internal")}
+    assert open_ones == {"outside"}
+    assert {name: service.get("network_mode") for name, service in PARTS.items() if "networks" not in service} == {
+        "secrets": "none",
+        "database-setup": "service:mongo",
+    }
+
+
+def test_gateways_are_where_nginx_looks_and_believe_nobody_else():
+    edge = {name: PARTS[name]["networks"]["edge"]["ipv4_address"] for name in ("nginx", *GATEWAYS)}
+    assert set(PARTS["nginx"]["extra_hosts"]) == {f"{name}:{edge[name]}" for name in GATEWAYS}
+    [subnet] = SPLIT["networks"]["edge"]["ipam"]["config"]
+    # Docker itself takes networks from 172.16.0.0/12 and 192.168.0.0/16: the first free one, which may be this.
+    assert subnet == {"subnet": "${EDGE_NETWORK:-10.207.70}.0/24"}
+    for name in GATEWAYS:
+        trusted = PARTS[name]["environment"]["FORWARDED_ALLOW_IPS"]
+        assert trusted == edge["nginx"] + ",${FORWARDED_ALLOW_IPS:-}"
+        given = trusted.replace("${EDGE_NETWORK:-10.207.70}", "10.207.70").replace("${FORWARDED_ALLOW_IPS:-}", "")
+        assert Settings(forwarded_allow_ips=given)
+
+
+def test_apart_each_kind_is_there_twice_and_runs_one_module():
+    assert {name: PARTS[name]["environment"]["MODULES"] for name in (*GATEWAYS, *WORKERS)} == {
+        **dict.fromkeys(GATEWAYS, "gateway"),
+        "orders": "orders",
+        "payments": "payments",
+    }
+    assert [PARTS[name]["scale"] for name in WORKERS] == [2, 2]
+    assert [PARTS[name]["command"] for name in WORKERS] == [["flask", "--app", "app.main", "worker"]] * 2
 
 
 def test_each_starts_when_what_it_needs_is_there():
@@ -239,41 +307,83 @@ def test_each_starts_when_what_it_needs_is_there():
     }
 
 
+def test_apart_each_stops_before_those_that_it_needs():
+    needs = {name: service.get("depends_on", {}) for name, service in PARTS.items()}
+    servers = {
+        "database-setup": "service_completed_successfully",
+        "mongo": "service_started",
+        "rabbitmq": "service_started",
+    }
+    workers = dict.fromkeys(WORKERS, "service_started")
+    waits = {name: {other: how["condition"] for other, how in more.items()} for name, more in needs.items()}
+    assert waits == {
+        "secrets": {},
+        "mongo": {"secrets": "service_completed_successfully"},
+        "rabbitmq": {"secrets": "service_completed_successfully"},
+        "database-setup": {"mongo": "service_started"},
+        **dict.fromkeys(WORKERS, servers),
+        **dict.fromkeys(GATEWAYS, servers | workers),
+        "nginx": dict.fromkeys(GATEWAYS, "service_started"),
+        "doctor": {"mongo": "service_started"},
+    }
+
+
 @every_service
 def test_no_start_leaves_a_nameless_volume_behind(service):
-    declared = {"mongo:8.0": {"/data/db", "/data/configdb"}}.get(service["image"], set())
+    declared = DECLARED_VOLUMES.get(service["image"], set())
     covered = {mount.split(":")[0] for mount in service.get("tmpfs", [])}
-    covered |= {mount.split(":")[1] for mount in service["volumes"] if mount.split(":")[0] in COMPOSE["volumes"]}
+    named = {*COMPOSE["volumes"], *SPLIT["volumes"]}
+    covered |= {mount.split(":")[1] for mount in service["volumes"] if mount.split(":")[0] in named}
     assert declared <= covered
 
 
 def test_the_application_has_time_to_end_in_order(server_settings):
-    grace = int(SERVICES["app"]["stop_grace_period"].removesuffix("s"))
-    assert [grace] > server_settings("graceful_timeout")
+    for name, service in ALL.items():
+        if "build" in service:
+            grace = int(service["stop_grace_period"].removesuffix("s"))
+            assert [grace] > server_settings("graceful_timeout"), name
 
 
-def test_no_secret_is_mounted_but_by_its_readers():
-    mounts = {name: dict(mount.split(":", 1) for mount in service["volumes"]) for name, service in SERVICES.items()}
-    readers = {
-        secret: {name for name, mounted in mounts.items() if secret in mounted}
-        for secret in COMPOSE["volumes"]
-        if secret.endswith("-secret")
+READERS = {
+    "mongo-secret": {"mongo"},
+    "admin-secret": {"database-setup"},
+    "app-secret": {"database-setup", "app"},
+}
+READERS_APART = {
+    "mongo-secret": {"mongo"},
+    "admin-secret": {"database-setup"},
+    "broker-secret": {"rabbitmq"},
+    "doctor-database-secret": {"database-setup", "doctor"},
+    "gateway-database-secret": {"database-setup", *GATEWAYS},
+    "orders-database-secret": {"database-setup", "orders"},
+    "payments-database-secret": {"database-setup", "payments"},
+    "gateway-broker-secret": {*GATEWAYS},
+    "orders-broker-secret": {"orders"},
+    "payments-broker-secret": {"payments"},
+}
+
+
+@pytest.mark.parametrize(
+    ("compose", "readers"), [(COMPOSE, READERS), (SPLIT, READERS_APART)], ids=["one process", "split"]
+)
+def test_no_secret_is_mounted_but_by_its_readers(compose, readers):
+    mounts = {
+        name: dict(mount.split(":", 1) for mount in service["volumes"]) for name, service in compose["services"].items()
     }
+    secrets = {volume for volume in compose["volumes"] if volume.endswith("-secret")}
+    assert secrets == {volume for volume in mounts["secrets"] if volume.endswith("-secret")}
     assert readers == {
-        "mongo-secret": {"secrets", "mongo"},
-        "admin-secret": {"secrets", "database-setup"},
-        "app-secret": {"secrets", "database-setup", "app"},
+        secret: {name for name, mounted in mounts.items() if secret in mounted} - {"secrets"} for secret in secrets
     }
-    read_only = [mounts[name][secret] for secret, names in readers.items() for name in names - {"secrets"}]
-    assert all(mount.endswith(":ro") for mount in read_only)
+    assert all(mounts[name][secret].endswith(":ro") for secret, names in readers.items() for name in names)
 
 
 def test_no_password_is_written_down():
-    files = [DOCKERFILE, ROOT / "docker-compose.yml", ROOT / ".env.example", *(ROOT / "deploy").rglob("*")]
+    files = [DOCKERFILE, *ROOT.glob("docker-compose*.yml"), ROOT / ".env.example", *(ROOT / "deploy").rglob("*")]
     texts = {file.name: file.read_text() for file in files if file.is_file()}
-    assert {"make-secrets", "setup.js", "role.json"} <= set(texts)
+    assert {"make-secrets", "setup.js", "roles.json", "definitions.json", "docker-compose.split.yml"} <= set(texts)
     for name, text in texts.items():
-        assert not re.search(r"mongodb(\+srv)?://[^\s:/$]+:(?!\$)[^\s@]+@", text), name
+        assert not re.search(r"(mongodb(\+srv)?|amqps?)://[^\s:/${]+:(?!\$|password@host)[^\s@]+@", text), name
         assert not re.search(
             r"(?im)(password|pwd|token)\w*[\"']?\s*[:=]\s*([\"'][^\"'$]+[\"']|(?!false$)[\w-]+$)", text
         ), name
@@ -291,11 +401,39 @@ def test_every_setting_can_be_made_from_outside_the_container():
     }
 
 
+def test_apart_every_module_is_told_every_setting_and_only_gateways_what_callers_are_asked():
+    given = SERVICES["app"]["environment"]
+    asked = {name for name, value in given.items() if value is None and name.startswith(("AUTH_", "METRICS_", "RATE_"))}
+    asked |= {"ALLOW_UNSAFE", "CURSOR_KEY"}
+    fixed = {
+        "MONGODB_URI_FILE": "/run/secrets/database/mongodb-uri",
+        "BUS_URL_FILE": "/run/secrets/broker/bus-url",
+        **{f"{module.upper()}_DATABASE": module for module in ("gateway", *WORKERS)},
+    }
+    for name in (*GATEWAYS, *WORKERS, "doctor"):
+        told = PARTS[name]["environment"]
+        passed = {each for each, value in told.items() if value is None}
+        wanted = {each for each, value in given.items() if value is None} - {"FORWARDED_ALLOW_IPS"}
+        assert passed == (wanted if name in GATEWAYS else wanted - asked), name
+        own = {"doctor": {"BIND": "127.0.0.1", "BUS_URL_FILE": ""}}.get(name, {"MODULES": name.partition("-")[0]})
+        if name in GATEWAYS:
+            own |= {each: told[each] for each in ("FORWARDED_ALLOW_IPS", "PUBLISHED_ON")}
+        assert {each: value for each, value in told.items() if value is not None} == {**fixed, **own}, name
+
+
+@pytest.mark.parametrize("name", [*WORKERS, "doctor"])
+def test_who_serves_no_clients_starts_without_asking_who_calls(name):
+    told = {each: value for each, value in PARTS[name]["environment"].items() if value and "_FILE" not in each}
+    environ = {**environment(), **told, "MONGODB_URI": "mongodb://mongo", "BUS_URL": "amqp://rabbitmq"}
+    assert Settings.read(environ)
+
+
 @pytest.mark.parametrize(
     ("bind", "starts"), [("", True), ("127.0.0.1", True), ("0.0.0.0", False), ("192.0.2.7", False)]
 )
-def test_a_port_that_is_opened_to_others_wants_to_know_who_calls(bind, starts):
-    published = SERVICES["app"]["environment"]["PUBLISHED_ON"].replace("${BIND:-127.0.0.1}", bind or "127.0.0.1")
+@pytest.mark.parametrize("service", [SERVICES["app"], *(PARTS[name] for name in GATEWAYS)], ids=["app", *GATEWAYS])
+def test_a_port_that_is_opened_to_others_wants_to_know_who_calls(service, bind, starts):
+    published = service["environment"]["PUBLISHED_ON"].replace("${BIND:-127.0.0.1}", bind or "127.0.0.1")
     environ = {**environment(), "PUBLISHED_ON": published}
     if starts:
         assert not Settings.read(environ).identity
@@ -387,17 +525,18 @@ def test_a_lock_tells_nothing_of_where_it_was_made(lock):
 # --- the secrets ---
 
 
+def draw_secrets(folder, *definitions):
+    """Make secrets that belong to whoever runs the tests; the text of each by its path."""
+    mine = f"{os.getuid()}:{os.getgid()}"
+    owners = dict.fromkeys(("DATABASE_OWNER", "BROKER_OWNER", "APP_OWNER", "ADMIN_OWNER"), mine)
+    command = ["sh", MAKE_SECRETS, folder, *definitions]
+    subprocess.run(command, env={**os.environ, **owners}, check=True, capture_output=True)
+    return {str(file.relative_to(folder)): file.read_text() for file in folder.rglob("*") if file.is_file()}
+
+
 @pytest.fixture
 def make_secrets(tmp_path):
-    """Make secrets that belong to whoever runs the tests; the text of each by its path."""
-
-    def make():
-        mine = f"{os.getuid()}:{os.getgid()}"
-        environ = {**os.environ, "DATABASE_OWNER": mine, "APP_OWNER": mine, "ADMIN_OWNER": mine}
-        subprocess.run(["sh", MAKE_SECRETS, tmp_path], env=environ, check=True, capture_output=True)
-        return {str(file.relative_to(tmp_path)): file.read_text() for file in tmp_path.rglob("*") if file.is_file()}
-
-    return make
+    return lambda *definitions: draw_secrets(tmp_path, *definitions)
 
 
 def test_secrets_are_long_random_and_for_one_reader_each(make_secrets, tmp_path):
@@ -425,12 +564,132 @@ def test_the_application_reads_its_secret(make_secrets, tmp_path):
     )
 
 
-# --- the role ---
+def test_apart_each_module_has_secrets_of_its_own(make_secrets, tmp_path):
+    made = make_secrets(RABBITMQ / "definitions.json")
+    users = {f"{module}-{where}" for module in ("gateway", *WORKERS) for where in ("database", "broker")}
+    drawn = {name for name in made if name.split("/")[0] in users} | {"doctor-database/mongodb-uri"}
+    assert len(drawn) == len(users) + 1
+    shared = {"mongo/keyfile", "admin/password", "broker/admin-password", "broker/definitions.json"}
+    assert set(made) == drawn | shared
+    passwords = [word for name, text in made.items() if "definitions" not in name for word in text_secrets(text)]
+    assert len(passwords) == len(set(passwords)) == len(made) - 1
+    assert not set(passwords) & set(text_secrets(made["broker/definitions.json"]))
+    assert {(tmp_path / name).stat().st_mode & 0o777 for name in made} == {0o400}
+    again = make_secrets(RABBITMQ / "definitions.json")
+    assert {name for name in made if made[name] != again[name]} == {"broker/definitions.json"}
+
+
+def text_secrets(text):
+    return re.findall(r"[0-9a-f]{64}", text)
+
+
+def test_apart_each_process_reads_its_secrets(make_secrets, tmp_path):
+    make_secrets(RABBITMQ / "definitions.json")
+    for module in ("gateway", *WORKERS):
+        files = {
+            "MONGODB_URI_FILE": str(tmp_path / f"{module}-database/mongodb-uri"),
+            "BUS_URL_FILE": str(tmp_path / f"{module}-broker/bus-url"),
+        }
+        read = Settings.read({**files, "MODULES": module})
+        secret = "[0-9a-f]{64}"
+        assert re.fullmatch(
+            rf"mongodb://{module}:{secret}@mongo:27017/\?authSource=admin&replicaSet=orderflow", read.mongodb_uri
+        )
+        assert re.fullmatch(rf"amqp://{module}:{secret}@rabbitmq:5672/orderflow", read.bus_url)
+
+
+def test_the_broker_is_told_hashes_of_the_very_passwords_that_modules_have(make_secrets):
+    made = make_secrets(RABBITMQ / "definitions.json")
+    told = {user["name"]: user for user in json.loads(made["broker/definitions.json"])["users"]}
+    assert set(told) == {"admin", "gateway", "orders", "payments"}
+    for name, user in told.items():
+        [password] = text_secrets(made["broker/admin-password" if name == "admin" else f"{name}-broker/bus-url"])
+        stored = base64.b64decode(user["password_hash"], validate=True)
+        salt, digest = stored[:4], stored[4:]
+        assert digest == hashlib.sha256(salt + password.encode()).digest()
+        assert user["hashing_algorithm"] == "rabbit_password_hashing_sha256"
+        assert user["tags"] == (["administrator"] if name == "admin" else [])
+    assert len({user["password_hash"] for user in told.values()}) == len(told)
+
+
+# --- the broker ---
+
+
+def test_the_broker_lets_modules_do_what_the_bus_does_and_nothing_else():
+    [vhost] = DEFINITIONS["vhosts"]
+    rights = {each["user"]: each for each in DEFINITIONS["permissions"]}
+    assert set(rights) == {user["name"] for user in DEFINITIONS["users"]}
+    assert "guest" not in rights
+    prefix = Settings().bus_prefix
+    ours = [f"{prefix}.events", f"{prefix}.dead"]
+    ours += [f"{prefix}.{module}.{kind}" for module in ("gateway", *WORKERS) for kind in ("requests", "events", "dead")]
+    foreign = ["other", f"{prefix}s", f"x{prefix}.events", "amq.topic", "amq.gen-x", "amq.default.x"]
+    for module in ("gateway", *WORKERS):
+        each = rights[module]
+        assert each["vhost"] == vhost["name"]
+        for action in ("configure", "write", "read"):
+            assert all(re.search(each[action], name) for name in ours)
+            assert not any(re.search(each[action], name) for name in foreign)
+        # Answers go to whoever asked through the exchange without a name.
+        assert [bool(re.search(each[action], "amq.default")) for action in ("configure", "write", "read")] == [
+            False,
+            True,
+            False,
+        ]
+
+
+def test_the_broker_is_set_up_by_files_alone():
+    """By nothing that only the entry point of its image would understand."""
+    lines = (RABBITMQ / "rabbitmq.conf").read_text().splitlines()
+    said = dict(re.split(r"\s*=\s*", line) for line in lines if line and line[0] != "#")
+    rabbit = PARTS["rabbitmq"]
+    assert said["load_definitions"] == "/run/secrets/broker/definitions.json"
+    assert "broker-secret:/run/secrets/broker:ro" in rabbit["volumes"]
+    memory = int(said["vm_memory_high_watermark.absolute"].removesuffix("MiB"))
+    assert 2 * memory < int(rabbit["mem_limit"].removesuffix("m"))
+    assert said["auth_mechanisms.1"] == "PLAIN"
+    assert "auth_mechanisms.2" not in said
+    known = {"HOME", "RABBITMQ_NODENAME", "ERL_EPMD_ADDRESS", "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"}
+    known |= {"RABBITMQ_CONFIG_FILE", "RABBITMQ_ENABLED_PLUGINS_FILE", "RABBITMQ_LOGS"}
+    assert set(rabbit["environment"]) == known
+    assert "inet_dist_use_interface {127,0,0,1}" in rabbit["environment"]["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"]
+    assert "command" not in rabbit
+    assert "entrypoint" not in rabbit
+    assert f"BROKER_OWNER:-{rabbit['user']}" in MAKE_SECRETS.read_text()
+
+
+# --- the roles ---
+
+
+def test_apart_modules_have_the_rights_that_one_process_has_each_its_own():
+    whole = {each["resource"]["collection"]: set(each["actions"]) for each in ROLE["privileges"]}
+    parts = {
+        (user, each["resource"]["db"], each["resource"]["collection"]): set(each["actions"])
+        for user, role in ROLES.items()
+        for each in role["privileges"]
+    }
+    owned = {"gateway": ("quotas", "secrets", "steps"), "orders": ("orders",), "payments": ("payments", "ledger")}
+    assert parts == {
+        **{(module, module, name): whole[name] for module, names in owned.items() for name in ("", *names)},
+        **{(module, "gateway", "steps"): {"insert"} for module in ("orders", "payments")},
+        **{
+            ("doctor", module, name): {"find"}
+            for module, names in owned.items()
+            for name in names[-2:]
+            if name != "secrets"
+        },
+    }
+    assert {user: (role["role"], role["roles"]) for user, role in ROLES.items()} == {user: (user, []) for user in ROLES}
+
+
+def test_the_feed_is_bounded_before_the_first_module_writes_to_it():
+    assert f"size: {CAPPED_BYTES // 1024**2} * 1024 * 1024" in SETUP
+    assert PARTS["database-setup"]["environment"]["ROLES"] == "/deploy/roles.split.json"
 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory):
-    """A mongod that asks who is there, set up as deploy/mongo/setup.js does: its host, and the URIs of both users."""
+    """A mongod that asks who is there, set up as deploy/mongo/setup.js does: its host, and the URI of each user."""
     folder = tmp_path_factory.mktemp("guarded")
     key = folder / "keyfile"
     key.write_text("0" * 64)
@@ -444,9 +703,10 @@ def guarded(tmp_path_factory):
     mongod = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     host = f"127.0.0.1:{port}"
     admin, app = f"mongodb://admin:a@{host}/", f"mongodb://orderflow:o@{host}/?authSource=orderflow"
+    modules = {user: f"mongodb://{user}:{user}-1@{host}/" for user in ROLES}
     try:
         set_up(host, admin)
-        yield {"host": host, "admin": admin, "app": app}
+        yield {"host": host, "admin": admin, "app": app, **modules}
     finally:
         mongod.kill()
         mongod.wait()
@@ -460,8 +720,45 @@ def set_up(host, admin):
             time.sleep(0.01)
         stranger.admin.command("createUser", "admin", pwd="a", roles=["root"])
     with MongoClient(admin) as client:
-        client.orderflow.command({"createRole": ROLE["role"], **{k: v for k, v in ROLE.items() if k != "role"}})
-        client.orderflow.command("createUser", "orderflow", pwd="o", roles=[ROLE["role"]])
+        admit(client.orderflow, ROLE, "orderflow", "o")
+        for user, role in ROLES.items():
+            admit(client.admin, role, user, f"{user}-1")
+        client.gateway.create_collection("steps", capped=True, size=CAPPED_BYTES)
+
+
+def admit(database, role, user, password):
+    database.command({"createRole": role["role"], **{k: v for k, v in role.items() if k != "role"}})
+    database.command("createUser", user, pwd=password, roles=[role["role"]])
+
+
+class GuardedRabbit(Rabbit):
+    """A broker set up as docker-compose.split.yml does it, by what make-secrets wrote."""
+
+    def __init__(self, folder):
+        super().__init__(folder / "broker")
+        draw_secrets(folder / "secrets", RABBITMQ / "definitions.json")
+        self._secrets = folder / "secrets"
+
+    @property
+    def url(self):
+        return self.url_of("orders")
+
+    def url_of(self, module):
+        told = (self._secrets / f"{module}-broker/bus-url").read_text().strip()
+        return told.replace("rabbitmq:5672", f"127.0.0.1:{self.port}")
+
+    def _arrange(self):
+        super()._arrange()
+        here = ("listeners", "disk_free_limit", "vm_memory", "log.file", "management_agent")
+        ours = (RABBITMQ / "rabbitmq.conf").read_text().replace("/run/secrets", str(self._secrets)).splitlines()
+        with (self._folder / "rabbitmq.conf").open("a") as told:
+            told.writelines(f"{line}\n" for line in ours if not line.startswith(here))
+
+
+@pytest.fixture(scope="module")
+def guarded_broker(rabbit_installed, tmp_path_factory):
+    with GuardedRabbit(tmp_path_factory.mktemp("guarded-broker")) as rabbit:
+        yield rabbit
 
 
 class Refusals(CommandListener):
@@ -481,20 +778,56 @@ class Refusals(CommandListener):
             self.seen.append(event.failure["errmsg"])
 
 
-def test_the_application_can_do_all_its_work_within_its_role(guarded, place, new_order, eventually):
+class Staff:
+    """The whole application, in as many processes as it has users: who serves clients, and who does which command."""
+
+    def __init__(self, refusals, users, **settings):
+        self._refusals = refusals
+        self._settings = settings
+        self.apps = {user: self._app(**own) for user, own in users.items()}
+
+    def _app(self, **own):
+        common = {"sweep_interval": 0.05, "rate_limit": "100000/minute", "log_format": "json", "log_level": "error"}
+        return create_app(Settings(**{**common, **self._settings, **own}), event_listeners=[self._refusals])
+
+    def start(self, eventually):
+        running = [runtime(app) for user, app in self.apps.items() if user != "doctor"]
+        for one in running:
+            one.prepare()
+            one.prepare()
+            one.start()
+        eventually(lambda: all(one.ready() for one in running))
+
+    def stop(self):
+        for app in self.apps.values():
+            runtime(app).stop()
+
+    def does(self, user, *command):
+        done = self.apps[user].test_cli_runner().invoke(args=command)
+        assert done.exit_code == 0, done.output
+
+
+def all_in_one(guarded, refusals):
+    return Staff(refusals, {"app": {"mongodb_uri": guarded["app"]}})
+
+
+def each_for_itself(guarded, broker, refusals):
+    modules = {
+        module: {"modules": module, "mongodb_uri": guarded[module], "bus_url": broker.url_of(module)}
+        for module in ("orders", "payments", "gateway")
+    }
+    databases = {f"{module}_database": module for module in modules}
+    return Staff(refusals, {**modules, "doctor": {"mongodb_uri": guarded["doctor"]}}, **databases)
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["one process", "a process a module"])
+def test_users_can_do_all_their_work_within_their_roles(request, guarded, place, new_order, eventually, apart):
     refusals = Refusals()
-    settings = Settings(
-        mongodb_uri=guarded["app"],
-        sweep_interval=0.05,
-        rate_limit="100000/minute",
-        log_format="json",
-        log_level="error",
-    )
-    app = create_app(settings, event_listeners=[refusals])
-    running, client = runtime(app), app.test_client()
-    running.prepare()
-    running.prepare()
-    running.start()
+    broker = request.getfixturevalue("guarded_broker") if apart else None
+    staff = each_for_itself(guarded, broker, refusals) if apart else all_in_one(guarded, refusals)
+    gateway, orders, payments, doctor = ("gateway", "orders", "payments", "doctor") if apart else ["app"] * 4
+    staff.start(eventually)
+    client = staff.apps[gateway].test_client()
 
     def status(order_id):
         order = client.get(f"/orders/one/{order_id}").json["order"]
@@ -509,21 +842,41 @@ def test_the_application_can_do_all_its_work_within_its_role(guarded, place, new
     eventually(lambda: status(cancelled) == ("Cancelled", "Refunded"))
     eventually(lambda: status(kept) == ("Success", "Captured"))
     assert client.post(f"/orders/one/{kept}/refunds", json={"amount": "RM 9"}).status_code == 201
+    eventually(lambda: status(kept) == ("Success", "Captured"))
     eventually(lambda: status(declined) == ("Declined", "Declined"))
     waited = client.post("/orders", json=new_order(productId="2"), headers={"Prefer": "wait=20"})
     assert waited.json["order"]["orderStatus"] == "Declined"
     page = client.get("/orders/user-7?limit=3").json
     assert len(page["orders"] + client.get(f"/orders/user-7?cursor={page['nextCursor']}").json["orders"]) == 5
     assert client.get("/readyz").status_code == 200
-    commands = app.test_cli_runner()
-    for command in (["doctor", "--pause=0"], ["payments", "list"], ["dead-letters", "list"]):
-        done = commands.invoke(args=command)
-        assert done.exit_code == 0, done.output
+    staff.does(doctor, "doctor", "--pause=0")
+    staff.does(doctor, "orders", "list")
+    staff.does(payments, "payments", "list")
+    for user in {doctor, orders, payments}:
+        staff.does(user, "dead-letters", "list")
     with MongoClient(guarded["admin"]) as admin:
         # Unacknowledged, so that a refusal would go unheard.
-        eventually(lambda: admin.orderflow.steps.count_documents({"order_id": kept}) > 0)
-    running.stop()
+        told = admin["gateway" if apart else "orderflow"].steps
+        eventually(lambda: set(told.distinct("module", {"order_id": kept})) == {"gateway", "orders", "payments"})
+    staff.stop()
     assert refusals.seen == []
+
+
+@pytest.mark.parametrize("module", ["gateway", *WORKERS])
+def test_the_broker_refuses_what_is_not_the_bus(guarded_broker, module):
+    def refused(url, work):
+        with kombu.Connection(url) as connection, pytest.raises((AccessRefused, NotAllowed)) as told:
+            work(connection.channel())
+        return told.value.code
+
+    url = guarded_broker.url_of(module)
+    assert refused(url, lambda channel: kombu.Queue("other", channel=channel).declare()) == 403
+    assert refused(url, lambda channel: kombu.Exchange("other", channel=channel).declare()) == 403
+    assert refused(url, lambda channel: kombu.Queue("", exclusive=True, channel=channel).declare()) == 403
+    assert refused(url, lambda channel: channel.basic_get("amq.gen-1")) == 403
+    assert refused(url.replace("/orderflow", "//"), lambda channel: None) == 530
+    assert refused(url.replace("@", "0@"), lambda channel: None) == 403
+    assert refused(re.sub("//.*@", "//guest:guest@", url), lambda channel: None) == 403
 
 
 FORBIDDEN = {
@@ -556,13 +909,63 @@ FORBIDDEN = {
 }
 
 
+USERS = {
+    "app": ("orderflow", "orders"),
+    "gateway": ("gateway", "quotas"),
+    "orders": ("orders", "orders"),
+    "payments": ("payments", "ledger"),
+    "doctor": ("orders", "orders"),
+}
+
+
 @pytest.mark.parametrize("attempt", FORBIDDEN.values(), ids=FORBIDDEN)
-def test_the_applications_user_can_do_nothing_else(guarded, attempt):
-    with MongoClient(guarded["app"]) as client:
-        assert client.orderflow.orders.find_one({"_id": "nobody"}) is None
+@pytest.mark.parametrize("user", USERS)
+def test_a_user_can_do_nothing_else(guarded, user, attempt):
+    database, collection = USERS[user]
+    with MongoClient(guarded[user]) as client:
+        assert client[database][collection].find_one({"_id": "nobody"}) is None
         with pytest.raises(OperationFailure) as refused:
-            attempt(client.orderflow)
+            attempt(client[database])
     assert refused.value.code == UNAUTHORIZED
+
+
+WRITER = {"find", "insert", "update"}
+ACCESS = {
+    "gateway": {"gateway.quotas": WRITER, "gateway.secrets": WRITER, "gateway.steps": {"find", "insert"}},
+    "orders": {"orders.orders": WRITER, "gateway.steps": {"insert"}},
+    "payments": {"payments.payments": WRITER, "payments.ledger": WRITER, "gateway.steps": {"insert"}},
+    "doctor": {name: {"find"} for name in ("orders.orders", "payments.payments", "payments.ledger", "gateway.steps")},
+}
+COLLECTIONS = {name for access in ACCESS.values() for name in access} | {"orderflow.orders", "orderflow.secrets"}
+
+
+@pytest.mark.parametrize("user", ACCESS)
+def test_apart_no_user_reaches_what_is_another_modules(guarded, user):
+    attempts = {
+        "find": lambda documents: documents.find_one(),
+        "insert": lambda documents: documents.insert_one({"_id": "probe"}),
+        "update": lambda documents: documents.update_one({"_id": "nobody"}, {"$set": {"seen": True}}),
+        "delete": lambda documents: documents.delete_one({"_id": "nobody"}),
+    }
+    reached = {}
+    with MongoClient(guarded[user]) as client, MongoClient(guarded["admin"]) as admin:
+        for name in sorted(COLLECTIONS):
+            for what, attempt in attempts.items():
+                if not refuses(attempt, client[name.partition(".")[0]][name.partition(".")[2]]):
+                    reached.setdefault(name, set()).add(what)
+            if name != "gateway.steps":
+                admin[name.partition(".")[0]][name.partition(".")[2]].delete_one({"_id": "probe"})
+    assert reached == ACCESS[user]
+
+
+def refuses(attempt, documents):
+    try:
+        attempt(documents)
+    except WriteError:  # The document is no good, the user is.
+        return False
+    except OperationFailure as exc:
+        return exc.code == UNAUTHORIZED
+    return False
 
 
 def test_nobody_is_let_in_without_the_right_password(guarded):
