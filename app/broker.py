@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import msgspec
+from amqp import spec
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue, binding
 from kombu.transport.pyamqp import Channel
@@ -183,9 +184,13 @@ class Link:
     def stop(self) -> None:
         """Close the connection and end."""
         self._stopping.set()
-        self._break()
+        with suppress(Exception):
+            if self._connection:
+                self._connection.send_method(spec.Connection.Close, "BsBB", (200, "the process ends", 0, 0))
         if self._thread.is_alive():
-            self._thread.join(2 * CONNECT_SECONDS)
+            self._thread.join(CONNECT_SECONDS)
+            self._break()
+            self._thread.join(CONNECT_SECONDS)
 
     @property
     def usable(self) -> bool:
@@ -380,7 +385,7 @@ class BrokerBus:
     def receive(self) -> None:
         """Begin to answer requests and to take events in."""
         self.start()
-        if self._local and not self._stopping.is_set():
+        if self._local and not (self._receiving or self._stopping.is_set()):
             self._receiving = True
             self._in.start()
 
@@ -625,6 +630,14 @@ class BrokerBus:
         self._work.submit(self._takers, self._take_in, module, delivered)
 
     def _take_in(self, module: str, delivered: Delivered) -> None:
+        try:
+            self._take(module, delivered)
+        except Exception:
+            # Whoever sent it does not speak as we do: kept aside, so that it takes up no place here.
+            log.exception("message not understood", module=module)
+            _reject(delivered)
+
+    def _take(self, module: str, delivered: Delivered) -> None:
         headers = delivered.properties.get("application_headers") or {}
         times = headers.get(DELIVERED, 0)
         trouble = self._trouble(module, delivered, times)
@@ -654,7 +667,8 @@ class BrokerBus:
     def _send_receipt(self, module: str, delivered: Delivered, trouble: Exception | None) -> None:
         kind = type(trouble).__name__ if trouble else ""
         reply_to, key = (delivered.properties.get(name, "") for name in ("reply_to", "correlation_id"))
-        body = msgspec.json.encode((module, kind, str(trouble or "")))
+        detail = str(trouble or "")[:500].encode(errors="replace").decode()
+        body = msgspec.json.encode((module, kind, detail))
         try:
             self._put(delivered.channel, body, "", reply_to, correlation_id=key)
         except Unavailable:

@@ -90,11 +90,12 @@ class Feed:
         with self._store.bounded() as lines:
             try:
                 lines.database.create_collection(lines.name, capped=True, size=CAPPED_BYTES)
-            except CollectionInvalid:
-                pass
-            except OperationFailure as exc:
-                if exc.code != NAMESPACE_EXISTS:
+            except (CollectionInvalid, OperationFailure) as exc:
+                if isinstance(exc, OperationFailure) and exc.code != NAMESPACE_EXISTS:
                     raise
+                # Where modules run apart, another may have told of a step before this was made.
+                if not lines.options().get("capped"):
+                    lines.database.command("convertToCapped", lines.name, size=CAPPED_BYTES)
             lines.create_indexes([pymongo.IndexModel([("order_id", 1)], name="of_order")])
 
     def start(self) -> None:

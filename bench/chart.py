@@ -6,7 +6,13 @@ from pathlib import Path
 from bench.contestants import LABELS, Kind
 from bench.report import Report
 
-COLOURS = {"orderflow": "#1b6ca8", "flask": "#9aa5b1", "fastapi": "#6fb07f", "hello": "#d9c27a"}
+COLOURS = {
+    "orderflow": "#1b6ca8",
+    "apart": "#6ea3c9",
+    "flask": "#9aa5b1",
+    "fastapi": "#6fb07f",
+    "hello": "#d9c27a",
+}
 MONGOD = "#444b54"
 INK = "#20262d"
 TITLES = {

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import growth, machine, matrix, profiling
+from bench import growth, hop, machine, matrix, profiling
 from bench.chart import draw
 from bench.compare import compare, folder_on_disk
 from bench.contestants import Kind, Name
@@ -38,6 +38,10 @@ def parser() -> argparse.ArgumentParser:
     cells = more.add_parser("matrix", help="gunicorn's settings against each other")
     cells.set_defaults(run=run_matrix)
     _usual(cells, Plan(rounds=3, seconds=4, warmup=1))
+    hopped = more.add_parser("hop", help="what a hop between processes costs")
+    hopped.set_defaults(run=run_hop)
+    _usual(hopped, Plan())
+    hopped.add_argument("--calls", type=int, default=1000, help="calls of each kind (default: 1000)")
     looked = more.add_parser("profile", help="where a worker spends its time")
     looked.set_defaults(run=run_profile)
     _usual(looked, Plan(seconds=10))
@@ -76,6 +80,14 @@ def run_matrix(given: argparse.Namespace, console: Console) -> Done:
         results = matrix.matrix(plan, folder, _settings(given), console.print)
     console.print(matrix.table(results))
     return matrix.as_dict(results), _code(results, console)
+
+
+def run_hop(given: argparse.Namespace, console: Console) -> Done:
+    """What a hop between processes costs."""
+    with folder_on_disk(given.folder) as folder:
+        found = list(hop.hops(folder, given.calls, console.print))
+    console.print(hop.table(found))
+    return hop.as_dict(found), 0
 
 
 def run_profile(given: argparse.Namespace, console: Console) -> Done:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
+from bench.apart import Apart
 from bench.base import Base
 from bench.processes import Server
 from bench.wrk import Request
@@ -34,6 +36,7 @@ class Name(StrEnum):
     """A contestant."""
 
     ORDERFLOW = "orderflow"
+    APART = "apart"
     FLASK = "flask"
     FASTAPI = "fastapi"
     HELLO = "hello"
@@ -41,11 +44,13 @@ class Name(StrEnum):
 
 LABELS = {
     Name.ORDERFLOW: "Orderflow",
+    Name.APART: "Orderflow, a process a module",
     Name.FLASK: "plain Flask",
     Name.FASTAPI: "FastAPI",
     Name.HELLO: "bare hello",
 }
 LEGEND = (
+    "a process a module: one each for gateway, orders and payments, and RabbitMQ, whose CPU time counts as the server's · "
     "plain Flask: PyMongo, payments on a thread pool, gunicorn gthread 2 x 16 · FastAPI: PyMongo Async, payments as "
     "tasks, uvicorn 2 x uvloop · bare hello: Flask that stores nothing, gunicorn gevent x 2 · every store w=majority, "
     "journaled, on a mongod of its own"
@@ -57,7 +62,7 @@ class Contestant:
     """One who runs; `base` is None where nothing is stored."""
 
     name: str
-    server: Server
+    server: Server | Apart
     base: Base | None
     folder: Path
     requests: dict[str, Request] = field(default_factory=dict)
@@ -86,6 +91,11 @@ def orderflow(place: Place, more: Mapping[str, str] | None = None, options: tupl
     return Server(command, environ, place.port, "/readyz", place.folder / "server.log")
 
 
+def apart(place: Place, more: Mapping[str, str] | None = None) -> Apart:
+    """Orderflow with its modules in processes of their own."""
+    return Apart(place.folder, {"BIND": "127.0.0.1", **(more or {})}, place.port, place.uri)
+
+
 def flask(place: Place) -> Server:
     """The plain peer: two workers of 16 threads."""
     environ = {**_peer(place), "WORKER_CLASS": "gthread", "MONGODB_URI": place.uri}
@@ -108,8 +118,9 @@ def hello(place: Place) -> Server:
     return Server(command, environ, place.port, "/hello", place.folder / "server.log")
 
 
-SERVERS: dict[Name, Callable[[Place], Server]] = {
+SERVERS: dict[Name, Callable[..., Server | Apart]] = {
     Name.ORDERFLOW: orderflow,
+    Name.APART: apart,
     Name.FLASK: flask,
     Name.FASTAPI: fastapi,
     Name.HELLO: hello,
@@ -118,7 +129,12 @@ SERVERS: dict[Name, Callable[[Place], Server]] = {
 
 @contextmanager
 def started(
-    name: str, folder: Path, make: Callable[[Place], Server], *, stores: bool = True, mongod: tuple[str, ...] = ()
+    name: str,
+    folder: Path,
+    make: Callable[[Place], Server | Apart],
+    *,
+    stores: bool = True,
+    mongod: tuple[str, ...] = (),
 ) -> Iterator[Contestant]:
     """A contestant at work, its mongod with it."""
     folder.mkdir(parents=True)
@@ -135,7 +151,8 @@ def field_of(names: list[Name], folder: Path, settings: Mapping[str, str]) -> It
     with ExitStack() as stack:
         found = []
         for name in names:
-            make = (lambda place: orderflow(place, settings)) if name == Name.ORDERFLOW else SERVERS[name]
+            ours = name in (Name.ORDERFLOW, Name.APART)
+            make = partial(SERVERS[name], more=settings) if ours else SERVERS[name]
             entered = started(name, folder / name, make, stores=name != Name.HELLO)
             found.append(stack.enter_context(entered))
         yield found

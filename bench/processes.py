@@ -106,9 +106,14 @@ class Server:
 
     def memory(self) -> Memory:
         """What all of its processes hold."""
-        held = [process.memory_full_info() for process in self.tree()]
-        rss, pss = sum(one.rss for one in held), sum(getattr(one, "pss", one.rss) for one in held)
-        return Memory(rss_mb=rss / MEGABYTE, pss_mb=pss / MEGABYTE, processes=len(held))
+        return held_by(self.tree())
+
+
+def held_by(processes: Sequence[psutil.Process]) -> Memory:
+    """What these processes hold."""
+    held = [process.memory_full_info() for process in processes]
+    rss, pss = sum(one.rss for one in held), sum(getattr(one, "pss", one.rss) for one in held)
+    return Memory(rss_mb=rss / MEGABYTE, pss_mb=pss / MEGABYTE, processes=len(held))
 
 
 def cpu_of(process: psutil.Process) -> float:

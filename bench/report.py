@@ -11,7 +11,7 @@ from bench.figures import medians
 from bench.floor import Cost
 from bench.race import Plan, Results
 from bench.settling import Settling
-from bench.targets import Judged, limits, ratios
+from bench.targets import Judged, apart, limits, ratios
 
 VERDICT = {True: "[green]met[/]", False: "[red]missed[/]", None: "not measured"}
 
@@ -44,7 +44,7 @@ class Report:
             "POST to Success, under load, p99": loaded and loaded.p99_ms,
             "resident memory after the run": memory and memory.rss_mb,
         }
-        return [*ratios(self.medians()), *limits(measured)]
+        return [*ratios(self.medians()), *apart(self.medians()), *limits(measured)]
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, the single rounds included, as JSON has it."""

@@ -18,6 +18,9 @@ AT_LEAST = {
     (Kind.ONE, Name.HELLO): 0.65,
     (Kind.POST, Name.HELLO): 0.5,
 }
+# Of Orderflow apart, against Orderflow in one process; and settled orders a second, those of the system it replaces.
+APART_AT_LEAST = 0.4
+REPLACED_AT_LEAST = 1080.0
 AT_MOST = {
     "POST to Success, idle, p50": (6.0, "ms"),
     "POST to Success, idle, p99": (16.0, "ms"),
@@ -51,6 +54,17 @@ Medians = Mapping[str, Mapping[Kind, Figures | None]]
 def ratios(medians: Medians) -> list[Judged]:
     """Orderflow against each of the others, by whole flows for POST."""
     return [Judged(f"{kind}, {name}", least, _ratio(medians, kind, name)) for (kind, name), least in AT_LEAST.items()]
+
+
+def apart(medians: Medians) -> list[Judged]:
+    """Orderflow with its modules apart, by whole flows of POST."""
+    found = {name: medians.get(name, {}).get(Kind.POST) for name in (Name.APART, Name.ORDERFLOW)}
+    ours = found[Name.APART]
+    share = ratio(ours and ours.flow_rate, found[Name.ORDERFLOW] and found[Name.ORDERFLOW].flow_rate)
+    return [
+        Judged("apart: POST, of that in one process", APART_AT_LEAST, share),
+        Judged("apart: POST, of the system it replaces", REPLACED_AT_LEAST, ours and ours.flow_rate, "/s"),
+    ]
 
 
 def limits(measured: Mapping[str, float | None]) -> list[Judged]:

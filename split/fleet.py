@@ -84,8 +84,8 @@ class Fleet:
         """The gateways that clients are sent to at the moment."""
         return [server.url for name, server in self.of("gateway") if name not in self._resting]
 
-    def url(self) -> str:
-        """One of them, as a balancer in front of them would choose."""
+    def any_url(self) -> str:
+        """One of the gateways, as a balancer in front of them would choose."""
         return choice(self.urls)  # noqa: S311 - spreads load
 
     def of(self, module: str) -> Iterator[tuple[str, Server]]:

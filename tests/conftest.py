@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import hypothesis
+import kombu
 import pytest
 from pymongo import MongoClient
 
@@ -94,6 +95,18 @@ def bus_url(request: pytest.FixtureRequest, rabbit_installed: None) -> str:
         assert time.monotonic() < ends, "RabbitMQ does not answer"
         time.sleep(0.05)
     return url
+
+
+@pytest.fixture
+def bus_prefix(bus_url: str) -> Iterator[str]:
+    """What the test's own queues are called by; they go when it ends."""
+    prefix = f"test-{uuid4().hex}"
+    yield prefix
+    with kombu.Connection(bus_url) as connection:
+        channel = connection.channel()
+        for module in ("orders", "payments", "mail", "a", "b", "c", "d"):
+            for kind in ("requests", "events", "dead"):
+                channel.queue_delete(f"{prefix}.{module}.{kind}")
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from uuid import uuid4
 
 import amqp
 import kombu
@@ -29,17 +28,12 @@ VOIDED = PaymentVoided(event_id="e-1", order_id=ORDER, sequence=2, request_id="r
 
 
 @pytest.fixture
-def prefix() -> str:
-    return f"test-{uuid4().hex}"
-
-
-@pytest.fixture
-def join(bus_url, prefix):
+def join(bus_url, bus_prefix):
     """A process on the bus; each takes part until the test ends."""
     joined = []
 
     def join(url=bus_url, request_seconds=9.0, event_seconds=9.0) -> BrokerBus:
-        made = BrokerBus(url, prefix, request_seconds=request_seconds, event_seconds=event_seconds)
+        made = BrokerBus(url, bus_prefix, request_seconds=request_seconds, event_seconds=event_seconds)
         joined.append(made)
         return made
 
@@ -84,9 +78,9 @@ def channel(bus_url):
 
 
 @pytest.fixture
-def waiting(channel, prefix):
+def waiting(channel, bus_prefix):
     """How many messages lie ready in one of the queues."""
-    return lambda name: channel.queue_declare(f"{prefix}.{name}", passive=True).message_count
+    return lambda name: channel.queue_declare(f"{bus_prefix}.{name}", passive=True).message_count
 
 
 @pytest.fixture
@@ -317,11 +311,11 @@ def test_requests_made_together_travel_together(join, serving):
     ],
 )
 def test_a_message_that_is_none_ends_as_a_dead_letter_and_holds_up_nobody(
-    join, listening, channel, prefix, waiting, eventually, log, kind, body
+    join, listening, channel, bus_prefix, waiting, eventually, log, kind, body
 ):
     told = []
     listening(told.append)
-    channel.basic_publish(channel.prepare_message(body, properties={"type": kind}), "", f"{prefix}.payments.events")
+    channel.basic_publish(channel.prepare_message(body, properties={"type": kind}), "", f"{bus_prefix}.payments.events")
     eventually(lambda: waiting("payments.dead") == 1)
     assert join().publish([CANCELLED]) == {"payments": None}
     assert told == [(CANCELLED,)]
@@ -331,20 +325,20 @@ def test_a_message_that_is_none_ends_as_a_dead_letter_and_holds_up_nobody(
 @pytest.mark.parametrize(
     "body", [b"", b"no", b"[[1,2]]", b'[["1","Nothing",1000,{}]]', b'[["1","CheckOrderStatus",1000,7]]']
 )
-def test_a_request_that_is_none_holds_up_nobody(join, serving, channel, prefix, body):
+def test_a_request_that_is_none_holds_up_nobody(join, serving, channel, bus_prefix, body):
     serving()
     channel.basic_publish(
-        channel.prepare_message(body, properties={"reply_to": "nobody"}), "", f"{prefix}.orders.requests"
+        channel.prepare_message(body, properties={"reply_to": "nobody"}), "", f"{bus_prefix}.orders.requests"
     )
     assert join().ask(CHECK) == REPLY
 
 
-def test_what_comes_from_a_newer_version_is_understood_as_far_as_it_can_be(listening, channel, prefix, eventually):
+def test_what_comes_from_a_newer_version_is_understood_as_far_as_it_can_be(listening, channel, bus_prefix, eventually):
     told = []
     listening(told.append)
     body = b'[{"event_id":"e-1","order_id":"%s","sequence":2,"request_id":"r-1","at":0,"mood":"new"}]' % ORDER.encode()
     message = channel.prepare_message(body, properties={"type": "OrderCancelled"})
-    channel.basic_publish(message, f"{prefix}.events", "OrderCancelled")
+    channel.basic_publish(message, f"{bus_prefix}.events", "OrderCancelled")
     eventually(lambda: told == [(CANCELLED,)])
 
 
@@ -384,6 +378,14 @@ def test_a_message_that_kills_whoever_takes_it_is_not_taken_for_ever(join, liste
     assert broker.DELIVERIES <= len(told) <= broker.DELIVERIES + 1
 
 
+def test_what_a_handler_raises_is_told_however_it_reads(join, listening):
+    def fail(events):
+        raise ValueError("half a character: \ud800, and very long" * 100)
+
+    listening(fail)
+    assert "half a character: ?" in str(join().publish([CANCELLED])["payments"])
+
+
 def test_a_receipt_for_something_else_is_none_of_ours(join, listening, channel):
     listening(lambda events: None)
     sender = join()
@@ -394,11 +396,11 @@ def test_a_receipt_for_something_else_is_none_of_ours(join, listening, channel):
     assert sender.publish([CANCELLED]) == {"payments": None}
 
 
-def test_events_for_which_there_is_no_queue_stay_with_their_sender(join, channel, prefix):
+def test_events_for_which_there_is_no_queue_stay_with_their_sender(join, channel, bus_prefix):
     sender = join(event_seconds=30.0)
     sender.start()
     sender._out.up.wait(10)
-    channel.queue_unbind(f"{prefix}.payments.events", f"{prefix}.events", "OrderCancelled")
+    channel.queue_unbind(f"{bus_prefix}.payments.events", f"{bus_prefix}.events", "OrderCancelled")
     began = time.monotonic()
     trouble = sender.publish([CANCELLED])["payments"]
     assert type(trouble) is Unavailable

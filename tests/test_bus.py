@@ -7,7 +7,6 @@ import gc
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from uuid import uuid4
 
 import pytest
 from structlog.testing import CapturingLogger
@@ -52,9 +51,8 @@ def raising(error: BaseException):
 class Apart:
     """Two processes: one asks and publishes, the other answers and listens, from the first message on."""
 
-    def __init__(self, url: str, eventually) -> None:
+    def __init__(self, url: str, prefix: str, eventually) -> None:
         self._eventually = eventually
-        prefix = f"test-{uuid4().hex}"
         self._asker, self._owner = (BrokerBus(url, prefix, request_seconds=9.0, event_seconds=9.0) for _ in range(2))
         self._receiving = False
 
@@ -87,7 +85,7 @@ def bus(request, eventually):
     if request.param == "one process":
         yield SignalBus()
         return
-    apart = Apart(request.getfixturevalue("bus_url"), eventually)
+    apart = Apart(request.getfixturevalue("bus_url"), request.getfixturevalue("bus_prefix"), eventually)
     yield apart
     apart.stop()
 

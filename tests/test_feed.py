@@ -115,3 +115,16 @@ def test_an_orders_steps_are_found_by_an_index_oldest_first(feed, database):
     assert [one["step"] for one in feed.of_order("o")] == ["a", "b"]
     plan = database.steps.find({"order_id": "o"}).explain()["queryPlanner"]["winningPlan"]
     assert "of_order" in str(plan)
+
+
+def test_a_line_told_before_the_collection_was_made_does_not_make_it_endless(settings, database):
+    """Where modules run apart, the gateway makes it, and others may be earlier."""
+    database.steps.insert_one({"step": "orders received", "at": 1.0, "order_id": "o"})
+    connection = Database(settings.mongodb_uri, settings.database)
+    early, late = (Feed(connection.collection("steps", 5.0)) for _ in range(2))
+    for one in (early, late):
+        one.prepare()
+    assert database.steps.options() == {"capped": True, "size": feeds.CAPPED_BYTES}
+    assert "of_order" in database.steps.index_information()
+    assert [line["order_id"] for line in late.of_order("o")] == ["o"]
+    connection.close()

@@ -1,7 +1,9 @@
-"""The whole way of an order, from HTTP to the provider's books and back."""
+"""The whole way of an order, from HTTP to the provider's books and back; in one process, and in one a module."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from bson import ObjectId
@@ -22,28 +24,103 @@ def put(client, order_id, status):
     return client.put("/orders", json={"orderId": order_id, "orderStatus": status})
 
 
+class Split:
+    """One application a module, as processes of their own have them; all together one for clients."""
+
+    def __init__(self, settings):
+        self._parts = {
+            module: create_app(replace(settings, modules=module)) for module in ("gateway", "orders", "payments")
+        }
+
+    def prepare(self):
+        for part in self._parts.values():
+            runtime(part).prepare()
+
+    def take_in(self):
+        """Serve clients, and do nothing in the background."""
+        runtime(self._parts["orders"]).bus.receive()
+        self._wait("gateway", "orders")
+
+    def start(self):
+        for part in self._parts.values():
+            runtime(part).start()
+        self._wait(*self._parts)
+
+    def stop(self):
+        for part in self._parts.values():
+            runtime(part).stop()
+
+    def test_client(self):
+        return self._parts["gateway"].test_client()
+
+    def _wait(self, *modules):
+        ends = time.monotonic() + 15
+        buses = [runtime(self._parts[module]).bus for module in modules]
+        for bus in buses:
+            bus.start()
+        while not all(bus.ready for bus in buses):
+            assert time.monotonic() < ends, "the processes did not meet"
+            time.sleep(0.005)
+
+
+class Whole:
+    """One application with all modules."""
+
+    def __init__(self, settings):
+        self._app = create_app(settings)
+        self._running = runtime(self._app)
+        self.prepare, self.start, self.stop = self._running.prepare, self._running.start, self._running.stop
+
+    def take_in(self):
+        """Clients are served as it is."""
+
+    def test_client(self):
+        return self._app.test_client()
+
+
 class Apps:
-    """Applications on one database, each as a process of its own has it."""
+    """Applications on one database, each as a machine of its own has it."""
 
     def __init__(self, settings):
         self._settings = settings
         self._made = []
 
     def __call__(self, start=True, **changes):
-        app = create_app(replace(self._settings, **changes))
+        settings = replace(self._settings, **changes)
+        app = Split(settings) if settings.bus_url else Whole(settings)
         self._made.append(app)
-        runtime(app).prepare()
-        if start:
-            runtime(app).start()
+        app.prepare()
+        app.start() if start else app.take_in()
         return app
 
     def stop(self, app):
         self._made.remove(app)
-        runtime(app).stop()
+        app.stop()
 
     def stop_all(self):
         while self._made:
             self.stop(self._made[0])
+
+
+@pytest.fixture(params=["one process", "a process a module"])
+def settings(request, settings, mongo):
+    """Settings for both ways; apart, each module has its own database."""
+    if request.param == "one process":
+        yield settings
+        return
+    databases = {f"{module}_database": f"{settings.database}_{module}" for module in ("gateway", "orders", "payments")}
+    apart = {name: request.getfixturevalue(name) for name in ("bus_url", "bus_prefix")}
+    yield replace(settings, background_deadline=2.0, **databases, **apart)
+    for name in databases.values():
+        mongo.drop_database(name)
+
+
+@pytest.fixture
+def database(settings, mongo):
+    """The collections of orders and payments, wherever they are."""
+    payments = mongo[settings.database_of("payments")]
+    orders = mongo[settings.database_of("orders")].orders
+    return SimpleNamespace(orders=orders, payments=payments.payments, ledger=payments.ledger)
 
 
 @pytest.fixture
@@ -52,6 +129,12 @@ def make_app(settings):
     apps = Apps(settings)
     yield apps
     apps.stop_all()
+
+
+@pytest.fixture
+def live(make_app):
+    """HTTP to an application that works."""
+    return make_app().test_client()
 
 
 @pytest.fixture

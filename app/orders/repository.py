@@ -177,16 +177,21 @@ class OrderRepository:
         """Store a new order with the event that tells of it, and return its id. Durable when this returns.
 
         Where the user's idempotency key has made an order already, that one's id. Raises IdempotencyKeyReused where
-        it was another order.
+        it was another order. The same order under the same id once more changes nothing: whoever asked for it was not
+        answered the first time.
         """
         key, outbox = ObjectId(order.order_id), [entry_of(event)]
         stored = self._fresh(key, order, change, outbox, at)
         try:
             self._inserts(stored, self._patience)
         except NotStored as refusal:
-            if not (refusal.duplicate and order.idempotency_key):
+            if not refusal.duplicate:
                 raise
-            return self._earlier(order)
+            if order.idempotency_key:
+                return self._earlier(order)
+            if not self._is_stored(key, order):
+                raise
+            return order.order_id
         self._remember(order.order_id, Seen(state=state_of(stored), undelivered=event.sequence, created_at=at))
         self._outbox.recorded(key, outbox)
         return order.order_id
@@ -196,6 +201,17 @@ class OrderRepository:
         old = {"createdAt": {"$lt": self.now() - timedelta(seconds=seconds)}, "idempotency.key": {"$exists": True}}
         with self._store.bounded() as documents:
             return documents.update_many(old, {"$unset": {"idempotency": ""}}).modified_count
+
+    def _is_stored(self, key: ObjectId, order: NewOrder) -> bool:
+        same = {
+            "_id": key,
+            "userId": order.user_id,
+            "productId": order.product_id,
+            "productName": order.product_name,
+            "totalOrderAmount": order.total_text,
+        }
+        with self._store.bounded() as documents:
+            return documents.find_one(same, {"_id": 1}) is not None
 
     def _earlier(self, order: NewOrder) -> str:
         with self._store.bounded() as documents:

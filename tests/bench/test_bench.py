@@ -256,11 +256,11 @@ def test_seeded_orders_are_as_if_they_had_come_the_whole_way(base, name, mongodb
 
 
 @pytest.mark.skipif(not wrk.installed(), reason="wrk is not installed")
-def test_a_run_from_end_to_end(tmp_path):
+def test_a_run_from_end_to_end(tmp_path, rabbit_installed):
     file = tmp_path / "bench.json"
     line = [
         "--only",
-        "orderflow",
+        "orderflow,apart",
         "--kinds",
         "post",
         "--rounds",
@@ -281,9 +281,10 @@ def test_a_run_from_end_to_end(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(file.read_text())
-    assert found["medians"]["orderflow"][Kind.POST]["flow_rate"] > 0
-    assert found["under_load"]["orderflow"]["orders"] > 0
-    assert found["idle"]["orderflow"]["orders"] == 5
+    for name in (Name.ORDERFLOW, Name.APART):
+        assert found["medians"][name][Kind.POST]["flow_rate"] > 0
+        assert found["under_load"][name]["orders"] > 0
+        assert found["idle"][name]["orders"] == 5
     assert [one["size"] for one in found["floor"]] == [1, 16, 64]
     assert "POST /orders, whole flow, hello" in done.stdout
     assert list(tmp_path.iterdir()) == [file]

@@ -96,7 +96,16 @@ def test_the_relay_is_told_of_what_was_just_written(orders, outbox, create, upda
     assert [entry["type"] for entry in pending.entries] == ["OrderCreated", "OrderCancelled"]
 
 
-def test_the_same_id_twice_is_refused_and_leaves_the_first_alone(orders, create, stored):
+def test_an_order_that_is_asked_for_again_by_its_id_is_stored_once(orders, outbox, create, stored):
+    """Its first answer did not reach the asker."""
+    order_id = create()
+    before = stored(order_id)
+    assert create(order_id=order_id) == order_id
+    assert stored(order_id) == before
+    assert len(outbox.take_hints(10, 0)) == 1
+
+
+def test_another_order_of_the_same_id_is_refused_and_leaves_the_first_alone(orders, create, stored):
     order_id = create(product_name="first")
     before = stored(order_id)
     with pytest.raises(Exception, match="E11000"):
