@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from chaos.servers import ROOT, NotReady
-from split.fleet import Fleet
+from split.fleet import WORKER, Fleet
 from split.rabbit import BadFolder, RabbitMissing
 
 LOOK_SECONDS = 1.0
@@ -25,7 +25,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = Path(os.environ.get("ORDERFLOW_DATA") or ".orderflow") / "split"
     try:
-        with Fleet(folder, port=int(os.environ.get("PORT") or 7000)) as fleet:
+        with Fleet(folder, port=int(os.environ.get("PORT") or 7000), worker=WORKER) as fleet:
             return _show(fleet, given.once)
     except (RabbitMissing, BadFolder, NotReady) as exc:
         sys.stderr.write(f"{exc}\n")

@@ -1,7 +1,8 @@
 """A fleet: each module in as many processes as wanted, a database, a broker; each can be killed, paused, replaced."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from random import choice
 from typing import Self
@@ -23,7 +24,8 @@ class Fleet:
     """Processes of every module, named such as orders-2, and the `mongod` and the `rabbitmq` that are not given.
 
     `environ` is for all of them, `port` is the first gateway's, `places` tells where each runs. `prefix` begins the
-    names of databases, queues and exchanges. Use it from the main thread.
+    names of databases, queues and exchanges. `worker` starts a module other than the gateway: what WORKER becomes,
+    where nobody needs to see the command itself, which costs a second of CPU each. Use it from the main thread.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Fleet:
         prefix: str = "orderflow",
         port: int | None = None,
         root: Path = ROOT,
+        worker: Sequence[str] = GUNICORN,
     ) -> None:
         self._environ = environ or {}
         self._each = each
@@ -59,7 +62,7 @@ class Fleet:
                 folder / name,
                 self.environ_of(name),
                 root,
-                command=GUNICORN if module_of(name) == "gateway" else WORKER,
+                command=GUNICORN if module_of(name) == "gateway" else worker,
                 port=port if name == "gateway-1" else None,
                 place=places(name),
             )
@@ -109,17 +112,19 @@ class Fleet:
             **self._each(name, self.mongodb_uri, self.bus_url),
         }
 
-    def replace(self, name: str) -> None:
-        """End one process in order and start its successor, as orchestrators do: clients are sent elsewhere first."""
-        self._resting.add(name)
-        self.servers[name].stop()
-        self.servers[name].restart()
-        self._resting.discard(name)
+    def replace(self, *names: str) -> None:
+        """End processes in order and start their successors, as orchestrators do: clients are sent elsewhere first."""
+        servers = [self.servers[name] for name in names]
+        self._resting |= {*names}
+        for step in (Server.terminate, Server.stop, Server.start, Server.wait_until_ready):
+            for server in servers:
+                step(server)
+        self._resting -= {*names}
 
-    def roll(self, module: str) -> None:
-        """Replace the processes of a module, one after the other."""
-        for name, _ in self.of(module):
-            self.replace(name)
+    def roll(self, *modules: str) -> None:
+        """Replace the processes of these modules, of each one at a time."""
+        for names in zip_longest(*([name for name, _ in self.of(module)] for module in modules)):
+            self.replace(*filter(None, names))
 
     def stop(self) -> None:
         """End all in order: gateways first, so that what they have taken on is answered; what others need last."""
