@@ -123,8 +123,10 @@ def _metrics_folder():
             if _locked(held):
                 shutil.rmtree(mark.parent, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=METRICS))
-    held = (folder / "held").open("w")
+    held = (folder / "new").open("w")
     _locked(held)
+    # Only now by the name that servers look for which start at the same moment.
+    (folder / "new").rename(folder / "held")
     return folder, held
 
 

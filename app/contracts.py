@@ -505,12 +505,14 @@ class PaymentEvent(Event):
     """News from payments. `order_sequence` is the newest event of the order that payments had taken in by then.
 
     It acknowledges that event and all before it, so that orders can forget them with the very write that the news
-    makes; 0 acknowledges nothing.
+    makes; 0 acknowledges nothing. `user_id` says where the order is kept, where orders are spread by user; empty where
+    that is not known.
     """
 
     heard_by = ("orders",)
 
     order_sequence: int = 0
+    user_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

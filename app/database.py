@@ -229,12 +229,14 @@ def insert_each(documents: Documents, batch: list[Document]) -> list[NotStored |
 class Patch:
     """A change of one document by compare-and-set: applied only where the document still has `expected`.
 
-    `pushes` are appended to arrays; `keep` says of which arrays only that many of the newest entries stay.
+    `pushes` are appended to arrays; `keep` says of which arrays only that many of the newest entries stay. `route` has
+    what of the document tells on which shard it is, where its key does not.
     """
 
     key: Any
     expected: Document
     sets: Document
+    route: Document = field(default_factory=dict)
     unsets: tuple[str, ...] = ()
     pushes: dict[str, list[Any]] = field(default_factory=dict)
     keep: dict[str, int] = field(default_factory=dict)
@@ -242,7 +244,13 @@ class Patch:
     @property
     def shape(self) -> tuple[Any, ...]:
         """What patches must have in common to share a command."""
-        return tuple(self.expected.items()), self.unsets, tuple(self.pushes), tuple(self.keep.items())
+        return (
+            tuple(self.expected.items()),
+            self.unsets,
+            tuple(self.pushes),
+            tuple(self.keep.items()),
+            tuple(self.route),
+        )
 
 
 def patch_each(documents: Documents, patches: Sequence[Patch]) -> int:
@@ -271,7 +279,8 @@ def _patch_alike(documents: Documents, patches: Sequence[Patch]) -> int:
     stages: list[Document] = [{"$replaceWith": merged}]
     if first.unsets:
         stages.append({"$unset": list(first.unsets)})
-    return documents.update_many({"_id": {"$in": keys}, **first.expected}, stages).matched_count
+    routes = {name: {"$in": [*{patch.route[name] for patch in patches}]} for name in first.route}
+    return documents.update_many({"_id": {"$in": keys}, **routes, **first.expected}, stages).matched_count
 
 
 def _appended(name: str, keep: int | None) -> Document:

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import growth, hop, machine, matrix, profiling
+from bench import growth, hop, machine, matrix, profiling, scaling
 from bench.chart import draw
 from bench.compare import compare, folder_on_disk
 from bench.contestants import Kind, Name
@@ -46,6 +46,13 @@ def parser() -> argparse.ArgumentParser:
     looked.set_defaults(run=run_profile)
     _usual(looked, Plan(seconds=10))
     looked.add_argument("--kind", type=_kind, default="post", help="post, one, status or list (default: post)")
+    sized = more.add_parser("scaling", help="the tables of docs/scaling.md")
+    sized.set_defaults(run=run_scaling)
+    sized.add_argument(
+        "--measure", action="store_true", help="measure bytes, commands and the price of a broadcast first"
+    )
+    sized.add_argument("--json", type=Path, help="write the figures to this file; - for standard output")
+    sized.add_argument("--folder", type=Path, help="keep the data under this folder meanwhile (default: .orderflow)")
     return top
 
 
@@ -96,6 +103,15 @@ def run_profile(given: argparse.Namespace, console: Console) -> Done:
         found = profiling.profile(given.kind, given.seconds, folder, _settings(given))
     console.print(profiling.table(found))
     return {"samples": found.samples, "self": dict(found.own), "total": dict(found.total)}, 0
+
+
+def run_scaling(given: argparse.Namespace, console: Console) -> Done:
+    """What grows with the orders, and what that costs."""
+    if given.measure:
+        with folder_on_disk(given.folder) as folder:
+            scaling.keep(scaling.take(folder))
+    scaling.write(console)
+    return {name: vars(values) for name, values in vars(scaling.Figures()).items()}, 0
 
 
 def _usual(parser: argparse.ArgumentParser, plan: Plan) -> None:

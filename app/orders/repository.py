@@ -3,9 +3,10 @@
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -35,6 +36,7 @@ RETRIES = 8
 REMEMBERED = 8192
 ORDER_ID = re.compile(r"[0-9a-f]{24}")
 STATE = {
+    "userId": 1,
     "orderStatus": 1,
     "paymentStatus": 1,
     "version": 1,
@@ -57,6 +59,8 @@ VIEW = dict.fromkeys(
 # A command finds so many pages at the most; each is a pipeline of its own in it.
 PAGES = 16
 Page = tuple[Document, int]
+# An order's key, and whose it must be; empty for anybody's.
+Wanted = tuple[ObjectId, str]
 # Among so many the orders of one status are looked for where no user is named: there is no index for it.
 LOOKED_AT = 10_000
 
@@ -156,14 +160,10 @@ class OrderRepository:
         self._patience = patience
         self._fresh_orders: dict[str, Seen] = {}
         self._inserts: Coalescer[Document, None] = Coalescer("new orders", self._insert)
-        self._views: Coalescer[ObjectId, Document | None] = Coalescer("orders", lambda keys: self._by_id(keys, VIEW))
-        self._statuses: Coalescer[ObjectId, Document | None] = Coalescer(
-            "statuses", lambda keys: self._by_id(keys, STATUS)
-        )
+        self._views: Coalescer[Wanted, Document | None] = Coalescer("orders", partial(self._by_id, VIEW))
+        self._statuses: Coalescer[Wanted, Document | None] = Coalescer("statuses", partial(self._by_id, STATUS))
         self._pages: Coalescer[Page, list[Document]] = Coalescer("pages", self._several_pages, limit=PAGES)
-        self._timelines: Coalescer[ObjectId, Document | None] = Coalescer(
-            "timelines", lambda keys: self._by_id(keys, TIMELINE)
-        )
+        self._timelines: Coalescer[Wanted, Document | None] = Coalescer("timelines", partial(self._by_id, TIMELINE))
 
     def prepare(self) -> None:
         """Create what the collection needs: validator and indexes."""
@@ -250,11 +250,11 @@ class OrderRepository:
 
     def view(self, order_id: str, on_behalf_of: str) -> OrderView:
         """One order. Raises NotFound."""
-        return view_of(_found(self._views(key_of(order_id), self._patience), on_behalf_of))
+        return view_of(_found(self._views((key_of(order_id), on_behalf_of), self._patience), on_behalf_of))
 
     def status(self, order_id: str, on_behalf_of: str) -> OrderStatusView:
         """One order's statuses. Raises NotFound."""
-        found = _found(self._statuses(key_of(order_id), self._patience), on_behalf_of)
+        found = _found(self._statuses((key_of(order_id), on_behalf_of), self._patience), on_behalf_of)
         return OrderStatusView(
             order_id=order_id,
             order_status=found["orderStatus"],
@@ -264,7 +264,7 @@ class OrderRepository:
 
     def timeline(self, order_id: str, on_behalf_of: str, after: int) -> Timeline:
         """An order's steps after the sequence `after`. Raises NotFound."""
-        found = _found(self._timelines(key_of(order_id), self._patience), on_behalf_of)
+        found = _found(self._timelines((key_of(order_id), on_behalf_of), self._patience), on_behalf_of)
         entries = (entry_view(order_id, entry) for entry in found["events"] if entry["sequence"] > after)
         return Timeline(order_id=order_id, version=found["version"], entries=tuple(entries), ending=False)
 
@@ -319,8 +319,8 @@ class OrderRepository:
 
     def these(self, order_ids: Sequence[str]) -> list[OrderView]:
         """Those of these orders that there are, newest first."""
-        keys = [ObjectId(order_id) for order_id in order_ids if ORDER_ID.fullmatch(order_id)]
-        found = (doc for doc in self._by_id(keys, VIEW) if isinstance(doc, dict))
+        wanted = [(ObjectId(order_id), "") for order_id in order_ids if ORDER_ID.fullmatch(order_id)]
+        found = (doc for doc in self._by_id(VIEW, wanted) if isinstance(doc, dict))
         return [view_of(doc) for doc in sorted(found, key=lambda doc: doc["_id"], reverse=True)]
 
     def step(
@@ -339,14 +339,15 @@ class OrderRepository:
         # One deadline for all rounds: a client waits for this.
         with self._store.bounded() as documents:
             for _ in range(RETRIES):
-                state = state_of(_found(documents.find_one(mine, STATE)))
+                found = _found(documents.find_one(mine, STATE))
+                state = state_of(found)
                 change = decide(state)
                 if change is None:
                     return state, False
                 at = self.now()
                 event = announce(change, state.sequence + 1, at)
                 after = documents.find_one_and_update(
-                    {**mine, "version": state.version},
+                    {**mine, "userId": found["userId"], "version": state.version},
                     self._update(state, change, at, event),
                     {**STATE, "outbox": 1},
                     return_document=ReturnDocument.AFTER,
@@ -368,7 +369,7 @@ class OrderRepository:
         applied: dict[str, tuple[Event, Change]] = {}
         known = self._remembered(news)
         for _ in range(RETRIES):
-            known |= self._read([event.order_id for event in news if event.order_id not in known])
+            known |= self._read([event for event in news if event.order_id not in known])
             patches: dict[str, Patch] = {}
             for event in news:
                 seen = known[event.order_id]
@@ -431,16 +432,14 @@ class OrderRepository:
             update["$set"]["relayDue"] = self._outbox.lease_end()
         return update
 
-    def _read(self, order_ids: Sequence[str]) -> dict[str, Seen]:
-        if not order_ids:
+    def _read(self, news: Sequence[PaymentEvent]) -> dict[str, Seen]:
+        if not news:
             return {}
-        keys = [ObjectId(order_id) for order_id in set(order_ids)]
+        wanted = {(ObjectId(event.order_id), event.user_id) for event in news}
         with self._store.bounded() as documents:
-            found = documents.find(
-                {"_id": {"$in": keys}}, {**STATE, "outbox.sequence": 1, "deadLetter": 1, "createdAt": 1}
-            )
+            found = documents.find(_these(wanted), {**STATE, "outbox.sequence": 1, "deadLetter": 1, "createdAt": 1})
             seen = {str(doc["_id"]): _seen(doc) for doc in found}
-        missing = set(order_ids) - seen.keys()
+        missing = {event.order_id for event in news} - seen.keys()
         if missing:
             raise NotFound(f"there is no order {min(missing)}")
         return seen
@@ -464,10 +463,10 @@ class OrderRepository:
         with self._store.bounded() as documents:
             return list(documents.find(wanted, VIEW).sort(NEWEST_FIRST).limit(size))
 
-    def _by_id(self, keys: list[ObjectId], projection: Document) -> list[Document | Exception | None]:
+    def _by_id(self, projection: Document, wanted: list[Wanted]) -> list[Document | Exception | None]:
         with self._store.bounded() as documents:
-            found = {doc["_id"]: doc for doc in documents.find({"_id": {"$in": keys}}, projection)}
-        return [found.get(key) for key in keys]
+            found = {doc["_id"]: doc for doc in documents.find(_these(wanted), projection)}
+        return [found.get(key) for key, _ in wanted]
 
 
 def key_of(order_id: str) -> ObjectId:
@@ -539,6 +538,7 @@ def _hearing(seen: Seen, event: PaymentEvent, change: Change, at: datetime) -> P
     return Patch(
         key=ObjectId(event.order_id),
         expected={"version": state.version},
+        route={"userId": event.user_id} if event.user_id else {},
         sets={**sets, "outbox": []} if acknowledged else sets,
         unsets=RELAY_FIELDS if acknowledged else (),
         pushes={"events": [_timeline_entry(change, sequence, state.order_status, at)]},
@@ -571,6 +571,13 @@ def entry_view(order_id: str, entry: Document) -> TimelineEntry:
         payment_status=entry["paymentStatus"],
         detail=entry["detail"],
     )
+
+
+def _these(wanted: Collection[Wanted]) -> Document:
+    """The filter for several orders; where the user of each is known, it names their users too, and so their shards."""
+    these: Document = {"_id": {"$in": [key for key, _ in wanted]}}
+    users = {user_id for _, user_id in wanted}
+    return these if "" in users else {**these, "userId": {"$in": [*users]}}
 
 
 def _mine(order_id: str, on_behalf_of: str) -> Document:

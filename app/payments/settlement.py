@@ -66,6 +66,7 @@ class Settler:
             "order_id": held.payment.order_id,
             "sequence": held.payment.sequence + 1,
             "order_sequence": change.payment.order_sequence,
+            "user_id": held.payment.user_id,
             "request_id": held.payment.request_id,
             "at": int(now.timestamp() * 1000),
             "traceparent": change.payment.traceparent,

@@ -260,7 +260,7 @@ def test_a_run_from_end_to_end(tmp_path, rabbit_installed):
     file = tmp_path / "bench.json"
     line = [
         "--only",
-        "orderflow,apart",
+        "apart",
         "--kinds",
         "post",
         "--rounds",
@@ -281,10 +281,9 @@ def test_a_run_from_end_to_end(tmp_path, rabbit_installed):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(file.read_text())
-    for name in (Name.ORDERFLOW, Name.APART):
-        assert found["medians"][name][Kind.POST]["flow_rate"] > 0
-        assert found["under_load"][name]["orders"] > 0
-        assert found["idle"][name]["orders"] == 5
+    assert found["medians"][Name.APART][Kind.POST]["flow_rate"] > 0
+    assert found["under_load"][Name.APART]["orders"] > 0
+    assert found["idle"][Name.APART]["orders"] == 5
     assert [one["size"] for one in found["floor"]] == [1, 16, 64]
     assert "POST /orders, whole flow, hello" in done.stdout
     assert list(tmp_path.iterdir()) == [file]

@@ -99,7 +99,7 @@ TOKENS = {
         [*issuer.token().split(".")[:1], encoded(issuer.claims("bob")), issuer.token().split(".")[2]]
     ),
     "cut short": lambda issuer: issuer.token()[:-10],
-    "one part": lambda issuer: "abc",
+    "one part": lambda issuer: "xyz",
     "two parts": lambda issuer: "abc.def",
     "four parts": lambda issuer: issuer.token() + ".abc",
     "five parts, as if encrypted": lambda issuer: "a.b.c.d.e",
