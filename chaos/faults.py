@@ -23,6 +23,7 @@ class Kind(StrEnum):
     RELOAD = "HUP of the server"
 
     KILL_BROKER = "kill -9 of the broker"
+    WIPE_BROKER = "kill -9 of the broker, and all it had is lost"
     KILL_GATEWAY = "kill -9 of a gateway"
     KILL_ORDERS = "kill -9 of an orders process"
     KILL_PAYMENTS = "kill -9 of a payments process"

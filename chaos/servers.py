@@ -19,7 +19,7 @@ from pymongo import MongoClient
 from app.embedded import HOST, TIED_TO_OWNER, Mongod
 
 ROOT = Path(__file__).resolve().parent.parent
-READY_SECONDS = 30.0
+READY_SECONDS = 60.0
 STOP_SECONDS = 40.0
 GUNICORN = (sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py")
 

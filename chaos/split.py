@@ -25,6 +25,8 @@ CUT_SECONDS = (2.0, 7.0)
 DOWN_SECONDS = (0.0, 1.5)
 # RabbitMQ 3.10 writes down half a second later that a queue was made; killed before, it forgets half of it.
 QUEUES_NOTED_SECONDS = 2.0
+# As long as processes may take to find a broker again, and to make their queues.
+QUEUES_MADE_SECONDS = 4.0
 
 KILLS = {"gateway": Kind.KILL_GATEWAY, "orders": Kind.KILL_ORDERS, "payments": Kind.KILL_PAYMENTS}
 PAUSES = {"orders": Kind.PAUSE_ORDERS, "payments": Kind.PAUSE_PAYMENTS}
@@ -48,6 +50,7 @@ ROUND = (
     Kind.UNPLUG,
     Kind.KILL_BROKER,
     Kind.UNPLUG,
+    Kind.WIPE_BROKER,
     *ROLLS.values(),
 )
 FIRST = 3
@@ -78,6 +81,7 @@ class FleetFaults(Faults):
         ways = {
             Kind.KILL_BROKER: self._kill_broker,
             Kind.KILL_DATABASE: partial(self._kill_for_a_while, DATABASE),
+            Kind.WIPE_BROKER: self._wipe_broker,
             Kind.UNPLUG: self._unplug,
             **{kind: partial(self._kill, module) for module, kind in KILLS.items()},
             **{kind: partial(self._pause, module) for module, kind in PAUSES.items()},
@@ -88,7 +92,7 @@ class FleetFaults(Faults):
         self._fleet = fleet
         self._network = network
         self._pause_seconds = pause
-        self._began = time.monotonic()
+        self._queues_made = time.monotonic()
 
     def _one_of(self, module: str) -> str:
         return self._random.choice([name for name, _ in self._fleet.of(module)])
@@ -100,8 +104,18 @@ class FleetFaults(Faults):
         return True
 
     def _kill_broker(self) -> bool:
-        self.wait(max(0.0, self._began + QUEUES_NOTED_SECONDS - time.monotonic()))
+        self.wait(max(0.0, self._queues_made + QUEUES_NOTED_SECONDS - time.monotonic()))
         return self._kill_for_a_while(BROKER)
+
+    def _wipe_broker(self) -> bool:
+        rabbit = self._fleet.rabbit
+        if rabbit is None:
+            return False
+        rabbit.kill()
+        rabbit.forget()
+        rabbit.restart()
+        self._queues_made = time.monotonic() + QUEUES_MADE_SECONDS
+        return True
 
     def _kill_for_a_while(self, name: str) -> bool:
         program = self._fleet.programs[name]

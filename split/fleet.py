@@ -48,10 +48,11 @@ class Fleet:
         self.prefix = prefix
         self.programs: dict[str, Program] = {}
         self.servers: dict[str, Server] = {}
+        self.rabbit: Rabbit | None = None
         self._resting: set[str] = set()
         if not bus_url:
-            self.programs[BROKER] = rabbit = Rabbit(folder / BROKER, places(BROKER))
-            bus_url = rabbit.url
+            self.programs[BROKER] = self.rabbit = Rabbit(folder / BROKER, places(BROKER))
+            bus_url = self.rabbit.url
         if not mongodb_uri:
             self.programs[DATABASE] = mongo = Mongo(folder / DATABASE, places(DATABASE))
             mongodb_uri = mongo.uri

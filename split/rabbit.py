@@ -108,6 +108,10 @@ class Rabbit(Program):
         self._arrange()
         super().start()
 
+    def forget(self) -> None:
+        """Lose whatever it had: queues, messages, all. It must not be running."""
+        shutil.rmtree(self._folder / "data")
+
     def ready(self) -> bool:
         """Whether it lets clients in."""
         return answers(self.url)
