@@ -8,7 +8,7 @@ import psutil
 from app.config import MODULES
 from bench.base import DATABASE
 from bench.processes import Memory, cpu_of, held_by
-from split.fleet import Fleet, module_of
+from split.fleet import BROKER, Fleet, module_of
 
 
 class Apart(Fleet):
@@ -26,7 +26,7 @@ class Apart(Fleet):
         super().__init__(
             folder,
             {"LOG_LEVEL": "info", **one_database, **environ},
-            each=lambda name: own if module_of(name) == "payments" else {},
+            each=lambda name, *_: own if module_of(name) == "payments" else {},
             mongodb_uri=mongodb_uri,
             port=port,
         )
@@ -43,8 +43,8 @@ class Apart(Fleet):
         }
 
     def _first(self) -> dict[str, psutil.Process]:
-        broker = {"broker": self.rabbit.master} if self.rabbit else {}
-        return {**{module_of(name): server.master for name, server in self}, **broker}
+        known = {BROKER: "broker"}
+        return {known.get(name, module_of(name)): program.master for name, program in self.programs.items()}
 
     def cpu(self) -> float:
         """CPU seconds used so far by all of them."""
