@@ -1,4 +1,4 @@
 """Kills everything that can be killed while clients place orders, then looks whether anything was lost.
 
-Start with `python -m chaos --help`; harness.py tells what a run is.
+Start with `python -m chaos --help`; harness.py tells what a run of one server is, split.py that of a fleet.
 """

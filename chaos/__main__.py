@@ -11,7 +11,9 @@ from secrets import randbelow
 
 from rich.console import Console
 
-from chaos.harness import Plan, run
+from chaos import harness, split
+from chaos.harness import Plan
+from split import hosts
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - mkdtemp makes a folder of its own there
 ENOUGH_BYTES = 4 * 2**30
@@ -26,10 +28,19 @@ def main() -> int:
     parser.add_argument("--seed", type=int, nargs="?", help="the seed of an earlier run, to do it again")
     parser.add_argument("--clients", type=int, default=8, help="how many clients (default: 8)")
     parser.add_argument("--rate", type=float, default=30.0, help="orders a second, all clients together (default: 30)")
+    parser.add_argument("--split", action="store_true", help="two processes of each module, over a broker")
+    parser.add_argument(
+        "--hosts", action="store_true", help="that, with a host of its own for each: network namespaces"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     given = parser.parse_args()
     if not (0 < given.duration <= LONGEST_SECONDS and 0 < given.rate <= HIGHEST_RATE and 0 < given.clients <= 64):
         parser.error("--duration, --rate and --clients must be above 0 and within reason")
+    if given.hosts and not hosts.enclosed():
+        if not hosts.permitted():
+            parser.error(hosts.NOT_PERMITTED)
+        hosts.enclose([sys.executable, "-m", "chaos", *sys.argv[1:]])
+    run = split.run_on_hosts if given.hosts else split.run if given.split else harness.run
     seed = randbelow(10**6) if given.seed is None else given.seed
     told = Console(stderr=given.json, highlight=False, soft_wrap=True)
     told.print(f"chaos for {given.duration:g} s with seed {seed}; the same again: --seed {seed}")

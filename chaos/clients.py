@@ -67,7 +67,7 @@ class Client(threading.Thread):
 
     def __init__(
         self,
-        url: str,
+        where: Callable[[], str],
         number: int,
         seed: int,
         pace: float,
@@ -78,7 +78,7 @@ class Client(threading.Thread):
         timeout: float = TIMEOUT,
     ) -> None:
         super().__init__(name=f"client-{number}", daemon=True)
-        self._url = url
+        self._where = where
         self._number = number
         self._random = Random(f"{seed}-{number}")  # noqa: S311 - a simulation
         self._pace = pace
@@ -92,7 +92,7 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         while not self._stopping.is_set():
-            with httpx.Client(base_url=self._url, timeout=self._timeout, limits=self._limits) as http:
+            with httpx.Client(timeout=self._timeout, limits=self._limits, trust_env=False) as http:
                 for _ in range(RECONNECT):
                     began = time.monotonic()
                     self._order(http)
@@ -122,7 +122,7 @@ class Client(threading.Thread):
 
     def _post(self, http: httpx.Client, key: str, body: dict[str, Any]) -> str | None:
         def send() -> httpx.Response:
-            return http.post("/orders", json=body, headers={"Idempotency-Key": key})
+            return http.post(f"{self._where()}/orders", json=body, headers={"Idempotency-Key": key})
 
         answer = self._clear("POST order", send, {201})
         if answer is None:
@@ -133,12 +133,14 @@ class Client(threading.Thread):
 
     def _cancel(self, http: httpx.Client, order_id: str) -> None:
         body = {"orderId": order_id, "orderStatus": "Cancelled"}
-        if self._clear("PUT cancel", lambda: http.put("/orders", json=body), {200}, {409}):
+        if self._clear("PUT cancel", lambda: http.put(f"{self._where()}/orders", json=body), {200}, {409}):
             self._book.cancelled.add(order_id)
 
     def _refund(self, http: httpx.Client, order_id: str, key: str) -> None:
         def send() -> httpx.Response:
-            return http.post(f"/orders/one/{order_id}/refunds", json={}, headers={"Idempotency-Key": key})
+            return http.post(
+                f"{self._where()}/orders/one/{order_id}/refunds", json={}, headers={"Idempotency-Key": key}
+            )
 
         answer = self._clear("POST refund", send, {201}, {409})
         if answer:
@@ -182,11 +184,14 @@ def _since(began: float) -> float:
 
 
 class Load:
-    """Some clients at work, from entering to leaving it; `rate` is orders a second, all together."""
+    """Some clients at work, from entering to leaving it; `rate` is orders a second, all together.
+
+    `url` is where they send to, or tells it anew for each request.
+    """
 
     def __init__(
         self,
-        url: str,
+        url: str | Callable[[], str],
         *,
         clients: int = 8,
         rate: float = 30.0,
@@ -199,7 +204,7 @@ class Load:
         self._stopping = threading.Event()
         self._clients = [
             Client(
-                url,
+                url if callable(url) else lambda: url,
                 number,
                 seed,
                 clients / rate,

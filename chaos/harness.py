@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 
 from chaos.clients import Load
-from chaos.faults import Faults
+from chaos.faults import ServerFaults
 from chaos.servers import ROOT, Base, Server
 from chaos.verdict import Verdict, examine, sum_up, wait_until_settled
 
@@ -54,7 +54,7 @@ def run(plan: Plan, folder: Path) -> Verdict:
         environ = {**ENVIRONMENT, **plan.environment, "MONGODB_URI": base.uri, "MONGODB_DATABASE": DATABASE}
         with Server(folder, environ, plan.root) as server:
             random = Random(plan.seed)  # noqa: S311 - a simulation
-            faults = Faults(server, base, random, LEASE + 1.5)
+            faults = ServerFaults(server, base, random, LEASE + 1.5)
             with Load(server.url, clients=plan.clients, rate=plan.rate, seed=plan.seed) as load:
                 faults.run(plan.duration, plan.gap)
             verdict.gave_up = load.gave_up

@@ -1,4 +1,4 @@
-"""The two programs that get killed: the server under gunicorn, and its mongod on a port that stays the same."""
+"""The programs that get killed: servers under gunicorn, and a mongod on a port that stays the same."""
 
 import os
 import signal
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
 from typing import Any, Self
@@ -18,12 +19,23 @@ from pymongo import MongoClient
 from app.embedded import HOST, TIED_TO_OWNER, Mongod
 
 ROOT = Path(__file__).resolve().parent.parent
-READY_SECONDS = 30.0
+READY_SECONDS = 60.0
 STOP_SECONDS = 40.0
 GUNICORN = (sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py")
 
 # Below the range from which Linux gives ports to outgoing connections: while a server is down nobody takes its port.
 PORTS = range(20_000, 32_000)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a program runs: the address it listens on, and what its command begins with to run there."""
+
+    host: str = HOST
+    within: tuple[str, ...] = ()
+
+
+HERE = Place()
 
 
 class NotReady(RuntimeError):
@@ -51,8 +63,8 @@ class Base:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.port = free_port()
-        self._mongod = Mongod(folder, port=self.port)
+        self._port = free_port()
+        self._mongod = Mongod(folder, port=self._port)
 
     def __enter__(self) -> Self:
         self._mongod.start()
@@ -62,19 +74,9 @@ class Base:
         self._mongod.stop()
 
     @property
-    def pid(self) -> int | None:
-        """The process id of mongod."""
-        return self._mongod.pid
-
-    @property
-    def log(self) -> Path:
-        """What it wrote."""
-        return self._folder / "mongod.log"
-
-    @property
     def uri(self) -> str:
         """Where it is, killed or not."""
-        return f"mongodb://{HOST}:{self.port}/?replicaSet=orderflow"
+        return f"mongodb://{HOST}:{self._port}/?replicaSet=orderflow"
 
     def kill(self) -> None:
         """End it with kill -9."""
@@ -82,7 +84,7 @@ class Base:
 
     def restart(self) -> None:
         """Start it again on what it left; returns when it takes writes."""
-        self._mongod = Mongod(self._folder, port=self.port)
+        self._mongod = Mongod(self._folder, port=self._port)
         self._mongod.start()
 
 
@@ -92,8 +94,12 @@ class Program:
     Start it from the main thread: Linux ends it with the thread that started it.
     """
 
-    def __init__(self, command: Sequence[str], environ: Mapping[str, str], cwd: Path, log: Path) -> None:
-        self._command = command
+    port: int
+
+    def __init__(
+        self, command: Sequence[str], environ: Mapping[str, str], cwd: Path, log: Path, place: Place = HERE
+    ) -> None:
+        self._command = [*place.within, *command]
         self._environ = environ
         self._cwd = cwd
         self.log = log
@@ -121,7 +127,7 @@ class Program:
     def master(self) -> psutil.Process:
         """Its first process."""
         if self._process is None:
-            raise RuntimeError(f"{self._command[0]} has not been started")
+            raise RuntimeError(f"{self._command} has not been started")
         return psutil.Process(self._process.pid)
 
     def start(self) -> None:
@@ -179,6 +185,11 @@ class Program:
         while not all(map(_ended, others)):
             time.sleep(0.01)
 
+    def restart(self) -> None:
+        """Start it again on what it left; returns when it is of use."""
+        self.start()
+        self.wait_until_ready()
+
     def pause(self) -> None:
         """Let none of its processes go on: SIGSTOP."""
         self._paused = [self.master, *self.master.children(recursive=True)]
@@ -203,12 +214,14 @@ class Server(Program):
         *,
         command: Sequence[str] = GUNICORN,
         port: int | None = None,
+        place: Place = HERE,
     ) -> None:
         self.port = port or free_port()
-        self.url = f"http://{HOST}:{self.port}"
+        self.url = f"http://{place.host}:{self.port}"
         self._metrics = folder / "metrics"
         usual = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("COV_", "PYTEST_"))},
+            "BIND": place.host,
             "PORT": str(self.port),
             "WEB_CONCURRENCY": "2",
             "ORDERFLOW_DATA": str(folder),
@@ -216,7 +229,7 @@ class Server(Program):
             "LOG_LEVEL": "warning",
             "PROMETHEUS_MULTIPROC_DIR": str(self._metrics),
         }
-        super().__init__(command, {**usual, **environ}, root, folder / "server.log")
+        super().__init__(command, {**usual, **environ}, root, folder / "server.log", place)
 
     def start(self) -> None:
         self._metrics.mkdir(parents=True, exist_ok=True)

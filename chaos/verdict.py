@@ -45,6 +45,7 @@ class Verdict:
     cancelled: int = 0
     refunded: int = 0
     gave_up: int = 0
+    copies: int = 0
     settled_after: float = 0.0
     slowest_answer: float = 0.0
     recovery_median: float = 0.0
@@ -88,6 +89,7 @@ class Verdict:
             ("invariants violated", str(self.violated)),
             ("unexpected answers", str(self.unexpected)),
             ("cancellations, refunds", f"{self.cancelled}, {self.refunded}"),
+            *([("events delivered once more", str(self.copies))] if self.copies else []),
             ("all settled after the last fault", f"{self.settled_after:.1f} s (limit {LIMIT_SECONDS:g} s)"),
             ("recovery", f"median {self.recovery_median:.2f} s, worst {self.recovery_worst:.2f} s"),
             ("slowest answer", f"{self.slowest_answer:.2f} s"),
@@ -95,14 +97,17 @@ class Verdict:
         ]
 
 
-def wait_until_settled(uri: str, name: str, seconds: float = SETTLE_SECONDS) -> float:
-    """Wait until no work is open, `seconds` at the most; the monotonic time when that was so, or of giving up."""
+def wait_until_settled(uri: str, name: str, seconds: float = SETTLE_SECONDS, *, payments: str = "") -> float:
+    """Wait until no work is open, `seconds` at the most; the monotonic time when that was so, or of giving up.
+
+    `payments` is their database where it is another than that of the orders.
+    """
     ends = time.monotonic() + seconds
     with documents(uri) as client:
-        base = client[name]
+        of_orders, of_payments = client[name].orders, client[payments or name].payments
         while time.monotonic() < ends:
             try:
-                if not base.orders.find_one(OPEN_ORDER, {"_id": 1}) and not base.payments.find_one(OPEN_PAYMENT):
+                if not of_orders.find_one(OPEN_ORDER, {"_id": 1}) and not of_payments.find_one(OPEN_PAYMENT):
                     break
             except PyMongoError:
                 pass
@@ -110,11 +115,12 @@ def wait_until_settled(uri: str, name: str, seconds: float = SETTLE_SECONDS) -> 
     return time.monotonic()
 
 
-def examine(uri: str, name: str, book: Book) -> Report:
+def examine(uri: str, name: str, book: Book, *, payments: str = "") -> Report:
     """The doctor's report, and beside it whether every cancellation and refund is there that clients were told of."""
     database = Database(uri, name)
     try:
-        stores = [database.collection(one, 30.0) for one in ("orders", "payments", "ledger")]
+        where = {"orders": name, "payments": payments, "ledger": payments}
+        stores = [database.collection(one, 30.0, other) for one, other in where.items()]
         report = Doctor(*stores, grace=0.0).examine(sorted(book.acknowledged), pause=1.0)
         orders = stores[0].collection
         keys = [ObjectId(one) for one in book.cancelled | {order_id for order_id, _ in book.refunded}]

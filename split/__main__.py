@@ -9,10 +9,9 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from chaos.servers import ROOT, NotReady
-from split.fleet import Fleet
+from split.fleet import WORKER, Fleet
 from split.rabbit import BadFolder, RabbitMissing
 
 LOOK_SECONDS = 1.0
@@ -26,7 +25,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = Path(os.environ.get("ORDERFLOW_DATA") or ".orderflow") / "split"
     try:
-        with Fleet(folder, port=int(os.environ.get("PORT") or 7000)) as fleet:
+        with Fleet(folder, port=int(os.environ.get("PORT") or 7000), worker=WORKER) as fleet:
             return _show(fleet, given.once)
     except (RabbitMissing, BadFolder, NotReady) as exc:
         sys.stderr.write(f"{exc}\n")
@@ -37,7 +36,7 @@ def main() -> int:
 
 def _show(fleet: Fleet, once: bool) -> int:
     told = Console(highlight=False, soft_wrap=True)
-    told.print(_who_is_where(fleet))
+    _tell_who_is_where(fleet, told)
     url = fleet.urls[0]
     command = [sys.executable, "-m", "flask", "--app", "app.main", "demo", "--url", url]
     environ = {**os.environ, **fleet.environ_of("gateway-1"), "LOG_LEVEL": "warning"}
@@ -47,24 +46,17 @@ def _show(fleet: Fleet, once: bool) -> int:
     told.print(f"\nserving on {url}; Ctrl-C ends it")
     while True:
         time.sleep(LOOK_SECONDS)
-        for name, server in fleet:
-            if not server.running:
+        for name, program in fleet.programs.items():
+            if not program.running:
                 told.print(f"{name} has ended and is started again")
-                server.start()
+                program.start()
 
 
-def _who_is_where(fleet: Fleet) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in ("", "process", "its worker", "port", "log"):
-        table.add_column(column, no_wrap=True)
-    if fleet.base:
-        table.add_row("mongod", str(fleet.base.pid), "", str(fleet.base.port), str(fleet.base.log))
-    if fleet.rabbit:
-        table.add_row("rabbitmq", str(fleet.rabbit.master.pid), "", str(fleet.rabbit.port), str(fleet.rabbit.log))
-    for name, server in fleet:
-        workers = ", ".join(str(worker.pid) for worker in server.workers())
-        table.add_row(name, str(server.master.pid), workers, str(server.port), str(server.log))
-    return table
+def _tell_who_is_where(fleet: Fleet, told: Console) -> None:
+    told.print(f"{'':<11} process  its children  port   log", style="bold")
+    for name, program in fleet.programs.items():
+        children = ", ".join(str(child.pid) for child in program.master.children())
+        told.print(f"{name:<11} {program.master.pid:<8} {children:<13} {program.port:<6} {program.log}")
 
 
 if __name__ == "__main__":

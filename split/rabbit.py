@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 
 from amqp import AMQPError, Connection
 
-from app.embedded import HOST
-from chaos.servers import Program, free_port
+from chaos.servers import HERE, Place, Program, free_port
 
 # Not the one on PATH: Debian's changes the user, and is for the service alone.
 SCRIPT = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
@@ -27,7 +26,8 @@ default_pass = {password}
 vm_memory_high_watermark.absolute = 512MB
 disk_free_limit.absolute = 50MB
 raft.wal_max_size_bytes = 67108864
-log.file.level = info
+log.console = true
+log.file = false
 """
 # Told where the node's port is, Erlang needs no port mapper: epmd would outlive whoever started it.
 ERLANG = (
@@ -85,31 +85,32 @@ class Rabbit(Program):
     Start it from the main thread: Linux ends it with the thread that started it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, place: Place = HERE) -> None:
         folder = folder.resolve()
         if not str(folder).isascii() or "'" in str(folder):
             raise BadFolder(f"RabbitMQ cannot live in {folder}: it takes plain letters alone, and no apostrophe")
         self._folder = folder
+        self._host = place.host
         self._script = find_server()
         self.port = free_port()
         self._password = ""
         # By a relative path: the script cannot stand a blank in its own.
-        super().__init__(["home/sbin/rabbitmq-server"], self._environment(), folder, folder / "start.log")
+        script = ["home/sbin/rabbitmq-server"]
+        super().__init__(script, self._environment(), folder, folder / "rabbitmq.log", place)
 
     @property
     def url(self) -> str:
         """Where it is, killed or not."""
-        return f"amqp://{USER}:{self._secret()}@{HOST}:{self.port}/orderflow"
+        return f"amqp://{USER}:{self._secret()}@{self._host}:{self.port}/orderflow"
 
     def start(self) -> None:
         """Start it; it answers some seconds later."""
         self._arrange()
         super().start()
 
-    def restart(self) -> None:
-        """Start it again on what it left; returns when it answers."""
-        self.start()
-        self.wait_until_ready()
+    def forget(self) -> None:
+        """Lose whatever it had: queues, messages, all. It must not be running."""
+        shutil.rmtree(self._folder / "data")
 
     def ready(self) -> bool:
         """Whether it lets clients in."""
@@ -159,7 +160,7 @@ class Rabbit(Program):
             if not link.is_symlink():
                 link.symlink_to(target)
         (self._folder / "enabled_plugins").write_text("[].\n")
-        told = CONFIGURATION.format(host=HOST, port=self.port, user=USER, password=self._secret())
+        told = CONFIGURATION.format(host=self._host, port=self.port, user=USER, password=self._secret())
         file = self._folder / "rabbitmq.conf"
         file.touch(mode=0o600)
         file.write_text(told)

@@ -5,9 +5,9 @@ import time
 from pymongo.uri_parser import parse_uri
 
 from chaos.clients import Load
+from chaos.proxy import Mode, Proxy
 from chaos.servers import Server
 from chaos.verdict import examine, wait_until_settled
-from tests.chaos.proxy import Mode, Proxy
 
 ENVIRONMENT = {
     "PAYMENT_TIMEOUT": "2",

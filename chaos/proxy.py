@@ -14,6 +14,8 @@ LATENCY_SECONDS = 2.0
 
 
 class Mode(StrEnum):
+    """What it does to what goes through it."""
+
     THROUGH = "through"
     CUT = "cut"
     HALF_OPEN = "half-open"
