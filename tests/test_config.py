@@ -10,7 +10,7 @@ from app.config import BadSettings, Settings, env_name
 
 EXAMPLE = Path(__file__).parent.parent / ".env.example"
 # Read by the server's own configuration or by the embedded database, not by Settings.
-ELSEWHERE = {"MONGOD", "WEB_CONCURRENCY", "WORKER_CLASS"}
+ELSEWHERE = {"MONGOD", "WEB_CONCURRENCY", "WORKER_CLASS", "EDGE_NETWORK"}
 # Read by the libraries that they are named after.
 FOREIGN = "OTEL_"
 
