@@ -28,7 +28,9 @@ from pymongo.errors import OperationFailure, WriteError
 from pymongo.monitoring import CommandListener
 
 from app import __version__
+from app.broker import BrokerBus
 from app.config import BadSettings, Settings, env_name
+from app.contracts import CheckOrderStatus, CheckPaymentBacklog
 from app.embedded import TIED_TO_OWNER, find_binary
 from app.feed import CAPPED_BYTES
 from app.main import create_app, runtime
@@ -43,10 +45,12 @@ GATEWAYS, WORKERS = ("gateway-1", "gateway-2"), ("orders", "payments")
 DECLARED_VOLUMES = {"mongo:8.0": {"/data/db", "/data/configdb"}, "rabbitmq:4": {"/var/lib/rabbitmq"}}
 MAKE_SECRETS = ROOT / "deploy/mongo/make-secrets"
 SETUP = (ROOT / "deploy/mongo/setup.js").read_text()
+DIVIDE = (ROOT / "deploy/mongo/divide.js").read_text()
 [ROLE] = json.loads((ROOT / "deploy/mongo/roles.json").read_text()).values()
 ROLES = json.loads((ROOT / "deploy/mongo/roles.split.json").read_text())
 RABBITMQ = ROOT / "deploy/rabbitmq"
 DEFINITIONS = json.loads((RABBITMQ / "definitions.json").read_text())
+ACTIONS = ("configure", "write", "read")
 UNAUTHORIZED = 13
 AUTHENTICATION_FAILED = 18
 
@@ -616,26 +620,32 @@ def test_the_broker_is_told_hashes_of_the_very_passwords_that_modules_have(make_
 
 
 def test_the_broker_lets_modules_do_what_the_bus_does_and_nothing_else():
+    """Whoever comes first makes the queues in which others find their events; requests are read by who answers them."""
     [vhost] = DEFINITIONS["vhosts"]
     rights = {each["user"]: each for each in DEFINITIONS["permissions"]}
-    assert set(rights) == {user["name"] for user in DEFINITIONS["users"]}
-    assert "guest" not in rights
+    assert set(rights) == {user["name"] for user in DEFINITIONS["users"]} == {"admin", "gateway", *WORKERS}
+    assert {each["vhost"] for each in rights.values()} == {vhost["name"]}
     prefix = Settings().bus_prefix
-    ours = [f"{prefix}.events", f"{prefix}.dead"]
-    ours += [f"{prefix}.{module}.{kind}" for module in ("gateway", *WORKERS) for kind in ("requests", "events", "dead")]
-    foreign = ["other", f"{prefix}s", f"x{prefix}.events", "amq.topic", "amq.gen-x", "amq.default.x"]
+    queues = {
+        f"{prefix}.{module}.{kind}" for module in ("gateway", *WORKERS) for kind in ("requests", "events", "dead")
+    }
+    names = queues | {f"{prefix}.events", f"{prefix}.dead", "amq.default"}
+    names |= {
+        "other",
+        f"{prefix}s",
+        f"x{prefix}.events",
+        f"{prefix}.events.x",
+        "amq.topic",
+        "amq.gen-x",
+        "amq.default.x",
+    }
+    shared = {f"{prefix}.events", f"{prefix}.dead", *(f"{prefix}.{module}.events" for module in WORKERS)}
+    made = shared | {f"{prefix}.{module}.dead" for module in WORKERS}
     for module in ("gateway", *WORKERS):
-        each = rights[module]
-        assert each["vhost"] == vhost["name"]
-        for action in ("configure", "write", "read"):
-            assert all(re.search(each[action], name) for name in ours)
-            assert not any(re.search(each[action], name) for name in foreign)
-        # Answers go to whoever asked through the exchange without a name.
-        assert [bool(re.search(each[action], "amq.default")) for action in ("configure", "write", "read")] == [
-            False,
-            True,
-            False,
-        ]
+        own = {f"{prefix}.{module}.requests"} - {f"{prefix}.gateway.requests"}
+        allowed = {action: {name for name in names if re.search(rights[module][action], name)} for action in ACTIONS}
+        # Requests and answers go through the exchange without a name.
+        assert allowed == {"configure": made | own, "write": made | {"amq.default"}, "read": shared | own}, module
 
 
 def test_the_broker_is_set_up_by_files_alone():
@@ -685,6 +695,15 @@ def test_apart_modules_have_the_rights_that_one_process_has_each_its_own():
 def test_the_feed_is_bounded_before_the_first_module_writes_to_it():
     assert f"size: {CAPPED_BYTES // 1024**2} * 1024 * 1024" in SETUP
     assert PARTS["database-setup"]["environment"]["ROLES"] == "/deploy/roles.split.json"
+
+
+def test_orders_of_one_process_go_where_their_modules_look_for_them():
+    told = dict(re.findall(r'(\w+): "(\w+)"', re.search(r"TARGETS = \{(.*?)\}", DIVIDE)[1]))
+    kept = {each["resource"]["collection"] for each in ROLE["privileges"]} - {"", "quotas", "steps"}
+    assert set(told) == kept
+    for collection, database in told.items():
+        resources = [each["resource"] for each in ROLES[database]["privileges"]]
+        assert {"db": database, "collection": collection} in resources
 
 
 @pytest.fixture(scope="module")
@@ -746,6 +765,11 @@ class GuardedRabbit(Rabbit):
     def url_of(self, module):
         told = (self._secrets / f"{module}-broker/bus-url").read_text().strip()
         return told.replace("rabbitmq:5672", f"127.0.0.1:{self.port}")
+
+    @property
+    def admins_url(self):
+        password = (self._secrets / "broker/admin-password").read_text().strip()
+        return f"amqp://admin:{password}@127.0.0.1:{self.port}/orderflow"
 
     def _arrange(self):
         super()._arrange()
@@ -862,6 +886,25 @@ def test_users_can_do_all_their_work_within_their_roles(request, guarded, place,
     assert refusals.seen == []
 
 
+QUESTIONS = {"orders": CheckOrderStatus, "payments": CheckPaymentBacklog}
+
+
+@pytest.mark.parametrize("module", ["gateway", *WORKERS])
+def test_any_module_may_come_first_to_the_broker(guarded_broker, eventually, module):
+    with kombu.Connection(guarded_broker.admins_url) as connection:
+        channel = connection.channel()
+        for kind in ("requests", "events", "dead"):
+            for owner in WORKERS:
+                channel.queue_delete(f"orderflow.{owner}.{kind}")
+            channel.exchange_delete(f"orderflow.{kind}")
+    bus = BrokerBus(guarded_broker.url_of(module), "orderflow", request_seconds=5, event_seconds=5)
+    if module in QUESTIONS:
+        bus.answer(QUESTIONS[module], lambda request: None)
+    bus.receive()
+    eventually(lambda: bus.ready)
+    bus.stop()
+
+
 @pytest.mark.parametrize("module", ["gateway", *WORKERS])
 def test_the_broker_refuses_what_is_not_the_bus(guarded_broker, module):
     def refused(url, work):
@@ -873,7 +916,8 @@ def test_the_broker_refuses_what_is_not_the_bus(guarded_broker, module):
     assert refused(url, lambda channel: kombu.Queue("other", channel=channel).declare()) == 403
     assert refused(url, lambda channel: kombu.Exchange("other", channel=channel).declare()) == 403
     assert refused(url, lambda channel: kombu.Queue("", exclusive=True, channel=channel).declare()) == 403
-    assert refused(url, lambda channel: channel.basic_get("amq.gen-1")) == 403
+    foreign = {"gateway": "orders", "orders": "payments", "payments": "orders"}[module]
+    assert refused(url, lambda channel: channel.basic_get(f"orderflow.{foreign}.requests")) == 403
     assert refused(url.replace("/orderflow", "//"), lambda channel: None) == 530
     assert refused(url.replace("@", "0@"), lambda channel: None) == 403
     assert refused(re.sub("//.*@", "//guest:guest@", url), lambda channel: None) == 403
