@@ -8,24 +8,43 @@ import psutil
 from app.config import MODULES
 from bench.base import DATABASE
 from bench.processes import Memory, cpu_of, held_by
-from split.fleet import Fleet
+from split.fleet import BROKER, Fleet, module_of
 
 
 class Apart(Fleet):
     """A broker and a process each for gateway, orders and payments; `url` is the gateway's.
 
-    On few cores a second process of the gateway would only take time from the others.
+    On few cores a second process of the gateway would only take time from the others. Payments may have a server of
+    their own for their database.
     """
 
-    def __init__(self, folder: Path, environ: Mapping[str, str], port: int, mongodb_uri: str) -> None:
+    def __init__(
+        self, folder: Path, environ: Mapping[str, str], port: int, mongodb_uri: str, payments_uri: str = ""
+    ) -> None:
         one_database = {f"{module.upper()}_DATABASE": DATABASE for module in MODULES}
-        super().__init__(folder, {"LOG_LEVEL": "info", **one_database, **environ}, mongodb_uri=mongodb_uri, port=port)
+        own = {"MONGODB_URI": payments_uri} if payments_uri else {}
+        super().__init__(
+            folder,
+            {"LOG_LEVEL": "info", **one_database, **environ},
+            each=lambda name, *_: own if module_of(name) == "payments" else {},
+            mongodb_uri=mongodb_uri,
+            port=port,
+        )
         self.url = f"http://127.0.0.1:{port}"
 
     def tree(self) -> list[psutil.Process]:
         """All processes, the broker's among them."""
-        first = [program.master for program in self.programs.values()]
-        return [*first, *(child for one in first for child in one.children(recursive=True))]
+        return [one for first in self._first().values() for one in (first, *first.children(recursive=True))]
+
+    def cpus(self) -> dict[str, float]:
+        """CPU seconds used so far by each module, and by the broker."""
+        return {
+            name: sum(map(cpu_of, (first, *first.children(recursive=True)))) for name, first in self._first().items()
+        }
+
+    def _first(self) -> dict[str, psutil.Process]:
+        known = {BROKER: "broker"}
+        return {known.get(name, module_of(name)): program.master for name, program in self.programs.items()}
 
     def cpu(self) -> float:
         """CPU seconds used so far by all of them."""

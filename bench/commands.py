@@ -109,7 +109,8 @@ def run_scaling(given: argparse.Namespace, console: Console) -> Done:
     """What grows with the orders, and what that costs."""
     if given.measure:
         with folder_on_disk(given.folder) as folder:
-            scaling.keep(scaling.take(folder))
+            scaling.keep("measured", scaling.take(folder))
+            scaling.keep("split", scaling.take_split(folder))
     scaling.write(console)
     return {name: vars(values) for name, values in vars(scaling.Figures()).items()}, 0
 

@@ -1,10 +1,12 @@
 """`python -m bench scaling`: the tables of docs/scaling.md, computed from the figures in scaling.toml."""
 
+import json
 import re
 import time
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, make_dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ from rich.console import Console
 
 from app.database import Patch, patch_each
 from bench import machine
+from bench.apart import Apart
 from bench.base import Base
-from bench.contestants import Kind, orderflow, started
+from bench.contestants import Kind, Place, orderflow, started
 from bench.processes import ROOT
 from bench.rounds import MICROSECONDS, measure
 from bench.stock import stock
@@ -52,6 +55,7 @@ class Size:
     database_cores: float
     shards: int
     journal_mb: float
+    broker_cores: float
     broker_messages: float
     broker_mb: float
     lines: int
@@ -78,6 +82,7 @@ def size(figures: Figures, rate: int) -> Size:
         tasks=tasks,
         database_cores=cores_with(figures, cores, rate, shards),
         shards=shards,
+        broker_cores=rate * figures.split.broker_us / MICROSECONDS / assumed.use,
         journal_mb=journal,
         broker_messages=rate * assumed.bus_messages / assumed.batch,
         broker_mb=rate * assumed.bus_bytes / 1e6,
@@ -218,6 +223,7 @@ def size_table(figures: Figures) -> list[list[str]]:
     rows: list[tuple[str, Callable[[Size], str]]] = [
         *((f"{name}, processes{mark}", lambda one, name=name: f"{one.tasks[name]:,}") for name in MODULES),
         (f"MongoDB's primaries, cores{mark}", lambda one: f"{one.database_cores:,.0f}"),
+        (f"leaders of the broker's queues, cores{mark}", lambda one: f"{one.broker_cores:,.0f}"),
         (f"shards of {figures.assumed.shard_cores} cores", lambda one: f"{one.shards}"),
         ("journal, all primaries", lambda one: f"{one.journal_mb:,.1f} MB/s"),
         ("messages of the broker", lambda one: f"{one.broker_messages:,.0f}/s"),
@@ -331,6 +337,28 @@ def take(folder: Path) -> dict[str, Any]:
         return found | {"miss_us": _update_us(base, False), "hit_us": _update_us(base, True)}
 
 
+def take_split(folder: Path) -> dict[str, Any]:
+    """Measure the CPU of each module, of the broker and of each module's database. Wants a quiet machine."""
+    with Base(folder / "payments") as of_payments:
+        make = partial(_apart, payments_uri=of_payments.uri)
+        with started("split", folder / "split", make) as contestant:
+            stock(contestant, [Kind.POST])
+            measure(contestant, Kind.POST, 2)
+            used = partial(_used, contestant.server, contestant.base, of_payments)
+            before = used()
+            done = measure(contestant, Kind.POST, SECONDS)
+            each = {name: round((used - before[name]) / done.requests * MICROSECONDS) for name, used in used().items()}
+    return {"measured": not done.trouble, **{f"{name}_us": value for name, value in each.items()}}
+
+
+def _apart(place: Place, payments_uri: str) -> Apart:
+    return Apart(place.folder, {"LOG_LEVEL": "warning"}, place.port, place.uri, payments_uri)
+
+
+def _used(server: Apart, of_orders: Base, of_payments: Base) -> dict[str, float]:
+    return {**server.cpus(), "orders_mongod": of_orders.cpu(), "payments_mongod": of_payments.cpu()}
+
+
 def _counters(base: Base) -> dict[str, float]:
     status = base.database.client.admin.command("serverStatus")
     log, metrics = status["wiredTiger"]["log"], status["metrics"]
@@ -357,10 +385,8 @@ def _update_us(base: Base, there: bool) -> float:
     return round((base.cpu() - used) / COMMANDS / KEYS * MICROSECONDS, 2)
 
 
-def keep(found: dict[str, Any], file: Path = FIGURES) -> None:
-    """Write down what was measured."""
-    lines = [f'{name} = "{value}"' if isinstance(value, str) else f"{name} = {value}" for name, value in found.items()]
-    text = re.sub(
-        r"\[measured\]\n.*?\n\n", "[measured]\n" + "\n".join(lines) + "\n\n", file.read_text(), flags=re.DOTALL
-    )
-    file.write_text(text)
+def keep(section: str, found: dict[str, Any], file: Path = FIGURES) -> None:
+    """Write down what was measured, in its section."""
+    lines = [f"{name} = {json.dumps(value)}" for name, value in found.items()]
+    text = "\n".join([f"[{section}]", *lines, "", ""])
+    file.write_text(re.sub(rf"\[{section}\]\n.*?\n\n", text, file.read_text(), flags=re.DOTALL))

@@ -64,7 +64,7 @@ def test_a_batch_costs_nothing_on_one_shard_and_a_single_order_nothing_on_many(f
 def test_what_was_measured_is_kept_and_the_rest_left_alone(tmp_path):
     file = tmp_path / "scaling.toml"
     file.write_text(FIGURES.read_text())
-    scaling.keep({"at": "2030-01-01", "miss_us": 1.5}, file)
+    scaling.keep("measured", {"at": "2030-01-01", "miss_us": 1.5}, file)
     kept, before = Figures(file), Figures()
     assert vars(kept.measured) == {"at": "2030-01-01", "miss_us": 1.5}
     assert (vars(kept.prices), vars(kept.split)) == (vars(before.prices), vars(before.split))
