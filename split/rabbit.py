@@ -130,6 +130,7 @@ class Rabbit(Program):
             "RABBITMQ_PLUGINS_DIR": str(folder / "home/plugins"),
             "RABBITMQ_MNESIA_BASE": str(folder / "data"),
             "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_LOG": "-color",
             "RABBITMQ_PID_FILE": str(folder / "pid"),
             # The script then becomes the broker instead of waiting for it: signals reach whom they are meant for.
             "RABBITMQ_ALLOW_INPUT": "1",
