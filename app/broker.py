@@ -66,7 +66,7 @@ TICK_SECONDS = 0.25
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 3.0
 # Beyond the receiver's own deadline: for the way there and back.
 TRAVEL_SECONDS = 0.5
-# A module that did not answer the last request is not waited for longer than this, until it answers one.
+# A module that did not answer the last request is not waited for longer than this, until it answers one, late or not.
 SILENT_SECONDS = 0.5
 # So long a process that ends waits for receipts: what it does not get is sent again by others.
 LAST_SECONDS = 1.0
@@ -336,9 +336,10 @@ class BrokerBus:
             return self._local[owner].ask(request)
         started = time.monotonic()
         seconds = self._request_seconds + wait_ms / 1000
+        # Who asks waits less; the request may still be answered in its time, and that ends the silence.
+        question = Question(f"{owner}:{next(self._keys)}", request, seconds)
         if owner in self._silent:
             seconds = min(seconds, SILENT_SECONDS)
-        question = Question(str(next(self._keys)), request, seconds)
         self._reach()
         self._asked[question.key] = question
         try:
@@ -349,7 +350,6 @@ class BrokerBus:
                 raise Unavailable(f"{owner} did not answer in time", retry_after=1)
         finally:
             self._asked.pop(question.key, None)
-        self._silent.discard(owner)
         if not wait_ms:
             metrics.tally.add(metrics.broker_seconds.labels("request"), (time.monotonic() - started,))
         reply: R = question.reply()
@@ -472,6 +472,7 @@ class BrokerBus:
 
     def _on_answers(self, delivered: Delivered) -> None:
         for key, kind, payload in ANSWERS.decode(delivered.body):
+            self._silent.discard(key.partition(":")[0])
             question = self._asked.get(key)
             if question:
                 question.end(kind, payload)

@@ -111,6 +111,8 @@ class FleetFaults(Faults):
         rabbit = self._fleet.rabbit
         if rabbit is None:
             return False
+        # Cut off it would never be ready.
+        self.undo_all()
         rabbit.kill()
         rabbit.forget()
         rabbit.restart()

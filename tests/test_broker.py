@@ -124,6 +124,19 @@ def test_a_module_that_does_not_answer_is_soon_not_waited_for_and_welcome_again(
     assert not asker._silent
 
 
+def test_a_module_that_is_slow_for_a_moment_is_waited_for_as_ever_once_it_answers_even_if_too_late(
+    join, serving, eventually
+):
+    pauses = iter([1.0])
+    serving(lambda request: time.sleep(next(pauses, 0.7)) or REPLY)
+    asker = join(request_seconds=0.3)
+    with pytest.raises(Unavailable, match="in time"):
+        asker.ask(CHECK)
+    assert asker._silent
+    eventually(lambda: not asker._silent)
+    assert asker.ask(CHECK) == REPLY
+
+
 def test_without_a_broker_all_is_refused_at_once_but_the_first_which_waits_for_it(join):
     alone = join(url="amqp://nobody:nothing@127.0.0.1:9/none")
     for _ in range(3):
