@@ -600,18 +600,22 @@ class BrokerBus:
     ) -> None:
         try:
             if time.monotonic() - batch.received < deadline_ms / 1000:
-                kind, payload = self._handled(module, name, body)
+                kind, payload = self._handled(module, name, body, delivered.delivery_info["redelivered"])
                 self._answers((delivered, (key, kind, msgspec.Raw(payload))), self._request_seconds)
         except Unavailable:
             log.warning("answer not sent", module=module, request=name)
         finally:
             batch.one_done()
 
-    def _handled(self, module: str, name: str, body: msgspec.Raw) -> tuple[str, bytes]:
+    def _handled(self, module: str, name: str, body: msgspec.Raw, again: bool) -> tuple[str, bytes]:
         try:
             if name not in REQUESTS:
                 raise Unavailable(f"{module} does not know {name}")
-            return "", msgspec.json.encode(self._local[module].ask(DECODERS[name].decode(body)))
+            request = DECODERS[name].decode(body)
+            if again and getattr(request, "expected_versions", None):
+                # It may have changed the version itself: "not as you believe" could be untrue.
+                raise Unavailable("whoever took this on was lost meanwhile: look whether it was done", retry_after=1)
+            return "", msgspec.json.encode(self._local[module].ask(request))
         except Refused as refusal:
             return type(refusal).__name__, msgspec.json.encode({"detail": refusal.detail, "members": refusal.members})
         except msgspec.MsgspecError as exc:

@@ -45,7 +45,7 @@ def draw(report: Report, file: Path) -> None:
 def _headline(report: Report) -> str:
     machine, rounds = report.machine, report.plan.rounds
     return (
-        f"Orderflow beside plain peers: {machine['cores']} cores, wrk -t1 -c32, two workers each, MongoDB "
+        f"Orderflow beside plain peers: {machine['cores']} cores, wrk -t1 -c{report.plan.connections}, two workers each, MongoDB "
         f"{machine['mongodb']} majority and journaled, medians of {rounds} round{'s' if rounds > 1 else ''}"
     )
 

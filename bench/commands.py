@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     top.set_defaults(run=run_compare)
     _usual(top, Plan())
     top.add_argument("--idle", type=int, default=Plan.idle, help="orders placed one at a time (default: 200)")
+    top.add_argument("--connections", type=_count, default=Plan.connections, help="of the load at once (default: 32)")
     top.add_argument("--quick", action="store_true", help="under a minute; shows that it works, not how fast it is")
     top.add_argument("--only", type=_names, default=list(Name), help="some contestants, as orderflow,hello")
     top.add_argument("--kinds", type=_kinds, default=list(Kind), help="some requests, as post,one,status,list")
@@ -58,13 +59,14 @@ def parser() -> argparse.ArgumentParser:
 
 def run_compare(given: argparse.Namespace, console: Console) -> Done:
     """Orderflow beside its peers."""
-    plan = QUICK if given.quick else Plan(given.rounds, given.seconds, given.warmup, given.idle)
+    plan = QUICK if given.quick else Plan(given.rounds, given.seconds, given.warmup, given.idle, given.connections)
     with folder_on_disk(given.folder) as folder:
         report = compare(given.only, given.kinds, plan, folder, _settings(given), console.print)
     show(report, console)
     if machine.busy(report.machine):
         console.print("Others were at work on this machine before the run: read the figures with care.", style="yellow")
-    full = not given.quick and given.only == list(Name) and given.kinds == list(Kind)
+    usual = given.only == list(Name) and given.kinds == list(Kind) and given.connections == Plan.connections
+    full = usual and not given.quick
     if chart := given.chart or (CHART if full else None):
         draw(report, chart)
         console.print(f"chart: {chart}")

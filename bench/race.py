@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from bench.contestants import Contestant, Kind
 from bench.processes import Memory
 from bench.rounds import Round, measure
+from bench.wrk import CONNECTIONS
 
 Tell = Callable[[str], None]
 
@@ -18,6 +19,7 @@ class Plan:
     seconds: int = 6
     warmup: int = 2
     idle: int = 200
+    connections: int = CONNECTIONS
 
 
 @dataclass
@@ -47,7 +49,7 @@ def race(contestants: list[Contestant], plan: Plan, tell: Tell, kinds: Sequence[
         _warm(able, kind, plan, results)
         for number in range(plan.rounds):
             for one in able:
-                done = measure(one, kind, plan.seconds)
+                done = measure(one, kind, plan.seconds, plan.connections)
                 results.rounds[one.name].setdefault(kind, []).append(done)
                 tell(_line(one, kind, number, done))
     results.memory = {one.name: one.server.memory() for one in contestants}
@@ -58,7 +60,7 @@ def _warm(contestants: list[Contestant], kind: str, plan: Plan, results: Results
     if not plan.warmup:
         return
     for one in contestants:
-        done = measure(one, kind, plan.warmup)
+        done = measure(one, kind, plan.warmup, plan.connections)
         if done.trouble:
             results.rounds[one.name].setdefault(kind, []).append(done)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bench.base import NeverSettled, ids_from_now
 from bench.contestants import Contestant, Kind
-from bench.wrk import BadOutput, Result, load
+from bench.wrk import CONNECTIONS, BadOutput, Result, load
 
 MICROSECONDS = 1e6
 CALM_SECONDS = 0.25
@@ -34,21 +34,21 @@ class Round:
     trouble: str = ""
 
 
-def measure(contestant: Contestant, kind: str, seconds: int) -> Round:
+def measure(contestant: Contestant, kind: str, seconds: int, connections: int = CONNECTIONS) -> Round:
     """Run one round. A POST is measured until its order is settled, the others until they are answered."""
     try:
-        return _measure(contestant, kind, seconds)
+        return _measure(contestant, kind, seconds, connections)
     except (BadOutput, NeverSettled) as exc:
         return Round(trouble=str(exc))
 
 
-def _measure(contestant: Contestant, kind: str, seconds: int) -> Round:
+def _measure(contestant: Contestant, kind: str, seconds: int, connections: int) -> Round:
     base, server = contestant.base, contestant.server
     settles = kind == Kind.POST and base is not None
     stored, since = (base.count(), ids_from_now()) if settles else (0, None)
     server_cpu, mongod_cpu = server.cpu(), base.cpu() if base else 0.0
     wall, began = time.time(), time.monotonic()
-    result = load(server.url, contestant.requests[kind], seconds)
+    result = load(server.url, contestant.requests[kind], seconds, connections)
     took = base.drained(since) - began if settles else result.requests / (result.rate or 1.0)
     if settles:
         _wait_until_calm(lambda: server.cpu() + base.cpu())

@@ -59,6 +59,19 @@ def broker_of(config: pytest.Config) -> str:
     return config.stash[RABBIT].url if RABBIT in config.stash else ""
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put long tests at the beginning of each worker's share: else the others have nothing to do while the last ones run."""
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    first = [item for item in items if item.get_closest_marker("long")]
+    rest = [item for item in items if not item.get_closest_marker("long")]
+    bounds = [len(rest) * number // workers for number in range(workers + 1)]
+    items[:] = [
+        item
+        for number in range(workers)
+        for item in (*first[number::workers], *rest[bounds[number] : bounds[number + 1]])
+    ]
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     if RABBIT in config.stash:
         config.stash[RABBIT].kill()

@@ -16,8 +16,10 @@ from app.contracts import (
     CheckOrderStatus,
     OrderCancelled,
     OrderStatusView,
+    OrderUpdated,
     PaymentVoided,
     Unavailable,
+    UpdateOrder,
 )
 
 ORDER = "1" * 24
@@ -224,6 +226,37 @@ def test_events_taken_and_not_acknowledged_are_taken_again(join, listening, even
         assert published.result(15) == {"payments": None}
         held.set()
     assert told == [(CANCELLED,)] * 2
+
+
+@pytest.mark.parametrize(("expected", "done"), [((), 2), ((1,), 1)])
+def test_a_request_whose_owner_is_lost_goes_to_another_unless_it_asked_for_a_version(join, eventually, expected, done):
+    """It may have been done, and have changed the version itself."""
+    updated = OrderUpdated(order_id=ORDER, order_status="Confirm", version=2, changed=True)
+    owners, asked = [join(), join()], []
+
+    def lose(bus):
+        def handle(request):
+            asked.append(request)
+            if len(asked) == 1:
+                bus._in._break()
+                eventually(lambda: not bus._in.up.is_set())
+            return updated
+
+        return handle
+
+    for owner in owners:
+        owner.answer(UpdateOrder, lose(owner))
+        owner.receive()
+    eventually(lambda: all(owner.ready for owner in owners))
+    request = UpdateOrder(
+        request_id="r", order_id=ORDER, on_behalf_of="", expected_versions=expected, order_status="Confirm"
+    )
+    if expected:
+        with pytest.raises(Unavailable, match="look whether it was done"):
+            join().ask(request)
+    else:
+        assert join().ask(request) == updated
+    assert len(asked) == done
 
 
 def test_who_stops_lets_what_it_has_taken_end_and_no_asker_notices(join, serving):

@@ -255,6 +255,7 @@ def test_seeded_orders_are_as_if_they_had_come_the_whole_way(base, name, mongodb
     assert told.exit_code == 0, told.output
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not wrk.installed(), reason="wrk is not installed")
 def test_a_run_from_end_to_end(tmp_path, rabbit_installed):
     file = tmp_path / "bench.json"

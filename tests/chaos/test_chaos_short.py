@@ -1,7 +1,11 @@
 """What `make chaos` does, for a quarter of a minute."""
 
+import pytest
+
 from chaos.faults import Kind
 from chaos.harness import Plan, run
+
+pytestmark = pytest.mark.long
 
 
 def test_killing_workers_and_the_database_loses_no_order_and_charges_none_twice(tmp_path):

@@ -9,6 +9,8 @@ from chaos.servers import Server
 from chaos.verdict import examine, wait_until_settled
 from tests.chaos.replica_set import ReplicaSet
 
+pytestmark = pytest.mark.long
+
 ENVIRONMENT = {
     "MONGODB_DATABASE": "orderflow",
     "PAYMENT_TIMEOUT": "2",

@@ -5,10 +5,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import pytest
 
 from chaos.clients import Load
 from chaos.servers import Server, hurt
 from chaos.verdict import examine, wait_until_settled
+
+pytestmark = pytest.mark.long
+
 
 # So long that whatever is not given back is not settled before the test fails.
 LONG = {"PAYMENT_LEASE": "600", "RELAY_LEASE": "600", "PAYMENT_TIMEOUT": "4", "BACKGROUND_DEADLINE": "2"}

@@ -2,12 +2,16 @@
 
 import time
 
+import pytest
 from pymongo.uri_parser import parse_uri
 
 from chaos.clients import Load
 from chaos.proxy import Mode, Proxy
 from chaos.servers import Server
 from chaos.verdict import examine, wait_until_settled
+
+pytestmark = pytest.mark.long
+
 
 ENVIRONMENT = {
     "PAYMENT_TIMEOUT": "2",

@@ -18,6 +18,8 @@ from chaos.verdict import examine, wait_until_settled
 from split import hosts
 from split.fleet import Fleet
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 SOON = 40.0
 

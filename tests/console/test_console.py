@@ -7,6 +7,7 @@ import time
 
 import httpx
 import jwt
+import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
@@ -167,6 +168,7 @@ def test_thousands_of_orders_leave_the_page_calm(page, server, mongodb_uri, cons
     expect(page.get_by_role("radio", name="Slow")).to_be_checked()
 
 
+@pytest.mark.long
 def test_nothing_keeps_anybody_out_in_light_and_dark(open_page, server):
     # Without motion no colour is on its way to another when it is looked at.
     page = open_page(f"{server.url}/#order={server.place()}", reduced_motion="reduce")

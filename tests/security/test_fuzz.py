@@ -2,7 +2,11 @@
 
 from uuid import uuid4
 
+import pytest
+
 from tests.security.fuzz import attack, served
+
+pytestmark = pytest.mark.long
 
 
 def test_schemathesis_finds_nothing(mongodb_uri, mongo, tmp_path):

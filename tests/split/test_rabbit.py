@@ -75,6 +75,7 @@ def test_it_listens_on_one_address_alone(bus_url):
         connected(bus_url, host="127.0.0.2").connect()
 
 
+@pytest.mark.long
 def test_what_a_durable_queue_has_confirmed_survives_kill_9_and_nothing_survives_the_owner(owner, folder, eventually):
     url = owner.stdout.readline().strip()
     with connected(url, confirm_publish=True) as connection:

@@ -7,10 +7,14 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from app.config import MODULES
 from chaos.servers import free_port
 from split import rabbit
+
+pytestmark = pytest.mark.long
+
 
 ROOT = Path(__file__).parents[2]
 STEP = re.compile(r"^  (\d)  \S+  (\w+) +(\d+) ", re.MULTILINE)
