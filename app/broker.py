@@ -35,16 +35,14 @@ from kombu.transport.pyamqp import Message as Delivered
 from app import metrics
 from app.bus import Delivery, SignalBus
 from app.coalesce import Coalescer
-from app.contracts import Event, Refused, Reply, Request, Unavailable, concrete
+from app.contracts import Event, Refused, Reply, Request, Unavailable, by_name
 from app.story import log
 
 R = TypeVar("R", bound=Reply)
 Q = TypeVar("Q", bound=Request[Any])
 E = TypeVar("E", bound=Event)
 
-REQUESTS: dict[str, type[Request[Any]]] = {kind.__name__: kind for kind in concrete(Request)}
-EVENTS: dict[str, type[Event]] = {kind.__name__: kind for kind in concrete(Event)}
-REFUSALS: dict[str, type[Refused]] = {kind.__name__: kind for kind in concrete(Refused)}
+REQUESTS, EVENTS, REFUSALS = map(by_name, (Request, Event, Refused))
 DECODERS = {
     **{name: msgspec.json.Decoder(kind) for name, kind in REQUESTS.items()},
     **{name: msgspec.json.Decoder(tuple[kind, ...]) for name, kind in EVENTS.items()},  # type: ignore[valid-type]
@@ -89,7 +87,10 @@ class NotTakenIn(Exception):
     """A module could not take events in; the text names what it stumbled over."""
 
 
-LOST = ("Unavailable", {"detail": "the broker was lost meanwhile", "members": {"retry_after": 1}})
+LOST = (
+    "Unavailable",
+    msgspec.json.encode({"detail": "the broker was lost meanwhile", "members": {"retry_after": 1}}),
+)
 
 
 class Question:
@@ -103,9 +104,9 @@ class Question:
         self.body = msgspec.json.encode(request)
         self.seconds = seconds
         self.done = threading.Event()
-        self.outcome: tuple[str, Any] = LOST
+        self.outcome: tuple[str, bytes | msgspec.Raw] = LOST
 
-    def end(self, kind: str, payload: Any) -> None:
+    def end(self, kind: str, payload: bytes | msgspec.Raw) -> None:
         """Let the asker go on: with a reply where `kind` is empty, else with a refusal of that name."""
         self.outcome = (kind, payload)
         self.done.set()
@@ -115,7 +116,7 @@ class Question:
         kind, payload = self.outcome
         if not kind:
             return REPLIES[self.kind.__name__].decode(payload)
-        told = payload if isinstance(payload, dict) else msgspec.json.decode(payload)
+        told = msgspec.json.decode(payload)
         raise REFUSALS.get(kind, Unavailable)(told["detail"], **told["members"])
 
 
@@ -128,32 +129,27 @@ class Posted:
         self.delivery: dict[str, Exception | None] = {}
         self.done = threading.Event()
         self._lock = threading.Lock()
-        self._confirmed = False
 
     def confirm(self) -> None:
-        """The broker has it."""
-        with self._lock:
-            self._confirmed = True
-            self._look()
+        """The broker has it, which is enough where nobody must say more."""
+        if not self.awaited:
+            self.done.set()
 
     def receipt(self, module: str, trouble: Exception | None) -> None:
         """A module has taken it in, or could not."""
         with self._lock:
-            self.delivery[module] = trouble
-            self._look()
+            if not self.done.is_set():
+                self.delivery[module] = trouble
+                if self.awaited <= self.delivery.keys():
+                    self.done.set()
 
     def fail(self, detail: str) -> None:
         """Nothing more will be heard of it."""
         with self._lock:
-            for module in self.awaited - self.delivery.keys() or ({"broker"} - self.delivery.keys()):
-                self.delivery[module] = Unavailable(detail, retry_after=1)
-            self._confirmed = True
-            self._look()
-
-    def _look(self) -> None:
-        # A receipt may overtake the confirmation, and says more; where nobody is awaited the confirmation must do.
-        if self.awaited <= self.delivery.keys() and (self._confirmed or self.delivery):
-            self.done.set()
+            if not self.done.is_set():
+                for module in (self.awaited or {"broker"}) - self.delivery.keys():
+                    self.delivery[module] = Unavailable(detail, retry_after=1)
+                self.done.set()
 
 
 class Link:
@@ -291,6 +287,7 @@ class BrokerBus:
         self._request_seconds = request_seconds + TRAVEL_SECONDS
         self._event_seconds = event_seconds + TRAVEL_SECONDS
         self._local: dict[str, SignalBus] = defaultdict(SignalBus)
+        self._request_times, self._event_times = map(metrics.broker_seconds.labels, ("request", "events"))
         self._silent: set[str] = set()
         self._keys = count(1)
         self._asked: dict[str, Question] = {}
@@ -351,15 +348,14 @@ class BrokerBus:
         finally:
             self._asked.pop(question.key, None)
         if not wait_ms:
-            metrics.tally.add(metrics.broker_seconds.labels("request"), (time.monotonic() - started,))
+            metrics.tally.add(self._request_times, (time.monotonic() - started,))
         reply: R = question.reply()
         return reply
 
     def publish(self, events: Sequence[Event]) -> Delivery:
         """Hand a batch of events of one type to each module that listens; tells what those that must made of it."""
         started, name = time.monotonic(), type(events[0]).__name__
-        here = {module for module, bus in self._local.items() if bus.subscribers.get(name)}
-        posted = Posted(str(next(self._keys)), here | {*type(events[0]).heard_by})
+        posted = Posted(str(next(self._keys)), {*type(events[0]).heard_by})
         try:
             self._reach()
             self._post(posted, name, events)
@@ -369,7 +365,7 @@ class BrokerBus:
             metrics.broker_unanswered.labels("events").inc()
             posted.fail("no receipt in time")
         self._posted.pop(posted.key, None)
-        metrics.tally.add(metrics.broker_seconds.labels("events"), (time.monotonic() - started,))
+        metrics.tally.add(self._event_times, (time.monotonic() - started,))
         return posted.delivery
 
     # --- its life ---

@@ -671,3 +671,8 @@ def concrete(kind: type[Any]) -> Iterator[type[Any]]:
     """Every message class below `kind` that is sent as itself."""
     for child in kind.__subclasses__():
         yield from [*concrete(child)] or [child]
+
+
+def by_name(kind: type[Any]) -> dict[str, type[Any]]:
+    """The same, each by what it is called."""
+    return {child.__name__: child for child in concrete(kind)}

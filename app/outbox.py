@@ -27,7 +27,7 @@ from app.bus import Publishes
 from app.contracts import Event, Unavailable
 from app.database import EVER, Document, Store
 
-EVENT_TYPES: Mapping[str, type[Event]] = {kind.__name__: kind for kind in contracts.concrete(Event)}
+EVENT_TYPES: Mapping[str, type[Event]] = contracts.by_name(Event)
 
 # What the outbox adds to the schema of a document that has one.
 OUTBOX_SCHEMA: Document = {

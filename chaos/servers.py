@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,39 @@ class Base:
         self._mongod.start()
 
 
-class Program:
+class Started(ABC):
+    """Started on entering, stopped on leaving; killed where it does not come up."""
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+            self.wait_until_ready()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start it; it may take a while to be of use."""
+
+    @abstractmethod
+    def wait_until_ready(self) -> None:
+        """Wait until it is of use."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End it in order."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End it with kill -9."""
+
+
+class Program(Started):
     """A program, whatever processes it begins, and its log; all end with this process.
 
     Start it from the main thread: Linux ends it with the thread that started it.
@@ -105,18 +138,6 @@ class Program:
         self.log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._paused: list[psutil.Process] = []
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-            self.wait_until_ready()
-        except BaseException:
-            self.kill()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     @property
     def running(self) -> bool:

@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from random import choice
-from typing import Self
 
 from app.config import MODULES
-from chaos.servers import GUNICORN, HERE, ROOT, Place, Program, Server
+from chaos.servers import GUNICORN, HERE, ROOT, Place, Program, Server, Started
 from split.mongod import Mongo
 from split.rabbit import Rabbit
 
@@ -20,7 +19,7 @@ ONE_EACH = dict.fromkeys(MODULES, 1)
 Each = Callable[[str, str, str], Mapping[str, str]]
 
 
-class Fleet:
+class Fleet(Started):
     """Processes of every module, named such as orders-2, and the `mongod` and the `rabbitmq` that are not given.
 
     `environ` is for all of them, `port` is the first gateway's, `places` tells where each runs. `prefix` begins the
@@ -69,19 +68,15 @@ class Fleet:
             )
         self.programs |= self.servers
 
-    def __enter__(self) -> Self:
-        try:
-            for program in self.programs.values():
-                program.start()
-            for program in self.programs.values():
-                program.wait_until_ready()
-        except BaseException:
-            self.kill()
-            raise
-        return self
+    def start(self) -> None:
+        """Start all of them."""
+        for program in self.programs.values():
+            program.start()
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    def wait_until_ready(self) -> None:
+        """Wait until each is of use."""
+        for program in self.programs.values():
+            program.wait_until_ready()
 
     @property
     def urls(self) -> list[str]:
