@@ -102,9 +102,14 @@ def worker_exit(server, worker):
     from app import story
 
     app = getattr(worker, "wsgi", None)
-    if app is not None:
-        app.extensions["orderflow"].stop()
-        story.stop_writing()
+    if app is None:
+        return
+    running = app.extensions["orderflow"]
+    running.stop()
+    story.stop_writing()
+    if running.hung_calls:
+        # Python would wait for their threads, which may never come back.
+        os._exit(0)
 
 
 def on_exit(server):

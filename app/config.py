@@ -71,6 +71,7 @@ class Settings:
     relay_lease: float = 10.0
     relay_tries: int = 8
     sweep_interval: float = 1.0
+    background_stall: float = 90.0
 
     simulated_unknown_product: str = "decline"
     simulated_latency_ms: int = 0
@@ -164,6 +165,10 @@ class Settings:
             (
                 self.payment_lease > least_lease,
                 f"PAYMENT_LEASE must outlast PAYMENT_TIMEOUT and two BACKGROUND_DEADLINEs: {least_lease:g} s",
+            ),
+            (
+                self.background_stall > self.payment_lease + 2 * self.background_deadline,
+                "BACKGROUND_STALL must outlast PAYMENT_LEASE and two BACKGROUND_DEADLINEs",
             ),
             (
                 self.simulated_unknown_product in ("decline", "capture"),

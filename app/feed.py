@@ -25,6 +25,7 @@ from pymongo.read_concern import ReadConcern
 from app.contracts import Unavailable
 from app.database import NAMESPACE_EXISTS, Document, Store
 from app.story import Step
+from app.supervision import BackgroundThread
 
 RATE = 100
 PAUSE = 0.05
@@ -82,7 +83,7 @@ class Feed:
         self._tally = Tally()
         self._process = f"{os.getpid()}-{uuid4().hex[:6]}"
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
+        self.thread = BackgroundThread("feed", self._run)
         self.draining = False
 
     def prepare(self) -> None:
@@ -100,14 +101,13 @@ class Feed:
 
     def start(self) -> None:
         """Start handing lines over."""
-        self._thread.start()
+        self.thread.start()
 
     def stop(self) -> None:
         """Hand over what is left, then end."""
         self.draining = True
         self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(2.0)
+        self.thread.join(2.0)
 
     def take(self, step: str, at: float, lines: Sequence[Document]) -> None:
         """Take the lines of one step; forgets those of some orders when there are too many."""
@@ -186,6 +186,7 @@ class Feed:
     def _run(self) -> None:
         tally_at = time.monotonic() + TALLY_SECONDS
         while not self._stopping.wait(PAUSE):
+            self.thread.beat()
             self._hand_over()
             if time.monotonic() >= tally_at:
                 tally_at += TALLY_SECONDS

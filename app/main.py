@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from app.payments import providers
 from app.payments.providers import Provider
 from app.pulse import Pulse
 from app.quota import Quota
+from app.supervision import BackgroundThread, Heartbeat, Watchdog
 
 # Where nothing ever listens: commands that need no database work, the others say that there is none.
 NO_DATABASE = "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=500"
@@ -49,6 +50,8 @@ class Runtime:
         self.feed = feed
         self.quota = quota
         self._pulse = Pulse(*([self.payments.worker.measure] if self.payments else []))
+        self._watchdog = Watchdog(settings.background_stall)
+        self._preparing = BackgroundThread("start", self._start_when_prepared)
         self._started = False
         self._prepared = False
         self._stopping = False
@@ -72,7 +75,7 @@ class Runtime:
         story.listeners.append(self.feed.take)
         self._pulse.start()
         self.bus.start()
-        threading.Thread(target=self._start_when_prepared, name="start", daemon=True).start()
+        self._preparing.start()
 
     @property
     def stopping(self) -> bool:
@@ -108,6 +111,32 @@ class Runtime:
         """Whether requests can be served."""
         return self._prepared and not self._stopping and self.bus.ready and self.database.reachable()
 
+    def failing(self) -> list[Heartbeat]:
+        """The background work that has died or makes no progress; a process with such work should be replaced."""
+        return self._watchdog.failing(self._heartbeats) if self._started and not self._stopping else []
+
+    def give_up(self, failing: Iterable[Heartbeat]) -> None:
+        """Count what made no progress, and take up no more: the process is about to end."""
+        for heartbeat in failing:
+            heartbeat.count_replacement()
+        self.drain()
+
+    def alive(self) -> bool:
+        """Whether all background work makes progress."""
+        return not self.failing()
+
+    @property
+    def hung_calls(self) -> int:
+        """How many calls to the provider may never come back; they keep the process from ending by itself."""
+        return self.payments.worker.hung if self.payments else 0
+
+    @property
+    def _heartbeats(self) -> list[Heartbeat]:
+        if not self._prepared:
+            return [self._pulse.thread, self._preparing]
+        modules = [heartbeat for module in self._background for heartbeat in module.heartbeats]
+        return [self._pulse.thread, self._preparing, self.feed.thread, *modules]
+
     @property
     def _background(self) -> list[orders.Orders | payments.Payments]:
         return [module for module in (self.orders, self.payments) if module]
@@ -121,6 +150,7 @@ class Runtime:
                 # A client that was closed meanwhile is no news.
                 level = "debug" if self.stopping else "warning"
                 getattr(story.log, level)("database not ready", reason=str(exc)[:200])
+                self._preparing.beat()
                 wait.wait(1.0)
                 continue
             self.feed.start()
@@ -163,9 +193,9 @@ def create_app(
     app.extensions["orderflow"] = running
     if settings.runs("gateway"):
         cursor_key = partial(_cursor_key, database, settings)
-        gateway.install(app, bus, running.ready, settings, quota.take, cursor_key, live=feed)
+        gateway.install(app, bus, running.ready, settings, quota.take, cursor_key, live=feed, alive=running.alive)
     else:
-        gateway.install_probes(app, bus, running.ready, settings)
+        gateway.install_probes(app, bus, running.ready, settings, running.alive)
     cli.install(
         app,
         bus,

@@ -43,6 +43,15 @@ dead_letters = Counter(
 leases_lost = Counter("orderflow_leases_lost", "Results refused because the lease had passed to another worker")
 orders_refused = Counter("orderflow_orders_refused", "New orders refused because too much was waiting")
 refusals = Counter("orderflow_refusals", "Requests that were refused, by the code of the problem", ["code"])
+log_lines_dropped = Counter(
+    "orderflow_log_lines_dropped", "Lines of the log that were not written: nobody reads it, or its disk is full"
+)
+thread_failures = Counter(
+    "orderflow_thread_failures", "Errors that reached the top of a background thread, which then went on", ["thread"]
+)
+workers_replaced = Counter(
+    "orderflow_workers_replaced", "Processes that ended because background work made no progress", ["thread"]
+)
 database_errors = Counter("orderflow_database_errors", "Errors of the database, by kind", ["kind"])
 broker_losses = Counter("orderflow_broker_losses", "Connections to the message broker that broke off")
 broker_unanswered = Counter(
@@ -111,8 +120,8 @@ broker_connections = Gauge(
 streams_open = Gauge("orderflow_streams_open", "Requests that wait or stream", multiprocess_mode="livesum")
 
 COUNTERS = (
-    provider_calls, payments_parked, dead_letters, leases_lost, orders_refused, refusals, database_errors,
-    broker_losses, broker_unanswered,
+    provider_calls, payments_parked, dead_letters, leases_lost, orders_refused, refusals, log_lines_dropped,
+    thread_failures, workers_replaced, database_errors, broker_losses, broker_unanswered,
 )  # fmt: skip
 HISTOGRAMS = (batch_sizes, requests, hops, settled, attempts, database_seconds, broker_seconds)
 GAUGES = (

@@ -26,6 +26,7 @@ from app import contracts, metrics, story
 from app.bus import Publishes
 from app.contracts import Event, Unavailable
 from app.database import EVER, Document, Store
+from app.supervision import BackgroundThread
 
 EVENT_TYPES: Mapping[str, type[Event]] = contracts.by_name(Event)
 
@@ -303,18 +304,17 @@ class Relay:
         self._chore = chore
         self._next_chore = time.monotonic()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"{module}-relay", daemon=True)
+        self.thread = BackgroundThread(f"{module}-relay", self._run)
 
     def start(self) -> None:
         """Start handing on; the first sweep is at once."""
-        self._thread.start()
+        self.thread.start()
 
     def stop(self, timeout: float) -> None:
         """Hand on what was hinted so far, then end."""
         self._stopping.set()
         self._outbox.wake()
-        if self._thread.is_alive():
-            self._thread.join(timeout)
+        self.thread.join(timeout)
 
     def sweep(self) -> int:
         """Deliver what is due, one batch; tells how many documents that were."""
@@ -426,6 +426,7 @@ class Relay:
     def _run(self) -> None:
         next_sweep = time.monotonic()
         while not self._stopping.is_set():
+            self.thread.beat()
             batch = self._hinted(min(next_sweep, self._acknowledge_at) - time.monotonic())
             self._safely(partial(self._deliver_hinted, batch))
             if time.monotonic() >= self._acknowledge_at or self._outbox.unacknowledged >= self.CROWD:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 
 from app import metrics, story
+from app.supervision import BackgroundThread
 
 SECONDS = 0.5
 
@@ -14,18 +15,18 @@ class Pulse:
     def __init__(self, *looks: Callable[[], None]) -> None:
         self._looks = looks
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+        self._lines_dropped = 0
+        self.thread = BackgroundThread("pulse", self._run)
 
     def start(self) -> None:
         """Start beating."""
         metrics.workers.set(1)
-        self._thread.start()
+        self.thread.start()
 
     def stop(self) -> None:
         """Beat once more, then end."""
         self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(2.0)
+        self.thread.join(2.0)
         self.beat()
         metrics.workers.set(0)
 
@@ -33,13 +34,13 @@ class Pulse:
         """Tell and book, once."""
         for look in self._looks:
             look()
+        dropped, self._lines_dropped = self._lines_dropped, story.writer.dropped
+        metrics.log_lines_dropped.inc(self._lines_dropped - dropped)
         metrics.tally.book()
 
     def _run(self) -> None:
-        over = False
-        while not over:
-            try:
-                self.beat()
-            except Exception:
-                story.log.exception("metrics not told")
-            over = self._stopping.wait(SECONDS)
+        while True:
+            self.beat()
+            self.thread.beat()
+            if self._stopping.wait(SECONDS):
+                return

@@ -139,7 +139,25 @@ class Problems(Worker):  # type: ignore[misc]
             self.log.debug("the client is gone")
 
 
-class Gevent(Problems, GeventWorker):  # type: ignore[misc]
+class Watched(Worker):  # type: ignore[misc]
+    """A worker that ends in order when its background work makes no progress; gunicorn then starts another."""
+
+    alive: bool
+
+    def notify(self) -> None:
+        """Say that the worker lives, once a second."""
+        super().notify()
+        running = self.wsgi.extensions["orderflow"]
+        failing = running.failing() if self.alive else []
+        if failing:
+            self.log.critical(
+                "no progress in %s: this worker ends and is replaced", ", ".join(one.name for one in failing)
+            )
+            running.give_up(failing)
+            self.alive = False
+
+
+class Gevent(Problems, Watched, GeventWorker):  # type: ignore[misc]
     """Many clients at once, each of whom has to hurry."""
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
@@ -157,7 +175,7 @@ class Gevent(Problems, GeventWorker):  # type: ignore[misc]
             sock.relax()
 
 
-class Threads(Problems, ThreadWorker):  # type: ignore[misc]
+class Threads(Problems, Watched, ThreadWorker):  # type: ignore[misc]
     """As many clients at once as there are threads; nobody hurries them: for behind a proxy that reads requests whole."""
 
 

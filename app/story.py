@@ -3,23 +3,20 @@
 import json
 import logging
 import sys
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import orjson
 import structlog
 
-log = structlog.get_logger("orderflow")
+from app.log_writer import LogWriter
 
-WRITE_SECONDS = 0.05
-_unwritten: deque[tuple[str, float, Sequence[dict[str, Any]]]] = deque()
-_writing = threading.Event()
+log = structlog.get_logger("orderflow")
+writer = LogWriter(lambda: sys.stdout)
 
 
 class Step(StrEnum):
@@ -59,16 +56,22 @@ def line_of(
 
 
 def tell_each(step: str, lines: Sequence[dict[str, Any]]) -> None:
-    """A line for each of many orders to which `step` happened, written at once."""
+    """A line for each of many orders to which `step` happened, written at once. Never raises."""
     _writer(step, lines)
-    if meter:
-        meter(step, lines)
-    if tracer:
-        tracer(step, lines)
+    for subscriber in (meter, tracer):
+        if subscriber:
+            _safely(subscriber, step, lines)
     if listeners:
         at = time.time()
         for listener in listeners:
-            listener(step, at, lines)
+            _safely(listener, step, at, lines)
+
+
+def _safely(subscriber: Callable[..., None], *stage: Any) -> None:
+    try:
+        subscriber(*stage)
+    except Exception:
+        log.exception("stage subscriber failed", step=stage[0])
 
 
 def _write_one_by_one(step: str, lines: Sequence[dict[str, Any]]) -> None:
@@ -77,50 +80,28 @@ def _write_one_by_one(step: str, lines: Sequence[dict[str, Any]]) -> None:
 
 
 def _write_json(step: str, lines: Sequence[dict[str, Any]]) -> None:
-    _unwritten.append((step, time.time(), lines))
-    if not _writing.is_set():
-        write_out()
+    writer.put(len(lines), partial(_rendered, step, time.time(), lines))
 
 
-def write_out() -> None:
-    """Write down the steps that wait for it."""
-    texts = []
-    with suppress(IndexError):
-        while True:
-            texts += _rendered(*_unwritten.popleft())
-    if texts:
-        sys.stdout.write("".join(texts))
-        sys.stdout.flush()
-
-
-def _rendered(step: str, at: float, lines: Sequence[dict[str, Any]]) -> list[str]:
+def _rendered(step: str, at: float, lines: Sequence[dict[str, Any]]) -> str:
     # What the processors below would make of it, at a tenth of their cost: steps are most of all lines.
     moment = datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    told = f'{{"event":"{step}","level":"info","timestamp":"{moment}",'
-    return [f"{told}{_json_text(line)[1:]}\n" for line in lines]
+    head = f'{{"event":"{step}","level":"info","timestamp":"{moment}",'
+    return "".join(f"{head}{_json_text(line)[1:]}\n" for line in lines)
 
 
 def start_writing() -> None:
-    """Leave the writing of steps to a thread of its own: one write for all that happened within WRITE_SECONDS.
+    """Leave the writing to a thread: one write for all steps that happen within a moment.
 
-    Warnings and errors are written at once. A process that is killed takes the last moment's steps along: its log is
-    for reading, the record is in the database.
+    Warnings and errors wake the thread at once. A process that is killed takes the last moment's lines along: its log
+    is for reading, the record is in the database.
     """
-    if not _writing.is_set():
-        _writing.set()
-        threading.Thread(target=_write_on, name="story", daemon=True).start()
+    writer.start()
 
 
 def stop_writing() -> None:
-    """Write down what waits, and from now on each step at once."""
-    _writing.clear()
-    write_out()
-
-
-def _write_on() -> None:
-    while _writing.is_set():
-        time.sleep(WRITE_SECONDS)
-        write_out()
+    """Write what waits; from now on each line is written by its caller."""
+    writer.stop()
 
 
 def _write_nothing(_step: str, _lines: Sequence[dict[str, Any]]) -> None:
@@ -148,11 +129,11 @@ def configure(log_format: str, log_level: str) -> None:
     _writer = _write_one_by_one if console else _write_json if level <= logging.INFO else _write_nothing
     structlog.configure(
         processors=[*shared, *exceptions, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        wrapper_class=_never_raising(structlog.make_filtering_bound_logger(level)),
+        logger_factory=structlog.WriteLoggerFactory(writer),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(writer)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), *exceptions],
@@ -161,6 +142,22 @@ def configure(log_format: str, log_level: str) -> None:
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.basicConfig(handlers=[handler], level=max(level, logging.INFO), force=True)
+
+
+def _never_raising(logger: type[Any]) -> type[Any]:
+    """The class of loggers with its last step guarded: an event that cannot be rendered is dropped and counted."""
+
+    class NeverRaising(logger):  # type: ignore[misc]
+        def _proxy_to_logger(self, method_name: str, event: str | None = None, *args: Any, **members: Any) -> Any:
+            try:
+                return super()._proxy_to_logger(method_name, event, *args, **members)
+            except structlog.DropEvent:
+                return None
+            except Exception:
+                writer.drop(1)
+                return None
+
+    return NeverRaising
 
 
 def _json_text(event: dict[str, Any], **_: Any) -> str:

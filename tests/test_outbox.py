@@ -459,7 +459,7 @@ def test_stopping_wakes_an_idle_relay(process, eventually):
     eventually(lambda: process.outbox._hinted._cond._waiters)
     began = time.monotonic()
     process.relay.stop(10.0)
-    assert not process.relay._thread.is_alive()
+    assert process.relay.thread.idle
     assert time.monotonic() - began < 5
 
 

@@ -193,7 +193,7 @@ story.start_writing()
 for at in range(50):
     tell(Step.ORDER_STORED, module="m", order_id=f"o-{at}", request_id="r", took_ms=0)
 log.warning("careful")
-time.sleep(3 * story.WRITE_SECONDS)
+time.sleep(3 * story.writer.INTERVAL_SECONDS)
 tell(Step.ORDER_UPDATED, module="m", order_id="last", request_id="r", took_ms=0)
 story.stop_writing()
 """
@@ -211,7 +211,7 @@ def test_what_waits_is_written_by_a_thread_without_anybody_asking():
 import os, time
 story.start_writing()
 tell(Step.ORDER_STORED, module="m", order_id="o", request_id="r", took_ms=0)
-while story._unwritten: time.sleep(0.005)
+while story.writer.waiting: time.sleep(0.005)
 time.sleep(0.05)
 os._exit(0)
 """

@@ -51,10 +51,12 @@ def install(
     take: limits.Take,
     cursor_key: Callable[[], bytes],
     live: Live | None = None,
+    alive: Callable[[], bool] = lambda: True,
 ) -> None:
     """Give `app` its routes, errors and headers.
 
-    `ready` tells whether requests can be served, `take` counts callers, `cursor_key` tells what cursors are sealed with.
+    `ready` tells whether requests can be served, `alive` whether the process works at all, `take` counts callers,
+    `cursor_key` tells what cursors are sealed with.
     Without a `live` feed there is no console.
     """
     _prepare(app, settings)
@@ -66,7 +68,7 @@ def install(
         routes.blueprint(bus, Admission(bus), streams, Cursors(cursor_key), live.of_order if live else lambda _: []),
         states.blueprint(bus),
         problems.blueprint(),
-        health.blueprint(ready),
+        health.blueprint(ready, alive),
         metrics.blueprint(bus, None if settings.metrics_public else ADMIN, metrics.CHECKS),
         openapi.blueprint(),
         *([console.blueprint(bus, streams, live)] if live else []),
@@ -79,10 +81,12 @@ def install(
     app.after_request(_tell_request)
 
 
-def install_probes(app: Flask, bus: Asks, ready: Callable[[], bool], settings: Settings) -> None:
+def install_probes(
+    app: Flask, bus: Asks, ready: Callable[[], bool], settings: Settings, alive: Callable[[], bool] = lambda: True
+) -> None:
     """Give `app`, which serves no clients, what operators ask of a process that runs other modules: health and metrics."""
     _prepare(app, settings)
-    app.register_blueprint(health.blueprint(ready))
+    app.register_blueprint(health.blueprint(ready, alive))
     app.register_blueprint(metrics.blueprint(bus, None, [module for module in metrics.CHECKS if settings.runs(module)]))
     app.after_request(_tell_request)
 

@@ -9,14 +9,18 @@ from app.gateway import schemas
 from app.gateway.operations import documented
 
 
-def blueprint(ready: Callable[[], bool]) -> Blueprint:
-    """`/healthz`, which asks nobody, and `/readyz`, which answers 503 unless `ready()`."""
+def blueprint(ready: Callable[[], bool], alive: Callable[[], bool]) -> Blueprint:
+    """`/healthz`, which answers 503 unless `alive()` and asks no other process; `/readyz`, likewise for `ready()`."""
     routes = Blueprint("health", __name__)
 
     @routes.get("/healthz")
-    @documented("Whether the process lives", scope=None, answers={200: schemas.HealthSchema})
+    @documented(
+        "Whether the process and its background work live",
+        scope=None,
+        answers={200: schemas.HealthSchema, 503: schemas.HealthSchema},
+    )
     def healthz() -> Response:
-        return _answer(True)
+        return _answer(alive())
 
     @routes.get("/readyz")
     @documented(

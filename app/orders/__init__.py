@@ -32,6 +32,7 @@ from app.orders.repository import OrderRepository
 from app.orders.watch import Watch
 from app.outbox import Outbox, Relay
 from app.story import Step
+from app.supervision import Heartbeat
 
 # By then most payments have news, which acknowledges what they were told.
 NEWS_SECONDS = 1.0
@@ -46,6 +47,11 @@ class Orders:
         self.watch = watch
         self.relay = relay
         self.outbox = outbox
+
+    @property
+    def heartbeats(self) -> tuple[Heartbeat, ...]:
+        """Of everything that works in the background."""
+        return (self.relay.thread,)
 
     def prepare(self) -> None:
         """Create what the module's collection needs."""

@@ -84,7 +84,7 @@ class Watch:
         bell = threading.Event()
         with self._lock:
             self._bells.setdefault(order_id, set()).add(bell)
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="orders-watch", daemon=True)
                 self._thread.start()
         try:

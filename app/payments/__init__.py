@@ -25,6 +25,7 @@ from app.payments.repository import PaymentRepository
 from app.payments.settlement import Settler
 from app.payments.worker import Worker
 from app.story import Step
+from app.supervision import Heartbeat
 
 
 class Payments:
@@ -36,6 +37,11 @@ class Payments:
         self.desk = desk
         self.worker = worker
         self.relay = relay
+
+    @property
+    def heartbeats(self) -> tuple[Heartbeat, ...]:
+        """Of everything that works in the background."""
+        return (*self.worker.heartbeats, self.relay.thread)
 
     def prepare(self) -> None:
         """Create what the module's collection needs."""

@@ -20,6 +20,7 @@ from app.payments.recorder import Learned, Recorder
 from app.payments.repository import Held, PaymentRepository
 from app.payments.settlement import Settler
 from app.story import Step
+from app.supervision import BackgroundThread, Heartbeat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class Worker:
     SWEEP = 128
     QUEUE = 1024
     QUEUED_SECONDS = 2.0
+    LEAST_HUNG = 16
 
     def __init__(
         self,
@@ -69,10 +71,12 @@ class Worker:
         self._threads = threads
         self._timeout = timeout
         self._interval = interval
-        # Twice as many threads as lines to the provider: a call that hangs keeps its thread, but not its line.
+        # A call that hangs keeps its thread, but not its line: another thread takes its place, up to this many.
+        self._most_hung = max(threads, self.LEAST_HUNG)
         self._lines = threading.Semaphore(threads)
-        self._pool = ThreadPoolExecutor(2 * threads, thread_name_prefix="payments")
-        self._sweeper = threading.Thread(target=self._sweep_on, name="payments-sweep", daemon=True)
+        self._pool = ThreadPoolExecutor(threads + self._most_hung, thread_name_prefix="payments")
+        self._sweeper = BackgroundThread("payments-sweep", self._sweep_on)
+        self._calls = _Calls(self)
         self._prompted = threading.Event()
         self._stopping = threading.Event()
         self._recorder = Recorder(payments, settler, patience, self._stopping, self.prompt)
@@ -82,9 +86,29 @@ class Worker:
         self._hung: set[tuple[str, int]] = set()
         self._mean_seconds = 0.01
 
+    @property
+    def heartbeats(self) -> tuple[Heartbeat, Heartbeat]:
+        """Of the sweep, and of the calls: these are dead where more calls hang than threads can be replaced."""
+        return self._sweeper, self._calls
+
+    @property
+    def hung(self) -> int:
+        """How many calls were given up and have not come back."""
+        return len(self._hung)
+
+    @property
+    def queued(self) -> int:
+        """How many payments wait for their call to begin, or for their result to be recorded."""
+        return max(0, len(self._running) - len(self._begun) - len(self._hung))
+
+    @property
+    def overwhelmed(self) -> bool:
+        """Whether more calls hang than threads may be replaced."""
+        return len(self._hung) >= self._most_hung
+
     def room(self) -> int:
         """How many payments more this process can take and begin soon."""
-        if self.draining or self._guard.open or len(self._hung) >= self._threads:
+        if self.draining or self._guard.open or self.overwhelmed:
             return 0
         busy = len(self._running) - len(self._hung) + self._recorder.waiting
         if self._guard.probing:
@@ -117,19 +141,17 @@ class Worker:
         self.draining = True
         self._stopping.set()
         self._prompted.set()
-        if self._sweeper.is_alive():
-            self._sweeper.join(timeout)
+        self._sweeper.join(timeout)
         self._give_back([held for future, held in list(self._running.items()) if future.cancel()])
         wait(list(self._running), max(0.0, ends - time.monotonic()))
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def measure(self) -> None:
         """Tell the metrics how much is under way."""
-        busy, hung = len(self._begun), len(self._hung)
         metrics.payment_threads.set(self._threads)
-        metrics.payment_threads_busy.set(busy)
-        metrics.payment_threads_hung.set(hung)
-        metrics.payments_queued.set(max(0, len(self._running) - busy - hung))
+        metrics.payment_threads_busy.set(len(self._begun))
+        metrics.payment_threads_hung.set(self.hung)
+        metrics.payments_queued.set(self.queued)
         metrics.results_waiting.set(self._recorder.waiting)
         metrics.breaker_open.set(self._guard.open)
 
@@ -151,14 +173,20 @@ class Worker:
             return Learned(held=held, call=call, outcome=NOTHING_ASKED, took_ms=0.0)
         begun = Begun(held=held, call=call, at=time.monotonic())
         self._begun[begun.key] = begun
-        outcome, traceparent = self._traced(held, call)
-        if not self._begun.pop(begun.key, False):
-            self._hung.discard(begun.key)
-            story.log.warning("answer came too late", module="payments", order_id=call.order_id)
-            raise TakenOver
+        try:
+            outcome, traceparent = self._traced(held, call)
+        finally:
+            self._end(begun)
         took = begun.seconds
         self._mean_seconds += (took - self._mean_seconds) / 16
         return Learned(held=held, call=call, outcome=outcome, took_ms=took * 1000, traceparent=traceparent)
+
+    def _end(self, begun: Begun) -> None:
+        """Take a call off those that are under way. Raises TakenOver where that was done before."""
+        if self._begun.pop(begun.key, None) is None:
+            self._hung.discard(begun.key)
+            story.log.warning("answer came too late", module="payments", order_id=begun.call.order_id)
+            raise TakenOver
 
     def take_over(self) -> None:
         """Settle calls that have taken too long as unknown; whatever they still answer is ignored."""
@@ -172,7 +200,14 @@ class Worker:
             self._lines.release()
             took_ms = begun.seconds * 1000
             outcome = self._guard.timed_out()
-            self._recorder.take(Learned(held=begun.held, call=begun.call, outcome=outcome, took_ms=took_ms))
+            self._record(Learned(held=begun.held, call=begun.call, outcome=outcome, took_ms=took_ms))
+
+    def _record(self, learned: Learned) -> None:
+        """Have a result recorded by a thread of the pool: who records may be kept busy, and the sweep must go on."""
+        try:
+            self._pool.submit(self._recorder.take, learned)
+        except RuntimeError:  # The pool has shut down meanwhile.
+            self._recorder.take(learned)
 
     def _traced(self, held: Held, call: Call) -> tuple[Outcome, str]:
         """The guard's answer, and how the call is named in its trace: the one step that is a span while it lasts."""
@@ -203,15 +238,18 @@ class Worker:
     def _run(self, held: Held) -> None:
         if not self._has_line(held):
             return
-        learned = None
+        self._calls.beat()
+        learned, has_line = None, True
         try:
             if self._may_begin(held):
                 learned = self.ask(held)
         except TakenOver:
-            return  # Its line was given to others when it was taken over.
+            has_line = False  # It was given to others when the call was taken over.
         except Exception:
             story.log.exception("payment failed", module="payments", order_id=held.payment.order_id)
-        self._lines.release()
+        finally:
+            if has_line:
+                self._lines.release()
         if learned:
             self._recorder.take(learned)
 
@@ -224,6 +262,7 @@ class Worker:
 
     def _sweep_on(self) -> None:
         while not self._stopping.is_set():
+            self._sweeper.beat()
             self._prompted.clear()
             more = False
             try:
@@ -235,6 +274,22 @@ class Worker:
                 story.log.exception("sweep failed", module="payments")
             if not more:
                 self._prompted.wait(self._interval)
+
+
+class _Calls(Heartbeat):
+    """Comes round whenever a call begins; dead where more calls hang than threads may be replaced."""
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__("payments-calls")
+        self._worker = worker
+
+    @property
+    def idle(self) -> bool:
+        return not self._worker.queued
+
+    @property
+    def dead(self) -> bool:
+        return self._worker.overwhelmed
 
 
 LINE_SECONDS = 0.1

@@ -14,6 +14,7 @@ from app.payments import payment as domain
 from app.payments.payment import Answer, Outcome, Patience, Status
 from app.payments.repository import PaymentRepository
 from app.payments.settlement import Settler
+from app.supervision import Watchdog
 
 UNKNOWN = Outcome(answer=Answer.UNKNOWN, reason="no answer in time")
 NOT_ATTEMPTED = Outcome(answer=Answer.NOT_ATTEMPTED, reason="refused the connection")
@@ -684,9 +685,46 @@ def test_calls_that_hang_hold_up_no_others(make_worker, payments, provider, crea
     for event in batch[2:]:
         eventually(lambda event=event: stored(event.order_id)["status"] == "Captured")
     eventually(lambda: all(stored(event.order_id)["attempts"] for event in batch))
-    assert worker.room() == 0
+    assert worker.hung == 2
+    assert worker.room() >= 2
+    more = [created() for _ in range(3)]
+    handlers.on_orders_created(more, payments, worker)
+    for event in more:
+        eventually(lambda event=event: stored(event.order_id)["status"] == "Captured")
     gate.open()
-    eventually(worker.room)
+    eventually(lambda: worker.hung == 0)
+
+
+def test_a_worker_whose_calls_hang_beyond_its_threads_is_not_alive_until_they_come_back(
+    make_worker, payments, provider, created, eventually, gate
+):
+    provider.watch = lambda verb, call: gate()
+    worker = make_worker(payments, timeout=0.05, threads=16)
+    worker.start()
+    watchdog = Watchdog(limit=60.0)
+    handlers.on_orders_created([created() for _ in range(16)], payments, worker)
+    eventually(lambda: [one.name for one in watchdog.failing(worker.heartbeats)] == ["payments-calls"])
+    assert (worker.hung, worker.room()) == (16, 0)
+    gate.open()
+    eventually(lambda: watchdog.failing(worker.heartbeats) == [])
+
+
+def test_an_error_that_nothing_expects_during_a_call_costs_no_line_to_the_provider(
+    make_worker, payments, provider, created, stored, eventually
+):
+    def end_the_thread(verb, call):
+        if len(provider.asked) <= 4:
+            raise SystemExit
+
+    provider.watch = end_the_thread
+    worker = make_worker(payments, threads=2)
+    worker.start()
+    handlers.on_orders_created([created() for _ in range(4)], payments, worker)
+    eventually(lambda: len(provider.asked) == 4)
+    event = created()
+    handlers.on_orders_created([event], payments, worker)
+    eventually(lambda: stored(event.order_id)["status"] == "Captured")
+    assert worker.hung == 0
 
 
 def test_a_provider_that_keeps_failing_is_left_alone_for_a_while(make_worker, payments, provider, new_payment, stored):

@@ -1,0 +1,114 @@
+"""A server whose background threads are killed, or make no progress, goes on paying; a stalled worker is replaced."""
+
+import re
+import textwrap
+
+import httpx
+import pytest
+
+from chaos.servers import GUNICORN, ROOT, Server
+
+pytestmark = pytest.mark.long
+
+ORDER = {"userId": "user-7", "productId": "1", "productName": "Espresso machine", "totalOrderAmount": "RM 99"}
+SOON = 60.0
+# The server's own configuration, and a hook that only this test has: a file by a method's name makes its next call fail.
+CONFIGURATION = """
+import os, threading
+exec(compile(open({own!r}).read(), {own!r}, "exec"))
+_post_worker_init = post_worker_init
+
+def _sabotage(owner, method, name):
+    original = getattr(owner, method)
+    def sabotaged(*args, **kwargs):
+        for deed in ("kill", "stall"):
+            try:
+                os.unlink(os.path.join({folder!r}, deed + "-" + name))
+            except FileNotFoundError:
+                continue
+            if deed == "kill":
+                raise SystemExit
+            threading.Event().wait()
+        return original(*args, **kwargs)
+    setattr(owner, method, sabotaged)
+
+def post_worker_init(worker):
+    running = worker.wsgi.extensions["orderflow"]
+    _sabotage(running.orders.outbox, "take_hints", "orders-relay")
+    _sabotage(running.payments.outbox, "take_hints", "payments-relay")
+    _sabotage(running.payments.worker, "take_over", "payments-sweep")
+    _sabotage(running.feed, "_hand_over", "feed")
+    _sabotage(running._pulse, "beat", "pulse")
+    _sabotage(running, "prepare", "start")
+    _post_worker_init(worker)
+"""
+THREADS = ("orders-relay", "payments-relay", "payments-sweep", "feed", "pulse", "start")
+
+
+@pytest.fixture
+def serve(tmp_path, settings):
+    """A server with one worker, in which threads can be killed and stalled."""
+    configuration = tmp_path / "conf.py"
+    own = str(ROOT / "gunicorn.conf.py")
+    configuration.write_text(textwrap.dedent(CONFIGURATION).format(own=own, folder=str(tmp_path)))
+    environ = {
+        "MONGODB_URI": settings.mongodb_uri,
+        "MONGODB_DATABASE": settings.database,
+        "WEB_CONCURRENCY": "1",
+        "PAYMENT_TIMEOUT": "1",
+        "BACKGROUND_DEADLINE": "1",
+        "PAYMENT_LEASE": "3.5",
+        "RELAY_LEASE": "2",
+        "BACKGROUND_STALL": "6",
+    }
+    return Server(tmp_path, environ, command=(*GUNICORN[:-1], str(configuration)))
+
+
+def post(server):
+    answer = httpx.post(f"{server.url}/orders", json=ORDER, timeout=10, trust_env=False)
+    assert answer.status_code == 201, answer.text
+    return answer.json()["created"]["id"]
+
+
+def paid(server, order_id):
+    def look():
+        try:
+            answer = httpx.get(f"{server.url}/orders/status/{order_id}", timeout=10, trust_env=False)
+        except httpx.TransportError:
+            return False
+        return answer.json().get("orderStatus") == "Success"
+
+    return look
+
+
+def counted(server, metric):
+    """How often a metric counted something, by thread."""
+    text = httpx.get(f"{server.url}/metrics", timeout=10, trust_env=False).text
+    values = re.findall(rf'^{metric}{{thread="(\S+)"}} (\S+)', text, re.MULTILINE)
+    return {name: float(value) for name, value in values if float(value)}
+
+
+def test_every_background_thread_goes_on_after_it_was_killed_from_inside(serve, tmp_path, eventually):
+    (tmp_path / "kill-start").touch()
+    with serve as server:
+        [worker] = server.workers()
+        for name in THREADS:
+            (tmp_path / f"kill-{name}").touch()
+        (tmp_path / "kill-start").unlink()
+        eventually(lambda: not list(tmp_path.glob("kill-*")), SOON)
+        eventually(paid(server, post(server)), SOON)
+        eventually(lambda: counted(server, "orderflow_thread_failures_total").keys() == set(THREADS), SOON)
+        assert server.workers() == [worker]
+        assert httpx.get(f"{server.url}/healthz", timeout=10, trust_env=False).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["orders-relay", "payments-sweep"])
+def test_a_worker_whose_thread_makes_no_progress_is_replaced_and_its_orders_are_paid(serve, tmp_path, eventually, name):
+    with serve as server:
+        [worker] = server.workers()
+        (tmp_path / f"stall-{name}").touch()
+        eventually(lambda: not list(tmp_path.glob("stall-*")), SOON)
+        order_id = post(server)
+        eventually(lambda: worker not in server.workers(), SOON)
+        eventually(paid(server, order_id), SOON)
+        eventually(lambda: counted(server, "orderflow_workers_replaced_total") == {name: 1.0}, SOON)

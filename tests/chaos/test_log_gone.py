@@ -1,0 +1,104 @@
+"""A server whose log cannot be written goes on: orders are paid, requests are answered, nothing piles up."""
+
+import os
+import re
+from contextlib import suppress
+
+import httpx
+import pytest
+
+from chaos.servers import Base, Server
+
+pytestmark = pytest.mark.long
+
+ORDER = {"userId": "user-7", "productId": "1", "productName": "Espresso machine", "totalOrderAmount": "RM 99"}
+SOON = 40.0
+DATABASE = "orderflow"
+
+
+@pytest.fixture
+def base(tmp_path):
+    """A mongod that can be killed."""
+    with Base(tmp_path / "data") as started:
+        yield started
+
+
+@pytest.fixture
+def log_reader(tmp_path):
+    """The reading end of the server's log, which is a pipe."""
+    os.mkfifo(tmp_path / "server.log")
+    reader = os.open(tmp_path / "server.log", os.O_RDONLY | os.O_NONBLOCK)
+    yield reader
+    with suppress(OSError):
+        os.close(reader)
+
+
+def serve(folder, base, **environ):
+    return Server(
+        folder,
+        {
+            "MONGODB_URI": base.uri,
+            "MONGODB_DATABASE": DATABASE,
+            "LOG_LEVEL": "info",
+            "RELAY_LEASE": "2",
+            "PAYMENT_LEASE": "15",
+            "PAYMENT_TIMEOUT": "2",
+            "BACKGROUND_DEADLINE": "2",
+            **environ,
+        },
+    )
+
+
+def post(server):
+    answer = httpx.post(f"{server.url}/orders", json=ORDER, timeout=10, trust_env=False)
+    assert answer.status_code == 201, answer.text
+    return answer.json()["created"]["id"]
+
+
+def status(server, order_id):
+    return httpx.get(f"{server.url}/orders/status/{order_id}", timeout=10, trust_env=False).json().get("orderStatus")
+
+
+def all_paid(server, orders):
+    return lambda: {status(server, order_id) for order_id in orders} == {"Success"}
+
+
+def dropped(server):
+    text = httpx.get(f"{server.url}/metrics", timeout=10, trust_env=False).text
+    return sum(float(value) for value in re.findall(r"^orderflow_log_lines_dropped_total (\S+)", text, re.MULTILINE))
+
+
+def restart_database(base, server, eventually):
+    base.kill()
+    eventually(lambda: httpx.get(f"{server.url}/readyz", timeout=5, trust_env=False).status_code == 503, SOON)
+    base.restart()
+    eventually(server.ready, SOON)
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_orders_are_paid_after_the_reader_of_the_log_has_gone(tmp_path, base, log_reader, eventually, log_format):
+    with serve(tmp_path, base, LOG_FORMAT=log_format) as server:
+        eventually(all_paid(server, [post(server)]), SOON)
+        os.close(log_reader)
+        restart_database(base, server, eventually)
+        orders = [post(server) for _ in range(10)]
+        eventually(all_paid(server, orders), SOON)
+        eventually(lambda: dropped(server) > 0, SOON)
+
+
+def test_orders_are_paid_while_the_reader_of_the_log_reads_no_more(tmp_path, base, log_reader, eventually):
+    with serve(tmp_path, base, LOG_FORMAT="json") as server:
+        orders = [post(server) for _ in range(100)]  # Far more lines than a pipe holds.
+        restart_database(base, server, eventually)
+        orders += [post(server) for _ in range(10)]
+        eventually(all_paid(server, orders), SOON)
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_orders_are_paid_while_the_disk_of_the_log_is_full(tmp_path, base, eventually, log_format):
+    (tmp_path / "server.log").symlink_to("/dev/full")
+    with serve(tmp_path, base, LOG_FORMAT=log_format) as server:
+        restart_database(base, server, eventually)
+        orders = [post(server) for _ in range(10)]
+        eventually(all_paid(server, orders), SOON)
+        eventually(lambda: dropped(server) > 0, SOON)
