@@ -695,6 +695,36 @@ def test_calls_that_hang_hold_up_no_others(make_worker, payments, provider, crea
     eventually(lambda: worker.hung == 0)
 
 
+def test_a_call_that_answers_after_it_was_given_up_opens_no_second_line_to_the_provider(
+    make_worker, payments, provider, created, stored, eventually, gate
+):
+    under_way, most = [], []
+
+    def count(verb, call):
+        under_way.append(call)
+        if len(provider.asked) == 1:
+            gate()
+        else:
+            most.append(len(under_way))
+            time.sleep(0.05)
+        under_way.remove(call)
+
+    provider.watch = count
+    worker = make_worker(payments, timeout=0.3, threads=1)
+    late = created()
+    handlers.on_orders_created([late], payments, worker)
+    assert gate.came.wait(10)
+    eventually(lambda: worker.take_over() or worker.hung)
+    gate.open()
+    eventually(lambda: not worker.hung and not under_way)
+    events = [created() for _ in range(6)]
+    for event in events:
+        worker.offer(payments.record([domain.opened(event)], 1))
+    for event in events:
+        eventually(lambda event=event: stored(event.order_id)["status"] == "Captured")
+    assert max(most) == 1
+
+
 def test_a_worker_whose_calls_hang_beyond_its_threads_is_not_alive_until_they_come_back(
     make_worker, payments, provider, created, eventually, gate
 ):
