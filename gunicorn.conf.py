@@ -1,5 +1,6 @@
 """How gunicorn serves Orderflow: settings from the environment, the embedded database, start and stop in order."""
 
+import atexit
 import fcntl
 import gc
 import os
@@ -27,6 +28,7 @@ if worker_name not in WORKERS:
 wsgi_app = "app.main:create_app()"
 bind = f"{settings.bind}:{settings.port}"
 worker_class = WORKERS[worker_name]
+logger_class = serving.ServerLogger
 serving.BODY_SECONDS = settings.body_deadline
 workers = int(os.environ.get("WEB_CONCURRENCY") or "2")
 worker_connections = 1000
@@ -49,6 +51,8 @@ limit_request_field_size = 8190
 
 def on_starting(server):
     """Start the embedded database where no other is named, for all workers to share."""
+    serving.server_log.start()
+    atexit.register(serving.server_log.stop)
     if settings.identity:
         # In a process of its own: what it loads must not be there before workers patch it for gevent.
         if subprocess.run([sys.executable, "-m", "app.keys"], check=False).returncode:  # as it stands here  # nosec B603
@@ -89,6 +93,7 @@ def post_worker_init(worker):
     running = worker.wsgi.extensions["orderflow"]
     running.start()
     story.start_writing()
+    serving.server_log.start()
     # What is here now stays; the rest is mostly freed without a search for cycles, so one is made less often.
     gc.collect()
     gc.freeze()
@@ -107,6 +112,7 @@ def worker_exit(server, worker):
     running = app.extensions["orderflow"]
     running.stop()
     story.stop_writing()
+    serving.server_log.stop()
     if running.hung_calls:
         # Python would wait for their threads, which may never come back.
         os._exit(0)

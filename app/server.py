@@ -8,16 +8,20 @@ world for its body, and for taking the answer.
 
 import errno
 import json
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
 from gunicorn import util
+from gunicorn.glogging import Logger
 from gunicorn.http import errors
 from gunicorn.workers.base import Worker
 from gunicorn.workers.ggevent import GeventWorker
 from gunicorn.workers.gthread import ThreadWorker
+
+from app.log_writer import LogWriter
 
 BODY_SECONDS = 10.0
 ANSWER_SECONDS = 30.0
@@ -121,6 +125,16 @@ class Patience:
             raise ConnectionResetError(errno.ECONNRESET, "the client takes too long") from exc
         finally:
             self._sock.settimeout(None)
+
+
+server_log = LogWriter(lambda: sys.stderr)
+
+
+class ServerLogger(Logger):  # type: ignore[misc]
+    """gunicorn's own lines, written so that a log that nobody reads blocks neither the master nor a worker."""
+
+    def _set_handler(self, log: Any, output: str | None, fmt: Any, stream: Any = None) -> None:
+        super()._set_handler(log, output, fmt, stream or server_log)
 
 
 class Problems(Worker):  # type: ignore[misc]

@@ -2,12 +2,13 @@
 
 import os
 import re
+import signal
 from contextlib import suppress
 
 import httpx
 import pytest
 
-from chaos.servers import Base, Server
+from chaos.servers import Base, Server, hurt
 
 pytestmark = pytest.mark.long
 
@@ -89,6 +90,9 @@ def test_orders_are_paid_after_the_reader_of_the_log_has_gone(tmp_path, base, lo
 def test_orders_are_paid_while_the_reader_of_the_log_reads_no_more(tmp_path, base, log_reader, eventually):
     with serve(tmp_path, base, LOG_FORMAT="json") as server:
         orders = [post(server) for _ in range(100)]  # Far more lines than a pipe holds.
+        first, _ = before = server.workers(2)
+        hurt(first, signal.SIGKILL)
+        eventually(lambda: set(server.workers(2)) - set(before), SOON)
         restart_database(base, server, eventually)
         orders += [post(server) for _ in range(10)]
         eventually(all_paid(server, orders), SOON)
