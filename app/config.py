@@ -73,6 +73,7 @@ class Settings:
     sweep_interval: float = 1.0
     background_stall: float = 90.0
 
+    simulated_demonstrations: str = "auto"
     simulated_unknown_product: str = "decline"
     simulated_latency_ms: int = 0
     simulated_fail_percent: int = 0
@@ -115,6 +116,16 @@ class Settings:
     def identity(self) -> bool:
         """Whether callers are asked who they are."""
         return bool(self.auth_jwt_algorithm)
+
+    @property
+    def demonstrations(self) -> bool:
+        """Whether the simulated provider knows products that fail on purpose.
+
+        By default where all modules share a process and nobody is asked who they are, as on a laptop.
+        """
+        if self.simulated_demonstrations == "auto":
+            return self.runs("gateway") and not self.identity
+        return self.simulated_demonstrations == "on"
 
     @property
     def counts_callers(self) -> bool:
@@ -169,6 +180,10 @@ class Settings:
             (
                 self.background_stall > self.payment_lease + 2 * self.background_deadline,
                 "BACKGROUND_STALL must outlast PAYMENT_LEASE and two BACKGROUND_DEADLINEs",
+            ),
+            (
+                self.simulated_demonstrations in ("auto", "on", "off"),
+                "SIMULATED_DEMONSTRATIONS must be auto, on or off",
             ),
             (
                 self.simulated_unknown_product in ("decline", "capture"),

@@ -28,6 +28,7 @@ OTHER = {
     "cursor_key": "a key of as many characters as it needs",
     "log_format": "console",
     "log_level": "debug",
+    "simulated_demonstrations": "off",
     "simulated_unknown_product": "capture",
 }
 # What goes together goes together.

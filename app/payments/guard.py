@@ -1,12 +1,11 @@
-"""Between the worker and a provider: whatever the provider does becomes an Outcome, and a failing one is spared."""
+"""Between the worker and a provider: everything becomes an Outcome, and a failing provider is not called for a while."""
 
 import math
 import re
 from dataclasses import replace
 
-from circuitbreaker import CircuitBreaker
-
 from app import story
+from app.payments.breaker import CircuitBreaker
 from app.payments.payment import Answer, Call, Kind, Outcome
 from app.payments.providers import Provider
 
@@ -16,60 +15,45 @@ LONGEST_PAUSE = 3600.0
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-class Trouble(Exception):
-    """The provider did not say what became of a call; carries the outcome past the breaker."""
-
-    def __init__(self, outcome: Outcome) -> None:
-        super().__init__(outcome.reason)
-        self.outcome = outcome
-
-
 class Guard:
-    """Asks a provider. After `failures` troubled calls in a row it is left alone for `recovery` seconds."""
+    """Asks a provider, through a circuit breaker: see there for `failures` and `recovery`."""
 
     def __init__(self, provider: Provider, failures: int, recovery: float) -> None:
         self._provider = provider
-        self._breaker = CircuitBreaker(failures, recovery, Trouble)
+        self._breaker = CircuitBreaker(failures, recovery)
 
     @property
     def open(self) -> bool:
-        """Whether the provider is left alone at the moment."""
-        return bool(self._breaker.opened)
+        """Whether the provider is not called at the moment."""
+        return self._breaker.open
 
     @property
     def probing(self) -> bool:
         """Whether one call may find out if the provider is well again."""
-        return not self.open and not self._breaker.closed
+        return self._breaker.half_open
 
-    def ask(self, call: Call, again: bool) -> Outcome:
+    def ask(self, call: Call, again: bool, user_id: str = "") -> Outcome:
         """The provider's answer; `again` where an earlier attempt may have reached it. Never raises."""
         if self.open:
-            return Outcome(answer=Answer.NOT_ATTEMPTED, reason="the provider is being spared", counts=False)
-        try:
-            with self._breaker:
-                return self._settled(call, again)
-        except Trouble as trouble:
-            return trouble.outcome
+            return Outcome(answer=Answer.NOT_ATTEMPTED, reason="the circuit breaker is open", counts=False)
+        outcome = self._answer(call, again)
+        failed = outcome.answer in TROUBLE
+        if outcome.blames_provider or not failed:
+            self._breaker.record(user_id, failed)
+        return outcome
 
-    def timed_out(self) -> Outcome:
+    def timed_out(self, user_id: str = "") -> Outcome:
         """The outcome of a call that took too long; counts against the provider."""
-        outcome = Outcome(answer=Answer.UNKNOWN, reason="the provider did not answer in time")
-        try:
-            with self._breaker:
-                raise Trouble(outcome)
-        except Trouble:
-            return outcome
+        self._breaker.record(user_id, failed=True)
+        return Outcome(answer=Answer.UNKNOWN, reason="the provider did not answer in time")
 
-    def _settled(self, call: Call, again: bool) -> Outcome:
+    def _answer(self, call: Call, again: bool) -> Outcome:
         try:
             # Asked what became of it before it is sent again; "not found" proves nothing.
-            outcome = _understood((self._provider.find(call) if again else None) or self._send(call))
+            return _understood((self._provider.find(call) if again else None) or self._send(call))
         except Exception as exc:
             story.log.exception("provider failed", module="payments", order_id=call.order_id)
-            outcome = Outcome(answer=Answer.UNKNOWN, reason=f"the provider raised {type(exc).__name__}")
-        if outcome.answer in TROUBLE:
-            raise Trouble(outcome)
-        return outcome
+            return Outcome(answer=Answer.UNKNOWN, reason=f"the provider raised {type(exc).__name__}")
 
     def _send(self, call: Call) -> Outcome:
         match call.kind:

@@ -41,7 +41,8 @@ def on_orders_created(events: Sequence[OrderCreated], payments: PaymentRepositor
     """Record a payment for each order, under lease, and have it called for; a known order changes nothing."""
     _tell_received(events)
     orders = {event.order_id: event for event in events}
-    worker.offer(payments.record([domain.opened(event) for event in orders.values()], worker.room()))
+    taken, left = worker.choose([domain.opened(event) for event in orders.values()])
+    worker.offer(payments.record([*taken, *left], len(taken)))
     worker.prompt()
 
 

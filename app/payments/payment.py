@@ -53,13 +53,17 @@ class News(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A provider's answer; `retry_after` in seconds where it asks for patience, `counts` false where it was spared."""
+    """A provider's answer; `retry_after` in seconds where it asks for patience, `counts` false where it was not called.
+
+    `blames_provider` is false where a failure says nothing about the provider's health.
+    """
 
     answer: Answer
     reference: str = ""
     reason: str = ""
     retry_after: float = 0.0
     counts: bool = True
+    blames_provider: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@
 """
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
@@ -18,6 +19,8 @@ from app.outbox import OUTBOX_INDEXES, OUTBOX_SCHEMA, Outbox, entry_of
 from app.payments.payment import Payment, Refund, Status
 
 LOG_LIMIT = 50
+# Among so many due payments users take turns.
+LOOKED_AT = 1024
 
 SCHEMA: Document = {
     "bsonType": "object",
@@ -144,13 +147,17 @@ class PaymentRepository:
             if error is None
         ]
 
-    def claim(self, limit: int) -> list[Held]:
-        """Take up due payments, `limit` at the most, under a new lease and attempt number."""
+    def claim(self, limit: int, untried_first: bool = False) -> list[Held]:
+        """Take up due payments, `limit` at the most, under a new lease and attempt number.
+
+        Users take turns: each one's longest due payment comes before anybody's second. With `untried_first` payments
+        that have never been tried come before all others.
+        """
         now = self.now()
         due = {"dueAt": {"$lte": now}}
         with self._store.bounded() as documents:
-            found = documents.find(due, {"_id": 1}).sort("dueAt", 1).limit(limit)
-            keys = [doc["_id"] for doc in found]
+            found = documents.find(due, {"userId": 1, "tries": 1}).sort("dueAt", 1).limit(max(limit, LOOKED_AT))
+            keys = _in_turn(list(found), untried_first)[:limit]
             if not keys:
                 return []
             random.shuffle(keys)
@@ -295,6 +302,18 @@ class PaymentRepository:
             pushes=pushes,
             keep={"attempts": LOG_LIMIT} if result.line else {},
         )
+
+
+def _in_turn(found: Sequence[Document], untried_first: bool) -> list[str]:
+    """The keys of payments, of which each user has one before anybody has a second."""
+    turns: Counter[str] = Counter()
+    ranked = []
+    for doc in found:
+        tried = untried_first and doc["tries"] > 0
+        ranked.append((tried, turns[doc["userId"]], doc["_id"]))
+        turns[doc["userId"]] += 1
+    # The sort is stable: within a turn the longest due comes first.
+    return [key for *_, key in sorted(ranked, key=lambda one: one[:2])]
 
 
 def _let_go(result: Result) -> tuple[str, ...]:

@@ -6,16 +6,19 @@ who still holds it; a process that dies leaves leases to expire, one that stops 
 
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from app import metrics, story, traces
 from app.contracts import Unavailable
 from app.payments import payment as domain
+from app.payments.fair_queue import FairQueue
 from app.payments.guard import Guard
-from app.payments.payment import Answer, Call, Outcome, Patience
+from app.payments.payment import Answer, Call, Outcome, Patience, Payment
 from app.payments.recorder import Learned, Recorder
 from app.payments.repository import Held, PaymentRepository
 from app.payments.settlement import Settler
@@ -81,7 +84,8 @@ class Worker:
         self._stopping = threading.Event()
         self._recorder = Recorder(payments, settler, patience, self._stopping, self.prompt)
         self.draining = False
-        self._running: dict[Future[None], Held] = {}
+        self._queue = FairQueue()
+        self._running: set[Future[None]] = set()
         self._begun: dict[tuple[str, int], Begun] = {}
         self._hung: set[tuple[str, int]] = set()
         self._mean_seconds = 0.01
@@ -98,8 +102,8 @@ class Worker:
 
     @property
     def queued(self) -> int:
-        """How many payments wait for their call to begin, or for their result to be recorded."""
-        return max(0, len(self._running) - len(self._begun) - len(self._hung))
+        """How many payments wait for their call to begin."""
+        return len(self._queue)
 
     @property
     def overwhelmed(self) -> bool:
@@ -110,22 +114,33 @@ class Worker:
         """How many payments more this process can take and begin soon."""
         if self.draining or self._guard.open or self.overwhelmed:
             return 0
-        busy = len(self._running) - len(self._hung) + self._recorder.waiting
+        busy = len(self._queue) + len(self._begun) + self._recorder.waiting
         if self._guard.probing:
             return 0 if busy else 1
-        soon = int(self._threads * self.QUEUED_SECONDS / max(self._mean_seconds, 0.001))
-        return max(0, min(self._threads + soon, self.QUEUE) - busy)
+        return max(0, self._capacity() - busy)
+
+    def choose(self, payments: Sequence[Payment]) -> tuple[list[Payment], list[Payment]]:
+        """Divide new payments into those that this process takes now, and those that it leaves to a sweep.
+
+        One user may fill no more than seven eighths of the queue, so that there is room for another's payment.
+        """
+        room, share = self.room(), max(self._threads, self._capacity() * 7 // 8)
+        waiting: Counter[str] = Counter()
+        taken: list[Payment] = []
+        left: list[Payment] = []
+        for payment in payments:
+            user_id = payment.user_id
+            fits = len(taken) < room and self._queue.of_user(user_id) + waiting[user_id] < share
+            waiting[user_id] += fits
+            (taken if fits else left).append(payment)
+        return taken, left
 
     def offer(self, held: Sequence[Held]) -> None:
         """Have these payments, leased by this process, called for."""
         for one in held:
-            try:
-                future = self._pool.submit(self._run, one)
-            except RuntimeError:  # The pool has shut down meanwhile.
-                self._give_back([one])
-                continue
-            self._running[future] = one
-            future.add_done_callback(lambda done: self._running.pop(done, None))
+            self._queue.put(one)
+            if not self._submit(self._run_next):
+                self._give_back(self._queue.clear())
 
     def prompt(self) -> None:
         """Say that something is due."""
@@ -142,7 +157,7 @@ class Worker:
         self._stopping.set()
         self._prompted.set()
         self._sweeper.join(timeout)
-        self._give_back([held for future, held in list(self._running.items()) if future.cancel()])
+        self._give_back(self._queue.clear())
         wait(list(self._running), max(0.0, ends - time.monotonic()))
         self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -158,7 +173,7 @@ class Worker:
     def sweep(self) -> int:
         """Take up what is due and fits; tells how many that were."""
         room = min(self.room(), self.SWEEP)
-        held = self._payments.claim(room) if room else []
+        held = self._payments.claim(room, untried_first=self._guard.probing) if room else []
         self.offer(held)
         return len(held)
 
@@ -199,26 +214,39 @@ class Worker:
                 continue
             self._lines.release()
             took_ms = begun.seconds * 1000
-            outcome = self._guard.timed_out()
+            outcome = self._guard.timed_out(begun.held.payment.user_id)
             self._record(Learned(held=begun.held, call=begun.call, outcome=outcome, took_ms=took_ms))
 
     def _record(self, learned: Learned) -> None:
         """Have a result recorded by a thread of the pool: who records may be kept busy, and the sweep must go on."""
-        try:
-            self._pool.submit(self._recorder.take, learned)
-        except RuntimeError:  # The pool has shut down meanwhile.
+        if not self._submit(partial(self._recorder.take, learned)):
             self._recorder.take(learned)
+
+    def _submit(self, work: Callable[[], None]) -> bool:
+        """Have a thread of the pool do some work; false where the pool has shut down."""
+        try:
+            future = self._pool.submit(work)
+        except RuntimeError:
+            return False
+        self._running.add(future)
+        future.add_done_callback(self._running.discard)
+        return True
+
+    def _capacity(self) -> int:
+        """How many payments this process can take in all and begin soon."""
+        soon = int(self._threads * self.QUEUED_SECONDS / max(self._mean_seconds, 0.001))
+        return min(self._threads + soon, self.QUEUE)
 
     def _traced(self, held: Held, call: Call) -> tuple[Outcome, str]:
         """The guard's answer, and how the call is named in its trace: the one step that is a span while it lasts."""
         payment, again = held.payment, held.payment.attempt > 1
         if traces.active is None or not payment.traceparent:
-            return self._guard.ask(call, again), ""
+            return self._guard.ask(call, again, payment.user_id), ""
         # A call that died with its process has left no name: then the trace as such is taken up.
         link = (held.traced or payment.traceparent) if again else ""
         noted: dict[str, str | int] = {"order_id": call.order_id, "attempt": payment.attempt, "call": call.kind.value}
         with traces.active.during(Step.PAYMENT_PROCESSED, payment.traceparent, link=link, **noted) as span:
-            outcome = self._guard.ask(call, again)
+            outcome = self._guard.ask(call, again, payment.user_id)
             span.note(answer=outcome.answer.value)
         return outcome, span.traceparent
 
@@ -235,28 +263,28 @@ class Worker:
         # Waited too long to be sure of the lease? Then the sweep takes it up once that has ended.
         return self._payments.now() + timedelta(seconds=self._timeout) <= held.lease_end
 
-    def _run(self, held: Held) -> None:
-        if not self._has_line(held):
+    def _run_next(self) -> None:
+        if not self._has_line():
             return
         self._calls.beat()
         learned, has_line = None, True
         try:
-            if self._may_begin(held):
+            held = self._queue.take()
+            if held and self._may_begin(held):
                 learned = self.ask(held)
         except TakenOver:
             has_line = False  # It was given to others when the call was taken over.
         except Exception:
-            story.log.exception("payment failed", module="payments", order_id=held.payment.order_id)
+            story.log.exception("payment failed", module="payments")
         finally:
             if has_line:
                 self._lines.release()
         if learned:
             self._recorder.take(learned)
 
-    def _has_line(self, held: Held) -> bool:
+    def _has_line(self) -> bool:
         while not self._lines.acquire(timeout=LINE_SECONDS):
             if self.draining:
-                self._give_back([held])
                 return False
         return True
 

@@ -172,6 +172,9 @@ class Process:
     def work(self, number: int = 0, mood: str = "", meanwhile: Callable[[], None] | None = None) -> None:
         """Do one of the jobs that wait for a thread; the process may die over it."""
         self.provider.mood, self.provider.meanwhile = mood, meanwhile
+        waiting = self.payments.worker._queue
+        for _ in range(number % len(waiting) if len(waiting) else 0):
+            waiting.put(waiting.take())
         try:
             self.hands.work(number)
         except Died:

@@ -149,7 +149,8 @@ def make_worker(provider: Double, payments: PaymentRepository) -> Iterator[Calla
     def make(repository: PaymentRepository, threads: int = 2, patience: Patience = PATIENCE, **options) -> Worker:
         settler = Settler(repository)
         timing = {"timeout": 5.0, "interval": 0.05} | options
-        worker = Worker(repository, Guard(provider, 10, 10.0), settler, patience, threads=threads, **timing)
+        guard = Guard(provider, 10, timing.pop("recovery", 10.0))
+        worker = Worker(repository, guard, settler, patience, threads=threads, **timing)
         made.append(worker)
         return worker
 

@@ -1,5 +1,7 @@
 """The guard between the worker and a provider: everything becomes an outcome, and a failing provider is spared."""
 
+from dataclasses import replace
+
 import pytest
 
 from app.payments.guard import Guard
@@ -44,7 +46,7 @@ def test_what_may_have_been_sent_before_is_asked_for_first(guard, provider):
     assert provider.asked[2:] == [("find", "o:1")]
 
 
-def test_after_some_failures_in_a_row_the_provider_is_spared_and_no_try_is_used(guard, provider):
+def test_after_some_failures_the_circuit_breaker_opens_and_no_try_is_used(guard, provider):
     provider.answers = [UNKNOWN, NOT_ATTEMPTED, TimeoutError()]
     assert [guard.ask(CHARGE, False).counts for _ in range(3)] == [True] * 3
     assert guard.open
@@ -60,12 +62,19 @@ def test_a_decline_is_no_failure(guard, provider):
     assert not guard.open
 
 
-def test_failures_with_a_success_between_them_are_not_in_a_row(guard, provider):
-    provider.answers = [UNKNOWN, UNKNOWN, None] * 3
+def test_a_few_failures_among_many_successes_leave_the_provider_open(guard, provider):
+    provider.answers = [UNKNOWN, None, None] * 3
     for _ in range(9):
         guard.ask(CHARGE, False)
     assert not guard.open
     assert len(provider.asked) == 9
+
+
+def test_a_failure_that_does_not_blame_the_provider_opens_nothing(guard, provider):
+    provider.answers = [replace(UNKNOWN, blames_provider=False)] * 20
+    for _ in range(20):
+        guard.ask(CHARGE, False)
+    assert not guard.open
 
 
 def test_calls_that_hang_count_as_failures(guard, provider):

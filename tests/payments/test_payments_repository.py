@@ -97,6 +97,24 @@ def test_a_claim_takes_what_has_been_due_longest(payments, new_payment, database
     assert payments.claim(10) == []
 
 
+def test_users_take_turns_in_a_claim_however_much_of_one_is_due(payments, new_payment, database):
+    crowd = [new_payment(user_id="crowd") for _ in range(30)]
+    payments.record(crowd, 0)
+    single = new_payment(user_id="single")
+    payments.record([single], 0)
+    database.payments.update_many({"userId": "crowd"}, {"$set": {"dueAt": payments.now() - timedelta(minutes=1)}})
+    assert single.order_id in {held.payment.order_id for held in payments.claim(2)}
+
+
+def test_a_claim_may_prefer_what_has_never_been_tried(payments, new_payment, database):
+    tried, untried = new_payment(), new_payment()
+    payments.record([tried, untried], 0)
+    long_due = payments.now() - timedelta(minutes=1)
+    database.payments.update_one({"_id": tried.order_id}, {"$set": {"dueAt": long_due, "tries": 2}})
+    assert [held.payment.order_id for held in payments.claim(1, untried_first=True)] == [untried.order_id]
+    assert [held.payment.order_id for held in payments.claim(1)] == [tried.order_id]
+
+
 def test_a_claim_leaves_alone_what_is_due_later_or_never(payments, new_payment, database):
     batch = [new_payment() for _ in range(3)]
     payments.record(batch, 0)

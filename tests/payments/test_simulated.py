@@ -277,6 +277,19 @@ def product(product_id: str, key: str = CHARGE.key) -> Call:
     return replace(CHARGE, product_id=product_id, key=key, charge_key=key)
 
 
+@pytest.mark.parametrize("product", simulated.DEMONSTRATIONS)
+def test_where_demonstrations_are_off_their_products_are_like_any_other(settings, books, product):
+    bank = providers.make(replace(settings, simulated_demonstrations="off"), books)
+    outcome = bank.charge(replace(CHARGE, product_id=product))
+    assert (outcome.answer, outcome.reason) == (Answer.DECLINED, "unknown product")
+
+
+def test_no_failure_of_a_demonstration_blames_the_provider(bank):
+    outcomes = [bank.charge(replace(CHARGE, key="k:1", product_id="flaky")) for _ in range(2)]
+    outcomes.append(bank.charge(replace(CHARGE, key="k:2", product_id="timeout-after-charge")))
+    assert {outcome.blames_provider for outcome in outcomes} == {False}
+
+
 def test_a_flaky_product_fails_twice_and_is_captured_then(bank, database):
     outcomes = [bank.charge(product("flaky")).answer for _ in range(4)]
     assert outcomes == [Answer.NOT_ATTEMPTED, Answer.NOT_ATTEMPTED, Answer.CAPTURED, Answer.CAPTURED]

@@ -1,7 +1,7 @@
 """A payment provider for laptops, tests and demonstrations, with books of its own and faults to order.
 
-Product "1" is captured, "2" declined, any other declined as unknown (or captured, by a setting). Those in
-DEMONSTRATIONS are captured in the end, each after its own trouble, which no other order has part in.
+Product "1" is captured, "2" declined, any other declined as unknown (or captured, by a setting). Where they are turned
+on, those in DEMONSTRATIONS are captured in the end, each after its own trouble, which the circuit breaker ignores.
 """
 
 import random
@@ -58,10 +58,13 @@ REMEMBERED = 1024
 class SimulatedProvider:
     """Answers by product, books in its ledger, misbehaves as told."""
 
-    def __init__(self, ledger: Ledger, faults: Faults, unknown_product: str = "decline") -> None:
+    def __init__(
+        self, ledger: Ledger, faults: Faults, unknown_product: str = "decline", demonstrations: bool = True
+    ) -> None:
         self._ledger = ledger
         self._faults = faults
         self._unknown_product = unknown_product
+        self._demonstrations = DEMONSTRATIONS if demonstrations else {}
         self._lock = threading.Lock()
         self._failed: OrderedDict[str, int] = OrderedDict()
 
@@ -75,7 +78,7 @@ class SimulatedProvider:
             timeout_after=settings.simulated_timeout_after_percent,
         )
         ledger = Ledger(store)
-        return cls(ledger, faults, settings.simulated_unknown_product)
+        return cls(ledger, faults, settings.simulated_unknown_product, settings.demonstrations)
 
     def prepare(self) -> None:
         """Create what the books need."""
@@ -83,7 +86,7 @@ class SimulatedProvider:
 
     def charge(self, call: Call) -> Outcome:
         """Take the money, or decline."""
-        return self._with_faults(call, DEMONSTRATIONS.get(call.product_id))
+        return self._with_faults(call, self._demonstrations.get(call.product_id))
 
     def void(self, call: Call) -> Outcome:
         """Book the key as voided, unless something else is booked there."""
@@ -107,18 +110,20 @@ class SimulatedProvider:
         latency_ms = self._faults.latency_ms + (conduct.latency_ms if conduct else 0)
         if latency_ms:
             time.sleep(latency_ms / 1000)
-        fault = self._faults.draw() or (self._next_failure(call, conduct) if conduct else "")
+        fault, blames = self._faults.draw(), True
+        if conduct and not fault:
+            fault, blames = self._next_failure(call, conduct), False
         if fault == "fail":
-            return Outcome(answer=Answer.NOT_ATTEMPTED, reason="the provider is out of order")
+            reason = "the provider is out of order"
+            return Outcome(answer=Answer.NOT_ATTEMPTED, reason=reason, blames_provider=blames)
+        timed_out = Outcome(answer=Answer.UNKNOWN, reason="the provider did not answer in time", blames_provider=blames)
         if fault == "timeout_before":
-            return Outcome(answer=Answer.UNKNOWN, reason="the provider did not answer in time")
+            return timed_out
         try:
             outcome = self._effect(call)
         except Unavailable as exc:
             return Outcome(answer=Answer.UNKNOWN, reason=f"the provider's books: {exc.detail}")
-        if fault == "timeout_after":
-            return Outcome(answer=Answer.UNKNOWN, reason="the provider did not answer in time")
-        return outcome
+        return timed_out if fault == "timeout_after" else outcome
 
     def _next_failure(self, call: Call, conduct: Conduct) -> str:
         """The fault of a product whose first calls fail. Counted in this process alone: another begins anew."""
@@ -144,7 +149,7 @@ class SimulatedProvider:
         return _outcome(self._ledger.enter(call, answer, reason))
 
     def _verdict(self, product_id: str) -> tuple[Answer, str]:
-        if product_id == "1" or product_id in DEMONSTRATIONS:
+        if product_id == "1" or product_id in self._demonstrations:
             return Answer.CAPTURED, ""
         if product_id == "2":
             return Answer.DECLINED, "declined by the issuer"
