@@ -21,7 +21,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import count
 from socket import SHUT_RDWR
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from uuid import uuid4
 
 import msgspec
@@ -41,13 +41,16 @@ from app.story import log
 R = TypeVar("R", bound=Reply)
 Q = TypeVar("Q", bound=Request[Any])
 E = TypeVar("E", bound=Event)
+T = TypeVar("T")
 
 REQUESTS, EVENTS, REFUSALS = map(by_name, (Request, Event, Refused))
 DECODERS = {
     **{name: msgspec.json.Decoder(kind) for name, kind in REQUESTS.items()},
     **{name: msgspec.json.Decoder(tuple[kind, ...]) for name, kind in EVENTS.items()},  # type: ignore[valid-type]
 }
-ASKS = msgspec.json.Decoder(list[tuple[str, str, int, msgspec.Raw]])
+# How long a request may take, in milliseconds: an integer of any size would not fit into a float of seconds.
+Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+ASKS = msgspec.json.Decoder(list[tuple[str, str, Milliseconds, msgspec.Raw]])
 ANSWERS = msgspec.json.Decoder(list[tuple[str, str, msgspec.Raw]])
 RECEIPT = msgspec.json.Decoder(tuple[str, str, str])
 REPLIES = {name: msgspec.json.Decoder(kind.reply) for name, kind in REQUESTS.items()}
@@ -87,10 +90,45 @@ class NotTakenIn(Exception):
     """A module could not take events in; the text names what it stumbled over."""
 
 
-LOST = (
-    "Unavailable",
-    msgspec.json.encode({"detail": "the broker was lost meanwhile", "members": {"retry_after": 1}}),
-)
+class NotUnderstood(Exception):
+    """A message is not what it should be; the text says why."""
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """A refusal as it travels, beside the name of its class."""
+
+    detail: str
+    members: dict[str, Any] = {}
+
+
+REFUSAL = msgspec.json.Decoder(Refusal)
+
+
+def decoded(decoder: msgspec.json.Decoder[T], body: bytes | str | msgspec.Raw) -> T:
+    """What a message says. Raises NotUnderstood whatever is wrong with it, and nothing else."""
+    try:
+        return decoder.decode(body)
+    except Exception as exc:
+        # Not MsgspecError alone: RecursionError where it is nested too deeply, UnicodeError where it is no text.
+        raise NotUnderstood(f"{type(exc).__name__}: {str(exc)[:200]}") from exc
+
+
+def refused(refusal: Refused) -> tuple[str, bytes]:
+    """A refusal as it travels: the name of its class, and the rest as JSON."""
+    return type(refusal).__name__, msgspec.json.encode(Refusal(detail=refusal.detail, members=refusal.members))
+
+
+def refusal_of(kind: str, payload: bytes | msgspec.Raw) -> Refused:
+    """The refusal that has travelled; Unavailable where its class is not known here. Raises NotUnderstood."""
+    told = decoded(REFUSAL, payload)
+    try:
+        refusal: Refused = REFUSALS.get(kind, Unavailable)(told.detail, **told.members)
+    except TypeError as exc:
+        raise NotUnderstood(f"members of a refusal: {exc}") from exc
+    return refusal
+
+
+LOST = refused(Unavailable("the broker was lost meanwhile", retry_after=1))
 
 
 class Question:
@@ -112,12 +150,16 @@ class Question:
         self.done.set()
 
     def reply(self) -> Any:
-        """What it was answered with. Raises the refusal."""
+        """What it was answered with. Raises the refusal, and Unavailable where the answer is not understood."""
         kind, payload = self.outcome
-        if not kind:
-            return REPLIES[self.kind.__name__].decode(payload)
-        told = msgspec.json.decode(payload)
-        raise REFUSALS.get(kind, Unavailable)(told["detail"], **told["members"])
+        try:
+            if not kind:
+                return decoded(REPLIES[self.kind.__name__], payload)
+            refusal = refusal_of(kind, payload)
+        except NotUnderstood as exc:
+            log.error("answer not understood", request=self.kind.__name__, reason=str(exc))
+            raise Unavailable(f"the answer to {self.kind.__name__} was not understood") from exc
+        raise refusal
 
 
 class Posted:
@@ -467,7 +509,12 @@ class BrokerBus:
         return [None] * len(questions)
 
     def _on_answers(self, delivered: Delivered) -> None:
-        for key, kind, payload in ANSWERS.decode(delivered.body):
+        try:
+            answers = decoded(ANSWERS, delivered.body)
+        except NotUnderstood as exc:
+            log.error("answers not understood", reason=str(exc))
+            return
+        for key, kind, payload in answers:
             self._silent.discard(key.partition(":")[0])
             question = self._asked.get(key)
             if question:
@@ -477,7 +524,6 @@ class BrokerBus:
         body = msgspec.json.encode(events)
         self._posted[posted.key] = posted
         with self._posting:
-            self._unconfirmed[next(self._tags)] = posted
             self._put(
                 self._events,
                 body,
@@ -491,9 +537,15 @@ class BrokerBus:
                 delivery_mode=PERSISTENT,
                 headers={AWAITED: sorted(posted.awaited)},
             )
+            # Only what was sent has a number at the broker. Its confirmation waits for the lock.
+            self._unconfirmed[next(self._tags)] = posted
 
     def _on_receipt(self, delivered: Delivered) -> None:
-        module, kind, detail = RECEIPT.decode(delivered.body)
+        try:
+            module, kind, detail = decoded(RECEIPT, delivered.body)
+        except NotUnderstood as exc:
+            log.error("receipt not understood", reason=str(exc))
+            return
         posted = self._posted.get(delivered.properties.get("correlation_id", ""))
         if posted:
             troubles: dict[str, Exception | None] = {"": None, "Unavailable": Unavailable(detail, retry_after=1)}
@@ -570,13 +622,14 @@ class BrokerBus:
 
     def _on_requests(self, module: str, delivered: Delivered) -> None:
         try:
-            asked = ASKS.decode(delivered.body)
-        except msgspec.MsgspecError as exc:
-            log.error("request not understood", module=module, reason=str(exc)[:200])
+            asked = decoded(ASKS, delivered.body)
+        except NotUnderstood as exc:
             _reject(delivered)
+            log.error("request not understood", module=module, reason=str(exc))
             return
-        if delivered.properties.get("type") == WAITING:
-            # They would hold up the others for as long as they wait; lost, they are asked again.
+        if delivered.properties.get("type") == WAITING or not asked:
+            # Those that wait would hold up the others for as long as they do; lost, they are asked again.
+            # Where there are none, none would be the last to be answered.
             _acknowledge(delivered)
             pool, batch = self._waiters, Batch(len(asked), lambda: None)
         else:
@@ -607,16 +660,16 @@ class BrokerBus:
         try:
             if name not in REQUESTS:
                 raise Unavailable(f"{module} does not know {name}")
-            request = DECODERS[name].decode(body)
+            request = decoded(DECODERS[name], body)
             if again and getattr(request, "expected_versions", None):
                 # It may have changed the version itself: "not as you believe" could be untrue.
                 raise Unavailable("whoever took this on was lost meanwhile: look whether it was done", retry_after=1)
             return "", msgspec.json.encode(self._local[module].ask(request))
         except Refused as refusal:
-            return type(refusal).__name__, msgspec.json.encode({"detail": refusal.detail, "members": refusal.members})
-        except msgspec.MsgspecError as exc:
-            log.error("request not understood", module=module, request=name, reason=str(exc)[:200])
-            return "Unavailable", msgspec.json.encode({"detail": f"{name} was not understood", "members": {}})
+            return refused(refusal)
+        except NotUnderstood as exc:
+            log.error("request not understood", module=module, request=name, reason=str(exc))
+            return refused(Unavailable(f"{name} was not understood"))
 
     def _send_answers(self, answers: list[tuple[Delivered, tuple[str, str, msgspec.Raw]]]) -> list[None]:
         # Over the channel that brought the request: where that is gone, the broker gives the request to others.
@@ -659,11 +712,17 @@ class BrokerBus:
         if times >= DELIVERIES:
             return NotTakenIn(f"{name} was given back {times} times: whoever takes it may die of it")
         try:
-            events = DECODERS[name].decode(delivered.body)
-        except (KeyError, msgspec.MsgspecError) as exc:
-            log.error("events not understood", module=module, event_type=name, reason=str(exc)[:200])
+            events = self._events_of(name, delivered)
+        except NotUnderstood as exc:
+            log.error("events not understood", module=module, event_type=name, reason=str(exc))
             return NotTakenIn(f"{name or 'a message without a type'} was not understood: {exc}")
-        return self._local[module].publish(events).get(module)
+        return self._local[module].publish(events).get(module) if events else None
+
+    def _events_of(self, name: str, delivered: Delivered) -> tuple[Event, ...]:
+        if name not in EVENTS:
+            raise NotUnderstood("there is no such event")
+        events: tuple[Event, ...] = decoded(DECODERS[name], delivered.body)
+        return events
 
     def _send_receipt(self, module: str, delivered: Delivered, trouble: Exception | None) -> None:
         kind = type(trouble).__name__ if trouble else ""

@@ -1,16 +1,21 @@
 """The bus between processes: what it does when processes end, the broker breaks off, or somebody sends nonsense."""
 
+import contextlib
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import amqp
 import kombu
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from structlog.testing import CapturingLogger
 
 from app import broker
-from app.broker import BrokerBus, NotTakenIn, Posted
+from app.broker import BrokerBus, NotTakenIn, NotUnderstood, Posted, Question, decoded
 from app.contracts import (
     AwaitOrder,
     CheckOrderStatus,
@@ -18,6 +23,7 @@ from app.contracts import (
     OrderStatusView,
     OrderUpdated,
     PaymentVoided,
+    Refused,
     Unavailable,
     UpdateOrder,
 )
@@ -378,6 +384,188 @@ def test_a_request_that_is_none_holds_up_nobody(join, serving, channel, bus_pref
         channel.prepare_message(body, properties={"reply_to": "nobody"}), "", f"{bus_prefix}.orders.requests"
     )
     assert join().ask(CHECK) == REPLY
+
+
+DEEP = b"[" * 2000 + b"]" * 2000
+NONSENSE = {
+    "nothing": b"",
+    "no JSON": b"no",
+    "no UTF-8": b"\xff\xfe",
+    "half a character": b'"\\ud800"',
+    "null": b"null",
+    "a number": b"7",
+    "an object": b"{}",
+    "an empty batch": b"[]",
+    "nothing in it": b"[null]",
+    "two members": b"[[1,2]]",
+    "deep": DEEP,
+    "deep in a request": b'[["1","CheckOrderStatus",1000,%s]]' % DEEP,
+    "a huge number": b'[["1","CheckOrderStatus",1%s,{}]]' % (b"0" * 400),
+    "a negative number": b'[["1","CheckOrderStatus",-1,{}]]',
+    "an unknown request": b'[["1","Nothing",1000,{}]]',
+    "a request of others": b'[["1","CheckPaymentQueue",1000,{"request_id":"r"}]]',
+    "no fields": b'[["1","CheckOrderStatus",1000,7]]',
+    "a wrong field": b'[["1","CheckOrderStatus",1000,{"request_id":"r","order_id":7,"on_behalf_of":""}]]',
+    "an event without fields": b'[{"event_id":7}]',
+    "a deep event": b'[{"event_id":%s}]' % DEEP,
+}
+ODD_PROPERTIES = [
+    {},
+    {"type": "waiting requests"},
+    {"type": "OrderCancelled", "reply_to": "amq.rabbitmq.reply-to.none", "correlation_id": "1"},
+    {"type": "OrderCancelled", "application_headers": {"awaited": 7, "x-delivery-count": "often"}},
+    {"type": "OrderCancelled", "application_headers": {"awaited": ["payments"]}},
+    {"type": "CheckOrderStatus", "content_type": "image/png", "content_encoding": "zlib"},
+]
+
+
+def send_many(channel, body: bytes, queue: str, many: int) -> None:
+    """Each of the odd properties comes with it, and so do equal messages."""
+    for number in range(many):
+        message = amqp.Message(body, **ODD_PROPERTIES[number % len(ODD_PROPERTIES)])
+        channel.basic_publish(message, "", queue)
+
+
+@pytest.mark.parametrize("body", NONSENSE.values(), ids=NONSENSE.keys())
+def test_more_nonsense_than_a_process_takes_ahead_leaves_no_request_unanswered(
+    join, serving, channel, bus_prefix, waiting, eventually, log, body
+):
+    owner = serving()
+    queue = f"{bus_prefix}.orders.requests"
+    send_many(channel, body, queue, broker.REQUESTS_AHEAD + len(ODD_PROPERTIES))
+    assert join().ask(CHECK) == REPLY
+    eventually(lambda: waiting("orders.requests") == 0)
+    owner.finish(10)
+    owner.stop()
+    # What it had not acknowledged would lie in the queue again.
+    eventually(lambda: channel.queue_declare(queue, passive=True).consumer_count == 0)
+    assert waiting("orders.requests") == 0
+
+
+@pytest.mark.parametrize("body", NONSENSE.values(), ids=NONSENSE.keys())
+def test_more_nonsense_than_a_process_takes_ahead_holds_up_no_event(
+    join, listening, channel, bus_prefix, waiting, eventually, log, body
+):
+    told = []
+    listener = listening(told.append)
+    queue = f"{bus_prefix}.payments.events"
+    send_many(channel, body, queue, broker.EVENTS_AHEAD * len(ODD_PROPERTIES))
+    assert join().publish([CANCELLED]) == {"payments": None}
+    assert told == [(CANCELLED,)]
+    eventually(lambda: waiting("payments.events") == 0)
+    listener.finish(10)
+    listener.stop()
+    # What it had not acknowledged would lie in the queue again.
+    eventually(lambda: channel.queue_declare(queue, passive=True).consumer_count == 0)
+    assert waiting("payments.events") == 0
+
+
+@pytest.mark.parametrize("body", NONSENSE.values(), ids=NONSENSE.keys())
+def test_an_answer_or_a_receipt_that_is_none_breaks_nothing_off(join, serving, channel, bus_prefix, eventually, body):
+    """Whoever waits for another answer over the same connection still gets it."""
+    asker = join()
+    asker.start()
+    assert asker._out.up.wait(10)
+    lost, answered = [], []
+    asker._out._lost = lambda: lost.append(1)
+
+    def answer(delivered):
+        reply_to, key = delivered.properties["reply_to"], delivered.properties["correlation_id"]
+        for correlation_id in (key, "none of yours"):
+            channel.basic_publish(amqp.Message(body, correlation_id=correlation_id), "", reply_to)
+        real = {
+            "requests": [(key, "", REPLY)],
+            "OrderCancelled": ("payments", "", ""),
+        }[delivered.properties["type"]]
+        answered.append(real)
+        channel.basic_publish(amqp.Message(msgspec.json.encode(real), correlation_id=key), "", reply_to)
+
+    channel.queue_declare(f"{bus_prefix}.orders.requests", durable=True, arguments=QUORUM, auto_delete=False)
+    for queue in ("orders.requests", "payments.events"):
+        channel.basic_consume(f"{bus_prefix}.{queue}", no_ack=True, callback=answer)
+    with ThreadPoolExecutor(2) as pool:
+        asked, published = pool.submit(asker.ask, CHECK), pool.submit(asker.publish, [CANCELLED])
+        while len(answered) < 2:
+            channel.connection.drain_events(timeout=10)
+        assert asked.result(10) == REPLY
+        assert published.result(10) == {"payments": None}
+    assert lost == []
+
+
+QUORUM = {"x-queue-type": "quorum", "x-delivery-limit": broker.DELIVERIES}
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="utf-8")),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)
+VALID = {
+    "requests": [["1", "CheckOrderStatus", 1000, {"request_id": "r", "order_id": ORDER, "on_behalf_of": ""}]],
+    "answers": [["1", "", msgspec.to_builtins(REPLY)], ["2", "NotFound", {"detail": "no", "members": {}}]],
+    "receipt": ["payments", "", ""],
+    "events": [msgspec.to_builtins(CANCELLED)],
+    "refusal": {"detail": "no", "members": {"retry_after": 1}},
+}
+
+
+@st.composite
+def bodies(draw) -> bytes:
+    """Bytes, JSON of any shape, and messages of which one part is another, is missing, or is there besides."""
+    kind = draw(st.sampled_from(["bytes", "JSON", "nearly"]))
+    if kind == "bytes":
+        return draw(st.binary(max_size=64))
+    if kind == "JSON":
+        return json.dumps(draw(ANYTHING)).encode()
+    message = json.loads(json.dumps(draw(st.sampled_from(list(VALID.values())))))
+    part = message
+    while isinstance(part, list | dict) and part:
+        key = draw(st.sampled_from(list(part) if isinstance(part, dict) else range(len(part))))
+        if not (isinstance(part[key], list | dict) and part[key] and draw(st.booleans())):
+            break
+        part = part[key]
+    change = draw(st.sampled_from(["another", "missing", "more", "as it is"]))
+    if change == "another":
+        part[key] = draw(ANYTHING)
+    elif change == "missing":
+        del part[key]
+    elif change == "more":
+        part.append(draw(ANYTHING)) if isinstance(part, list) else part.update(more=draw(ANYTHING))
+    return json.dumps(message).encode()
+
+
+@given(
+    bodies(), st.sampled_from([broker.ASKS, broker.ANSWERS, broker.RECEIPT, broker.REFUSAL, *broker.DECODERS.values()])
+)
+def test_whatever_comes_is_a_message_or_not_understood(body, decoder):
+    try:
+        message = decoded(decoder, body)
+    except NotUnderstood:
+        return
+    assert decoded(decoder, msgspec.json.encode(message)) == message
+
+
+@pytest.mark.parametrize(
+    "decoder", [broker.ASKS, broker.ANSWERS, broker.RECEIPT, broker.REFUSAL, *broker.DECODERS.values()]
+)
+def test_nonsense_raises_nothing_but_that_it_is_not_understood(decoder):
+    for body in NONSENSE.values():
+        with contextlib.suppress(NotUnderstood):
+            decoded(decoder, body)
+
+
+@given(st.sampled_from([*broker.REQUESTS, "Nothing"]), bodies(), st.booleans())
+def test_whatever_is_asked_is_answered_with_a_reply_or_a_refusal(name, body, again):
+    owner = BrokerBus("amqp://nobody@127.0.0.1:9/none", "none", request_seconds=1, event_seconds=1)
+    owner.answer(CheckOrderStatus, lambda request: REPLY)
+    kind, payload = owner._handled("orders", name, msgspec.Raw(body), again)
+    assert kind == "Unavailable" or (name, decoded(broker.REPLIES[name], payload)) == ("CheckOrderStatus", REPLY)
+
+
+@given(st.sampled_from(["", "NotFound", "Unavailable", "Refused", "Nothing"]), bodies())
+def test_whatever_the_answer_is_the_asker_is_given_a_reply_or_a_refusal(kind, body):
+    question = Question("orders:1", CHECK, 1.0)
+    question.end(kind, msgspec.Raw(body))
+    with contextlib.suppress(Refused):
+        assert isinstance(question.reply(), OrderStatusView)
 
 
 def test_what_comes_from_a_newer_version_is_understood_as_far_as_it_can_be(listening, channel, bus_prefix, eventually):
