@@ -661,8 +661,7 @@ class BrokerBus:
             if name not in REQUESTS:
                 raise Unavailable(f"{module} does not know {name}")
             request = decoded(DECODERS[name], body)
-            if again and getattr(request, "expected_versions", None):
-                # It may have changed the version itself: "not as you believe" could be untrue.
+            if again and not request.repeatable:
                 raise Unavailable("whoever took this on was lost meanwhile: look whether it was done", retry_after=1)
             return "", msgspec.json.encode(self._local[module].ask(request))
         except Refused as refusal:

@@ -14,19 +14,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import CapturingLogger
 
-from app import broker
+from app import broker, orders
 from app.broker import BrokerBus, NotTakenIn, NotUnderstood, Posted, Question, decoded
+from app.bus import SignalBus
 from app.contracts import (
     AwaitOrder,
+    AwaitTimeline,
     CheckOrderStatus,
+    CreateOrder,
     OrderCancelled,
     OrderStatusView,
     OrderUpdated,
+    PaymentCaptured,
     PaymentVoided,
+    RefundAccepted,
+    RefundOrder,
     Refused,
     Unavailable,
     UpdateOrder,
 )
+from app.database import Database
 
 ORDER = "1" * 24
 CHECK = CheckOrderStatus(request_id="r-1", order_id=ORDER, on_behalf_of="")
@@ -234,35 +241,95 @@ def test_events_taken_and_not_acknowledged_are_taken_again(join, listening, even
     assert told == [(CANCELLED,)] * 2
 
 
-@pytest.mark.parametrize(("expected", "done"), [((), 2), ((1,), 1)])
-def test_a_request_whose_owner_is_lost_goes_to_another_unless_it_asked_for_a_version(join, eventually, expected, done):
-    """It may have been done, and have changed the version itself."""
-    updated = OrderUpdated(order_id=ORDER, order_status="Confirm", version=2, changed=True)
-    owners, asked = [join(), join()], []
+REFUND = RefundOrder(
+    request_id="r", order_id=ORDER, on_behalf_of="", expected_versions=(2,), refund_id="f", refund_value=0, currency=""
+)
+REFUNDED = RefundAccepted(order_id=ORDER, refund_id="f", refund_value=9900, currency="MYR", version=3, replayed=False)
 
-    def lose(bus):
-        def handle(request):
-            asked.append(request)
-            if len(asked) == 1:
+
+def step_to(order_status: str, order_id: str = ORDER, expected_versions: tuple[int, ...] = ()) -> UpdateOrder:
+    return UpdateOrder(
+        request_id="r",
+        order_id=order_id,
+        on_behalf_of="",
+        expected_versions=expected_versions,
+        order_status=order_status,
+    )
+
+
+@pytest.fixture
+def two_owners(join, eventually):
+    """Two processes that answer requests of a type; the one that is given the first of them is lost while it works."""
+
+    def own(kind, handler) -> None:
+        owners, asked = [join(), join()], []
+
+        def lose(bus):
+            def handle(request):
+                asked.append(request)
+                if len(asked) > 1:
+                    return handler(request)
+                reply = handler(request)
                 bus._in._break()
                 eventually(lambda: not bus._in.up.is_set())
-            return updated
+                return reply
 
-        return handle
+            return handle
 
-    for owner in owners:
-        owner.answer(UpdateOrder, lose(owner))
-        owner.receive()
-    eventually(lambda: all(owner.ready for owner in owners))
-    request = UpdateOrder(
-        request_id="r", order_id=ORDER, on_behalf_of="", expected_versions=expected, order_status="Confirm"
+        for owner in owners:
+            owner.answer(kind, lose(owner))
+            owner.receive()
+        eventually(lambda: all(owner.ready for owner in owners))
+
+    return own
+
+
+@pytest.mark.parametrize(("request_", "reply"), [(CHECK, REPLY), (REFUND, REFUNDED)])
+def test_a_request_whose_owner_is_lost_goes_to_another(join, two_owners, request_, reply):
+    asked = []
+    two_owners(type(request_), lambda request: asked.append(request) or reply)
+    assert join().ask(request_) == reply
+    assert asked == [request_] * 2
+
+
+@pytest.mark.parametrize("expected_versions", [(), (1,)])
+def test_a_step_whose_owner_is_lost_is_refused_as_unclear(join, two_owners, expected_versions):
+    """It may have been taken, and another may have been taken since."""
+    updated = OrderUpdated(order_id=ORDER, order_status="Confirm", version=2, changed=True)
+    asked = []
+    two_owners(UpdateOrder, lambda request: asked.append(request) or updated)
+    with pytest.raises(Unavailable, match="look whether it was done"):
+        join().ask(step_to("Confirm", expected_versions=expected_versions))
+    assert len(asked) == 1
+
+
+def test_a_step_that_was_taken_does_not_undo_what_another_client_did_since(join, two_owners, settings, mongodb_uri):
+    """Its owner is lost between writing and answering, and "shipped" comes before the broker gives it to the next."""
+    module, database = SignalBus(), Database(mongodb_uri, settings.database)
+    orders.install(module, module, database.collection("orders", 10.0), settings).prepare()
+    wanted = CreateOrder(
+        request_id="r", order_id=ORDER, user_id="u", product_id="1", product_name="p", total_text="RM 99",
+        total_value=9900, total_currency="MYR", idempotency_key="",
+    )  # fmt: skip
+    module.ask(wanted)
+    captured = PaymentCaptured(
+        event_id="e", order_id=ORDER, sequence=1, request_id="r", at=0, reference="ref", took_ms=1
     )
-    if expected:
-        with pytest.raises(Unavailable, match="look whether it was done"):
-            join().ask(request)
-    else:
-        assert join().ask(request) == updated
-    assert len(asked) == done
+    assert module.publish([captured]) == {"orders": None}
+
+    def take_step(request):
+        reply = module.ask(request)
+        if request.order_status == "packed" and not shipped:
+            shipped.append(module.ask(step_to("shipped")))
+        return reply
+
+    shipped = []
+    two_owners(UpdateOrder, take_step)
+    with pytest.raises(Unavailable, match="look whether it was done"):
+        join().ask(step_to("packed"))
+    timeline = module.ask(AwaitTimeline(request_id="r", order_id=ORDER, on_behalf_of="", after=0, wait_ms=0))
+    assert [entry.to for entry in timeline.entries] == ["Processing", "Success", "packed", "shipped"]
+    database.close()
 
 
 def test_who_stops_lets_what_it_has_taken_end_and_no_asker_notices(join, serving, eventually):
