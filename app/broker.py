@@ -14,7 +14,7 @@ import random
 import ssl
 import threading
 import time
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -81,6 +81,9 @@ EVENTS_AHEAD = 4
 # So often a message may be given back, mostly because whoever took it died. Then it is not handled again.
 DELIVERIES = 6
 DELIVERED = "x-delivery-count"
+# What was given back is handled up to so many seconds later for each time: processes that die of one message then have
+# time for the others that they had taken along with it.
+AGAIN_SECONDS = 0.1
 # Who must take a message in: their sender waits for each to say so, and repeats it otherwise.
 AWAITED = "awaited"
 LONGEST_REST = 5.0
@@ -192,6 +195,53 @@ class Posted:
                 for module in (self.awaited or {"broker"}) - self.delivery.keys():
                     self.delivery[module] = Unavailable(detail, retry_after=1)
                 self.done.set()
+
+
+class LateReceipts:
+    """What modules could not take in, where they said so after the sender had stopped waiting.
+
+    Processes that die of an event are replaced more slowly than its sender waits. Each attempt would count as a module
+    that is away, and the event would be repeated without end; so the sender is given the late refusal at its next attempt.
+    """
+
+    LIMIT = 512
+
+    def __init__(self) -> None:
+        self._batches: OrderedDict[str, tuple[str, ...]] = OrderedDict()
+        self._refusals: OrderedDict[str, tuple[bool, NotTakenIn]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def expect(self, key: str, events: Sequence[Event]) -> None:
+        """Nobody waits any longer for the receipt of the message `key`, which held these events."""
+        with self._lock:
+            _keep(self._batches, key, tuple(event.event_id for event in events), self.LIMIT)
+
+    def receipt(self, key: str, refusal: NotTakenIn) -> None:
+        """The message `key` could not be taken in."""
+        with self._lock:
+            event_ids = self._batches.pop(key, ())
+            for event_id in event_ids:
+                _keep(self._refusals, event_id, (len(event_ids) == 1, refusal), self.LIMIT)
+
+    def refusal(self, events: Sequence[Event]) -> NotTakenIn | None:
+        """Why these events need not be sent now; None where they are to be.
+
+        A batch is refused when one of it was. An event that is sent alone is refused once for each time that it was
+        refused alone: in a batch another event may have been the reason.
+        """
+        with self._lock:
+            if len(events) > 1:
+                found = (self._refusals[event.event_id] for event in events if event.event_id in self._refusals)
+                return next((refusal for _, refusal in found), None)
+            alone, refusal = self._refusals.pop(events[0].event_id, (False, None))
+            return refusal if alone else None
+
+
+def _keep(entries: OrderedDict[str, T], key: str, value: T, limit: int) -> None:
+    """Add an entry; the oldest go where there are more than `limit`."""
+    entries[key] = value
+    while len(entries) > limit:
+        entries.popitem(last=False)
 
 
 class Link:
@@ -334,6 +384,7 @@ class BrokerBus:
         self._keys = count(1)
         self._asked: dict[str, Question] = {}
         self._posted: dict[str, Posted] = {}
+        self._late = LateReceipts()
         self._unconfirmed: dict[int, Posted] = {}
         self._tags = count(1)
         self._posting = threading.Lock()
@@ -398,6 +449,9 @@ class BrokerBus:
         """Hand a batch of events of one type to each module that listens; tells what those that must made of it."""
         started, name = time.monotonic(), type(events[0]).__name__
         posted = Posted(str(next(self._keys)), {*type(events[0]).heard_by})
+        late = self._late.refusal(events)
+        if late:
+            return dict.fromkeys(posted.awaited, late)
         try:
             self._reach()
             self._post(posted, name, events)
@@ -405,8 +459,9 @@ class BrokerBus:
             posted.fail(exc.detail)
         if not posted.done.wait(LAST_SECONDS if self._draining else self._event_seconds):
             metrics.broker_unanswered.labels("events").inc()
-            posted.fail("no receipt in time")
+            self._late.expect(posted.key, events)
         self._posted.pop(posted.key, None)
+        posted.fail("no receipt in time")
         metrics.tally.add(self._event_times, (time.monotonic() - started,))
         return posted.delivery
 
@@ -546,10 +601,14 @@ class BrokerBus:
         except NotUnderstood as exc:
             log.error("receipt not understood", reason=str(exc))
             return
-        posted = self._posted.get(delivered.properties.get("correlation_id", ""))
+        key = delivered.properties.get("correlation_id", "")
+        posted = self._posted.get(key)
+        troubles: dict[str, Exception | None] = {"": None, "Unavailable": Unavailable(detail, retry_after=1)}
+        trouble = troubles.get(kind, NotTakenIn(f"{kind}: {detail}"))
         if posted:
-            troubles: dict[str, Exception | None] = {"": None, "Unavailable": Unavailable(detail, retry_after=1)}
-            posted.receipt(module, troubles.get(kind, NotTakenIn(f"{kind}: {detail}")))
+            posted.receipt(module, trouble)
+        elif isinstance(trouble, NotTakenIn):
+            self._late.receipt(key, trouble)
 
     def _on_confirmed(self, tag: int, multiple: bool) -> None:
         for posted in self._confirmed(tag, multiple):
@@ -693,6 +752,8 @@ class BrokerBus:
     def _take(self, module: str, delivered: Delivered) -> None:
         headers = delivered.properties.get("application_headers") or {}
         times = headers.get(DELIVERED, 0)
+        if 0 < times < DELIVERIES:
+            self._stopping.wait(random.uniform(0, AGAIN_SECONDS * times))  # noqa: S311 - spreads load  # nosec B311
         trouble = self._trouble(module, delivered, times)
         if module in headers.get(AWAITED, ()):
             # The sender repeats what could not be taken in, in its time; it keeps count, and the dead letters.

@@ -2,9 +2,15 @@
 
 import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import amqp
 import kombu
@@ -15,7 +21,7 @@ from hypothesis import strategies as st
 from structlog.testing import CapturingLogger
 
 from app import broker, orders
-from app.broker import BrokerBus, NotTakenIn, NotUnderstood, Posted, Question, decoded
+from app.broker import BrokerBus, LateReceipts, NotTakenIn, NotUnderstood, Posted, Question, decoded
 from app.bus import SignalBus
 from app.contracts import (
     AwaitOrder,
@@ -34,6 +40,8 @@ from app.contracts import (
     UpdateOrder,
 )
 from app.database import Database
+from app.outbox import Outbox, Relay, entry_of
+from app.story import Step
 
 ORDER = "1" * 24
 CHECK = CheckOrderStatus(request_id="r-1", order_id=ORDER, on_behalf_of="")
@@ -678,6 +686,103 @@ def test_a_message_that_kills_whoever_takes_it_is_not_taken_for_ever(join, liste
     assert isinstance(trouble, NotTakenIn)
     assert "may die of it" in str(trouble)
     assert broker.DELIVERIES <= len(told) <= broker.DELIVERIES + 1
+
+
+def test_a_message_that_kills_whoever_takes_it_counts_as_failed_though_its_sender_waits_less(join, listening):
+    """Processes that die are replaced more slowly than a sender waits; and a sender repeats what it got no receipt for."""
+    told = []
+
+    def die(events):
+        told.append(events)
+        break_off(victims[-1])
+
+    victims = []
+    victims.append(listening(die))
+    sender = join(event_seconds=0.05 - broker.TRAVEL_SECONDS)
+    troubles = []
+    while not any(isinstance(trouble, NotTakenIn) for trouble in troubles):
+        troubles.append(sender.publish([CANCELLED])["payments"])
+        assert len(told) < 20 * broker.DELIVERIES
+    assert type(troubles[0]) is Unavailable
+    assert "may die of it" in str(troubles[-1])
+
+
+def test_a_late_refusal_of_a_batch_is_no_refusal_of_each_event_in_it():
+    late, refusal = LateReceipts(), NotTakenIn("one of them")
+    one, other, third = (replace(CANCELLED, event_id=event_id) for event_id in ("e-1", "e-2", "e-3"))
+    late.expect("1", [one, other])
+    assert late.refusal([one, other]) is None
+    late.receipt("1", refusal)
+    late.receipt("unknown", refusal)
+    assert late.refusal([one, third]) is late.refusal([other, one]) is refusal
+    assert late.refusal([third]) is late.refusal([one]) is late.refusal([other]) is None
+    late.expect("2", [one])
+    late.receipt("2", refusal)
+    assert late.refusal([one]) is refusal
+    assert late.refusal([one]) is None
+
+
+def test_late_refusals_are_kept_in_bounds():
+    late = LateReceipts()
+    for number in range(3 * late.LIMIT):
+        late.expect(str(number), [replace(CANCELLED, event_id=f"e-{number}")])
+        late.expect(f"never {number}", [CANCELLED])
+        late.receipt(str(number), NotTakenIn("no"))
+    assert len(late._batches) <= late.LIMIT
+    assert len(late._refusals) == late.LIMIT
+
+
+MORTAL = """
+import os, signal, sys
+from app.broker import BrokerBus
+from app.contracts import OrderCancelled
+
+def take(events):
+    if any(event.order_id == sys.argv[3] for event in events):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def live():
+    bus = BrokerBus(sys.argv[1], sys.argv[2], request_seconds=9.0, event_seconds=9.0)
+    bus.subscribe("payments", OrderCancelled, take)
+    bus.receive()
+    signal.pause()
+
+while child := os.fork():
+    os.waitpid(child, 0)
+    sys.stderr.write("died\\n")
+live()
+"""
+
+
+@pytest.mark.long
+def test_an_event_that_kills_each_process_that_takes_it_ends_as_a_dead_letter_and_others_arrive(
+    join, settings, database, mongodb_uri, bus_url, bus_prefix, tmp_path
+):
+    """Real processes, started anew as often as they die, and a real outbox that waits less than their deaths take."""
+    connection, deaths, documents = Database(mongodb_uri, settings.database), tmp_path / "deaths", database["outboxes"]
+    outbox = Outbox(connection.collection("outboxes", 10.0), lease=0.05)
+    good = replace(CANCELLED, event_id="good", order_id="2" * 24)
+    for event in (CANCELLED, good):
+        due = datetime(2000, 1, 1, tzinfo=UTC)
+        documents.insert_one({"_id": event.order_id, "outbox": [entry_of(event)], "relayDue": due})
+    sender = join(event_seconds=0.2 - broker.TRAVEL_SECONDS)
+    relay = Relay("orders", Step.HANDED_TO_PAYMENTS, outbox, sender, interval=0.05, tries=1)
+    relay.start()
+    with deaths.open("w") as told:
+        mortal = subprocess.Popen(
+            [sys.executable, "-c", MORTAL, bus_url, bus_prefix, ORDER], stderr=told, start_new_session=True
+        )
+    try:
+        while documents.find_one({"outbox": {"$ne": []}, "deadLetter": {"$exists": False}}):
+            assert mortal.poll() is None
+            assert deaths.read_text().count("died") < 20 * broker.DELIVERIES
+    finally:
+        os.killpg(mortal.pid, signal.SIGKILL)
+        mortal.wait()
+        relay.stop(10)
+        connection.close()
+    assert "may die of it" in documents.find_one({"_id": ORDER})["deadLetter"]["reason"]
+    assert documents.find_one({"_id": good.order_id}) == {"_id": good.order_id, "outbox": []}
 
 
 def test_what_a_handler_raises_is_told_however_it_reads(join, listening):
