@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from itertools import count
+from itertools import count, cycle
 from socket import SHUT_RDWR
 from typing import Annotated, Any, TypeVar
 from uuid import uuid4
@@ -37,6 +37,7 @@ from app.bus import Delivery, SignalBus
 from app.coalesce import Coalescer
 from app.contracts import Event, Refused, Reply, Request, Unavailable, by_name
 from app.story import log
+from app.supervision import BackgroundThread, Heartbeat
 
 R = TypeVar("R", bound=Reply)
 Q = TypeVar("Q", bound=Request[Any])
@@ -255,19 +256,21 @@ class Link:
         self, name: str, urls: Sequence[str], prepare: Callable[[Driver], None], lost: Callable[[], None]
     ) -> None:
         self._name = name
-        self._urls = urls
+        self._urls = cycle(urls)
+        self._pause = FIRST_PAUSE
         self._prepare = prepare
         self._lost = lost
         self._connection: Driver | None = None
+        self._received = 0
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"broker-{name}", daemon=True)
+        self.thread = BackgroundThread(f"broker-{name}", self._run)
         self.up = threading.Event()
         self.tried = threading.Event()
         self.blocked = False
 
     def start(self) -> None:
         """Start connecting."""
-        self._thread.start()
+        self.thread.start()
 
     def stop(self) -> None:
         """Close the connection and end."""
@@ -275,10 +278,9 @@ class Link:
         with suppress(Exception):
             if self._connection:
                 self._connection.send_method(spec.Connection.Close, "BsBB", (200, "the process ends", 0, 0))
-        if self._thread.is_alive():
-            self._thread.join(CONNECT_SECONDS)
-            self._break()
-            self._thread.join(CONNECT_SECONDS)
+        self.thread.join(CONNECT_SECONDS)
+        self._break()
+        self.thread.join(CONNECT_SECONDS)
 
     @property
     def usable(self) -> bool:
@@ -286,7 +288,10 @@ class Link:
         return self.up.is_set() and not self.blocked
 
     def check(self) -> None:
-        """Send a heartbeat where one is due; break off where none has come for too long."""
+        """Send a heartbeat where one is due; break off where none has come for too long.
+
+        What the reader has read is its progress: the driver keeps the broker's heartbeats to itself.
+        """
         connection = self._connection
         if connection is None or not self.up.is_set():
             return
@@ -295,26 +300,32 @@ class Link:
         except Exception as exc:
             log.warning("broker silent", link=self._name, reason=str(exc)[:200])
             self._break()
+        if connection.bytes_recv != self._received:
+            self._received = connection.bytes_recv
+            self.thread.beat()
 
     def _run(self) -> None:
-        pause = FIRST_PAUSE
-        for attempt in count():
+        while not self._stopping.is_set():
+            self.thread.beat()
             try:
-                self._connect(self._urls[attempt % len(self._urls)])
-                pause = FIRST_PAUSE
-                self._read()
-            except Exception as exc:
-                # The driver raises whatever it stumbles over when a connection ends: none of it is to end this thread.
-                if not self._stopping.is_set():
-                    log.warning(
-                        "broker lost" if self.up.is_set() else "broker not reached",
-                        link=self._name,
-                        reason=str(exc)[:200],
-                    )
-            self._let_go()
-            if self._stopping.wait(pause * random.uniform(0.8, 1.2)):  # noqa: S311 - spreads load  # nosec B311
-                return
-            pause = min(2 * pause, LONGEST_PAUSE)
+                self._serve(next(self._urls))
+            finally:
+                # Whatever was raised: what nothing is read from any more must not pass for a connection.
+                self._let_go()
+            self._stopping.wait(self._pause * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load  # nosec B311
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _serve(self, url: str) -> None:
+        """Connect, and read until the connection ends."""
+        try:
+            self._connect(url)
+            self._pause = FIRST_PAUSE
+            self._read()
+        except Exception as exc:
+            # The driver raises whatever it stumbles over when a connection ends.
+            if not self._stopping.is_set():
+                event = "broker lost" if self.up.is_set() else "broker not reached"
+                log.warning(event, link=self._name, reason=str(exc)[:200])
 
     def _connect(self, url: str) -> None:
         secure = {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None} if url.startswith("amqps:") else False
@@ -404,8 +415,8 @@ class BrokerBus:
         self._events: Any = None
         self._consumers: list[tuple[Channel, str]] = []
         self._starting = threading.Lock()
-        self._heart: threading.Thread | None = None
-        self._receiving = False
+        self._heart = BackgroundThread("broker-heart", self._beat)
+        self._sending = self._receiving = False
         self._stopping = threading.Event()
         self._draining = False
 
@@ -470,8 +481,8 @@ class BrokerBus:
     def start(self) -> None:
         """Connect for sending, after any fork; whoever asks first does so too."""
         with self._starting:
-            if self._heart is None and not self._stopping.is_set():
-                self._heart = threading.Thread(target=self._beat, name="broker-heart", daemon=True)
+            if not (self._sending or self._stopping.is_set()):
+                self._sending = True
                 self._heart.start()
                 self._out.start()
 
@@ -485,7 +496,13 @@ class BrokerBus:
     @property
     def ready(self) -> bool:
         """Whether it can send, and receives what it should."""
-        return self._out.usable and (self._in.up.is_set() or not self._receiving)
+        works = not any(heartbeat.dead for heartbeat in self.heartbeats)
+        return works and self._out.usable and (self._in.up.is_set() or not self._receiving)
+
+    @property
+    def heartbeats(self) -> tuple[Heartbeat, ...]:
+        """Of its threads: the one that keeps both connections alive, and the reader of each."""
+        return self._heart, self._out.thread, self._in.thread
 
     def drain(self) -> None:
         """Take up nothing more. Safe in a signal handler: sets a flag only."""
@@ -508,6 +525,7 @@ class BrokerBus:
 
     def _beat(self) -> None:
         while not self._stopping.wait(TICK_SECONDS):
+            self._heart.beat()
             for link in (self._in, self._out):
                 link.check()
             if self._draining:
@@ -728,6 +746,10 @@ class BrokerBus:
         except NotUnderstood as exc:
             log.error("request not understood", module=module, request=name, reason=str(exc))
             return refused(Unavailable(f"{name} was not understood"))
+        except BaseException:
+            # SystemExit and its like pass the bus of one process. Here they must not leave the asker without an answer.
+            log.exception("request failed", module=module, request=name)
+            return refused(Unavailable(f"{name} could not be answered"))
 
     def _send_answers(self, answers: list[tuple[Delivered, tuple[str, str, msgspec.Raw]]]) -> list[None]:
         # Over the channel that brought the request: where that is gone, the broker gives the request to others.
@@ -744,10 +766,10 @@ class BrokerBus:
     def _take_in(self, module: str, delivered: Delivered) -> None:
         try:
             self._take(module, delivered)
-        except Exception:
+        except BaseException:
             # Whoever sent it does not speak as we do: kept aside, so that it takes up no place here.
-            log.exception("message not understood", module=module)
             _reject(delivered)
+            log.exception("message not understood", module=module)
 
     def _take(self, module: str, delivered: Delivered) -> None:
         headers = delivered.properties.get("application_headers") or {}
@@ -776,7 +798,16 @@ class BrokerBus:
         except NotUnderstood as exc:
             log.error("events not understood", module=module, event_type=name, reason=str(exc))
             return NotTakenIn(f"{name or 'a message without a type'} was not understood: {exc}")
-        return self._local[module].publish(events).get(module) if events else None
+        return self._given_to(module, events) if events else None
+
+    def _given_to(self, module: str, events: Sequence[Event]) -> Exception | None:
+        try:
+            return self._local[module].publish(events).get(module)
+        except BaseException as exc:
+            # SystemExit and its like pass the bus of one process. Here they must not cost a place for events.
+            name = type(events[0]).__name__
+            log.exception("events not handled", module=module, event_type=name)
+            return NotTakenIn(f"{name}: {exc!r}")
 
     def _events_of(self, name: str, delivered: Delivered) -> tuple[Event, ...]:
         if name not in EVENTS:

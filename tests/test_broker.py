@@ -28,6 +28,7 @@ from app.contracts import (
     AwaitTimeline,
     CheckOrderStatus,
     CreateOrder,
+    NotFound,
     OrderCancelled,
     OrderStatusView,
     OrderUpdated,
@@ -40,8 +41,10 @@ from app.contracts import (
     UpdateOrder,
 )
 from app.database import Database
+from app.main import create_app, runtime
 from app.outbox import Outbox, Relay, entry_of
 from app.story import Step
+from app.supervision import BackgroundThread
 
 ORDER = "1" * 24
 CHECK = CheckOrderStatus(request_id="r-1", order_id=ORDER, on_behalf_of="")
@@ -421,6 +424,124 @@ def test_requests_made_together_travel_together(join, serving):
     with ThreadPoolExecutor(64) as pool:
         assert set(pool.map(asker.ask, [CHECK] * 512)) == {REPLY}
     assert 16 <= len(seen) < 400
+
+
+# --- threads ---
+
+
+def exit_once(then, reached):
+    """What ends a thread from inside at its first call, and does what it should from then on."""
+
+    def exit_or_go_on(*args):
+        if not reached:
+            reached.append(1)
+            raise SystemExit
+        return then(*args)
+
+    return exit_or_go_on
+
+
+@pytest.mark.parametrize(("side", "method"), [("owner", "_on_requests"), ("asker", "_on_answers")])
+def test_a_reader_that_is_killed_from_inside_goes_on(join, serving, eventually, side, method):
+    owner, asker, reached = serving(), join(), []
+    asker.start()
+    eventually(lambda: asker.ready)
+    killed = {"owner": owner, "asker": asker}[side]
+    setattr(killed, method, exit_once(getattr(killed, method), reached))
+    break_off(killed)
+    eventually(lambda: not killed.ready)
+    eventually(lambda: killed.ready)
+    with contextlib.suppress(Unavailable):
+        asker.ask(CHECK)
+    eventually(lambda: reached)
+    eventually(lambda: asker.ready and owner.ready)
+    assert asker.ask(CHECK) == REPLY
+
+
+def test_a_reader_that_was_killed_is_not_ready_before_it_reads_again(join, serving, eventually, monkeypatch):
+    monkeypatch.setattr(BackgroundThread, "RESTART_SECONDS", 2.0)
+    owner, asker, reached = serving(), join(), []
+    owner._on_requests = exit_once(owner._on_requests, reached)
+    break_off(owner)
+    eventually(lambda: not owner.ready)
+    eventually(lambda: owner.ready)
+    assert asker.ask(CHECK) == REPLY
+    assert reached
+    eventually(lambda: owner.ready)
+
+
+def test_the_heart_that_is_killed_from_inside_beats_on(join, eventually):
+    bus, reached = join(), []
+    bus._in.check = exit_once(bus._in.check, reached)
+    bus.start()
+    eventually(lambda: reached)
+    beats = bus._heart.beats
+    eventually(lambda: bus._heart.beats > beats)
+
+
+def test_readers_and_heart_count_each_time_they_come_round(join, serving, eventually):
+    owner = serving()
+    assert join().ask(CHECK) == REPLY
+    assert {heartbeat.name for heartbeat in owner.heartbeats} == {"broker-heart", "broker-out", "broker-in"}
+    before = [heartbeat.beats for heartbeat in owner.heartbeats]
+    eventually(lambda: all(one.beats > had for one, had in zip(owner.heartbeats, before, strict=True)))
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_bus_of_which_a_thread_has_died_is_not_ready(join, serving, eventually, number):
+    owner = serving()
+    heartbeat = owner.heartbeats[number]
+    assert owner.ready
+    assert not heartbeat.dead
+    heartbeat._thread = ended = threading.Thread(target=lambda: None)
+    ended.start()
+    ended.join()
+    assert heartbeat.dead
+    assert not owner.ready
+
+
+def test_the_watchdog_of_a_process_watches_the_threads_of_its_bus(settings, bus_url, bus_prefix, eventually):
+    running = runtime(create_app(replace(settings, bus_url=bus_url, bus_prefix=bus_prefix)))
+    running.start()
+    eventually(running.ready)
+    assert running.alive()
+    running.bus.heartbeats[1]._thread = ended = threading.Thread(target=lambda: None)
+    ended.start()
+    ended.join()
+    assert [heartbeat.name for heartbeat in running.failing()] == ["broker-out"]
+    assert not running.alive()
+    running.stop()
+
+
+def test_a_handler_that_wants_to_end_the_process_leaves_no_asker_without_an_answer(join, serving, log):
+    wishes = [SystemExit] * (broker.HANDS + 1)
+
+    def end(request):
+        raise wishes.pop() if wishes else NotFound("no")
+
+    serving(end)
+    asker = join()
+    with ThreadPoolExecutor(len(wishes)) as pool:
+        asked = [pool.submit(asker.ask, CHECK) for _ in range(len(wishes))]
+        assert {str(one.exception(30)) for one in asked} == {"CheckOrderStatus could not be answered"}
+    with pytest.raises(NotFound):
+        asker.ask(CHECK)
+
+
+def test_a_handler_that_wants_to_end_the_process_costs_no_place_for_events(join, listening, log):
+    wishes = [SystemExit] * (broker.EVENTS_AHEAD + 1)
+
+    def end(events):
+        if wishes:
+            raise wishes.pop()
+
+    listening(end)
+    sender = join()
+    for _ in range(len(wishes)):
+        trouble = sender.publish([CANCELLED])["payments"]
+        assert isinstance(trouble, NotTakenIn)
+        assert "SystemExit" in str(trouble)
+    assert sender.publish([CANCELLED]) == {"payments": None}
 
 
 # --- nonsense, and poison ---
