@@ -388,6 +388,53 @@ def test_what_nobody_waits_for_any_longer_is_not_done(join, serving, eventually)
     assert len(done) == 1
 
 
+def test_a_request_that_waited_here_longer_than_its_asker_is_not_done(join, serving, eventually, monkeypatch):
+    monkeypatch.setattr(broker, "HANDS", 1)
+    done, released = [], threading.Event()
+
+    def answer(request):
+        done.append(request.request_id)
+        assert released.wait(60)
+        return REPLY
+
+    serving(answer)
+    patient = join(request_seconds=60.0)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(patient.ask, replace(CHECK, request_id="first"))
+        eventually(lambda: done)
+        # The second is given up well after the time of the first is over at the owner too.
+        for request_id, seconds in (("late", 0.1), ("later", 2.0)):
+            hasty = join(request_seconds=seconds)
+            hasty.start()
+            assert hasty._out.up.wait(10)
+            with pytest.raises(Unavailable, match="in time"):
+                hasty.ask(replace(CHECK, request_id=request_id))
+        released.set()
+        assert first.result(60) == REPLY
+    assert patient.ask(replace(CHECK, request_id="last")) == REPLY
+    assert "late" not in done
+
+
+def test_a_process_that_ends_waits_for_receipts_only_a_moment(join, monkeypatch):
+    monkeypatch.setattr(broker, "LAST_SECONDS", 0.05)
+    sender = join(event_seconds=3600.0)
+    sender.start()
+    assert sender._out.up.wait(10)
+    sender.drain()
+    assert "no receipt" in str(sender.publish([CANCELLED])["payments"])
+
+
+def test_a_process_that_ends_takes_up_nothing_from_then_on(serving, channel, bus_prefix, eventually):
+    owner = serving()
+
+    def consumers():
+        return channel.queue_declare(f"{bus_prefix}.orders.requests", passive=True).consumer_count
+
+    assert consumers() == 1
+    owner.drain()
+    eventually(lambda: consumers() == 0)
+
+
 def test_who_asks_to_wait_holds_up_nobody(join, serving, eventually):
     released, waiting_now = threading.Event(), []
 
@@ -424,6 +471,19 @@ def test_requests_made_together_travel_together(join, serving):
     with ThreadPoolExecutor(64) as pool:
         assert set(pool.map(asker.ask, [CHECK] * 512)) == {REPLY}
     assert 16 <= len(seen) < 400
+
+
+def test_a_connection_whose_heartbeats_stay_away_is_broken_off_and_made_anew(join, eventually):
+    bus = join()
+    bus.start()
+    assert bus._out.up.wait(10)
+    silent = bus._out._connection
+
+    def too_long_ago():
+        raise ConnectionError("too many heartbeats missed")
+
+    silent.heartbeat_tick = too_long_ago
+    eventually(lambda: bus._out._connection not in (None, silent) and bus.ready)
 
 
 # --- threads ---
@@ -934,6 +994,18 @@ def test_events_for_which_there_is_no_queue_stay_with_their_sender(join, channel
     assert type(trouble) is Unavailable
     assert "no queue" in trouble.detail
     assert time.monotonic() - began < 10
+
+
+def test_events_that_a_full_queue_refuses_are_given_up_at_once(join, channel, bus_prefix):
+    sender = join(event_seconds=3600.0)
+    sender.start()
+    assert sender._out.up.wait(10)
+    full = channel.queue_declare(exclusive=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"}).queue
+    channel.queue_bind(full, f"{bus_prefix}.events", "OrderCancelled")
+    channel.basic_publish(amqp.Message(b"[]"), "", full)
+    channel.queue_declare(full, passive=True)
+    trouble = sender.publish([CANCELLED])["payments"]
+    assert "does not take it" in str(trouble)
 
 
 def test_events_that_the_broker_refuses_stay_with_their_sender(join):
