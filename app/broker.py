@@ -14,14 +14,14 @@ import random
 import ssl
 import threading
 import time
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from itertools import count
+from itertools import count, cycle
 from socket import SHUT_RDWR
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from uuid import uuid4
 
 import msgspec
@@ -37,17 +37,21 @@ from app.bus import Delivery, SignalBus
 from app.coalesce import Coalescer
 from app.contracts import Event, Refused, Reply, Request, Unavailable, by_name
 from app.story import log
+from app.supervision import BackgroundThread, Heartbeat
 
 R = TypeVar("R", bound=Reply)
 Q = TypeVar("Q", bound=Request[Any])
 E = TypeVar("E", bound=Event)
+T = TypeVar("T")
 
 REQUESTS, EVENTS, REFUSALS = map(by_name, (Request, Event, Refused))
 DECODERS = {
     **{name: msgspec.json.Decoder(kind) for name, kind in REQUESTS.items()},
     **{name: msgspec.json.Decoder(tuple[kind, ...]) for name, kind in EVENTS.items()},  # type: ignore[valid-type]
 }
-ASKS = msgspec.json.Decoder(list[tuple[str, str, int, msgspec.Raw]])
+# How long a request may take, in milliseconds: an integer of any size would not fit into a float of seconds.
+Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+ASKS = msgspec.json.Decoder(list[tuple[str, str, Milliseconds, msgspec.Raw]])
 ANSWERS = msgspec.json.Decoder(list[tuple[str, str, msgspec.Raw]])
 RECEIPT = msgspec.json.Decoder(tuple[str, str, str])
 REPLIES = {name: msgspec.json.Decoder(kind.reply) for name, kind in REQUESTS.items()}
@@ -78,6 +82,9 @@ EVENTS_AHEAD = 4
 # So often a message may be given back, mostly because whoever took it died. Then it is not handled again.
 DELIVERIES = 6
 DELIVERED = "x-delivery-count"
+# What was given back is handled up to so many seconds later for each time: processes that die of one message then have
+# time for the others that they had taken along with it.
+AGAIN_SECONDS = 0.1
 # Who must take a message in: their sender waits for each to say so, and repeats it otherwise.
 AWAITED = "awaited"
 LONGEST_REST = 5.0
@@ -87,10 +94,45 @@ class NotTakenIn(Exception):
     """A module could not take events in; the text names what it stumbled over."""
 
 
-LOST = (
-    "Unavailable",
-    msgspec.json.encode({"detail": "the broker was lost meanwhile", "members": {"retry_after": 1}}),
-)
+class NotUnderstood(Exception):
+    """A message is not what it should be; the text says why."""
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """A refusal as it travels, beside the name of its class."""
+
+    detail: str
+    members: dict[str, Any] = {}
+
+
+REFUSAL = msgspec.json.Decoder(Refusal)
+
+
+def decoded(decoder: msgspec.json.Decoder[T], body: bytes | str | msgspec.Raw) -> T:
+    """What a message says. Raises NotUnderstood whatever is wrong with it, and nothing else."""
+    try:
+        return decoder.decode(body)
+    except Exception as exc:
+        # Not MsgspecError alone: RecursionError where it is nested too deeply, UnicodeError where it is no text.
+        raise NotUnderstood(f"{type(exc).__name__}: {str(exc)[:200]}") from exc
+
+
+def refused(refusal: Refused) -> tuple[str, bytes]:
+    """A refusal as it travels: the name of its class, and the rest as JSON."""
+    return type(refusal).__name__, msgspec.json.encode(Refusal(detail=refusal.detail, members=refusal.members))
+
+
+def refusal_of(kind: str, payload: bytes | msgspec.Raw) -> Refused:
+    """The refusal that has travelled; Unavailable where its class is not known here. Raises NotUnderstood."""
+    told = decoded(REFUSAL, payload)
+    try:
+        refusal: Refused = REFUSALS.get(kind, Unavailable)(told.detail, **told.members)
+    except TypeError as exc:
+        raise NotUnderstood(f"members of a refusal: {exc}") from exc
+    return refusal
+
+
+LOST = refused(Unavailable("the broker was lost meanwhile", retry_after=1))
 
 
 class Question:
@@ -112,12 +154,16 @@ class Question:
         self.done.set()
 
     def reply(self) -> Any:
-        """What it was answered with. Raises the refusal."""
+        """What it was answered with. Raises the refusal, and Unavailable where the answer is not understood."""
         kind, payload = self.outcome
-        if not kind:
-            return REPLIES[self.kind.__name__].decode(payload)
-        told = msgspec.json.decode(payload)
-        raise REFUSALS.get(kind, Unavailable)(told["detail"], **told["members"])
+        try:
+            if not kind:
+                return decoded(REPLIES[self.kind.__name__], payload)
+            refusal = refusal_of(kind, payload)
+        except NotUnderstood as exc:
+            log.error("answer not understood", request=self.kind.__name__, reason=str(exc))
+            raise Unavailable(f"the answer to {self.kind.__name__} was not understood") from exc
+        raise refusal
 
 
 class Posted:
@@ -152,6 +198,53 @@ class Posted:
                 self.done.set()
 
 
+class LateReceipts:
+    """What modules could not take in, where they said so after the sender had stopped waiting.
+
+    Processes that die of an event are replaced more slowly than its sender waits. Each attempt would count as a module
+    that is away, and the event would be repeated without end; so the sender is given the late refusal at its next attempt.
+    """
+
+    LIMIT = 512
+
+    def __init__(self) -> None:
+        self._batches: OrderedDict[str, tuple[str, ...]] = OrderedDict()
+        self._refusals: OrderedDict[str, tuple[bool, NotTakenIn]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def expect(self, key: str, events: Sequence[Event]) -> None:
+        """Nobody waits any longer for the receipt of the message `key`, which held these events."""
+        with self._lock:
+            _keep(self._batches, key, tuple(event.event_id for event in events), self.LIMIT)
+
+    def receipt(self, key: str, refusal: NotTakenIn) -> None:
+        """The message `key` could not be taken in."""
+        with self._lock:
+            event_ids = self._batches.pop(key, ())
+            for event_id in event_ids:
+                _keep(self._refusals, event_id, (len(event_ids) == 1, refusal), self.LIMIT)
+
+    def refusal(self, events: Sequence[Event]) -> NotTakenIn | None:
+        """Why these events need not be sent now; None where they are to be.
+
+        A batch is refused when one of it was. An event that is sent alone is refused once for each time that it was
+        refused alone: in a batch another event may have been the reason.
+        """
+        with self._lock:
+            if len(events) > 1:
+                found = (self._refusals[event.event_id] for event in events if event.event_id in self._refusals)
+                return next((refusal for _, refusal in found), None)
+            alone, refusal = self._refusals.pop(events[0].event_id, (False, None))
+            return refusal if alone else None
+
+
+def _keep(entries: OrderedDict[str, T], key: str, value: T, limit: int) -> None:
+    """Add an entry; the oldest go where there are more than `limit`."""
+    entries[key] = value
+    while len(entries) > limit:
+        entries.popitem(last=False)
+
+
 class Link:
     """One connection to the broker, kept up: where it is lost it is made anew, after ever longer pauses.
 
@@ -163,19 +256,21 @@ class Link:
         self, name: str, urls: Sequence[str], prepare: Callable[[Driver], None], lost: Callable[[], None]
     ) -> None:
         self._name = name
-        self._urls = urls
+        self._urls = cycle(urls)
+        self._pause = FIRST_PAUSE
         self._prepare = prepare
         self._lost = lost
         self._connection: Driver | None = None
+        self._received = 0
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"broker-{name}", daemon=True)
+        self.thread = BackgroundThread(f"broker-{name}", self._run)
         self.up = threading.Event()
         self.tried = threading.Event()
         self.blocked = False
 
     def start(self) -> None:
         """Start connecting."""
-        self._thread.start()
+        self.thread.start()
 
     def stop(self) -> None:
         """Close the connection and end."""
@@ -183,10 +278,9 @@ class Link:
         with suppress(Exception):
             if self._connection:
                 self._connection.send_method(spec.Connection.Close, "BsBB", (200, "the process ends", 0, 0))
-        if self._thread.is_alive():
-            self._thread.join(CONNECT_SECONDS)
-            self._break()
-            self._thread.join(CONNECT_SECONDS)
+        self.thread.join(CONNECT_SECONDS)
+        self._break()
+        self.thread.join(CONNECT_SECONDS)
 
     @property
     def usable(self) -> bool:
@@ -194,7 +288,10 @@ class Link:
         return self.up.is_set() and not self.blocked
 
     def check(self) -> None:
-        """Send a heartbeat where one is due; break off where none has come for too long."""
+        """Send a heartbeat where one is due; break off where none has come for too long.
+
+        What the reader has read is its progress: the driver keeps the broker's heartbeats to itself.
+        """
         connection = self._connection
         if connection is None or not self.up.is_set():
             return
@@ -203,26 +300,32 @@ class Link:
         except Exception as exc:
             log.warning("broker silent", link=self._name, reason=str(exc)[:200])
             self._break()
+        if connection.bytes_recv != self._received:
+            self._received = connection.bytes_recv
+            self.thread.beat()
 
     def _run(self) -> None:
-        pause = FIRST_PAUSE
-        for attempt in count():
+        while not self._stopping.is_set():
+            self.thread.beat()
             try:
-                self._connect(self._urls[attempt % len(self._urls)])
-                pause = FIRST_PAUSE
-                self._read()
-            except Exception as exc:
-                # The driver raises whatever it stumbles over when a connection ends: none of it is to end this thread.
-                if not self._stopping.is_set():
-                    log.warning(
-                        "broker lost" if self.up.is_set() else "broker not reached",
-                        link=self._name,
-                        reason=str(exc)[:200],
-                    )
-            self._let_go()
-            if self._stopping.wait(pause * random.uniform(0.8, 1.2)):  # noqa: S311 - spreads load  # nosec B311
-                return
-            pause = min(2 * pause, LONGEST_PAUSE)
+                self._serve(next(self._urls))
+            finally:
+                # Whatever was raised: what nothing is read from any more must not pass for a connection.
+                self._let_go()
+            self._stopping.wait(self._pause * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load  # nosec B311
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _serve(self, url: str) -> None:
+        """Connect, and read until the connection ends."""
+        try:
+            self._connect(url)
+            self._pause = FIRST_PAUSE
+            self._read()
+        except Exception as exc:
+            # The driver raises whatever it stumbles over when a connection ends.
+            if not self._stopping.is_set():
+                event = "broker lost" if self.up.is_set() else "broker not reached"
+                log.warning(event, link=self._name, reason=str(exc)[:200])
 
     def _connect(self, url: str) -> None:
         secure = {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None} if url.startswith("amqps:") else False
@@ -292,6 +395,7 @@ class BrokerBus:
         self._keys = count(1)
         self._asked: dict[str, Question] = {}
         self._posted: dict[str, Posted] = {}
+        self._late = LateReceipts()
         self._unconfirmed: dict[int, Posted] = {}
         self._tags = count(1)
         self._posting = threading.Lock()
@@ -311,8 +415,8 @@ class BrokerBus:
         self._events: Any = None
         self._consumers: list[tuple[Channel, str]] = []
         self._starting = threading.Lock()
-        self._heart: threading.Thread | None = None
-        self._receiving = False
+        self._heart = BackgroundThread("broker-heart", self._beat)
+        self._sending = self._receiving = False
         self._stopping = threading.Event()
         self._draining = False
 
@@ -356,6 +460,9 @@ class BrokerBus:
         """Hand a batch of events of one type to each module that listens; tells what those that must made of it."""
         started, name = time.monotonic(), type(events[0]).__name__
         posted = Posted(str(next(self._keys)), {*type(events[0]).heard_by})
+        late = self._late.refusal(events)
+        if late:
+            return dict.fromkeys(posted.awaited, late)
         try:
             self._reach()
             self._post(posted, name, events)
@@ -363,8 +470,9 @@ class BrokerBus:
             posted.fail(exc.detail)
         if not posted.done.wait(LAST_SECONDS if self._draining else self._event_seconds):
             metrics.broker_unanswered.labels("events").inc()
-            posted.fail("no receipt in time")
+            self._late.expect(posted.key, events)
         self._posted.pop(posted.key, None)
+        posted.fail("no receipt in time")
         metrics.tally.add(self._event_times, (time.monotonic() - started,))
         return posted.delivery
 
@@ -373,8 +481,8 @@ class BrokerBus:
     def start(self) -> None:
         """Connect for sending, after any fork; whoever asks first does so too."""
         with self._starting:
-            if self._heart is None and not self._stopping.is_set():
-                self._heart = threading.Thread(target=self._beat, name="broker-heart", daemon=True)
+            if not (self._sending or self._stopping.is_set()):
+                self._sending = True
                 self._heart.start()
                 self._out.start()
 
@@ -388,7 +496,13 @@ class BrokerBus:
     @property
     def ready(self) -> bool:
         """Whether it can send, and receives what it should."""
-        return self._out.usable and (self._in.up.is_set() or not self._receiving)
+        works = not any(heartbeat.dead for heartbeat in self.heartbeats)
+        return works and self._out.usable and (self._in.up.is_set() or not self._receiving)
+
+    @property
+    def heartbeats(self) -> tuple[Heartbeat, ...]:
+        """Of its threads: the one that keeps both connections alive, and the reader of each."""
+        return self._heart, self._out.thread, self._in.thread
 
     def drain(self) -> None:
         """Take up nothing more. Safe in a signal handler: sets a flag only."""
@@ -411,6 +525,7 @@ class BrokerBus:
 
     def _beat(self) -> None:
         while not self._stopping.wait(TICK_SECONDS):
+            self._heart.beat()
             for link in (self._in, self._out):
                 link.check()
             if self._draining:
@@ -467,7 +582,12 @@ class BrokerBus:
         return [None] * len(questions)
 
     def _on_answers(self, delivered: Delivered) -> None:
-        for key, kind, payload in ANSWERS.decode(delivered.body):
+        try:
+            answers = decoded(ANSWERS, delivered.body)
+        except NotUnderstood as exc:
+            log.error("answers not understood", reason=str(exc))
+            return
+        for key, kind, payload in answers:
             self._silent.discard(key.partition(":")[0])
             question = self._asked.get(key)
             if question:
@@ -477,7 +597,6 @@ class BrokerBus:
         body = msgspec.json.encode(events)
         self._posted[posted.key] = posted
         with self._posting:
-            self._unconfirmed[next(self._tags)] = posted
             self._put(
                 self._events,
                 body,
@@ -491,13 +610,23 @@ class BrokerBus:
                 delivery_mode=PERSISTENT,
                 headers={AWAITED: sorted(posted.awaited)},
             )
+            # Only what was sent has a number at the broker. Its confirmation waits for the lock.
+            self._unconfirmed[next(self._tags)] = posted
 
     def _on_receipt(self, delivered: Delivered) -> None:
-        module, kind, detail = RECEIPT.decode(delivered.body)
-        posted = self._posted.get(delivered.properties.get("correlation_id", ""))
+        try:
+            module, kind, detail = decoded(RECEIPT, delivered.body)
+        except NotUnderstood as exc:
+            log.error("receipt not understood", reason=str(exc))
+            return
+        key = delivered.properties.get("correlation_id", "")
+        posted = self._posted.get(key)
+        troubles: dict[str, Exception | None] = {"": None, "Unavailable": Unavailable(detail, retry_after=1)}
+        trouble = troubles.get(kind, NotTakenIn(f"{kind}: {detail}"))
         if posted:
-            troubles: dict[str, Exception | None] = {"": None, "Unavailable": Unavailable(detail, retry_after=1)}
-            posted.receipt(module, troubles.get(kind, NotTakenIn(f"{kind}: {detail}")))
+            posted.receipt(module, trouble)
+        elif isinstance(trouble, NotTakenIn):
+            self._late.receipt(key, trouble)
 
     def _on_confirmed(self, tag: int, multiple: bool) -> None:
         for posted in self._confirmed(tag, multiple):
@@ -570,13 +699,14 @@ class BrokerBus:
 
     def _on_requests(self, module: str, delivered: Delivered) -> None:
         try:
-            asked = ASKS.decode(delivered.body)
-        except msgspec.MsgspecError as exc:
-            log.error("request not understood", module=module, reason=str(exc)[:200])
+            asked = decoded(ASKS, delivered.body)
+        except NotUnderstood as exc:
             _reject(delivered)
+            log.error("request not understood", module=module, reason=str(exc))
             return
-        if delivered.properties.get("type") == WAITING:
-            # They would hold up the others for as long as they wait; lost, they are asked again.
+        if delivered.properties.get("type") == WAITING or not asked:
+            # Those that wait would hold up the others for as long as they do; lost, they are asked again.
+            # Where there are none, none would be the last to be answered.
             _acknowledge(delivered)
             pool, batch = self._waiters, Batch(len(asked), lambda: None)
         else:
@@ -607,16 +737,19 @@ class BrokerBus:
         try:
             if name not in REQUESTS:
                 raise Unavailable(f"{module} does not know {name}")
-            request = DECODERS[name].decode(body)
-            if again and getattr(request, "expected_versions", None):
-                # It may have changed the version itself: "not as you believe" could be untrue.
+            request = decoded(DECODERS[name], body)
+            if again and not request.repeatable:
                 raise Unavailable("whoever took this on was lost meanwhile: look whether it was done", retry_after=1)
             return "", msgspec.json.encode(self._local[module].ask(request))
         except Refused as refusal:
-            return type(refusal).__name__, msgspec.json.encode({"detail": refusal.detail, "members": refusal.members})
-        except msgspec.MsgspecError as exc:
-            log.error("request not understood", module=module, request=name, reason=str(exc)[:200])
-            return "Unavailable", msgspec.json.encode({"detail": f"{name} was not understood", "members": {}})
+            return refused(refusal)
+        except NotUnderstood as exc:
+            log.error("request not understood", module=module, request=name, reason=str(exc))
+            return refused(Unavailable(f"{name} was not understood"))
+        except BaseException:
+            # SystemExit and its like pass the bus of one process. Here they must not leave the asker without an answer.
+            log.exception("request failed", module=module, request=name)
+            return refused(Unavailable(f"{name} could not be answered"))
 
     def _send_answers(self, answers: list[tuple[Delivered, tuple[str, str, msgspec.Raw]]]) -> list[None]:
         # Over the channel that brought the request: where that is gone, the broker gives the request to others.
@@ -633,14 +766,16 @@ class BrokerBus:
     def _take_in(self, module: str, delivered: Delivered) -> None:
         try:
             self._take(module, delivered)
-        except Exception:
+        except BaseException:
             # Whoever sent it does not speak as we do: kept aside, so that it takes up no place here.
-            log.exception("message not understood", module=module)
             _reject(delivered)
+            log.exception("message not understood", module=module)
 
     def _take(self, module: str, delivered: Delivered) -> None:
         headers = delivered.properties.get("application_headers") or {}
         times = headers.get(DELIVERED, 0)
+        if 0 < times < DELIVERIES:
+            self._stopping.wait(random.uniform(0, AGAIN_SECONDS * times))  # noqa: S311 - spreads load  # nosec B311
         trouble = self._trouble(module, delivered, times)
         if module in headers.get(AWAITED, ()):
             # The sender repeats what could not be taken in, in its time; it keeps count, and the dead letters.
@@ -659,11 +794,26 @@ class BrokerBus:
         if times >= DELIVERIES:
             return NotTakenIn(f"{name} was given back {times} times: whoever takes it may die of it")
         try:
-            events = DECODERS[name].decode(delivered.body)
-        except (KeyError, msgspec.MsgspecError) as exc:
-            log.error("events not understood", module=module, event_type=name, reason=str(exc)[:200])
+            events = self._events_of(name, delivered)
+        except NotUnderstood as exc:
+            log.error("events not understood", module=module, event_type=name, reason=str(exc))
             return NotTakenIn(f"{name or 'a message without a type'} was not understood: {exc}")
-        return self._local[module].publish(events).get(module)
+        return self._given_to(module, events) if events else None
+
+    def _given_to(self, module: str, events: Sequence[Event]) -> Exception | None:
+        try:
+            return self._local[module].publish(events).get(module)
+        except BaseException as exc:
+            # SystemExit and its like pass the bus of one process. Here they must not cost a place for events.
+            name = type(events[0]).__name__
+            log.exception("events not handled", module=module, event_type=name)
+            return NotTakenIn(f"{name}: {exc!r}")
+
+    def _events_of(self, name: str, delivered: Delivered) -> tuple[Event, ...]:
+        if name not in EVENTS:
+            raise NotUnderstood("there is no such event")
+        events: tuple[Event, ...] = decoded(DECODERS[name], delivered.body)
+        return events
 
     def _send_receipt(self, module: str, delivered: Delivered, trouble: Exception | None) -> None:
         kind = type(trouble).__name__ if trouble else ""

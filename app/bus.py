@@ -12,6 +12,7 @@ from blinker import ANY, Namespace, Signal
 
 from app.contracts import Event, Refused, Reply, Request, Unavailable
 from app.story import log
+from app.supervision import Heartbeat
 
 R = TypeVar("R", bound=Reply)
 Q = TypeVar("Q", bound=Request[Any])
@@ -51,6 +52,10 @@ class Bus(Asks, Answers, Publishes, Protocol):
     def ready(self) -> bool:
         """Whether messages can come and go."""
 
+    @property
+    def heartbeats(self) -> Sequence[Heartbeat]:
+        """Of every thread that works for it in the background."""
+
     def start(self) -> None:
         """Begin to send; call it after any fork."""
 
@@ -75,6 +80,7 @@ class SignalBus:
     """The bus inside one process. Handlers run in the caller's thread, so there is nothing to start or to stop."""
 
     ready = True
+    heartbeats: Sequence[Heartbeat] = ()
 
     def __init__(self) -> None:
         self._requests = Namespace()

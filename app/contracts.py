@@ -24,10 +24,15 @@ class Reply:
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Generic[R]):
-    """Something that exactly one module must do or tell; named in the imperative."""
+    """Something that exactly one module must do or tell; named in the imperative.
+
+    `repeatable` says that handling the same request twice is the same as once, also where others came in between. One
+    that is not is refused when it may have been handled by a process that was lost before it answered.
+    """
 
     owner: ClassVar[str]
     reply: ClassVar[type[Reply]]
+    repeatable: ClassVar[bool] = True
 
     request_id: str
     traceparent: str = ""
@@ -315,10 +320,14 @@ class CheckPaymentBacklog(Request[Backlog]):
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateOrder(Request[OrderUpdated]):
-    """Take the step to `order_status`. Refused with NotFound, StaleVersion, IllegalStep, TimelineFull, Conflict."""
+    """Take the step to `order_status`. Refused with NotFound, StaleVersion, IllegalStep, TimelineFull, Conflict.
+
+    Not repeatable: a second time it would undo the step that another client has taken since.
+    """
 
     owner = "orders"
     reply = OrderUpdated
+    repeatable = False
 
     order_id: str
     on_behalf_of: str

@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -49,16 +49,21 @@ PASSING_CODES = frozenset({6, 7, 50, 64, 89, 91, 133, 134, 189, 202, 262, 290, 9
 class DatabaseClock(ServerHeartbeatListener):
     """The database's time, carried on between heartbeats by a clock of this process that nobody sets.
 
-    Workers on hosts whose clocks differ then agree on when a lease ends.
+    Workers on hosts whose clocks differ then agree on when a lease ends. The time of this host is never used: before the
+    first heartbeat `ask` is called, which returns the primary's answer to `hello`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ask: Callable[[], Document]) -> None:
+        self._ask = ask
         # One pair, so that a heartbeat between two reads cannot mix an old time with a new moment.
-        self._fix = (datetime.now(UTC), time.monotonic())
+        self._fix: tuple[datetime, float] | None = None
 
     def now(self) -> datetime:
-        """The time in UTC, in whole milliseconds, as MongoDB stores it."""
-        base, at = self._fix
+        """The time in UTC, in whole milliseconds, as MongoDB stores it.
+
+        Raises Unavailable before the first heartbeat, where there is no primary that answers.
+        """
+        base, at = self._fix or self._taken(self._ask())
         exact = base + timedelta(seconds=time.monotonic() - at)
         return exact.replace(microsecond=exact.microsecond // 1000 * 1000)
 
@@ -69,17 +74,21 @@ class DatabaseClock(ServerHeartbeatListener):
         """Take the primary's time over."""
         reply = event.reply.document
         if reply.get("isWritablePrimary") and "localTime" in reply:
-            self._fix = (reply["localTime"].replace(tzinfo=UTC), time.monotonic())
+            self._taken(reply)
 
     def failed(self, event: ServerHeartbeatFailedEvent) -> None:
         """Nothing to learn from."""
+
+    def _taken(self, reply: Document) -> tuple[datetime, float]:
+        self._fix = fix = (reply["localTime"].replace(tzinfo=UTC), time.monotonic())
+        return fix
 
 
 class Database:
     """One client, and the database that is meant where none is named. No connection is made before the first command."""
 
     def __init__(self, uri: str, name: str, **options: Any) -> None:
-        self.clock = DatabaseClock()
+        self.clock = DatabaseClock(self._hello)
         listeners = [self.clock, *options.pop("event_listeners", [])]
         self.client: pymongo.MongoClient[Document] = pymongo.MongoClient(
             uri,
@@ -112,6 +121,13 @@ class Database:
                 {"_id": name}, drawn, upsert=True, return_document=pymongo.ReturnDocument.AFTER
             )
         return bytes(found["key"])
+
+    def _hello(self) -> Document:
+        try:
+            with pymongo.timeout(HELLO_SECONDS):
+                return self.client.admin.command("hello")
+        except PyMongoError as exc:
+            raise Unavailable("the database does not answer at the moment", retry_after=1) from exc
 
     def writable(self) -> bool:
         """Whether a primary is in sight; from memory, without asking."""
@@ -199,6 +215,7 @@ class Store:
 EVER = datetime(1970, 1, 1, tzinfo=UTC)
 GLANCE_SECONDS = 0.2
 SECRET_SECONDS = 2.0
+HELLO_SECONDS = 2.0
 NAMESPACE_EXISTS = 48
 DUPLICATE_KEY = 11000
 

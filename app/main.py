@@ -133,9 +133,9 @@ class Runtime:
     @property
     def _heartbeats(self) -> list[Heartbeat]:
         if not self._prepared:
-            return [self._pulse.thread, self._preparing]
+            return [self._pulse.thread, self._preparing, *self.bus.heartbeats]
         modules = [heartbeat for module in self._background for heartbeat in module.heartbeats]
-        return [self._pulse.thread, self._preparing, self.feed.thread, *modules]
+        return [self._pulse.thread, self._preparing, self.feed.thread, *self.bus.heartbeats, *modules]
 
     @property
     def _background(self) -> list[orders.Orders | payments.Payments]:

@@ -17,6 +17,7 @@ from pymongo.write_concern import WriteConcern
 
 from app.contracts import NotFound, Unavailable
 from app.database import Database, DatabaseClock, insert_each, may_pass
+from app.main import create_app, runtime
 
 YEAR_2031 = datetime(2031, 2, 3, 4, 5, 6, 789000)
 VALIDATOR = {"bsonType": "object", "properties": {"value": {"bsonType": "int", "minimum": 0}}}
@@ -126,6 +127,10 @@ def heartbeat(**reply) -> ServerHeartbeatSucceededEvent:
     return ServerHeartbeatSucceededEvent(0.001, Hello({"ok": 1, **reply}), ("localhost", 27017), True)
 
 
+def never() -> dict:
+    raise AssertionError("the database is not to be asked")
+
+
 class Monotonic:
     """Stands for the time module; goes on when told."""
 
@@ -144,13 +149,13 @@ def passing(monkeypatch) -> Monotonic:
 
 
 def test_the_clock_takes_the_primarys_time_over(passing):
-    clock = DatabaseClock()
+    clock = DatabaseClock(never)
     clock.succeeded(heartbeat(isWritablePrimary=True, localTime=YEAR_2031))
     assert clock.now() == YEAR_2031.replace(tzinfo=UTC)
 
 
 def test_the_clock_runs_on_between_heartbeats(passing):
-    clock = DatabaseClock()
+    clock = DatabaseClock(never)
     clock.succeeded(heartbeat(isWritablePrimary=True, localTime=YEAR_2031))
     passing.seconds += 90.25
     assert clock.now() == (YEAR_2031 + timedelta(seconds=90.25)).replace(tzinfo=UTC)
@@ -167,25 +172,75 @@ def test_the_clock_runs_on_between_heartbeats(passing):
     ],
 )
 def test_only_a_primary_that_tells_its_time_is_believed(passing, reply):
-    clock = DatabaseClock()
+    clock = DatabaseClock(lambda: {"localTime": datetime(2030, 1, 1)})
     before = clock.now()
     clock.succeeded(heartbeat(**reply))
     assert clock.now() == before
 
 
-def test_before_the_first_heartbeat_the_clock_is_that_of_this_host():
-    assert abs(DatabaseClock().now() - datetime.now(UTC)) < timedelta(seconds=5)
+@pytest.mark.parametrize("ahead", [timedelta(days=3), timedelta(days=-3)])
+def test_before_the_first_heartbeat_the_time_is_asked_for_whatever_the_clock_of_this_host_says(
+    connect, monkeypatch, ahead
+):
+    monkeypatch.setattr("app.database.datetime", wrong_by(ahead))
+    database = connect()
+    assert abs(database.clock.now() - server_time(database)) < timedelta(seconds=5)
+
+
+def test_before_the_first_heartbeat_there_is_no_time_without_a_primary(connect):
+    clock = connect("mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=50").clock
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            clock.now()
+
+
+def test_the_time_is_asked_for_once():
+    asked = []
+    clock = DatabaseClock(lambda: asked.append(1) or {"localTime": YEAR_2031})
+    assert clock.now() <= clock.now() < YEAR_2031.replace(tzinfo=UTC) + timedelta(minutes=1)
+    assert asked == [1]
+
+
+@pytest.mark.parametrize("ahead", [timedelta(days=3), timedelta(days=-3)])
+def test_a_host_whose_clock_is_wrong_writes_right_times_with_its_first_request(
+    settings, database, monkeypatch, new_order, ahead
+):
+    """It serves before anything else has spoken to the database: the times of leases, events and keys are to be right."""
+    prepared = runtime(create_app(settings))
+    prepared.prepare()
+    prepared.stop()
+    monkeypatch.setattr("app.database.datetime", wrong_by(ahead))
+    application = create_app(settings)
+    answer = application.test_client().post("/orders", json=new_order(), headers={"Idempotency-Key": "k-1"})
+    assert answer.status_code == 201
+    [stored] = database.orders.find()
+    now = database.client.admin.command("hello")["localTime"]
+    lease = timedelta(seconds=settings.relay_lease)
+    for at, later in (("createdAt", timedelta()), ("relayDue", lease)):
+        assert abs(stored[at].replace(tzinfo=None) - later - now.replace(tzinfo=None)) < timedelta(minutes=1)
+    runtime(application).stop()
+
+
+def wrong_by(ahead: timedelta) -> type[datetime]:
+    """What stands for datetime on a host whose clock is so far ahead, or behind."""
+
+    class Wrong(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + ahead
+
+    return Wrong
 
 
 def test_times_are_whole_milliseconds_as_they_are_stored(passing):
-    clock = DatabaseClock()
+    clock = DatabaseClock(never)
     clock.succeeded(heartbeat(isWritablePrimary=True, localTime=YEAR_2031))
     passing.seconds += 0.0017
     assert clock.now() == (YEAR_2031 + timedelta(milliseconds=1)).replace(tzinfo=UTC)
 
 
 def test_a_heartbeat_in_the_middle_of_a_reading_does_not_set_the_time_back(passing, monkeypatch):
-    clock = DatabaseClock()
+    clock = DatabaseClock(never)
     clock.succeeded(heartbeat(isWritablePrimary=True, localTime=YEAR_2031))
     passing.seconds += 10
     before, calls = clock.now(), []
