@@ -166,7 +166,7 @@ def test_lists_are_empty_where_all_is_well(run, group):
 def test_parked_payments_are_listed_with_their_reason(run, parked):
     order_id = parked()
     [row] = json.loads(run("payments", "list", "--json")[1])
-    assert (row["orderId"], row["why"], row.keys()) == (order_id, "no word", {"orderId", "since", "why"})
+    assert (row["orderId"], row["why"], row.keys()) == (order_id, "no word", {"orderId", "since", "why", "refundId"})
     assert order_id in run("payments", "list")[1]
 
 
@@ -477,6 +477,6 @@ def test_every_command_answers_programs_and_explains_itself(app):
 
 
 def grow_old(database, order_id, settings):
-    first = database.payments.find_one({"_id": order_id})["firstAt"]
+    first = database.payments.find_one({"_id": order_id})["keySentAt"]
     older = first - timedelta(hours=settings.provider_key_hours, minutes=1)
-    database.payments.update_one({"_id": order_id}, {"$set": {"firstAt": older}})
+    database.payments.update_one({"_id": order_id}, {"$set": {"keySentAt": older}})

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 from circuitbreaker import CircuitBreaker
@@ -13,6 +14,7 @@ from app.payments.providers import Provider
 TROUBLE = frozenset({Answer.NOT_ATTEMPTED, Answer.UNKNOWN})
 LONGEST_TEXT = 200
 LONGEST_PAUSE = 3600.0
+NOT_SENT = Outcome(answer=Answer.UNKNOWN, reason="the provider may have forgotten the key, and does not find it")
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -41,13 +43,16 @@ class Guard:
         """Whether one call may find out if the provider is well again."""
         return not self.open and not self._breaker.closed
 
-    def ask(self, call: Call, again: bool) -> Outcome:
-        """The provider's answer; `again` where an earlier attempt may have reached it. Never raises."""
+    def ask(self, call: Call, again: bool, may_send: Callable[[], bool]) -> Outcome:
+        """The provider's answer; `again` where an earlier attempt may have reached it. Never raises.
+
+        Where `may_send` says no, the provider is asked what became of the key, and nothing is sent.
+        """
         if self.open:
             return Outcome(answer=Answer.NOT_ATTEMPTED, reason="the provider is being spared", counts=False)
         try:
             with self._breaker:
-                return self._settled(call, again)
+                return self._settled(call, again, may_send)
         except Trouble as trouble:
             return trouble.outcome
 
@@ -60,10 +65,14 @@ class Guard:
         except Trouble:
             return outcome
 
-    def _settled(self, call: Call, again: bool) -> Outcome:
+    def _settled(self, call: Call, again: bool, may_send: Callable[[], bool]) -> Outcome:
         try:
             # Asked what became of it before it is sent again; "not found" proves nothing.
-            outcome = _understood((self._provider.find(call) if again else None) or self._send(call))
+            known = self._provider.find(call) if again or not may_send() else None
+            # Asked again after the provider has taken its time to find it.
+            if known is None and not may_send():
+                return NOT_SENT
+            outcome = _understood(known or self._send(call))
         except Exception as exc:
             story.log.exception("provider failed", module="payments", order_id=call.order_id)
             outcome = Outcome(answer=Answer.UNKNOWN, reason=f"the provider raised {type(exc).__name__}")

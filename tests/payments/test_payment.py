@@ -9,7 +9,7 @@ from app.payments import payment as domain
 from app.payments.payment import Answer, Call, Kind, News, Outcome, Patience, Payment, Refund, Status
 
 ORDER = "6920c1b05be0d3a1f2c4e687"
-PATIENCE = Patience(tries=12, horizon=72_000.0, backoff=2.0, backoff_max=300.0)
+PATIENCE = Patience(tries=12, horizon=72_000.0, key_life=86_000.0, backoff=2.0, backoff_max=300.0)
 FRESH = Payment(
     order_id=ORDER,
     request_id="r-1",
@@ -129,7 +129,7 @@ def test_a_new_order_opens_a_payment_that_nobody_has_sent():
         event_id="e", order_id=ORDER, sequence=1, request_id="r-1", at=1,
         user_id="user-7", product_id="1", total_value=9900, total_currency="MYR",
     )  # fmt: skip
-    assert domain.opened(event) == replace(FRESH, order_sequence=1)
+    assert domain.opened(event) == replace(FRESH, order_sequence=1, asked_at=1)
     assert FRESH.status == Status.PROCESSING
     assert (FRESH.sent, FRESH.cancelled, FRESH.attempt, FRESH.tries, FRESH.captured) == (False, False, 0, 0, 0)
 

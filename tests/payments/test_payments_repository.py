@@ -35,11 +35,11 @@ def declined(held, event_id: str = "late") -> Result:
 def test_a_payment_under_lease_is_on_record_as_about_to_be_sent(payments, new_payment, stored):
     payment = new_payment()
     [held] = payments.record([payment], 1)
-    assert held.payment == replace(payment, sent=True, attempt=1, tries=1)
+    assert held.payment == replace(payment, sent=True, first_send=True, attempt=1, tries=1)
     assert held.owned
     doc = stored(payment.order_id)
     assert (doc["status"], doc["sent"], doc["attempt"], doc["tries"]) == ("Processing", True, 1, 1)
-    assert doc["dueAt"] == held.lease_end == doc["firstAt"] + timedelta(seconds=60)
+    assert doc["dueAt"] == held.lease_end == doc["keySentAt"] + timedelta(seconds=60)
     assert doc["owner"]
     assert payments.find(payment.order_id).payment == held.payment
 
@@ -229,11 +229,19 @@ def test_the_time_of_the_first_try_stays_until_something_new_begins(payments, le
     order_id = held.payment.order_id
     long_ago = payments.now() - timedelta(hours=1)
     database.payments.update_one({"_id": order_id}, {"$set": {"firstAt": long_ago}})
+    held = payments.find(order_id)
     payments.settle([Result(before=held, payment=held.payment, due_at=payments.now())])[0]
     assert stored(order_id)["firstAt"] == long_ago
     [again] = payments.claim(10)
-    refund = replace(again.payment, status=Status.REFUNDING, refunds=(Refund(refund_id="cancel", value=9900),), tries=0)
-    payments.settle([Result(before=again, payment=refund, due_at=payments.now(), begins_anew=True)])[0]
+    asked_at = int(payments.now().timestamp() * 1000)
+    refund = replace(
+        again.payment,
+        status=Status.REFUNDING,
+        refunds=(Refund(refund_id="cancel", value=9900),),
+        tries=0,
+        asked_at=asked_at,
+    )
+    payments.settle([Result(before=again, payment=refund, due_at=payments.now())])[0]
     assert payments.now() - stored(order_id)["firstAt"] < timedelta(minutes=1)
     assert stored(order_id)["refunds"] == [{"refund_id": "cancel", "value": 9900, "done": False}]
 
