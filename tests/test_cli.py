@@ -230,6 +230,8 @@ def test_a_payment_resolved_as_captured_after_its_order_was_cancelled_is_refunde
         (["retry", "0123456789abcdef01234567"], 1, "there is no payment for order"),
         (["resolve", "0123456789abcdef01234567", "captured", "--reason", "x"], 1, "there is no payment for order"),
         (["resolve", "x", "captured"], 2, "--reason"),
+        (["drop-refund", "0123456789abcdef01234567", "r", "--reason", "x"], 1, "there is no payment for order"),
+        (["drop-refund", "x", "r"], 2, "--reason"),
         (["resolve", "x", "perhaps", "--reason", "x"], 2, "perhaps"),
         (["retry"], 2, "Missing argument"),
     ],

@@ -788,3 +788,33 @@ def test_stopping_gives_back_at_once_what_was_not_begun_though_a_call_still_runs
     gate.open()
     stopping.join(20)
     assert database.payments.count_documents({"status": "Captured"}) == 1
+
+
+def test_payments_that_fail_together_are_not_repeated_together(worker, payments, provider, new_payment, stored):
+    """Their pauses lie between half and all of what was decided, each elsewhere."""
+    batch = payments.record([new_payment() for _ in range(20)], 20)
+    provider.answers = [UNKNOWN] * 9 + [None] + [UNKNOWN] * 9 + [None]
+    for held in batch:
+        worker.work(held)
+    waiting = [doc for held in batch if (doc := stored(held.payment.order_id))["status"] == "Processing"]
+    pauses = [(doc["dueAt"] - doc["attempts"][-1]["at"]).total_seconds() for doc in waiting]
+    assert len(pauses) == 18
+    assert all(50.0 <= pause <= 101.0 for pause in pauses)
+    assert max(pauses) - min(pauses) > 1.0
+
+
+def test_a_call_that_was_given_up_while_it_looked_for_the_key_sends_nothing_more(
+    make_worker, payments, provider, leased, take_up, eventually, gate, stored
+):
+    """What it would send now, another worker may have sent long ago."""
+    provider.answers = [UNKNOWN]
+    held = leased()
+    make_worker(payments).work(held)
+    worker = make_worker(payments, timeout=0.05, threads=1)
+    provider.watch = lambda verb, call: gate() if verb == "find" else None
+    worker.offer([take_up(held.payment.order_id)])
+    assert gate.came.wait(10)
+    eventually(lambda: worker.take_over() or len(stored(held.payment.order_id)["attempts"]) == 2)
+    gate.open()
+    worker.stop(10.0)
+    assert [verb for verb, _ in provider.asked] == ["charge", "find"]
