@@ -61,7 +61,7 @@ class Settings:
     payment_tries: int = 12
     payment_horizon: float = 20 * 3600.0
     provider_key_hours: float = 24.0
-    restored_from: str = ""
+    restored_at: str = ""
     payment_backoff: float = 2.0
     payment_backoff_max: float = 300.0
 
@@ -132,9 +132,9 @@ class Settings:
         return self.provider_key_hours * 3600 - self.payment_lease
 
     @property
-    def restored_at(self) -> datetime:
-        """The time of the backup that the database was restored from; before anything that is stored, where it was not."""
-        return _moment(self.restored_from) or EPOCH
+    def last_restore(self) -> datetime:
+        """When the database was last restored from a backup; before anything that is stored, where it was not."""
+        return _moment(self.restored_at) or EPOCH
 
     def runs(self, module: str) -> bool:
         """Whether this process runs the module."""
@@ -170,8 +170,8 @@ class Settings:
                 "PAYMENT_HORIZON must end a PAYMENT_LEASE before the provider forgets its keys (PROVIDER_KEY_HOURS)",
             ),
             (
-                not self.restored_from or bool(_moment(self.restored_from)),
-                "RESTORED_FROM must be a time with its offset from UTC, such as 2026-11-24T03:00:00Z",
+                not self.restored_at or bool(_moment(self.restored_at)),
+                "RESTORED_AT must be a time with its offset from UTC, such as 2026-11-24T03:00:00Z",
             ),
             (self.relay_tries >= 1, "RELAY_TRIES must be at least 1"),
             (self.breaker_failures >= 1, "BREAKER_FAILURES must be at least 1"),

@@ -224,6 +224,25 @@ def test_a_payment_resolved_as_captured_after_its_order_was_cancelled_is_refunde
     assert database.ledger.find_one()["refunded"] == 9900
 
 
+def test_a_refund_that_is_refused_for_good_is_given_up(run, live, place, becomes, database):
+    order_id = place(live)
+    becomes(order_id, "Success", "Captured")
+    # The provider has nothing left to give back.
+    database.ledger.update_one({"_id": f"{order_id}:1"}, {"$set": {"refunded": 9900}})
+    refund = live.post(f"/orders/one/{order_id}/refunds", json={"amount": "RM 9"}).json["refund"]["id"]
+    becomes(order_id, "Success", "Unknown")
+    [row] = json.loads(run("payments", "list", "--json")[1])
+    assert (row["refundId"], "declined" in row["why"]) == (refund, True)
+    code, output = run("payments", "drop-refund", order_id, "another", "--reason", "x")
+    assert (code, "does not wait" in output) == (1, True)
+    told = run("payments", "drop-refund", order_id, refund, "--reason", "the card was closed")
+    assert told == (0, f"{order_id} is now Captured\n")
+    becomes(order_id, "Success", "Captured")
+    explained = live.get(f"/orders/one/{order_id}/explain").json
+    assert "could not give money back" in explained["sentence"], explained
+    assert "the card was closed" in database.orders.find_one()["events"][-1]["detail"]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [

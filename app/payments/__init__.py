@@ -65,7 +65,7 @@ class Payments:
 def install(bus: Answers, publisher: Publishes, store: Store, provider: Provider, settings: Settings) -> Payments:
     """Put payments on the bus, with its own collection and a provider."""
     outbox = Outbox(store, settings.relay_lease)
-    payments = PaymentRepository(store, outbox, settings.payment_lease, settings.restored_at)
+    payments = PaymentRepository(store, outbox, settings.payment_lease, settings.last_restore)
     settler = Settler(payments)
     patience = Patience(
         tries=settings.payment_tries,

@@ -118,15 +118,15 @@ class Result:
 class PaymentRepository:
     """Stores payments. A claimed payment can be changed only by who holds its attempt number and its version.
 
-    `restored_from` is the time of the backup that the database was last restored from. Work that was asked for by then
-    may have been done since, though the restored documents do not say so: its keys count as sent.
+    `restored_at` is when the database was last restored from a backup. Work that was asked for by then may have been
+    done, though the restored documents do not say so: its keys count as sent.
     """
 
-    def __init__(self, store: Store, outbox: Outbox, lease: float, restored_from: datetime = EVER) -> None:
+    def __init__(self, store: Store, outbox: Outbox, lease: float, restored_at: datetime = EVER) -> None:
         self._store = store
         self._outbox = outbox
         self._lease = timedelta(seconds=lease)
-        self._restored_from = restored_from
+        self._restored_at = restored_at
         self._owner = uuid4().hex
 
     def prepare(self) -> None:
@@ -148,7 +148,7 @@ class PaymentRepository:
         docs = [_fresh(domain.claimed(payment)) | leased for payment in payments[:room]]
         docs += [_fresh(payment) | {"dueAt": now} for payment in payments[room:]]
         for doc in docs:
-            if "owner" in doc and doc["firstAt"] <= self._restored_from:
+            if "owner" in doc and doc["firstAt"] <= self._restored_at:
                 doc["keySentAt"] = doc["firstAt"]
         with self._store.bounded() as documents:
             errors = insert_each(documents, docs)
@@ -285,14 +285,14 @@ class PaymentRepository:
 
     def _before_send(self, now: datetime) -> Document:
         """What a claim writes of the next call's key, before that call can be sent. See `claimed` in the domain."""
-        sent = {"$or": ["$sent", {"$lte": ["$firstAt", self._restored_from]}]}
+        sent = {"$or": ["$sent", {"$lte": ["$firstAt", self._restored_at]}]}
         # As `_key_sent_at` has it where the key was sent before.
         known = {"$cond": ["$sent", {"$ifNull": ["$keySentAt", "$firstAt"]}, "$firstAt"]}
         return {"sent": True, "firstSend": {"$not": [sent]}, "keySentAt": {"$cond": [sent, known, now]}}
 
     def _held(self, doc: Document) -> Held:
         payment = _payment(doc)
-        if _time(payment.asked_at) <= self._restored_from:
+        if _time(payment.asked_at) <= self._restored_at:
             payment = replace(payment, sent=True, first_send=False)
         last = doc["attempts"][-1] if doc["attempts"] else {}
         return Held(

@@ -321,7 +321,7 @@ moments = pytest.mark.parametrize("reach", MOMENTS, ids=lambda reach: reach.__na
 def restored(world, order, reach, hours, **changes):
     """Back up, let everything happen, and restore the backup after some hours."""
     reach(world, order)
-    at, backup = world.process.database.clock.now(), world.backup()
+    backup = world.backup()
     world.process.orders.outbox.take_hints(128, 0.0)
     world.process.payments.outbox.take_hints(128, 0.0)
     world.process.die()
@@ -329,7 +329,7 @@ def restored(world, order, reach, hours, **changes):
     before = world.provider.charged(order), world.provider.refunded(order)
     world.pass_hours(hours)
     world.restore(backup)
-    world.restart(**{"restored_from": at.isoformat()} | changes)
+    world.restart(**{"restored_at": world.process.database.clock.now().isoformat()} | changes)
     world.settle()
     return before
 
@@ -364,8 +364,8 @@ def test_orders_and_refunds_that_come_after_a_restore_are_made(world, order, pla
     assert world.statuses(fresh) == ("Cancelled", "Refunded")
 
 
-def test_without_the_time_of_the_backup_a_restored_order_is_charged_again(world, order):
-    restored(world, order, stored_only, 25, restored_from="")
+def test_without_the_time_of_the_restore_a_restored_order_is_charged_again(world, order):
+    restored(world, order, stored_only, 25, restored_at="")
     assert world.provider.charged(order) == 2
 
 
