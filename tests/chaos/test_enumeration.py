@@ -610,7 +610,10 @@ LIVES = {
     "a worker dies, and the provider forgets twice": ("1", Bounds(refunds=0, copies=0, expiries=0, days=2)),
 }
 if "ENUMERATE_ALL" in os.environ:
-    LIVES = {"everything": ("1", Bounds()), "everything, and the provider forgets": ("1", Bounds(copies=0, days=1))}
+    LIVES = {
+        "everything": ("1", Bounds()),
+        "everything, and the provider forgets": ("1", Bounds(copies=0, expiries=0, days=1)),
+    }
 
 
 @pytest.mark.timeout(0 if "ENUMERATE_ALL" in os.environ else 120)
