@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -60,6 +61,7 @@ class Settings:
     payment_tries: int = 12
     payment_horizon: float = 20 * 3600.0
     provider_key_hours: float = 24.0
+    restored_at: str = ""
     payment_backoff: float = 2.0
     payment_backoff_max: float = 300.0
 
@@ -132,6 +134,19 @@ class Settings:
         """Whether it is counted how often somebody calls."""
         return bool(self.rate_limit or (self.identity and self.auth_failure_limit))
 
+    @property
+    def key_life(self) -> float:
+        """For how many seconds a provider's key may be sent: a lease less than the provider knows it.
+
+        A lease outlasts a call, so that what is sent at the last moment arrives while the provider knows the key.
+        """
+        return self.provider_key_hours * 3600 - self.payment_lease
+
+    @property
+    def last_restore(self) -> datetime:
+        """When the database was last restored from a backup; before anything that is stored, where it was not."""
+        return _moment(self.restored_at) or EPOCH
+
     def runs(self, module: str) -> bool:
         """Whether this process runs the module."""
         return module in _names(self.modules)
@@ -162,8 +177,12 @@ class Settings:
             (1 <= self.payment_threads <= 512, "PAYMENT_THREADS must lie between 1 and 512"),
             (self.payment_tries >= 1, "PAYMENT_TRIES must be at least 1"),
             (
-                self.payment_horizon < self.provider_key_hours * 3600,
-                "PAYMENT_HORIZON must end before the provider forgets its keys (PROVIDER_KEY_HOURS)",
+                self.payment_horizon < self.key_life,
+                "PAYMENT_HORIZON must end a PAYMENT_LEASE before the provider forgets its keys (PROVIDER_KEY_HOURS)",
+            ),
+            (
+                not self.restored_at or bool(_moment(self.restored_at)),
+                "RESTORED_AT must be a time with its offset from UTC, such as 2026-11-24T03:00:00Z",
             ),
             (self.relay_tries >= 1, "RELAY_TRIES must be at least 1"),
             (self.breaker_failures >= 1, "BREAKER_FAILURES must be at least 1"),
@@ -267,6 +286,7 @@ class Settings:
         ]
 
 
+EPOCH = datetime.fromtimestamp(0, UTC)
 MODULES = ("gateway", "orders", "payments")
 BUS_URL = re.compile(r"amqps?://(?:[^\s/@]*@)?[^\s/@]+(?:/\S*)?")
 BUS_PREFIX = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -289,6 +309,15 @@ ENV_NAMES = {"data": "ORDERFLOW_DATA", "database": "MONGODB_DATABASE"}
 def env_name(field: str) -> str:
     """The environment's name for a setting."""
     return ENV_NAMES.get(field, field.upper())
+
+
+def _moment(text: str) -> datetime | None:
+    """The time that RFC 3339 text names; None where it is none, or names no offset from UTC."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else None
 
 
 def _flag(text: str) -> bool:

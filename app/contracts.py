@@ -584,6 +584,19 @@ class PaymentRefunded(PaymentEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PaymentRefundFailed(PaymentEvent):
+    """An operator gave up a refund that the provider refuses (`reason`): `refund_value` is no longer reserved for it.
+
+    `refunded_total` is all that has gone back so far.
+    """
+
+    refund_id: str
+    refund_value: int
+    refunded_total: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class PaymentParked(PaymentEvent):
     """Nobody could learn in time whether money moved (`reason`); an operator has to settle it."""
 

@@ -205,7 +205,8 @@ def _books_wrong(case: Case) -> str:
     if order["paymentStatus"] in OPEN_PAYMENT | {PARKED}:
         return ""
     net = sum(charge["value"] - charge["refunded"] for charge in case.charges if charge["answer"] == "captured")
-    asked_back = sum(refund["value"] for refund in order.get("refunds", ()))
+    failed = order.get("failedRefunds", ())
+    asked_back = sum(refund["value"] for refund in order.get("refunds", ()) if refund["id"] not in failed)
     due = 0 if order["orderStatus"] in (DECLINED, CANCELLED) else order["total"]["value"] - asked_back
     return "" if net == due else f"{order['orderStatus']}, the provider holds {net} instead of {due}"
 

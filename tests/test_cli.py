@@ -166,7 +166,7 @@ def test_lists_are_empty_where_all_is_well(run, group):
 def test_parked_payments_are_listed_with_their_reason(run, parked):
     order_id = parked()
     [row] = json.loads(run("payments", "list", "--json")[1])
-    assert (row["orderId"], row["why"], row.keys()) == (order_id, "no word", {"orderId", "since", "why"})
+    assert (row["orderId"], row["why"], row.keys()) == (order_id, "no word", {"orderId", "since", "why", "refundId"})
     assert order_id in run("payments", "list")[1]
 
 
@@ -224,12 +224,33 @@ def test_a_payment_resolved_as_captured_after_its_order_was_cancelled_is_refunde
     assert database.ledger.find_one()["refunded"] == 9900
 
 
+def test_a_refund_that_is_refused_for_good_is_given_up(run, live, place, becomes, database, eventually):
+    order_id = place(live)
+    becomes(order_id, "Success", "Captured")
+    # The provider has nothing left to give back.
+    database.ledger.update_one({"_id": f"{order_id}:1"}, {"$set": {"refunded": 9900}})
+    refund = live.post(f"/orders/one/{order_id}/refunds", json={"amount": "RM 9"}).json["refund"]["id"]
+    becomes(order_id, "Success", "Unknown")
+    [row] = json.loads(run("payments", "list", "--json")[1])
+    assert (row["refundId"], "declined" in row["why"]) == (refund, True)
+    code, output = run("payments", "drop-refund", order_id, "another", "--reason", "x")
+    assert (code, "does not wait" in output) == (1, True)
+    told = run("payments", "drop-refund", order_id, refund, "--reason", "the card was closed")
+    assert told == (0, f"{order_id} is now Captured\n")
+    becomes(order_id, "Success", "Captured")
+    # As the application sees it: what a majority has, which may be a moment behind what the primary has.
+    eventually(lambda: "could not give money back" in live.get(f"/orders/one/{order_id}/explain").json["sentence"])
+    assert "the card was closed" in database.orders.find_one()["events"][-1]["detail"]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
         (["retry", "0123456789abcdef01234567"], 1, "there is no payment for order"),
         (["resolve", "0123456789abcdef01234567", "captured", "--reason", "x"], 1, "there is no payment for order"),
         (["resolve", "x", "captured"], 2, "--reason"),
+        (["drop-refund", "0123456789abcdef01234567", "r", "--reason", "x"], 1, "there is no payment for order"),
+        (["drop-refund", "x", "r"], 2, "--reason"),
         (["resolve", "x", "perhaps", "--reason", "x"], 2, "perhaps"),
         (["retry"], 2, "Missing argument"),
     ],
@@ -477,6 +498,6 @@ def test_every_command_answers_programs_and_explains_itself(app):
 
 
 def grow_old(database, order_id, settings):
-    first = database.payments.find_one({"_id": order_id})["firstAt"]
+    first = database.payments.find_one({"_id": order_id})["keySentAt"]
     older = first - timedelta(hours=settings.provider_key_hours, minutes=1)
-    database.payments.update_one({"_id": order_id}, {"$set": {"firstAt": older}})
+    database.payments.update_one({"_id": order_id}, {"$set": {"keySentAt": older}})

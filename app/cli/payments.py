@@ -1,4 +1,4 @@
-"""`payments list|retry|resolve`: what nobody could settle in time."""
+"""`payments list|retry|resolve|drop-refund`: what nobody could settle in time."""
 
 import click
 from flask.cli import AppGroup
@@ -24,6 +24,7 @@ def group(desk: Desk) -> click.Group:
                 "orderId": held.payment.order_id,
                 "since": f"{held.first_at:%Y-%m-%dT%H:%M:%SZ}",
                 "why": held.payment.parked,
+                "refundId": held.payment.pending_refund.refund_id if held.payment.pending_refund else "",
             }
             for held in asking(desk.parked, limit)
         ]
@@ -46,6 +47,15 @@ def group(desk: Desk) -> click.Group:
     def resolve(order_id: str, answer: str, reference: str, reason: str, as_json: bool) -> None:
         """Settle a payment as you found it at the provider."""
         _tell(order_id, asking(desk.resolve, order_id, Answer(answer), reference, reason), as_json)
+
+    @commands.command("drop-refund")
+    @click.argument("order_id")
+    @click.argument("refund_id")
+    @click.option("--reason", required=True, help="Why it cannot be made; the order's timeline shows it.")
+    @as_json
+    def drop_refund(order_id: str, refund_id: str, reason: str, as_json: bool) -> None:
+        """Give up a refund that the provider refuses for good; its amount can be refunded again."""
+        _tell(order_id, asking(desk.drop_refund, order_id, refund_id, reason), as_json)
 
     return commands
 

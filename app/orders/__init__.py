@@ -22,6 +22,7 @@ from app.contracts import (
     PaymentDeclined,
     PaymentParked,
     PaymentRefunded,
+    PaymentRefundFailed,
     PaymentVoided,
     RefundOrder,
     UpdateOrder,
@@ -36,7 +37,7 @@ from app.supervision import Heartbeat
 
 # By then most payments have news, which acknowledges what they were told.
 NEWS_SECONDS = 1.0
-NEWS = (PaymentCaptured, PaymentDeclined, PaymentVoided, PaymentRefunded, PaymentParked)
+NEWS = (PaymentCaptured, PaymentDeclined, PaymentVoided, PaymentRefunded, PaymentRefundFailed, PaymentParked)
 
 
 class Orders:

@@ -4,7 +4,7 @@ TABLE is the one place that knows them: code, tests, documentation and pages dra
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from app.contracts import (
@@ -15,6 +15,7 @@ from app.contracts import (
     PaymentDeclined,
     PaymentParked,
     PaymentRefunded,
+    PaymentRefundFailed,
     PaymentVoided,
     RefundExceedsBalance,
     StaleVersion,
@@ -100,6 +101,7 @@ DEEDS = {
     "PaymentDeclined": "could not take the total",
     "PaymentVoided": "called the payment off",
     "PaymentRefunded": "gave money back",
+    "PaymentRefundFailed": "could not give money back",
     "PaymentParked": "could not learn what became of the money",
 }
 
@@ -108,7 +110,8 @@ DEEDS = {
 class State:
     """What of an order decides its next step; `refunds` are the ids and values of those asked for.
 
-    `wishes` are how they were asked for, by id: the same id with another wish is another request.
+    `wishes` are how they were asked for, by id: the same id with another wish is another request. `failed` are the ids
+    of refunds that were given up.
     """
 
     order_status: str
@@ -120,11 +123,12 @@ class State:
     total_currency: str = ""
     refunds: tuple[tuple[str, int], ...] = ()
     wishes: tuple[tuple[str, str], ...] = ()
+    failed: tuple[str, ...] = ()
 
     @property
     def reserved(self) -> int:
         """How much of the total goes back on request, or has gone."""
-        return sum(value for _, value in self.refunds)
+        return sum(value for refund_id, value in self.refunds if refund_id not in self.failed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +143,7 @@ class Change:
     cancels_payment: bool = False
     refund: tuple[str, int] | None = None
     wish: str = ""
+    failed_refund: str = ""
 
 
 def allowed(order_status: str) -> tuple[str, ...]:
@@ -241,6 +246,7 @@ def heard(state: State, news: Event) -> Change | None:
         order_status=order_status,
         payment_status=payment_status,
         detail=detail,
+        failed_refund=news.refund_id if isinstance(news, PaymentRefundFailed) else "",
     )
 
 
@@ -266,10 +272,14 @@ def _outcome(state: State, news: Event) -> tuple[str, str, str]:
             return status, PaymentStatus.UNKNOWN, news.reason
         case PaymentRefunded():
             return status, _payment_after_refund(state, news), f"refunded {news.refund_value}"
+        case PaymentRefundFailed():
+            released = replace(state, failed=(*state.failed, news.refund_id))
+            detail = f"refund of {news.refund_value} given up: {news.reason}"
+            return status, _payment_after_refund(released, news), detail
     raise TypeError(f"orders does not know {type(news).__name__}")
 
 
-def _payment_after_refund(state: State, news: PaymentRefunded) -> PaymentStatus:
+def _payment_after_refund(state: State, news: PaymentRefunded | PaymentRefundFailed) -> PaymentStatus:
     if news.refunded_total >= state.total_value:
         return PaymentStatus.REFUNDED
     going_back = state.total_value if state.order_status == CANCELLED else state.reserved

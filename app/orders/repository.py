@@ -44,6 +44,7 @@ STATE = {
     "paymentSequence": 1,
     "total": 1,
     "refunds": 1,
+    "failedRefunds": 1,
 }
 STATUS = {"userId": 1, "orderStatus": 1, "paymentStatus": 1, "version": 1}
 TIMELINE = {"userId": 1, "version": 1, "events": 1}
@@ -87,6 +88,7 @@ SCHEMA: Document = {
         "requestId": {"bsonType": "string"},
         "idempotency": {"bsonType": "object", "required": ["key", "fingerprint"]},
         "refunds": {"bsonType": "array", "items": {"bsonType": "object", "required": ["id", "value", "wish"]}},
+        "failedRefunds": {"bsonType": "array", "items": {"bsonType": "string"}},
         "createdAt": {"bsonType": "date"},
         "updatedAt": {"bsonType": "date"},
         "events": {"bsonType": "array", "items": {"bsonType": "object", "required": ["sequence", "type", "at"]}},
@@ -488,6 +490,7 @@ def state_of(doc: Document) -> State:
         total_currency=doc["total"]["currency"],
         refunds=tuple((refund["id"], refund["value"]) for refund in doc.get("refunds", ())),
         wishes=tuple((refund["id"], refund["wish"]) for refund in doc.get("refunds", ())),
+        failed=tuple(doc.get("failedRefunds", ())),
     )
 
 
@@ -541,7 +544,10 @@ def _hearing(seen: Seen, event: PaymentEvent, change: Change, at: datetime) -> P
         route={"userId": event.user_id} if event.user_id else {},
         sets={**sets, "outbox": []} if acknowledged else sets,
         unsets=RELAY_FIELDS if acknowledged else (),
-        pushes={"events": [_timeline_entry(change, sequence, state.order_status, at)]},
+        pushes={
+            "events": [_timeline_entry(change, sequence, state.order_status, at)],
+            **({"failedRefunds": [change.failed_refund]} if change.failed_refund else {}),
+        },
     )
 
 

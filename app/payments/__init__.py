@@ -65,11 +65,12 @@ class Payments:
 def install(bus: Answers, publisher: Publishes, store: Store, provider: Provider, settings: Settings) -> Payments:
     """Put payments on the bus, with its own collection and a provider."""
     outbox = Outbox(store, settings.relay_lease)
-    payments = PaymentRepository(store, outbox, settings.payment_lease)
+    payments = PaymentRepository(store, outbox, settings.payment_lease, settings.last_restore)
     settler = Settler(payments)
     patience = Patience(
         tries=settings.payment_tries,
         horizon=settings.payment_horizon,
+        key_life=settings.key_life,
         backoff=settings.payment_backoff,
         backoff_max=settings.payment_backoff_max,
     )
@@ -94,13 +95,7 @@ def install(bus: Answers, publisher: Publishes, store: Store, provider: Provider
     bus.subscribe(
         "payments",
         OrderCancelled,
-        partial(
-            handlers.on_orders_cancelled,
-            payments=payments,
-            settler=settler,
-            worker=worker,
-            key_life=settings.provider_key_hours * 3600,
-        ),
+        partial(handlers.on_orders_cancelled, payments=payments, settler=settler, worker=worker),
     )
     bus.subscribe(
         "payments",
@@ -115,5 +110,5 @@ def install(bus: Answers, publisher: Publishes, store: Store, provider: Provider
     bus.answer(ListStuckPayments, partial(handlers.list_stuck_payments, payments=payments, outbox=outbox))
     bus.answer(ListAttempts, partial(handlers.list_attempts, payments=payments))
     bus.answer(ExplainPayment, partial(handlers.explain_payment, payments=payments))
-    desk = Desk(payments, provider, settler, patience, settings.provider_key_hours * 3600)
+    desk = Desk(payments, provider, settler, patience)
     return Payments(payments, worker, relay, outbox, desk)

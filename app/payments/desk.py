@@ -25,13 +25,11 @@ class Desk:
         provider: Provider,
         settler: Settler,
         patience: Patience,
-        key_life: float,
     ) -> None:
         self._payments = payments
         self._provider = provider
         self._settler = settler
         self._patience = patience
-        self._key_life = key_life
 
     def parked(self, limit: int) -> list[Held]:
         """Payments that wait for an operator."""
@@ -40,12 +38,10 @@ class Desk:
     def retry(self, order_id: str) -> str:
         """Take a parked payment up again; tells its status. Raises NotPossible.
 
-        Once the provider may have forgotten the key, sending it again could charge twice: then the payment is only
-        settled by what the provider still knows of it.
+        Once the provider may have forgotten the key, the payment is only settled by what the provider still knows of it.
         """
         held = self._held(order_id)
-        age = (self._payments.now() - held.first_at).total_seconds()
-        if age <= self._key_life:
+        if domain.may_send(held.payment, held.key_age(self._payments.now()), self._patience):
             return self._record(held, self._decided(domain.retried, held.payment), Answer.UNKNOWN, "retried by hand")
         known = self._asked(held)
         if known is None:
@@ -59,6 +55,18 @@ class Desk:
         outcome = Outcome(answer=answer, reference=reference, reason=reason)
         change = self._decided(domain.resolved, held.payment, outcome, self._patience)
         return self._record(held, change, answer, f"resolved by hand: {reason}")
+
+    def drop_refund(self, order_id: str, refund_id: str, reason: str) -> str:
+        """Give up the refund that a parked payment waits for; tells the payment's status. Raises NotPossible.
+
+        Refused where the provider has made it, or cannot say.
+        """
+        held = self._held(order_id)
+        change = self._decided(domain.refund_dropped, held.payment, refund_id, reason)
+        known = self._asked(held)
+        if known and known.answer != Answer.DECLINED:
+            raise NotPossible(f"the provider says of this refund: {known.answer}; take the payment up again instead")
+        return self._record(held, change, Answer.UNKNOWN, f"refund {refund_id} dropped by hand: {reason}")
 
     def _held(self, order_id: str) -> Held:
         held = self._payments.find(order_id)

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 from app import story
@@ -12,6 +13,11 @@ from app.payments.providers import Provider
 TROUBLE = frozenset({Answer.NOT_ATTEMPTED, Answer.UNKNOWN})
 LONGEST_TEXT = 200
 LONGEST_PAUSE = 3600.0
+NOT_SENT = Outcome(
+    answer=Answer.UNKNOWN,
+    reason="the provider may have forgotten the key, and does not find it",
+    blames_provider=False,
+)
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -32,11 +38,14 @@ class Guard:
         """Whether one call may find out if the provider is well again."""
         return self._breaker.half_open
 
-    def ask(self, call: Call, again: bool, user_id: str = "") -> Outcome:
-        """The provider's answer; `again` where an earlier attempt may have reached it. Never raises."""
+    def ask(self, call: Call, again: bool, may_send: Callable[[], bool], user_id: str = "") -> Outcome:
+        """The provider's answer; `again` where an earlier attempt may have reached it. Never raises.
+
+        Where `may_send` says no, the provider is asked what became of the key, and nothing is sent.
+        """
         if self.open:
             return Outcome(answer=Answer.NOT_ATTEMPTED, reason="the circuit breaker is open", counts=False)
-        outcome = self._answer(call, again)
+        outcome = self._answer(call, again, may_send)
         failed = outcome.answer in TROUBLE
         if outcome.blames_provider or not failed:
             self._breaker.record(user_id, failed)
@@ -47,10 +56,14 @@ class Guard:
         self._breaker.record(user_id, failed=True)
         return Outcome(answer=Answer.UNKNOWN, reason="the provider did not answer in time")
 
-    def _answer(self, call: Call, again: bool) -> Outcome:
+    def _answer(self, call: Call, again: bool, may_send: Callable[[], bool]) -> Outcome:
         try:
             # Asked what became of it before it is sent again; "not found" proves nothing.
-            return _understood((self._provider.find(call) if again else None) or self._send(call))
+            known = self._provider.find(call) if again or not may_send() else None
+            # Asked again after the provider has taken its time to find it.
+            if known is None and not may_send():
+                return NOT_SENT
+            return _understood(known or self._send(call))
         except Exception as exc:
             story.log.exception("provider failed", module="payments", order_id=call.order_id)
             return Outcome(answer=Answer.UNKNOWN, reason=f"the provider raised {type(exc).__name__}")

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
@@ -28,8 +27,8 @@ from app.contracts import (
 from app.database import Document
 from app.outbox import Outbox
 from app.payments import payment as domain
-from app.payments.payment import Change, Refund
-from app.payments.repository import Held, PaymentRepository, Standing
+from app.payments.payment import Change, Payment, Refund
+from app.payments.repository import PaymentRepository, Standing
 from app.payments.settlement import Settler
 from app.payments.worker import Worker
 from app.story import Step
@@ -47,16 +46,12 @@ def on_orders_created(events: Sequence[OrderCreated], payments: PaymentRepositor
 
 
 def on_orders_cancelled(
-    events: Sequence[OrderCancelled],
-    payments: PaymentRepository,
-    settler: Settler,
-    worker: Worker,
-    key_life: float = float("inf"),
+    events: Sequence[OrderCancelled], payments: PaymentRepository, settler: Settler, worker: Worker
 ) -> None:
     """Call off or send back the money of cancelled orders."""
     _tell_received(events)
     for event in events:
-        _apply(event, partial(_cancelled, now=payments.now(), key_life=key_life), payments, settler)
+        _apply(event, domain.cancelled, payments, settler)
     worker.prompt()
 
 
@@ -67,7 +62,7 @@ def on_refunds_requested(
     _tell_received(events)
     for event in events:
         refund = Refund(refund_id=event.refund_id, value=event.refund_value)
-        _apply(event, partial(_refund_requested, refund=refund), payments, settler)
+        _apply(event, partial(domain.refund_requested, refund=refund), payments, settler)
     worker.prompt()
 
 
@@ -139,26 +134,14 @@ def _attempt(line: Document) -> Attempt:
     )
 
 
-def _cancelled(held: Held, now: datetime, key_life: float) -> Change:
-    return domain.cancelled(held.payment, (now - held.first_at).total_seconds() > key_life)
-
-
-def _refund_requested(held: Held, refund: Refund) -> Change:
-    return domain.refund_requested(held.payment, refund)
-
-
-def _apply(event: Event, decide: Callable[[Held], Change], payments: PaymentRepository, settler: Settler) -> None:
+def _apply(event: Event, decide: Callable[[Payment], Change], payments: PaymentRepository, settler: Settler) -> None:
     for _ in range(RETRIES):
         held = payments.find(event.order_id)
         if held is None:
             raise LookupError(f"order {event.order_id} has no payment")
         if event.sequence <= held.payment.order_sequence:
             return
-        change = decide(held)
-        traceparent = event.traceparent or change.payment.traceparent
-        heard = replace(change.payment, order_sequence=event.sequence, traceparent=traceparent)
-        change = replace(change, payment=heard)
-        if settler.record(held, change):
+        if settler.record(held, domain.caused_by(held.payment, decide(held.payment), event)):
             return
     raise Unavailable(f"the payment of order {event.order_id} changed again and again meanwhile")
 

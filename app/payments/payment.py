@@ -2,12 +2,15 @@
 
 The provider's answer is one of: captured, declined, voided, refunded, not attempted (it never got the request, so
 trying again is safe at once) and unknown (it may have done it; ask by key, then send again with the same key).
+
+A provider forgets a key some time after it first received it. Sent again after that, the same key repeats its effect:
+`may_send` is the one rule that every charge, void and refund has to pass before it is sent.
 """
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from app.contracts import OrderCreated
+from app.contracts import Event, OrderCreated
 
 
 class Status(StrEnum):
@@ -48,6 +51,7 @@ class News(StrEnum):
     DECLINED = "PaymentDeclined"
     VOIDED = "PaymentVoided"
     REFUNDED = "PaymentRefunded"
+    REFUND_FAILED = "PaymentRefundFailed"
     PARKED = "PaymentParked"
 
 
@@ -93,7 +97,9 @@ class Call:
 class Payment:
     """The payment of one order. `attempt` fences off workers that lost their lease; `tries` counts against the limit.
 
-    `traceparent` is the trace of whoever wanted last that something be done.
+    `sent`: the provider may have received the key of the next call. `first_send`: the attempt under way is the first
+    that may send it. `asked_at`: when the open work was asked for, in milliseconds since 1970. `traceparent` is the
+    trace of the event that last asked for work.
     """
 
     order_id: str
@@ -105,6 +111,7 @@ class Payment:
     status: Status = Status.PROCESSING
     cancelled: bool = False
     sent: bool = False
+    first_send: bool = False
     captured: int = 0
     refunds: tuple[Refund, ...] = ()
     reference: str = ""
@@ -115,7 +122,13 @@ class Payment:
     sequence: int = 0
     order_sequence: int = 0
     version: int = 1
+    asked_at: int = 0
     traceparent: str = ""
+
+    @property
+    def unreserved(self) -> int:
+        """How much of the captured amount no refund, made or waiting, gives back."""
+        return self.captured - sum(refund.value for refund in self.refunds)
 
     @property
     def refunded(self) -> int:
@@ -141,10 +154,15 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How often and how long an unsettled call is repeated; times in seconds."""
+    """How often and how long an unsettled call is repeated; times in seconds.
+
+    No key older than `key_life` is sent. It ends a margin before the provider forgets the key, so that no call sent
+    in time arrives too late. `horizon` ends the repetitions by themselves, and earlier.
+    """
 
     tries: int
     horizon: float
+    key_life: float
     backoff: float
     backoff_max: float
 
@@ -159,8 +177,24 @@ def opened(event: OrderCreated) -> Payment:
         total_value=event.total_value,
         total_currency=event.total_currency,
         order_sequence=event.sequence,
+        asked_at=event.at,
         traceparent=event.traceparent,
     )
+
+
+def claimed(payment: Payment) -> Payment:
+    """The payment under a new attempt, which may send its next call."""
+    attempt, tries = payment.attempt + 1, payment.tries + 1
+    return replace(payment, attempt=attempt, tries=tries, sent=True, first_send=not payment.sent)
+
+
+def may_send(payment: Payment, age: float, patience: Patience) -> bool:
+    """Whether the next call may be sent, not only found: asked right before each charge, void and refund.
+
+    `age` is how many seconds ago the provider may first have received its key. A key that it cannot have received may
+    be sent at any time.
+    """
+    return not payment.sent or age < patience.key_life
 
 
 def next_call(payment: Payment) -> Call | None:
@@ -172,22 +206,15 @@ def next_call(payment: Payment) -> Call | None:
     return None
 
 
-def cancelled(payment: Payment, key_forgotten: bool = False) -> Change:
-    """The order was cancelled: call off what has not happened, send back what has.
-
-    Where the provider may have forgotten the key, voiding it would prove nothing: the payment stays parked until an
-    operator knows what became of it.
-    """
+def cancelled(payment: Payment) -> Change:
+    """The order was cancelled: call off what has not happened, send back what has."""
     payment = replace(payment, cancelled=True)
-    if payment.status == Status.UNKNOWN and not payment.captured and key_forgotten:
-        return Change(payment=payment)
     if payment.status in (Status.PROCESSING, Status.UNKNOWN) and not payment.captured:
         if not payment.sent:
             return _settled(payment, Status.VOIDED, News.VOIDED)
         return Change(payment=replace(payment, status=Status.PROCESSING, parked="", tries=0), due=0.0)
-    rest = payment.captured - sum(refund.value for refund in payment.refunds)
-    if rest > 0:
-        return Change(payment=_with_refund(payment, Refund(refund_id="cancel", value=rest)), due=0.0)
+    if payment.unreserved > 0:
+        return Change(payment=_with_refund(payment, Refund(refund_id=ON_CANCEL, value=payment.unreserved)), due=0.0)
     if not payment.pending_refund:
         return Change(payment=payment)
     return Change(payment=_unparked(payment) if payment.status == Status.UNKNOWN else payment, due=0.0)
@@ -197,13 +224,25 @@ def refund_requested(payment: Payment, refund: Refund) -> Change:
     """A part of the captured amount shall go back. Raises ValueError where it exceeds what is left."""
     if any(known.refund_id == refund.refund_id for known in payment.refunds):
         return Change(payment=payment, due=0.0 if payment.pending_refund else None)
-    if refund.value > payment.captured - sum(known.value for known in payment.refunds):
+    if refund.value > payment.unreserved:
         raise ValueError(f"refund {refund.refund_id} exceeds what was captured for order {payment.order_id}")
     return Change(payment=_with_refund(payment, refund), due=0.0)
 
 
+def caused_by(before: Payment, change: Change, event: Event) -> Change:
+    """`change` of `before`, with what tells that `event` of the order caused it."""
+    begins = not _next_key(before) and _next_key(change.payment)
+    payment = replace(
+        change.payment,
+        order_sequence=event.sequence,
+        asked_at=event.at if begins else before.asked_at,
+        traceparent=event.traceparent or before.traceparent,
+    )
+    return replace(change, payment=payment)
+
+
 def answered(payment: Payment, call: Call, outcome: Outcome, age: float, patience: Patience) -> Change:
-    """What the provider's answer to `call` means; `age` is how many seconds ago the work began."""
+    """What the provider's answer to `call` means; `age` is how many seconds ago it may first have received the key."""
     match call.kind, outcome.answer:
         case ((Kind.CHARGE | Kind.VOID), Answer.CAPTURED):
             return _captured(payment, outcome)
@@ -242,10 +281,27 @@ def resolved(payment: Payment, outcome: Outcome, patience: Patience) -> Change:
     return change
 
 
-def begins_anew(before: Payment, after: Payment) -> bool:
-    """Whether the next call has another key than the one before: only then does its time count from now."""
-    key = _next_key(after)
-    return key not in ("", _next_key(before))
+def refund_dropped(payment: Payment, refund_id: str, reason: str) -> Change:
+    """The refund that a parked payment waits for is given up; a cancelled order's payer gets it with all that is left.
+
+    Raises ValueError where the payment is not parked over this refund, and where the order's cancellation asked for it.
+    """
+    payment, refund = _unparked(payment), payment.pending_refund
+    if refund is None or refund.refund_id != refund_id:
+        raise ValueError(f"this payment does not wait for a refund {refund_id}")
+    if refund_id == ON_CANCEL:
+        raise ValueError("a cancelled order's money goes back: refund it by other means, then resolve it as refunded")
+    refunds = tuple(other for other in payment.refunds if other.done or other.refund_id not in (refund_id, ON_CANCEL))
+    payment = replace(payment, refunds=refunds)
+    if payment.cancelled:
+        payment = _with_refund(payment, Refund(refund_id=ON_CANCEL, value=payment.unreserved))
+    return _refund_ended(payment, News.REFUND_FAILED, refund, reason)
+
+
+def with_key(before: Payment, after: Payment) -> Payment:
+    """`after`, which follows `before`: where its next call has another key, that one has not been sent."""
+    unsent = _next_key(after) not in ("", _next_key(before))
+    return replace(after, sent=False, first_send=False) if unsent else after
 
 
 def backoff(tries: int, patience: Patience) -> float:
@@ -284,7 +340,7 @@ def _captured(payment: Payment, outcome: Outcome) -> Change:
         payment, status=Status.CAPTURED, captured=payment.total_value, reference=outcome.reference, tries=0
     )
     if payment.cancelled:
-        payment = _with_refund(payment, Refund(refund_id="cancel", value=payment.captured))
+        payment = _with_refund(payment, Refund(refund_id=ON_CANCEL, value=payment.captured))
     return Change(
         payment=payment,
         news=News.CAPTURED,
@@ -305,28 +361,43 @@ def _refunded(payment: Payment, refund_id: str) -> Change:
     refunds = tuple(
         replace(refund, done=True) if refund.refund_id == refund_id else refund for refund in payment.refunds
     )
-    payment = replace(payment, refunds=refunds, tries=0)
+    done = next(refund for refund in refunds if refund.refund_id == refund_id)
+    return _refund_ended(replace(payment, refunds=refunds, tries=0), News.REFUNDED, done)
+
+
+def _refund_ended(payment: Payment, news: News, refund: Refund, detail: str = "") -> Change:
     if payment.pending_refund:
         status = Status.REFUNDING
     else:
         status = Status.REFUNDED if payment.refunded >= payment.captured else Status.CAPTURED
-    done = next(refund for refund in refunds if refund.refund_id == refund_id)
     return Change(
         payment=replace(payment, status=status),
-        news=News.REFUNDED,
+        news=news,
         due=0.0 if payment.pending_refund else None,
-        refund=done,
+        refund=refund,
+        detail=detail,
     )
 
 
 def _again_or_parked(payment: Payment, outcome: Outcome, age: float, patience: Patience) -> Change:
-    tries = payment.tries if outcome.counts else max(0, payment.tries - 1)
-    if tries >= patience.tries or age >= patience.horizon:
+    payment = _after_unsettled(payment, outcome)
+    if outcome.counts and (payment.tries >= patience.tries or age >= min(patience.horizon, patience.key_life)):
         return _parked(payment, outcome.reason)
-    pause = max(backoff(tries, patience), outcome.retry_after)
-    return Change(payment=replace(payment, tries=tries), due=pause, detail=outcome.reason)
+    pause = max(backoff(payment.tries, patience), outcome.retry_after)
+    return Change(payment=payment, due=pause, detail=outcome.reason)
+
+
+def _after_unsettled(payment: Payment, outcome: Outcome) -> Payment:
+    """The payment after an unsettled call: its key stays unsent where the provider got no request with it, ever."""
+    unsent = payment.first_send and outcome.answer == Answer.NOT_ATTEMPTED
+    tries = payment.tries if outcome.counts else max(0, payment.tries - 1)
+    return replace(payment, tries=tries, sent=payment.sent and not unsent)
 
 
 def _parked(payment: Payment, reason: str) -> Change:
     payment = replace(payment, status=Status.UNKNOWN, parked=reason or "no reason given")
     return Change(payment=payment, news=News.PARKED, detail=payment.parked)
+
+
+# The refund that a cancellation asks for; those on request have ids of their own.
+ON_CANCEL = "cancel"

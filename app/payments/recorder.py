@@ -122,7 +122,7 @@ class Recorder:
         if learned.call is None:
             again = 0.0 if domain.next_call(held.payment) else None
             return domain.exhausted(held.payment, self._patience) or Change(payment=held.payment, due=again)
-        age = (self._payments.now() - held.first_at).total_seconds()
+        age = held.key_age(self._payments.now())
         return domain.answered(held.payment, learned.call, learned.outcome, age, self._patience)
 
     def _patiently(self, results: Sequence[Result]) -> list[bool]:

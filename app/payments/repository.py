@@ -1,6 +1,8 @@
 """Payments in MongoDB: one document an order, recorded before the provider is called. Knows pymongo; alone in payments.
 
 `dueAt` exists while work is open: it is when to call the provider, or, while `owner` holds it, when the lease ends.
+`firstAt` is when the open work was asked for. `keySentAt` is when the provider may first have received the key of the next
+call, written by the claim, before anything is sent; it counts while `sent`.
 """
 
 import random
@@ -16,6 +18,7 @@ from pymongo import UpdateOne
 from app.contracts import Event
 from app.database import EVER, Document, Patch, Store, insert_each, patch_each
 from app.outbox import OUTBOX_INDEXES, OUTBOX_SCHEMA, Outbox, entry_of
+from app.payments import payment as domain
 from app.payments.payment import Payment, Refund, Status
 
 LOG_LIMIT = 50
@@ -38,14 +41,14 @@ SCHEMA: Document = {
             "properties": {"value": {"bsonType": ["int", "long"], "minimum": 1}, "currency": {"bsonType": "string"}},
         },
         "status": {"enum": [status.value for status in Status]},
-        **{name: {"bsonType": "bool"} for name in ("cancelled", "sent")},
+        **{name: {"bsonType": "bool"} for name in ("cancelled", "sent", "firstSend")},
         "captured": {"bsonType": ["int", "long"], "minimum": 0},
         "refunds": {"bsonType": "array", "items": {"bsonType": "object", "required": ["refund_id", "value", "done"]}},
         **{
             name: {"bsonType": "int", "minimum": 0}
             for name in ("generation", "attempt", "tries", "sequence", "orderSequence", "version")
         },
-        **{name: {"bsonType": "date"} for name in ("firstAt", "dueAt")},
+        **{name: {"bsonType": "date"} for name in ("firstAt", "dueAt", "keySentAt")},
         "attempts": {"bsonType": "array", "maxItems": LOG_LIMIT},
         **OUTBOX_SCHEMA,
     },
@@ -67,11 +70,20 @@ class Held:
 
     payment: Payment
     outbox: list[Document]
-    first_at: datetime
+    key_sent_at: datetime
     lease_end: datetime
     owned: bool
     logged: int = 0
     traced: str = ""
+
+    @property
+    def first_at(self) -> datetime:
+        """When the open work was asked for."""
+        return _time(self.payment.asked_at)
+
+    def key_age(self, now: datetime) -> float:
+        """How many seconds ago the provider may first have received the key of the next call; 0 where it cannot have."""
+        return (now - self.key_sent_at).total_seconds() if self.payment.sent else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +105,8 @@ class Standing:
 class Result:
     """What to record: the payment after a change, the event that tells of it, a line for the payment's log.
 
-    `due_at` is when to call the provider next; `keeps_lease` leaves that to whoever holds the payment now;
-    `begins_anew` where the next call has another key, so that its time counts from now. The `stamp` lies in the
-    document afterwards: it tells whether a write whose reply was lost has happened.
+    `due_at` is when to call the provider next; `keeps_lease` leaves that to whoever holds the payment now. The `stamp`
+    lies in the document afterwards: it tells whether a write whose reply was lost has happened.
     """
 
     before: Held
@@ -104,17 +115,21 @@ class Result:
     line: Document | None = None
     due_at: datetime | None = None
     keeps_lease: bool = False
-    begins_anew: bool = False
     stamp: str = field(default_factory=lambda: uuid4().hex)
 
 
 class PaymentRepository:
-    """Stores payments. A claimed payment can be changed only by who holds its attempt number and its version."""
+    """Stores payments. A claimed payment can be changed only by who holds its attempt number and its version.
 
-    def __init__(self, store: Store, outbox: Outbox, lease: float) -> None:
+    `restored_at` is when the database was last restored from a backup. Work that was asked for by then may have been
+    done, though the restored documents do not say so: its keys count as sent.
+    """
+
+    def __init__(self, store: Store, outbox: Outbox, lease: float, restored_at: datetime = EVER) -> None:
         self._store = store
         self._outbox = outbox
         self._lease = timedelta(seconds=lease)
+        self._restored_at = restored_at
         self._owner = uuid4().hex
 
     def prepare(self) -> None:
@@ -132,20 +147,18 @@ class PaymentRepository:
         """
         now = self.now()
         lease_end = now + self._lease
-        taken = [replace(payment, attempt=1, tries=1, sent=True) for payment in payments[:room]]
-        docs = [self._fresh(payment, now) | {"owner": self._owner, "dueAt": lease_end} for payment in taken]
-        docs += [self._fresh(payment, now) | {"dueAt": now} for payment in payments[room:]]
+        leased = {"owner": self._owner, "dueAt": lease_end, "keySentAt": now}
+        docs = [_fresh(domain.claimed(payment)) | leased for payment in payments[:room]]
+        docs += [_fresh(payment) | {"dueAt": now} for payment in payments[room:]]
+        for doc in docs:
+            if "owner" in doc and doc["firstAt"] <= self._restored_at:
+                doc["keySentAt"] = doc["firstAt"]
         with self._store.bounded() as documents:
             errors = insert_each(documents, docs)
         for error in errors:
             if error and not error.duplicate:
                 raise error
-        stored = zip(taken, errors, strict=False)
-        return [
-            Held(payment=payment, outbox=[], first_at=now, lease_end=lease_end, owned=True)
-            for payment, error in stored
-            if error is None
-        ]
+        return [self._held(doc) for doc, error in zip(docs[:room], errors, strict=False) if error is None]
 
     def claim(self, limit: int, untried_first: bool = False) -> list[Held]:
         """Take up due payments, `limit` at the most, under a new lease and attempt number.
@@ -164,12 +177,13 @@ class PaymentRepository:
             claim, lease_end = uuid4().hex, now + self._lease
             documents.update_many(
                 {"_id": {"$in": keys}, **due},
-                {
-                    "$set": {"dueAt": lease_end, "owner": self._owner, "claim": claim, "sent": True},
-                    "$inc": {"attempt": 1, "tries": 1, "version": 1},
-                },
+                [
+                    {"$set": self._before_send(now)},
+                    {"$set": {"dueAt": lease_end, "owner": self._owner, "claim": claim}},
+                    {"$set": {name: {"$add": [f"${name}", 1]} for name in ("attempt", "tries", "version")}},
+                ],
             )
-            return [_held(doc) for doc in documents.find({"_id": {"$in": keys}, "claim": claim})]
+            return [self._held(doc) for doc in documents.find({"_id": {"$in": keys}, "claim": claim})]
 
     def backlog(self, limit: int) -> tuple[int, int]:
         """How many payments are due, counted up to `limit`, and for how long the oldest, in milliseconds."""
@@ -188,7 +202,7 @@ class PaymentRepository:
         """One payment as it is now."""
         with self._store.bounded() as documents:
             doc = documents.find_one({"_id": order_id})
-        return _held(doc) if doc else None
+        return self._held(doc) if doc else None
 
     def standing(self, order_id: str, on_behalf_of: str) -> Standing | None:
         """Where an order's payment stands; None where there is none, or none of this user's."""
@@ -238,7 +252,7 @@ class PaymentRepository:
     def parked(self, limit: int) -> list[Held]:
         """Payments that wait for an operator."""
         with self._store.bounded() as documents:
-            return [_held(doc) for doc in documents.find({"status": Status.UNKNOWN.value}).limit(limit)]
+            return [self._held(doc) for doc in documents.find({"status": Status.UNKNOWN.value}).limit(limit)]
 
     def settle(self, results: Sequence[Result]) -> list[bool]:
         """Record results of different payments in one command; tells for each whether it could be.
@@ -259,12 +273,14 @@ class PaymentRepository:
         return recorded
 
     def give_back(self, unbegun: Sequence[Held]) -> None:
-        """Let go of leases whose call was not begun: due at once for anybody, and not counted as a try."""
+        """Let go of leases whose call was not begun: due at once for anybody, not counted as a try, no key sent."""
         if not unbegun:
             return
         uncounted = {"$max": [0, {"$subtract": ["$tries", 1]}]}
+        sent_before = {"$and": ["$sent", {"$not": ["$firstSend"]}]}
         let_go: list[Document] = [
             {"$set": {"dueAt": self.now(), "tries": uncounted, "version": {"$add": ["$version", 1]}}},
+            {"$set": {"sent": sent_before}},
             {"$unset": ["owner"]},
         ]
         writes = [
@@ -274,8 +290,27 @@ class PaymentRepository:
         with self._store.bounded() as documents:
             documents.bulk_write(writes, ordered=False)
 
-    def _fresh(self, payment: Payment, now: datetime) -> Document:
-        return {"_id": payment.order_id, **_fields(payment), "firstAt": now, "attempts": [], "outbox": []}
+    def _before_send(self, now: datetime) -> Document:
+        """What a claim writes of the next call's key, before that call can be sent. See `claimed` in the domain."""
+        sent = {"$or": ["$sent", {"$lte": ["$firstAt", self._restored_at]}]}
+        # As `_key_sent_at` has it where the key was sent before.
+        known = {"$cond": ["$sent", {"$ifNull": ["$keySentAt", "$firstAt"]}, "$firstAt"]}
+        return {"sent": True, "firstSend": {"$not": [sent]}, "keySentAt": {"$cond": [sent, known, now]}}
+
+    def _held(self, doc: Document) -> Held:
+        payment = _payment(doc)
+        if _time(payment.asked_at) <= self._restored_at:
+            payment = replace(payment, sent=True, first_send=False)
+        last = doc["attempts"][-1] if doc["attempts"] else {}
+        return Held(
+            payment=payment,
+            outbox=doc["outbox"],
+            key_sent_at=_key_sent_at(doc),
+            lease_end=doc["dueAt"] if "dueAt" in doc else doc["firstAt"],
+            owned="owner" in doc,
+            logged=last.get("attempt", 0),
+            traced=last.get("traceparent", ""),
+        )
 
     def _patch(self, result: Result) -> Patch:
         before = result.before.payment
@@ -287,8 +322,6 @@ class PaymentRepository:
         pushes: Document = {}
         if not result.keeps_lease and result.due_at:
             sets["dueAt"] = result.due_at
-        if result.begins_anew:
-            sets["firstAt"] = self.now()
         if result.line:
             pushes["attempts"] = [result.line]
         if result.event:
@@ -326,13 +359,16 @@ def _key(result: Result) -> str:
     return result.before.payment.order_id
 
 
-def _fields(payment: Payment) -> Document:
+def _fresh(payment: Payment) -> Document:
     return {
+        "_id": payment.order_id,
         "userId": payment.user_id,
         "productId": payment.product_id,
         "total": {"value": payment.total_value, "currency": payment.total_currency},
         "requestId": payment.request_id,
         **_changing(payment),
+        "attempts": [],
+        "outbox": [],
     }
 
 
@@ -341,6 +377,8 @@ def _changing(payment: Payment) -> Document:
         "status": payment.status.value,
         "cancelled": payment.cancelled,
         "sent": payment.sent,
+        "firstSend": payment.first_send,
+        "firstAt": _time(payment.asked_at),
         "captured": payment.captured,
         "refunds": [asdict(refund) for refund in payment.refunds],
         "reference": payment.reference,
@@ -355,8 +393,18 @@ def _changing(payment: Payment) -> Document:
     }
 
 
-def _held(doc: Document) -> Held:
-    payment = Payment(
+def _key_sent_at(doc: Document) -> datetime:
+    # A document that an older version wrote has no time of its own for this: the key is no older than the work.
+    sent_at: datetime = doc["keySentAt"] if doc["sent"] and "keySentAt" in doc else doc["firstAt"]
+    return sent_at
+
+
+def _time(milliseconds: int) -> datetime:
+    return EVER + timedelta(milliseconds=milliseconds)
+
+
+def _payment(doc: Document) -> Payment:
+    return Payment(
         order_id=doc["_id"],
         request_id=doc["requestId"],
         user_id=doc["userId"],
@@ -366,6 +414,7 @@ def _held(doc: Document) -> Held:
         status=Status(doc["status"]),
         cancelled=doc["cancelled"],
         sent=doc["sent"],
+        first_send=doc.get("firstSend", False),
         captured=doc["captured"],
         refunds=tuple(Refund(**refund) for refund in doc["refunds"]),
         reference=doc["reference"],
@@ -376,15 +425,6 @@ def _held(doc: Document) -> Held:
         sequence=doc["sequence"],
         order_sequence=doc["orderSequence"],
         version=doc["version"],
+        asked_at=(doc["firstAt"] - EVER) // timedelta(milliseconds=1),
         traceparent=doc.get("traceparent", ""),
-    )
-    last = doc["attempts"][-1] if doc["attempts"] else {}
-    return Held(
-        payment=payment,
-        outbox=doc["outbox"],
-        first_at=doc["firstAt"],
-        lease_end=doc["dueAt"] if "dueAt" in doc else doc["firstAt"],
-        owned="owner" in doc,
-        logged=last.get("attempt", 0),
-        traced=last.get("traceparent", ""),
     )

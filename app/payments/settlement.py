@@ -13,21 +13,20 @@ from app.contracts import (
     PaymentDeclined,
     PaymentParked,
     PaymentRefunded,
+    PaymentRefundFailed,
     PaymentVoided,
 )
 from app.database import Document
-from app.payments.payment import Call, Change, News, Outcome, begins_anew
+from app.payments.payment import Call, Change, News, Outcome, with_key
 from app.payments.repository import Held, PaymentRepository, Result
 
 NEWS: dict[News, Callable[[Change, dict[str, Any], int], Event]] = {
     News.CAPTURED: lambda change, base, took: PaymentCaptured(**base, reference=change.detail, took_ms=took),
     News.DECLINED: lambda change, base, took: PaymentDeclined(**base, reason=change.detail, took_ms=took),
     News.VOIDED: lambda _change, base, _took: PaymentVoided(**base),
-    News.REFUNDED: lambda change, base, _took: PaymentRefunded(
-        **base,
-        refund_id=change.refund.refund_id if change.refund else "",
-        refund_value=change.refund.value if change.refund else 0,
-        refunded_total=change.payment.refunded,
+    News.REFUNDED: lambda change, base, _took: PaymentRefunded(**base, **_refund(change)),
+    News.REFUND_FAILED: lambda change, base, _took: PaymentRefundFailed(
+        **base, **_refund(change), reason=change.detail
     ),
     News.PARKED: lambda change, base, _took: PaymentParked(**base, reason=change.detail),
 }
@@ -47,14 +46,14 @@ class Settler:
         """What to write for `change`."""
         now = self._payments.now()
         event = self._event(held, change, now, took_ms)
-        payment = replace(change.payment, sequence=event.sequence) if event else change.payment
+        payment = with_key(held.payment, change.payment)
+        payment = replace(payment, sequence=event.sequence) if event else payment
         return Result(
             before=held,
             payment=payment,
             event=event,
             line=line,
             due_at=None if change.due is None else now + timedelta(seconds=_jittered(change.due)),
-            begins_anew=begins_anew(held.payment, payment),
             keeps_lease=line is None and held.owned and held.lease_end > now and change.due is not None,
         )
 
@@ -88,6 +87,15 @@ def log_line(
         "tookMs": round(took_ms, 2),
     }
     return {**line, "traceparent": traceparent} if traceparent else line
+
+
+def _refund(change: Change) -> dict[str, Any]:
+    refund = change.refund
+    return {
+        "refund_id": refund.refund_id if refund else "",
+        "refund_value": refund.value if refund else 0,
+        "refunded_total": change.payment.refunded,
+    }
 
 
 def _jittered(seconds: float) -> float:

@@ -241,14 +241,20 @@ class Worker:
         """The guard's answer, and how the call is named in its trace: the one step that is a span while it lasts."""
         payment, again = held.payment, held.payment.attempt > 1
         if traces.active is None or not payment.traceparent:
-            return self._guard.ask(call, again, payment.user_id), ""
+            return self._guard.ask(call, again, partial(self._may_send, held), payment.user_id), ""
         # A call that died with its process has left no name: then the trace as such is taken up.
         link = (held.traced or payment.traceparent) if again else ""
         noted: dict[str, str | int] = {"order_id": call.order_id, "attempt": payment.attempt, "call": call.kind.value}
         with traces.active.during(Step.PAYMENT_PROCESSED, payment.traceparent, link=link, **noted) as span:
-            outcome = self._guard.ask(call, again, payment.user_id)
+            outcome = self._guard.ask(call, again, partial(self._may_send, held), payment.user_id)
             span.note(answer=outcome.answer.value)
         return outcome, span.traceparent
+
+    def _may_send(self, held: Held) -> bool:
+        """Whether the call may still be sent: it has not been given up, and the provider knows its key."""
+        payment = held.payment
+        under_way = (payment.order_id, payment.attempt) in self._begun
+        return under_way and domain.may_send(payment, held.key_age(self._payments.now()), self._patience)
 
     def _give_back(self, unbegun: list[Held]) -> None:
         try:

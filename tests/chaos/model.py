@@ -111,11 +111,15 @@ MOODS = ("", "before", "after", "late", "busy", "dies before", "dies after")
 
 
 class Process:
-    """One process: an application whose work is done step by step, with a clock that can be set."""
+    """One process: an application whose work is done step by step, with a clock that can be set.
 
-    def __init__(self, settings: Settings, number: int = 0) -> None:
+    It pays through `real`, or through the simulated provider where there is none.
+    """
+
+    def __init__(self, settings: Settings, number: int = 0, real: Any = None) -> None:
         self._settings = settings
         self.number = number
+        self._real = real
         self.ahead = timedelta()
         self._born()
 
@@ -123,7 +127,7 @@ class Process:
         provider = Moody(None)
 
         def mood(settings: Settings, store: Any) -> Moody:
-            provider.real = make(settings, store)
+            provider.real = self._real or make(settings, store)
             return provider
 
         with patch("app.payments.worker.ThreadPoolExecutor", Hands), patch("app.main.SignalBus", Recorder):

@@ -11,6 +11,7 @@ from app.database import Patch, insert_each
 from app.orders.repository import OrderRepository
 from app.outbox import Outbox, Relay
 from app.payments import payment as domain
+from app.payments import repository
 from app.payments.repository import Held, PaymentRepository
 
 
@@ -56,15 +57,16 @@ def payment_stored_after_the_call() -> None:
 
     def record(self: Any, payments: list[domain.Payment], _room: int) -> list[Held]:
         now = self.now()
-        taken = [replace(payment, attempt=1, tries=1, sent=True) for payment in payments]
+        taken = [domain.claimed(payment) for payment in payments]
         return [
-            Held(payment=payment, outbox=[], first_at=now, lease_end=now + self._lease, owned=True) for payment in taken
+            Held(payment=payment, outbox=[], key_sent_at=now, lease_end=now + self._lease, owned=True)
+            for payment in taken
         ]
 
     def settle(self: Any, results: list[Any]) -> list[bool]:
         with self._store.bounded() as documents:
             for result in results:
-                late = self._fresh(result.before.payment, self.now())
+                late = repository._fresh(result.before.payment)
                 documents.update_one({"_id": late.pop("_id")}, {"$setOnInsert": late}, upsert=True)
         return usual(self, results)
 
@@ -74,12 +76,12 @@ def payment_stored_after_the_call() -> None:
 
 def intent_not_recorded() -> None:
     """The payment is stored, but not that the provider is about to be called for it."""
-    usual = PaymentRepository._fresh
+    usual = repository._fresh
 
-    def fresh(self: Any, payment: domain.Payment, *args: Any) -> dict[str, Any]:
-        return usual(self, replace(payment, sent=False), *args)
+    def fresh(payment: domain.Payment) -> dict[str, Any]:
+        return usual(replace(payment, sent=False))
 
-    PaymentRepository._fresh = fresh
+    repository._fresh = fresh
 
 
 def events_removed_before_they_are_delivered() -> None:

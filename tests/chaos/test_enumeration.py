@@ -3,6 +3,8 @@
 The rules are the application's own pure functions; storage (compare-and-set: whoever lost decides anew), relays (at least
 once, in order, with copies that arrive late), leases (may end at any moment) and the provider (one effect a key; calls
 that time out before, after, or long before their effect) are modelled here, and a worker may die between any two steps.
+Days may pass between any two steps: then the provider has forgotten every key that it knew, and what was on its way to it
+has arrived or never will.
 """
 
 import gc
@@ -22,6 +24,7 @@ from app.contracts import (
     PaymentDeclined,
     PaymentParked,
     PaymentRefunded,
+    PaymentRefundFailed,
     PaymentVoided,
     RefundRequested,
     Refused,
@@ -33,14 +36,15 @@ from app.payments import payment as payments
 from app.payments.payment import Answer, Call, Change, Kind, News, Outcome, Patience, Payment, Refund, Status
 
 TOTAL, PART = 100, 40
-PATIENCE = Patience(tries=2, horizon=60.0, backoff=1.0, backoff_max=1.0)
+DAY = 86_400.0
+PATIENCE = Patience(tries=2, horizon=60.0, key_life=DAY - 60.0, backoff=1.0, backoff_max=1.0)
 NOTHING_ASKED = Outcome(answer=Answer.UNKNOWN, reason="there was nothing to ask")
 UNKNOWN = Outcome(answer=Answer.UNKNOWN, reason="timed out")
 BUSY = Outcome(answer=Answer.NOT_ATTEMPTED, reason="busy")
 
 
 class Bounds(NamedTuple):
-    """How much may go wrong: what clients ask, copies of events, leases lost while their holder lives, faults, deaths."""
+    """How much may happen: what clients ask, copies of events, leases lost while their holder lives, faults, deaths, days."""
 
     cancels: int = 1
     refunds: int = 1
@@ -48,31 +52,39 @@ class Bounds(NamedTuple):
     expiries: int = 1
     faults: int = 1
     deaths: int = 1
+    days: int = 0
 
 
 class Task(NamedTuple):
-    """What a worker holds: the payment as it claimed it, and how far it has come."""
+    """What a worker holds: the payment as it claimed it, the day its key was first sent, and how far it has come."""
 
     held: Payment
+    sent_on: int
     call: Call | None = None
     outcome: Outcome | None = None
 
 
 class Books(NamedTuple):
-    """The provider's truth: what became of each key, each refund made, and requests that are still on their way."""
+    """The provider's truth: what became of each key, each refund made, and requests that are still on their way.
 
-    charges: tuple[tuple[str, Answer], ...] = ()
-    refunds: tuple[tuple[str, str, int], ...] = ()
+    Each with the day on which it happened: the provider forgets its key after that day.
+    """
+
+    charges: tuple[tuple[str, Answer, int], ...] = ()
+    refunds: tuple[tuple[str, int, int], ...] = ()
     afloat: tuple[Call, ...] = ()
 
     def net(self) -> int:
         """What the provider holds of the payer's money."""
-        captured = sum(answer == Answer.CAPTURED for _, answer in self.charges)
-        return captured * TOTAL - sum(value for *_, value in self.refunds)
+        captured = sum(answer == Answer.CAPTURED for _, answer, _ in self.charges)
+        return captured * TOTAL - sum(value for _, value, _ in self.refunds)
 
 
 class World(NamedTuple):
-    """All there is of one order. `due`: the payment wants a worker; `owned`: under a lease."""
+    """All there is of one order. `due`: the payment wants a worker; `owned`: under a lease.
+
+    `today` counts the days; on `sent_on` the key of the payment's next call may first have been sent.
+    """
 
     order: Order
     to_payments: tuple[Event, ...]
@@ -85,6 +97,12 @@ class World(NamedTuple):
     logged: int = 0
     tasks: tuple[Task | None, ...] = (None, None)
     copy: Event | None = None
+    today: int = 0
+    sent_on: int = 0
+
+    def age(self, payment: Payment, sent_on: int) -> float:
+        """How old a payment's key is, in seconds."""
+        return (self.today - sent_on) * DAY if payment.sent else 0.0
 
     def quiet(self) -> bool:
         """Whether nothing is left to do."""
@@ -127,20 +145,33 @@ def unfenced(_world: World, held: Payment) -> Payment | None:
     return held
 
 
-def late_capture_kept(payment: Payment, call: Call, outcome: Outcome) -> Change:
-    change = answered(payment, call, outcome)
+def late_capture_kept(payment: Payment, call: Call, outcome: Outcome, age: float) -> Change:
+    change = answered(payment, call, outcome, age)
     if change.news == News.CAPTURED and payment.cancelled:
         return Change(payment=replace(change.payment, status=Status.CAPTURED, refunds=()), news=change.news)
     return change
 
 
-def answered(payment: Payment, call: Call, outcome: Outcome) -> Change:
-    return payments.answered(payment, call, outcome, 0.0, PATIENCE)
+def answered(payment: Payment, call: Call, outcome: Outcome, age: float) -> Change:
+    return payments.answered(payment, call, outcome, age, PATIENCE)
 
 
-def unknown_is_declined(payment: Payment, call: Call, outcome: Outcome) -> Change:
+def unknown_is_declined(payment: Payment, call: Call, outcome: Outcome, age: float) -> Change:
     declined = call.kind != Kind.REFUND and outcome.answer == Answer.UNKNOWN
-    return answered(payment, call, replace(outcome, answer=Answer.DECLINED) if declined else outcome)
+    return answered(payment, call, replace(outcome, answer=Answer.DECLINED) if declined else outcome, age)
+
+
+def may_send(payment: Payment, age: float) -> bool:
+    return payments.may_send(payment, age, PATIENCE)
+
+
+def always(_payment: Payment, _age: float) -> bool:
+    return True
+
+
+def unsent_after_any_refusal(payment: Payment, call: Call, outcome: Outcome, age: float) -> Change:
+    refused = outcome.answer == Answer.NOT_ATTEMPTED
+    return answered(replace(payment, first_send=True) if refused else payment, call, outcome, age)
 
 
 @dataclass(frozen=True)
@@ -149,7 +180,8 @@ class Rules:
 
     key: Callable[[Call, int], Call] = keyed
     fence: Callable[[World, Payment], Payment | None] = fenced
-    meaning: Callable[[Payment, Call, Outcome], Change] = answered
+    meaning: Callable[[Payment, Call, Outcome, float], Change] = answered
+    may_send: Callable[[Payment, float], bool] = may_send
     intent: bool = True
     not_found_proves: bool = False
 
@@ -161,8 +193,9 @@ def steps(world: World, rules: Rules) -> Steps:
     """Everything that can happen next."""
     yield from clients(world)
     yield from relays(world)
-    yield from operator(world)
+    yield from operator(world, rules)
     yield from provider(world)
+    yield from days(world)
     for number, task in enumerate(world.tasks):
         if task is None:
             yield from claims(world, number, rules)
@@ -200,16 +233,41 @@ def relays(world: World) -> Steps:
             yield f"the copy of {type(world.copy).__name__} {how}", after
 
 
-def operator(world: World) -> Steps:
-    if world.payment and world.payment.status == Status.UNKNOWN:
-        yield "an operator retries", recorded(world, world.payment, payments.retried(world.payment), logged=True)
+def operator(world: World, rules: Rules) -> Steps:
+    if not (world.payment and world.payment.status == Status.UNKNOWN):
+        return
+    retried = payments.retried(world.payment)
+    if rules.may_send(world.payment, world.age(world.payment, world.sent_on)):
+        yield "an operator retries", recorded(world, world.payment, retried, logged=True)
+    elif not world.books.afloat:
+        yield from resolutions(world, payments.next_call(retried.payment))
+
+
+def resolutions(world: World, call: Call) -> Steps:
+    """What an operator does who sees the provider's books, which forget no money."""
+    made = happened(world.books, call)
+    if made is None and call.kind == Kind.REFUND and call.refund_id != payments.ON_CANCEL:
+        change = payments.refund_dropped(world.payment, call.refund_id, "not made")
+        yield "an operator drops the refund", recorded(world, world.payment, change, logged=True)
+        return
+    if made is None and call.kind == Kind.REFUND:
+        world, made = world._replace(books=refunded(world, call)), Answer.REFUNDED
+    outcome = Outcome(answer=made or Answer.DECLINED)
+    change = payments.resolved(world.payment, outcome, PATIENCE)
+    yield f"an operator resolves it as {outcome.answer}", recorded(world, world.payment, change, logged=True)
 
 
 def provider(world: World) -> Steps:
     for call in world.books.afloat:
         rest = tuple(other for other in world.books.afloat if other is not call)
-        books, _ = effect(world.books._replace(afloat=rest), call, world)
+        books, _ = effect(world._replace(books=world.books._replace(afloat=rest)), call)
         yield f"a late {call.kind} takes effect", world._replace(books=books)
+
+
+def days(world: World) -> Steps:
+    if world.left.days:
+        later = spend(world, "days")
+        yield "a day passes", later._replace(today=world.today + 1, books=world.books._replace(afloat=()))
 
 
 def claims(world: World, number: int, rules: Rules) -> Steps:
@@ -221,13 +279,12 @@ def claims(world: World, number: int, rules: Rules) -> Steps:
             return
         world = spend(world, "expiries")
     stored = world.payment
-    taken = replace(
-        stored,
-        attempt=stored.attempt + 1,
-        tries=stored.tries + 1,
-        sent=rules.intent or stored.sent,
-    )
-    yield f"worker {number} claims", holding(world._replace(payment=taken, owned=True), number, Task(taken))
+    taken = payments.claimed(stored)
+    if not rules.intent:
+        taken = replace(taken, sent=stored.sent)
+    sent_on = world.sent_on if stored.sent else world.today
+    claimed = world._replace(payment=taken, owned=True, sent_on=sent_on)
+    yield f"worker {number} claims", holding(claimed, number, Task(taken, sent_on))
 
 
 def works(world: World, number: int, task: Task, rules: Rules) -> Steps:
@@ -242,7 +299,8 @@ def works(world: World, number: int, task: Task, rules: Rules) -> Steps:
         yield f"worker {number} has nothing to ask", settled(idle(world, number), task, rules)
         return
     call = rules.key(call, task.held.attempt)
-    known = found(world.books, call) if task.held.attempt > 1 else None
+    again = task.held.attempt > 1 or not rules.may_send(task.held, world.age(task.held, task.sent_on))
+    known = found(world, call) if again else None
     if task.held.attempt > 1 and known is None and call.kind == Kind.VOID and rules.not_found_proves:
         known = Outcome(answer=Answer.VOIDED)
     yield f"worker {number} asks", holding(world, number, task._replace(call=call, outcome=known))
@@ -250,7 +308,10 @@ def works(world: World, number: int, task: Task, rules: Rules) -> Steps:
 
 def sends(world: World, number: int, task: Task, rules: Rules) -> Steps:
     call = task.call
-    books, outcome = effect(world.books, call, world)
+    if not rules.may_send(task.held, world.age(task.held, task.sent_on)):
+        yield f"{call.kind} is not sent", holding(world, number, task._replace(outcome=UNKNOWN))
+        return
+    books, outcome = effect(world, call)
     done = world._replace(books=books)
     yield f"worker {number}: {call.kind} {outcome.answer}", holding(done, number, task._replace(outcome=outcome))
     if not world.left.faults:
@@ -280,6 +341,7 @@ def applied(order: Order, change: orders.Change, **more: int) -> Order:
         payment_status=change.payment_status,
         sequence=order.sequence + 1,
         refunds=(*order.refunds, change.refund) if change.refund else order.refunds,
+        failed=(*order.failed, change.failed_refund) if change.failed_refund else order.failed,
         **more,
     )
 
@@ -300,7 +362,7 @@ def receive(world: World, event: Event) -> Steps:
             if isinstance(event, OrderCancelled)
             else payments.refund_requested(world.payment, Refund(refund_id=event.refund_id, value=event.refund_value))
         )
-        change = replace(change, payment=replace(change.payment, order_sequence=event.sequence))
+        change = payments.caused_by(world.payment, change, event)
         yield "arrives", recorded(world, world.payment, change)
         if world.owned and change.due is not None:
             yield "arrives within the lease", recorded(world, world.payment, change, keeps_lease=True)
@@ -312,9 +374,10 @@ def opens(world: World, event: OrderCreated) -> Steps:
         return
     fresh = payments.opened(event)
     yield "arrives", world._replace(payment=fresh, due=True)
-    taken = replace(fresh, attempt=1, tries=1, sent=True)
+    taken = payments.claimed(fresh)
     if world.tasks[0] is None:
-        yield "is taken up", holding(world._replace(payment=taken, due=True, owned=True), 0, Task(taken))
+        leased = world._replace(payment=taken, due=True, owned=True, sent_on=world.today)
+        yield "is taken up", holding(leased, 0, Task(taken, world.today))
 
 
 def settled(world: World, task: Task, rules: Rules) -> World:
@@ -323,7 +386,7 @@ def settled(world: World, task: Task, rules: Rules) -> World:
     if current is None:
         return world
     if task.call:
-        change = rules.meaning(current, task.call, task.outcome)
+        change = rules.meaning(current, task.call, task.outcome, world.age(current, world.sent_on))
     else:
         again = 0.0 if payments.next_call(current) else None
         change = payments.exhausted(current, PATIENCE) or Change(payment=current, due=again)
@@ -333,7 +396,7 @@ def settled(world: World, task: Task, rules: Rules) -> World:
 def recorded(
     world: World, before: Payment, change: Change, *, logged: bool = False, keeps_lease: bool = False
 ) -> World:
-    after, entries = change.payment, world.to_orders
+    after, entries = payments.with_key(before, change.payment), world.to_orders
     if change.news:
         after = replace(after, sequence=before.sequence + 1)
         entries = (*entries, NEWS[change.news](change, after))
@@ -341,27 +404,42 @@ def recorded(
     return world if keeps_lease else world._replace(due=change.due is not None, owned=False)
 
 
-def effect(books: Books, call: Call, world: World) -> tuple[Books, Outcome]:
-    """What the provider does when a request reaches it: at most one effect a key."""
-    known = found(books, call)
+def effect(world: World, call: Call) -> tuple[Books, Outcome]:
+    """What the provider does when a request reaches it: at most one effect a key, as long as it knows the key."""
+    books, known = world.books, found(world, call)
     if known:
         return books, known
     if call.kind == Kind.REFUND:
-        if dict(books.charges).get(call.charge_key) != Answer.CAPTURED or call.value > books.net():
+        if call.value > books.net():
             return books, Outcome(answer=Answer.DECLINED, reason="exceeds the charge")
-        books = books._replace(refunds=(*books.refunds, (call.charge_key, call.key, call.value)))
-        return books, Outcome(answer=Answer.REFUNDED)
+        return refunded(world, call), Outcome(answer=Answer.REFUNDED)
     verdict = Answer.CAPTURED if call.product_id == "1" else Answer.DECLINED
     answer = Answer.VOIDED if call.kind == Kind.VOID else verdict
-    return books._replace(charges=(*books.charges, (call.key, answer))), Outcome(answer=answer)
+    return books._replace(charges=(*books.charges, (call.key, answer, world.today))), Outcome(answer=answer)
 
 
-def found(books: Books, call: Call) -> Outcome | None:
-    if call.kind == Kind.REFUND:
-        made = any(key == call.key for _, key, _ in books.refunds)
-        return Outcome(answer=Answer.REFUNDED) if made else None
-    answer = dict(books.charges).get(call.key)
+def refunded(world: World, call: Call) -> Books:
+    return world.books._replace(refunds=(*world.books.refunds, (call.key, call.value, world.today)))
+
+
+def found(world: World, call: Call) -> Outcome | None:
+    """What the provider knows of a key: nothing of one that it first received on an earlier day."""
+    books, today = world.books, world.today
+    answer = happened(
+        Books(
+            charges=tuple(entry for entry in books.charges if entry[-1] == today),
+            refunds=tuple(entry for entry in books.refunds if entry[-1] == today),
+        ),
+        call,
+    )
     return Outcome(answer=answer) if answer else None
+
+
+def happened(books: Books, call: Call) -> Answer | None:
+    """What became of a key."""
+    if call.kind == Kind.REFUND:
+        return Answer.REFUNDED if any(key == call.key for key, *_ in books.refunds) else None
+    return next((answer for key, answer, _ in books.charges if key == call.key), None)
 
 
 def holding(world: World, number: int, task: Task | None) -> World:
@@ -386,14 +464,20 @@ NEWS: dict[News, Callable[[Change, Payment], Event]] = {
     News.DECLINED: lambda _, after: news_of(PaymentDeclined, after.sequence, reason="", took_ms=0),
     News.VOIDED: lambda _, after: news_of(PaymentVoided, after.sequence),
     News.PARKED: lambda _, after: news_of(PaymentParked, after.sequence, reason=""),
-    News.REFUNDED: lambda change, after: news_of(
-        PaymentRefunded,
-        after.sequence,
-        refund_id=change.refund.refund_id,
-        refund_value=change.refund.value,
-        refunded_total=change.payment.refunded,
+    News.REFUNDED: lambda change, after: news_of(PaymentRefunded, after.sequence, **refund_of(change)),
+    News.REFUND_FAILED: lambda change, after: news_of(
+        PaymentRefundFailed, after.sequence, **refund_of(change), reason=""
     ),
 }
+
+
+def refund_of(change: Change) -> dict[str, object]:
+    refund = change.refund
+    return {
+        "refund_id": refund.refund_id,
+        "refund_value": refund.value,
+        "refunded_total": change.payment.refunded,
+    }
 
 
 # --- what must hold ----------------------------------------------------------------------------------------------
@@ -401,10 +485,12 @@ NEWS: dict[News, Callable[[Change, Payment], Event]] = {
 
 def check(world: World) -> None:
     """Raise Broken where an invariant does not hold in this state."""
-    if sum(answer == Answer.CAPTURED for _, answer in world.books.charges) > 1:
+    if sum(answer == Answer.CAPTURED for _, answer, _ in world.books.charges) > 1:
         raise Broken("charged twice")
     if world.books.net() < 0:
         raise Broken("more was given back than was taken")
+    if len({key for key, *_ in world.books.refunds}) < len(world.books.refunds):
+        raise Broken("a refund was made twice")
     if not world.quiet():
         return
     order, payment = world.order, world.payment
@@ -519,9 +605,15 @@ LIVES = {
     "refunded in part and cancelled": ("1", Bounds(copies=0, deaths=0)),
     "refunded in part, and a worker dies": ("1", Bounds(cancels=0)),
     "declined": ("2", Bounds(refunds=0, deaths=0)),
+    "cancelled, and the provider forgets": ("1", Bounds(refunds=0, copies=0, deaths=0, days=1)),
+    "refunded in part, cancelled, and the provider forgets": ("1", Bounds(copies=0, expiries=0, deaths=0, days=1)),
+    "a worker dies, and the provider forgets twice": ("1", Bounds(refunds=0, copies=0, expiries=0, days=2)),
 }
 if "ENUMERATE_ALL" in os.environ:
-    LIVES = {"everything": ("1", Bounds())}
+    LIVES = {
+        "everything": ("1", Bounds()),
+        "everything, and the provider forgets": ("1", Bounds(copies=0, expiries=0, days=1)),
+    }
 
 
 @pytest.mark.timeout(0 if "ENUMERATE_ALL" in os.environ else 120)
@@ -557,3 +649,32 @@ def test_without_one_of_the_protections_there_is_a_way_to_break_an_order(rules, 
     assert found_out.broken
     assert how in found_out.broken
     assert found_out.way
+
+
+FORGETFUL = {
+    "keys are sent at any age": (Rules(may_send=always), Bounds(refunds=0, days=1), "charged twice"),
+    "an old key is voided": (
+        Rules(may_send=lambda payment, age: payment.cancelled or may_send(payment, age)),
+        Bounds(refunds=0, expiries=0, days=1),
+        "Cancelled, the provider holds 100 instead of 0",
+    ),
+    "an old refund is sent": (
+        Rules(may_send=lambda payment, age: bool(payment.captured) or may_send(payment, age)),
+        Bounds(cancels=0, copies=0, expiries=0, days=1),
+        "a refund was made twice",
+    ),
+    "a later refusal makes a key unsent": (
+        Rules(meaning=unsent_after_any_refusal),
+        Bounds(cancels=0, refunds=0, faults=2, copies=0, expiries=0, days=1),
+        "charged twice",
+    ),
+}
+
+
+@pytest.mark.parametrize(("rules", "bounds", "how"), FORGETFUL.values(), ids=FORGETFUL)
+def test_without_the_rule_of_key_age_there_is_a_way_to_move_money_twice(rules, bounds, how):
+    found_out = explore("1", rules, bounds)
+    print(f"\n{found_out.broken}:", *found_out.way, sep="\n  ")
+    assert found_out.broken
+    assert how in found_out.broken
+    assert "a day passes" in found_out.way

@@ -15,6 +15,7 @@ from app.contracts import (
     PaymentDeclined,
     PaymentParked,
     PaymentRefunded,
+    PaymentRefundFailed,
     PaymentVoided,
     RefundExceedsBalance,
     TimelineFull,
@@ -410,3 +411,36 @@ def test_a_payment_is_refunding_until_all_that_shall_go_back_has(status, reserve
 def test_cancelling_an_order_whose_refund_is_under_way_sends_the_rest_back():
     change = order.requested(state("Success", "Refunding", refunds=(("r1", 900),)), "Cancelled")
     assert (change.payment_status, change.cancels_payment) == ("Refunding", True)
+
+
+@pytest.mark.parametrize(
+    ("status", "refunded_total", "others", "payment_status"),
+    [
+        ("Success", 0, (), "Captured"),
+        ("Confirm", 500, (("r0", 500),), "Captured"),
+        ("Success", 0, (("r0", 500),), "Refunding"),
+        ("Cancelled", 0, (), "Refunding"),
+        ("Cancelled", TOTAL, (("r0", TOTAL),), "Refunded"),
+    ],
+)
+def test_a_refund_that_was_given_up_is_no_longer_reserved(status, refunded_total, others, payment_status):
+    held = state(status, "Unknown", refunds=(*others, ("r1", 900)))
+    base = {"event_id": "e", "order_id": "0" * 24, "sequence": 3, "request_id": "r", "at": 1}
+    news = PaymentRefundFailed(
+        **base, refund_id="r1", refund_value=900, refunded_total=refunded_total, reason="the card was closed"
+    )
+    change = order.heard(held, news)
+    assert (change.order_status, change.payment_status, change.failed_refund) == (status, payment_status, "r1")
+    assert "the card was closed" in change.detail
+    after = moved(held, change, failed=("r1",))
+    assert after.reserved == held.reserved - 900
+
+
+def test_what_a_refund_that_was_given_up_had_reserved_can_be_refunded_again():
+    held = state("Success", "Captured", refunds=(("r1", TOTAL),), failed=("r1",))
+    assert order.refunded(held, "r2", 0, "").refund == ("r2", TOTAL)
+
+
+def test_a_refund_that_was_given_up_is_still_the_answer_to_its_own_request():
+    held = state("Success", "Captured", refunds=(("r1", 900),), failed=("r1",))
+    assert order.refunded(held, "r1", 900, "MYR") is None

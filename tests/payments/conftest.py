@@ -1,6 +1,7 @@
 """Payments alone, on the real database: two processes' repositories, a provider to order, payments to work on."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -138,7 +139,7 @@ def dying(store: Store, outbox: Outbox, payments: PaymentRepository) -> PaymentR
     return PaymentRepository(store, outbox, -5.0)
 
 
-PATIENCE = Patience(tries=3, horizon=3600.0, backoff=100.0, backoff_max=100.0)
+PATIENCE = Patience(tries=3, horizon=3600.0, key_life=7200.0, backoff=100.0, backoff_max=100.0)
 
 
 @pytest.fixture
@@ -149,7 +150,7 @@ def make_worker(provider: Double, payments: PaymentRepository) -> Iterator[Calla
     def make(repository: PaymentRepository, threads: int = 2, patience: Patience = PATIENCE, **options) -> Worker:
         settler = Settler(repository)
         timing = {"timeout": 5.0, "interval": 0.05} | options
-        guard = Guard(provider, 10, timing.pop("recovery", 10.0))
+        guard = Guard(provider, timing.pop("failures", 10), timing.pop("recovery", 10.0))
         worker = Worker(repository, guard, settler, patience, threads=threads, **timing)
         made.append(worker)
         return worker
@@ -175,7 +176,7 @@ def created() -> Callable[..., OrderCreated]:
             "order_id": str(ObjectId()),
             "sequence": 1,
             "request_id": "r-create",
-            "at": 1,
+            "at": int(time.time() * 1000),
             "user_id": "user-7",
             "product_id": "1",
             "total_value": 9900,

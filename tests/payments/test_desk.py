@@ -9,14 +9,13 @@ from app.payments.payment import Answer, Outcome, Patience
 from app.payments.settlement import Settler
 
 UNKNOWN = Outcome(answer=Answer.UNKNOWN, reason="no answer in time")
-PATIENCE = Patience(tries=3, horizon=3600.0, backoff=100.0, backoff_max=100.0)
-KEY_LIFE = 7200.0
+PATIENCE = Patience(tries=3, horizon=3600.0, key_life=7200.0, backoff=100.0, backoff_max=100.0)
 
 
 @pytest.fixture
 def desk(payments, provider):
     """The operator's desk, for a provider that forgets its keys after two hours."""
-    return Desk(payments, provider, Settler(payments), PATIENCE, KEY_LIFE)
+    return Desk(payments, provider, Settler(payments), PATIENCE)
 
 
 @pytest.fixture
@@ -40,8 +39,8 @@ def begun_ago(database):
     """Pretend that a payment's first call was so long ago, and that it was parked only now."""
 
     def make(order_id: str, **ago) -> None:
-        shift = {"$dateSubtract": {"startDate": "$firstAt", "unit": "second", "amount": timedelta(**ago).seconds}}
-        database.payments.update_one({"_id": order_id}, [{"$set": {"firstAt": shift}}])
+        shift = {"$dateSubtract": {"startDate": "$keySentAt", "unit": "second", "amount": timedelta(**ago).seconds}}
+        database.payments.update_one({"_id": order_id}, [{"$set": {"keySentAt": shift}}])
 
     return make
 
@@ -106,9 +105,9 @@ def test_the_life_of_a_key_begins_with_its_first_call_and_not_with_its_parking(
 def test_retrying_does_not_lengthen_the_life_of_a_key(desk, parked, worker, provider, take_up, begun_ago, stored):
     order_id = parked()
     begun_ago(order_id, minutes=50)
-    before = stored(order_id)["firstAt"]
+    before = stored(order_id)["keySentAt"]
     desk.retry(order_id)
-    assert stored(order_id)["firstAt"] == before
+    assert stored(order_id)["keySentAt"] == before
 
 
 def test_a_refund_that_was_parked_can_be_retried(desk, worker, provider, leased, cancel, take_up, stored):

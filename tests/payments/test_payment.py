@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from app.contracts import OrderCreated
+from app.contracts import OrderCancelled, OrderCreated
 from app.payments import payment as domain
 from app.payments.payment import Answer, Call, Kind, News, Outcome, Patience, Payment, Refund, Status
 
 ORDER = "6920c1b05be0d3a1f2c4e687"
-PATIENCE = Patience(tries=12, horizon=72_000.0, backoff=2.0, backoff_max=300.0)
+PATIENCE = Patience(tries=12, horizon=72_000.0, key_life=86_000.0, backoff=2.0, backoff_max=300.0)
 FRESH = Payment(
     order_id=ORDER,
     request_id="r-1",
@@ -129,7 +129,7 @@ def test_a_new_order_opens_a_payment_that_nobody_has_sent():
         event_id="e", order_id=ORDER, sequence=1, request_id="r-1", at=1,
         user_id="user-7", product_id="1", total_value=9900, total_currency="MYR",
     )  # fmt: skip
-    assert domain.opened(event) == replace(FRESH, order_sequence=1)
+    assert domain.opened(event) == replace(FRESH, order_sequence=1, asked_at=1)
     assert FRESH.status == Status.PROCESSING
     assert (FRESH.sent, FRESH.cancelled, FRESH.attempt, FRESH.tries, FRESH.captured) == (False, False, 0, 0, 0)
 
@@ -446,3 +446,137 @@ def test_what_an_operator_may_find_out(payment, found, expected):
     change = domain.resolved(payment, outcome, PATIENCE)
     assert summary(change) == expected
     assert change.payment.parked == ""
+
+
+@pytest.mark.parametrize("age", [0.0, 85_999.9])
+def test_a_key_may_be_sent_while_the_provider_knows_it(age):
+    assert domain.may_send(SENT, age, PATIENCE)
+
+
+@pytest.mark.parametrize("age", [86_000.0, 10_000_000.0])
+@pytest.mark.parametrize("payment", [SENT, CANCELLED, REFUNDING, PARKED, PARKED_PART], ids=named)
+def test_a_key_is_never_sent_once_the_provider_may_have_forgotten_it(payment, age):
+    assert not domain.may_send(payment, age, PATIENCE)
+
+
+@pytest.mark.parametrize("age", [0.0, 10_000_000.0])
+def test_a_key_that_the_provider_cannot_have_received_may_be_sent_at_any_age(age):
+    assert domain.may_send(FRESH, age, PATIENCE)
+
+
+@pytest.mark.parametrize("work", WAITING)
+def test_what_is_unsettled_past_the_keys_life_is_parked_though_the_horizon_were_later(work):
+    patient = replace(PATIENCE, horizon=1_000_000.0)
+    payment, kind = WAITING[work]
+    unknown = Outcome(answer=Answer.UNKNOWN)
+    change = domain.answered(payment, call_of(payment, kind), unknown, 86_000.0, patient)
+    assert summary(change) == "Unknown, PaymentParked, never"
+
+
+@pytest.mark.parametrize("work", WAITING)
+def test_what_was_not_even_asked_for_is_not_parked_however_old(work):
+    """The provider is left alone for a while; then it is asked."""
+    spared = Outcome(answer=Answer.NOT_ATTEMPTED, counts=False)
+    assert answer(work, spared, age=1_000_000.0, tries=12).news is None
+
+
+def test_the_first_attempt_that_may_send_a_key_is_known():
+    first = domain.claimed(FRESH)
+    assert (first.sent, first.first_send, first.attempt, first.tries) == (True, True, 1, 1)
+    again = domain.claimed(first)
+    assert (again.sent, again.first_send, again.attempt, again.tries) == (True, False, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("first_send", "given", "sent"),
+    [
+        (True, Answer.NOT_ATTEMPTED, False),
+        (True, Answer.UNKNOWN, True),
+        (False, Answer.NOT_ATTEMPTED, True),
+        (False, Answer.UNKNOWN, True),
+    ],
+)
+def test_a_key_stays_unsent_where_its_first_request_never_reached_the_provider(first_send, given, sent):
+    for tries in (1, 12):
+        assert (
+            answer("waiting to charge", Outcome(answer=given), first_send=first_send, tries=tries).payment.sent == sent
+        )
+
+
+def test_another_key_has_not_been_sent():
+    sent = replace(CAPTURED, first_send=True)
+    for before, after in (
+        (sent, replace(sent, status=Status.REFUNDING, refunds=(PART,))),
+        (replace(PARKED, first_send=True), replace(sent, status=Status.REFUNDING, refunds=(WHOLE,))),
+        (PART_REFUNDING, replace(PART_REFUNDING, refunds=(replace(PART, done=True), WHOLE))),
+    ):
+        assert not domain.with_key(before, after).sent
+        assert not domain.with_key(before, after).first_send
+
+
+def test_the_same_key_stays_sent_whatever_else_changes():
+    for before, after in (
+        (SENT, CANCELLED),
+        (SENT, PARKED),
+        (PARKED, SENT),
+        (PART_REFUNDING, PARKED_PART),
+        (PART_REFUNDING, replace(PART_REFUNDING, refunds=(PART, WHOLE))),
+        (SENT, CAPTURED),
+    ):
+        assert domain.with_key(before, after) == after
+
+
+def test_the_time_of_the_work_is_that_of_the_event_that_asked_for_it_first():
+    event = OrderCancelled(event_id="e", order_id=ORDER, sequence=7, request_id="r", at=500, traceparent="t")
+
+    def caused(before):
+        return domain.caused_by(before, domain.cancelled(before), event).payment
+
+    assert (caused(CAPTURED).asked_at, caused(CAPTURED).order_sequence, caused(CAPTURED).traceparent) == (500, 7, "t")
+    for open_work in (SENT, PARKED, PART_REFUNDING):
+        assert caused(replace(open_work, asked_at=9)).asked_at == 9
+
+
+BOTH = replace(PARKED_PART, cancelled=True, refunds=(PART, Refund(refund_id="cancel", value=9000)))
+
+
+@pytest.mark.parametrize(
+    ("payment", "expected", "refunds"),
+    [
+        (PARKED_PART, "Captured, PaymentRefundFailed, never", ()),
+        (PARKED_REFUND, "Captured, PaymentRefundFailed, never", ()),
+        (BOTH, "Refunding, PaymentRefundFailed, at once", (WHOLE,)),
+        (replace(PARKED_REFUND, cancelled=True), "Refunding, PaymentRefundFailed, at once", (WHOLE,)),
+        (
+            replace(PARKED_PART, refunds=(PART, Refund(refund_id="r-2", value=50))),
+            "Refunding, PaymentRefundFailed, at once",
+            (Refund(refund_id="r-2", value=50),),
+        ),
+        (
+            replace(PARKED_PART, refunds=(Refund(refund_id="r-0", value=50, done=True), PART)),
+            "Captured, PaymentRefundFailed, never",
+            (Refund(refund_id="r-0", value=50, done=True),),
+        ),
+    ],
+)
+def test_what_giving_up_a_refund_leads_to(payment, expected, refunds):
+    change = domain.refund_dropped(payment, "r-1", "the card was closed")
+    assert summary(change) == expected
+    assert change.payment.refunds == refunds
+    assert (change.refund.refund_id, change.detail) == ("r-1", "the card was closed")
+    assert (change.payment.tries, change.payment.parked) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("payment", "refund_id", "why"),
+    [
+        (PART_REFUNDING, "r-1", "not parked"),
+        (PARKED, "r-1", "does not wait"),
+        (PARKED_PART, "r-2", "does not wait"),
+        (replace(PARKED_PART, refunds=(PART, Refund(refund_id="r-2", value=50))), "r-2", "does not wait"),
+        (replace(PARKED_PART, cancelled=True, refunds=(WHOLE,)), "cancel", "other means"),
+    ],
+)
+def test_only_the_refund_that_is_parked_can_be_given_up_and_no_cancellation(payment, refund_id, why):
+    with pytest.raises(ValueError, match=why):
+        domain.refund_dropped(payment, refund_id, "why")

@@ -10,6 +10,7 @@ from bson import Int64
 from pymongo.errors import WriteError
 
 from app.contracts import PaymentCaptured, PaymentDeclined
+from app.database import EVER
 from app.outbox import event_of
 from app.payments.payment import Refund, Status
 from app.payments.repository import PaymentRepository, Result
@@ -35,11 +36,11 @@ def declined(held, event_id: str = "late") -> Result:
 def test_a_payment_under_lease_is_on_record_as_about_to_be_sent(payments, new_payment, stored):
     payment = new_payment()
     [held] = payments.record([payment], 1)
-    assert held.payment == replace(payment, sent=True, attempt=1, tries=1)
+    assert held.payment == replace(payment, sent=True, first_send=True, attempt=1, tries=1)
     assert held.owned
     doc = stored(payment.order_id)
     assert (doc["status"], doc["sent"], doc["attempt"], doc["tries"]) == ("Processing", True, 1, 1)
-    assert doc["dueAt"] == held.lease_end == doc["firstAt"] + timedelta(seconds=60)
+    assert doc["dueAt"] == held.lease_end == doc["keySentAt"] + timedelta(seconds=60)
     assert doc["owner"]
     assert payments.find(payment.order_id).payment == held.payment
 
@@ -247,11 +248,19 @@ def test_the_time_of_the_first_try_stays_until_something_new_begins(payments, le
     order_id = held.payment.order_id
     long_ago = payments.now() - timedelta(hours=1)
     database.payments.update_one({"_id": order_id}, {"$set": {"firstAt": long_ago}})
+    held = payments.find(order_id)
     payments.settle([Result(before=held, payment=held.payment, due_at=payments.now())])[0]
     assert stored(order_id)["firstAt"] == long_ago
     [again] = payments.claim(10)
-    refund = replace(again.payment, status=Status.REFUNDING, refunds=(Refund(refund_id="cancel", value=9900),), tries=0)
-    payments.settle([Result(before=again, payment=refund, due_at=payments.now(), begins_anew=True)])[0]
+    asked_at = int(payments.now().timestamp() * 1000)
+    refund = replace(
+        again.payment,
+        status=Status.REFUNDING,
+        refunds=(Refund(refund_id="cancel", value=9900),),
+        tries=0,
+        asked_at=asked_at,
+    )
+    payments.settle([Result(before=again, payment=refund, due_at=payments.now())])[0]
     assert payments.now() - stored(order_id)["firstAt"] < timedelta(minutes=1)
     assert stored(order_id)["refunds"] == [{"refund_id": "cancel", "value": 9900, "done": False}]
 
@@ -370,7 +379,13 @@ MALFORMED = [
     *[(name, 7) for name in ("userId", "productId", "requestId", "reference", "parked", "owner", "claim", "stamp")],
     *[(name, -1) for name in ("generation", "attempt", "tries", "sequence", "orderSequence", "version", "captured")],
     *[(name, 1.5) for name in ("attempt", "tries", "captured")],
-    *[(name, "yes") for name in ("cancelled", "sent", "dueAt", "firstAt", "relayDue", "attempts", "refunds")],
+    *[
+        (name, "yes")
+        for name in (
+            *("cancelled", "sent", "firstSend", "dueAt", "firstAt", "keySentAt", "relayDue"),
+            *("attempts", "refunds"),
+        )
+    ],
     ("attempt", Int64(2**40)),
     ("status", "captured"),
     ("status", None),
@@ -393,3 +408,56 @@ def test_the_database_itself_refuses_a_malformed_payment(payments, leased, datab
         with pytest.raises(WriteError) as refusal:
             database.payments.insert_one(doc)
         assert refusal.value.code == 121, (name, value)
+
+
+def test_the_claim_records_when_a_key_may_first_be_sent_and_no_later_one_moves_that(
+    payments, dying, new_payment, stored
+):
+    payment = new_payment()
+    payments.record([payment], 0)
+    assert (stored(payment.order_id)["sent"], "keySentAt" in stored(payment.order_id)) == (False, False)
+    [first] = dying.claim(10)
+    doc = stored(payment.order_id)
+    assert (doc["sent"], doc["firstSend"], first.payment.first_send) == (True, True, True)
+    assert doc["keySentAt"] == first.key_sent_at <= payments.now()
+    [again] = payments.claim(10)
+    assert (again.payment.first_send, again.key_sent_at) == (False, first.key_sent_at)
+    assert again.key_age(first.key_sent_at + timedelta(hours=2)) == 7200.0
+
+
+def test_a_lease_given_back_before_its_call_leaves_the_key_as_it_was(payments, dying, new_payment):
+    payment = new_payment()
+    [held] = payments.record([payment], 1)
+    payments.give_back([held])
+    assert not payments.find(payment.order_id).payment.sent
+    [first] = payments.claim(10)
+    assert first.payment.first_send
+    payments.give_back([first])
+    dying.claim(10)
+    [again] = payments.claim(10)
+    payments.give_back([again])
+    assert payments.find(payment.order_id).payment.sent
+
+
+def test_the_key_of_a_document_of_an_older_version_is_as_old_as_its_work(payments, leased, stored, database, make_due):
+    order_id = leased().payment.order_id
+    database.payments.update_one({"_id": order_id}, {"$unset": {"keySentAt": 1, "firstSend": 1, "owner": 1}})
+    began = stored(order_id)["firstAt"]
+    assert payments.find(order_id).key_sent_at == began
+    make_due(order_id)
+    [held] = payments.claim(10)
+    assert (held.key_sent_at, held.payment.first_send) == (began, False)
+
+
+def test_what_was_asked_for_before_the_restored_backup_counts_as_sent(store, outbox, payments, new_payment):
+    old, older, fresh = new_payment(at=1000), new_payment(at=2000), new_payment(at=2001)
+    payments.record([old], 0)
+    restored = PaymentRepository(store, outbox, 60.0, EVER + timedelta(seconds=2))
+    [unclaimed] = [restored.find(old.order_id)]
+    leased = restored.record([older, fresh], 2)
+    [claimed] = restored.claim(10)
+    assert [held.payment.sent for held in (unclaimed, claimed, *leased)] == [True] * 4
+    assert [held.payment.first_send for held in (claimed, *leased)] == [False, False, True]
+    assert unclaimed.key_sent_at == claimed.key_sent_at == EVER + timedelta(seconds=1)
+    assert leased[0].key_sent_at == EVER + timedelta(seconds=2)
+    assert leased[1].key_sent_at > EVER + timedelta(days=1)

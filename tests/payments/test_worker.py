@@ -163,8 +163,8 @@ def test_at_the_horizon_a_payment_is_parked_however_few_its_tries(worker, provid
     provider.answers = [UNKNOWN] * 9
     held = leased()
     worker.work(held)
-    long_ago = held.first_at - timedelta(hours=1)
-    database.payments.update_one({"_id": held.payment.order_id}, {"$set": {"firstAt": long_ago}})
+    long_ago = held.key_sent_at - timedelta(hours=1)
+    database.payments.update_one({"_id": held.payment.order_id}, {"$set": {"keySentAt": long_ago}})
     worker.work(take_up(held.payment.order_id))
     assert (stored(held.payment.order_id)["status"], stored(held.payment.order_id)["tries"]) == ("Unknown", 2)
 
@@ -605,7 +605,7 @@ def test_a_settler_counts_what_it_has_to_say_of_an_order(worker, provider, lease
 def test_a_change_out_of_date_is_refused(payments, leased):
     held = leased()
     settler = Settler(payments)
-    patience = Patience(tries=1, horizon=1.0, backoff=1.0, backoff_max=1.0)
+    patience = Patience(tries=1, horizon=1.0, key_life=2.0, backoff=1.0, backoff_max=1.0)
     change = domain.answered(held.payment, domain.next_call(held.payment), DECLINED, 0.0, patience)
     assert settler.record(held, change, {"attempt": 1}) is True
     assert settler.record(held, change, {"attempt": 1}) is False
@@ -620,19 +620,21 @@ def test_the_age_of_a_key_counts_from_its_first_call_whatever_comes_between(
     provider.answers = [UNKNOWN] * 3
     held = leased()
     order_id = held.payment.order_id
-    begun = held.first_at - timedelta(minutes=30)
-    database.payments.update_one({"_id": order_id}, {"$set": {"firstAt": begun}})
+    begun = held.key_sent_at - timedelta(minutes=30)
+    database.payments.update_one({"_id": order_id}, {"$set": {"keySentAt": begun}})
     worker.work(payments.find(order_id))
-    assert stored(order_id)["firstAt"] == begun
+    assert stored(order_id)["keySentAt"] == begun
     worker.work(take_up(order_id))
     worker.work(take_up(order_id))
-    assert (stored(order_id)["status"], stored(order_id)["firstAt"]) == ("Unknown", begun)
+    assert (stored(order_id)["status"], stored(order_id)["keySentAt"]) == ("Unknown", begun)
     cancel(worker, order_id)
-    assert (stored(order_id)["status"], stored(order_id)["firstAt"]) == ("Processing", begun)
+    assert (stored(order_id)["status"], stored(order_id)["keySentAt"]) == ("Processing", begun)
     provider.answers = [Outcome(answer=Answer.CAPTURED)]
     worker.work(take_up(order_id))
     assert stored(order_id)["status"] == "Refunding"
-    assert stored(order_id)["firstAt"] > begun + timedelta(minutes=29)
+    assert not stored(order_id)["sent"]
+    take_up(order_id)
+    assert stored(order_id)["keySentAt"] > begun + timedelta(minutes=29)
 
 
 def test_a_call_that_takes_too_long_is_settled_as_unknown_and_its_answer_ignored(
@@ -831,3 +833,34 @@ def test_stopping_gives_back_at_once_what_was_not_begun_though_a_call_still_runs
     gate.open()
     stopping.join(20)
     assert database.payments.count_documents({"status": "Captured"}) == 1
+
+
+def test_payments_that_fail_together_are_not_repeated_together(make_worker, payments, provider, new_payment, stored):
+    """Their pauses lie between half and all of what was decided, each elsewhere."""
+    worker = make_worker(payments, failures=100)
+    batch = payments.record([new_payment() for _ in range(20)], 20)
+    provider.answers = [UNKNOWN] * 9 + [None] + [UNKNOWN] * 9 + [None]
+    for held in batch:
+        worker.work(held)
+    waiting = [doc for held in batch if (doc := stored(held.payment.order_id))["status"] == "Processing"]
+    pauses = [(doc["dueAt"] - doc["attempts"][-1]["at"]).total_seconds() for doc in waiting]
+    assert len(pauses) == 18
+    assert all(50.0 <= pause <= 101.0 for pause in pauses)
+    assert max(pauses) - min(pauses) > 1.0
+
+
+def test_a_call_that_was_given_up_while_it_looked_for_the_key_sends_nothing_more(
+    make_worker, payments, provider, leased, take_up, eventually, gate, stored
+):
+    """What it would send now, another worker may have sent long ago."""
+    provider.answers = [UNKNOWN]
+    held = leased()
+    make_worker(payments).work(held)
+    worker = make_worker(payments, timeout=0.05, threads=1)
+    provider.watch = lambda verb, call: gate() if verb == "find" else None
+    worker.offer([take_up(held.payment.order_id)])
+    assert gate.came.wait(10)
+    eventually(lambda: worker.take_over() or len(stored(held.payment.order_id)["attempts"]) == 2)
+    gate.open()
+    worker.stop(10.0)
+    assert [verb for verb, _ in provider.asked] == ["charge", "find"]

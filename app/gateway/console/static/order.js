@@ -10,7 +10,7 @@ const REFUNDABLE = ["Captured", "Refunding", "Refunded"];
 const TYPES = {
   OrderCreated: "Placed", OrderUpdated: "Moved on", OrderCancelled: "Cancelled", RefundRequested: "Refund asked for",
   PaymentCaptured: "Money taken", PaymentDeclined: "Declined", PaymentVoided: "Payment called off",
-  PaymentRefunded: "Money given back", PaymentParked: "Parked for an operator",
+  PaymentRefunded: "Money given back", PaymentRefundFailed: "Refund given up", PaymentParked: "Parked for an operator",
 };
 
 // The sentence with its times as the visitor's clock shows them.

@@ -1,0 +1,69 @@
+"""A provider that really forgets its keys, with a clock of its own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from app.payments.payment import Answer, Call, Kind, Outcome
+
+
+@dataclass
+class Forgetful:
+    """Captures every charge. A key is known for `life` seconds; sent again after that, it repeats its effect.
+
+    With `searchable` books `find` knows what became of a key for ever. `now` is the provider's time in seconds. Money
+    that has moved stays in `charges` and `refunds`; `sent` has every call that was not a find.
+    """
+
+    life: float
+    searchable: bool = False
+    now: float = 0.0
+    charges: list[Call] = field(default_factory=list)
+    refunds: list[Call] = field(default_factory=list)
+    sent: list[Call] = field(default_factory=list)
+    _known: dict[str, tuple[float, Outcome]] = field(default_factory=dict)
+    refuses: Callable[[Call], bool] = lambda call: False
+
+    def prepare(self) -> None:
+        """It keeps nothing in the database."""
+
+    def charge(self, call: Call) -> Outcome:
+        return self._once(call)
+
+    def void(self, call: Call) -> Outcome:
+        return self._once(call)
+
+    def refund(self, call: Call) -> Outcome:
+        return self._once(call)
+
+    def find(self, call: Call) -> Outcome | None:
+        at, outcome = self._known.get(call.key, (0.0, None))
+        return outcome if self.searchable or self.now - at < self.life else None
+
+    def charged(self, order_id: str) -> int:
+        """How often the order was charged."""
+        return sum(call.order_id == order_id for call in self.charges)
+
+    def refunded(self, order_id: str) -> int:
+        """How much of the order's charge went back."""
+        return sum(call.value for call in self.refunds if call.order_id == order_id)
+
+    def _once(self, call: Call) -> Outcome:
+        self.sent.append(call)
+        at, known = self._known.get(call.key, (0.0, None))
+        if known and self.now - at < self.life:
+            return known
+        outcome = self._effect(call)
+        self._known[call.key] = self.now, outcome
+        return outcome
+
+    def _effect(self, call: Call) -> Outcome:
+        if call.kind == Kind.CHARGE:
+            self.charges.append(call)
+            return Outcome(answer=Answer.CAPTURED, reference=call.key)
+        if call.kind == Kind.VOID:
+            return Outcome(answer=Answer.VOIDED)
+        taken = sum(charge.value for charge in self.charges if charge.order_id == call.order_id)
+        if self.refuses(call) or self.refunded(call.order_id) + call.value > taken:
+            return Outcome(answer=Answer.DECLINED, reason="the card was closed")
+        self.refunds.append(call)
+        return Outcome(answer=Answer.REFUNDED)
