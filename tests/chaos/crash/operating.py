@@ -34,11 +34,15 @@ def _retry(world: World) -> None:
     world.acknowledge()
 
 
-def _resolve(world: World) -> None:
-    clients.resolve(world.client, world.order_id, "captured")
+def _resolve(world: World, answer: str = "captured") -> None:
+    clients.resolve(world.client, world.order_id, answer)
     # The command is a process of its own, and its hint ends with it.
     world.lose_hints()
     world.sweep(world.runtime.payments.relay.sweep)
+
+
+def _resolve_voided(world: World) -> None:
+    _resolve(world, "voided")
 
 
 def _cancel(world: World) -> None:
@@ -114,6 +118,11 @@ def _resolve_parked(client: Any, order_id: str) -> None:
         clients.resolve(client, order_id, "captured")
 
 
+def _resolve_parked_as_voided(client: Any, order_id: str) -> None:
+    if order_id in clients.parked(client):
+        clients.resolve(client, order_id, "voided")
+
+
 def _replay_dead(client: Any, order_id: str) -> None:
     running = runtime(client.application)
     mend(running.database.client[running.settings.database])
@@ -141,6 +150,16 @@ SCENARIOS = {
         through=("payments.update", "orders.update"),
         settings=ONE_TRY,
         operator=_resolve_parked,
+    ),
+    "parked, then resolved as voided": Scenario(
+        setup=_parked_uncharged,
+        act=_resolve_voided,
+        operator=_resolve_parked_as_voided,
+        ends=[("Declined", "Voided")],
+        books=[()],
+        least=10,
+        through=("payments.update", "orders.update"),
+        settings=ONE_TRY,
     ),
     "parked, then cancelled": Scenario(
         setup=_parked_charged,
