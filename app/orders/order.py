@@ -267,7 +267,8 @@ def _outcome(state: State, news: Event) -> tuple[str, str, str]:
         case PaymentDeclined():
             return _moved(status, By.DECLINE), PaymentStatus.DECLINED, news.reason
         case PaymentVoided():
-            return status, PaymentStatus.VOIDED, "called off before any money moved"
+            # Without a cancellation an operator called it off: as after a decline, nothing was taken.
+            return _moved(status, By.DECLINE), PaymentStatus.VOIDED, "called off before any money moved"
         case PaymentParked():
             return status, PaymentStatus.UNKNOWN, news.reason
         case PaymentRefunded():

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from pymongo import MongoClient
 
-from tests.chaos.crash import Laboratory
+from tests.chaos.crash.laboratory import Laboratory
 
 
 @pytest.fixture(scope="session")

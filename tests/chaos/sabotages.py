@@ -3,15 +3,16 @@
 Patched into a process before it builds the application; whatever finds nothing wrong with them finds nothing at all.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 from app.database import Patch, insert_each
+from app.orders import repository as orders_repository
 from app.orders.repository import OrderRepository
-from app.outbox import Outbox, Relay
+from app.outbox import EMPTIED, Outbox, Pending, Relay
 from app.payments import payment as domain
-from app.payments import repository
+from app.payments import repository as payments_repository
 from app.payments.repository import Held, PaymentRepository
 
 
@@ -66,7 +67,7 @@ def payment_stored_after_the_call() -> None:
     def settle(self: Any, results: list[Any]) -> list[bool]:
         with self._store.bounded() as documents:
             for result in results:
-                late = repository._fresh(result.before.payment)
+                late = payments_repository._fresh(result.before.payment)
                 documents.update_one({"_id": late.pop("_id")}, {"$setOnInsert": late}, upsert=True)
         return usual(self, results)
 
@@ -76,12 +77,12 @@ def payment_stored_after_the_call() -> None:
 
 def intent_not_recorded() -> None:
     """The payment is stored, but not that the provider is about to be called for it."""
-    usual = repository._fresh
+    usual = payments_repository._fresh
 
     def fresh(payment: domain.Payment) -> dict[str, Any]:
         return usual(replace(payment, sent=False))
 
-    repository._fresh = fresh
+    payments_repository._fresh = fresh
 
 
 def events_removed_before_they_are_delivered() -> None:
@@ -132,6 +133,28 @@ def answered_before_it_is_stored() -> None:
     Outbox.take_hints = take_hints
 
 
+def news_acknowledges_what_payments_was_not_told() -> None:
+    """News empties the whole outbox of its order, whatever was recorded there since."""
+    usual = orders_repository._hearing
+
+    def hearing(seen: orders_repository.Seen, *args: Any) -> Patch:
+        return usual(replace(seen, undelivered=0), *args)
+
+    orders_repository._hearing = hearing
+
+
+def one_delivery_acknowledges_all() -> None:
+    """What is acknowledged of a document takes its later events along, which are not delivered yet."""
+
+    def acknowledge(self: Any, batch: Iterable[Pending]) -> None:
+        keys = [pending.key for pending in batch if pending.delivered]
+        if keys:
+            with self._store.bounded() as documents:
+                documents.update_many({"_id": {"$in": keys}}, EMPTIED)
+
+    Outbox.acknowledge = acknowledge
+
+
 SABOTAGES: dict[str, Callable[[], None]] = {
     made.__name__: made
     for made in (
@@ -143,5 +166,7 @@ SABOTAGES: dict[str, Callable[[], None]] = {
         events_removed_before_they_are_delivered,
         no_lease_on_the_outbox,
         answered_before_it_is_stored,
+        news_acknowledges_what_payments_was_not_told,
+        one_delivery_acknowledges_all,
     )
 }

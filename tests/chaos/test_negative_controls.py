@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.chaos.crash import KILL, STOP, Cell, Laboratory
+from tests.chaos.crash.cells import KILL, STOP, Cell
+from tests.chaos.crash.laboratory import Laboratory
 from tests.chaos.sabotages import SABOTAGES
 
 STUCK, CHARGED_TWICE, WRONG_BOOKS, LOST = "settled: ", "one charge: ", "books: ", "acknowledged: "
@@ -15,6 +16,8 @@ BLIND_WITHOUT = {
     "events_removed_before_they_are_delivered": ("pay", KILL, STUCK),
     "no_lease_on_the_outbox": ("create", KILL, STUCK),
     "answered_before_it_is_stored": ("pay", KILL, LOST),
+    "news_acknowledges_what_payments_was_not_told": ("cancel, then the news of the charge", KILL, STUCK),
+    "one_delivery_acknowledges_all": ("cancel, then an acknowledgement", KILL, STUCK),
 }
 
 

@@ -63,12 +63,12 @@ MOVES = {
     for text, mark in zip((*TEXTS, *LOOK_ALIKES), (*row.split(), *("x" * len(LOOK_ALIKES))), strict=True)
 }
 
-# What news makes of `order status / payment status`. Where nothing can have been charged, the order stays put.
+# What news makes of `order status / payment status`. Where nothing can have been charged, a settled order stays put.
 BEFORE = ("Processing/Processing", "Success/Captured", "Declined/Declined", "Cancelled/Processing", "Cancelled/Refunding", "Confirm/Captured", "Shipped/Captured", "Processing/Unknown", "Cancelled/Unknown")  # fmt: skip
 NEWS = {
     "captured": ("Success/Captured", "Success/Captured", "Declined/Captured", "Cancelled/Refunding", "Cancelled/Refunding", "Confirm/Captured", "Shipped/Captured", "Success/Captured", "Cancelled/Refunding"),
     "declined": ("Declined/Declined", "Success/Declined", "Declined/Declined", "Cancelled/Declined", "Cancelled/Declined", "Confirm/Declined", "Shipped/Declined", "Declined/Declined", "Cancelled/Declined"),
-    "voided": ("Processing/Voided", "Success/Voided", "Declined/Voided", "Cancelled/Voided", "Cancelled/Voided", "Confirm/Voided", "Shipped/Voided", "Processing/Voided", "Cancelled/Voided"),
+    "voided": ("Declined/Voided", "Success/Voided", "Declined/Voided", "Cancelled/Voided", "Cancelled/Voided", "Confirm/Voided", "Shipped/Voided", "Declined/Voided", "Cancelled/Voided"),
     "parked": ("Processing/Unknown", "Success/Unknown", "Declined/Unknown", "Cancelled/Unknown", "Cancelled/Unknown", "Confirm/Unknown", "Shipped/Unknown", "Processing/Unknown", "Cancelled/Unknown"),
     "refunded": ("Processing/Refunded", "Success/Refunded", "Declined/Refunded", "Cancelled/Refunded", "Cancelled/Refunded", "Confirm/Refunded", "Shipped/Refunded", "Processing/Refunded", "Cancelled/Refunded"),
     "refunded in part": ("Processing/Captured", "Success/Captured", "Declined/Captured", "Cancelled/Refunding", "Cancelled/Refunding", "Confirm/Captured", "Shipped/Captured", "Processing/Captured", "Cancelled/Refunding"),

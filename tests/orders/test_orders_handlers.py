@@ -154,7 +154,7 @@ def test_the_timeline_tells_who_did_what(orders, create, update, news, stored):
     [
         (PaymentCaptured, {}, ("Success", "Captured")),
         (PaymentDeclined, {}, ("Declined", "Declined")),
-        (PaymentVoided, {}, ("Processing", "Voided")),
+        (PaymentVoided, {}, ("Declined", "Voided")),
         (PaymentParked, {"reason": "nobody knows"}, ("Processing", "Unknown")),
     ],
 )

@@ -1,0 +1,152 @@
+"""The points at which a process may end: before and after each database command, provider call and acknowledgement."""
+
+import queue
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
+
+from app.outbox import Outbox, Pending
+from app.payments import providers
+from app.payments.payment import Answer, Call, Outcome
+from tests.chaos.crash.cells import PATIENCE, Cell
+
+R = TypeVar("R")
+
+
+class Points(CommandListener):
+    """Numbers the steps of the process, and ends it at the armed one."""
+
+    def __init__(self, cell: Cell, tell: Callable[..., None]) -> None:
+        self._cell = cell
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._under_way: dict[int, str] = {}
+        self.counting = False
+
+    def started(self, event: CommandStartedEvent) -> None:
+        collection = event.command.get(event.command_name)
+        if self.counting and event.database_name == self._cell.database and isinstance(collection, str):
+            self._under_way[event.request_id] = self.before(f"{collection}.{event.command_name}")
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        if self._cell.late and threading.current_thread() is not threading.main_thread():
+            time.sleep(self._cell.late)
+        self._ended(event.request_id)
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        self._ended(event.request_id)
+
+    def before(self, what: str) -> str:
+        """A step begins; returns the name it is to end under."""
+        with self._lock:
+            self._counts[what] += 1
+            name = f"{what} #{self._counts[what]}"
+        self._reach(f"before {name}")
+        return name
+
+    def after(self, name: str) -> None:
+        """A step has ended."""
+        self._reach(f"after {name}")
+
+    def around(self, what: str, step: Callable[[], R]) -> R:
+        """Do a step between its two points; it is none while nothing is counted."""
+        if not self.counting:
+            return step()
+        name = self.before(what)
+        done = step()
+        self.after(name)
+        return done
+
+    def _ended(self, request_id: int) -> None:
+        name = self._under_way.pop(request_id, None)
+        if name:
+            self.after(name)
+
+    def _reach(self, point: str) -> None:
+        if not self.counting:
+            return
+        if not self._cell.point:
+            self._tell("point", point)
+        elif point == self._cell.point:
+            self._tell("fired", point)
+            # To this very thread: it must not take one more step while the signal looks for a thread to stop.
+            signal.pthread_kill(threading.get_ident(), getattr(signal, self._cell.death))
+
+
+class WatchedProvider:
+    """The real provider between two points.
+
+    Calls wait while `released` is not set. A `deaf` one does nothing and says so to nobody, a `mute` one does what it
+    is asked but its answer is lost, a `refusing` one declines refunds.
+    """
+
+    def __init__(self, provider: providers.Provider, points: Points) -> None:
+        self._provider = provider
+        self._points = points
+        self.released = threading.Event()
+        self.released.set()
+        self.held = queue.Queue[str]()
+        self.deaf = False
+        self.mute = False
+        self.refusing = False
+
+    def prepare(self) -> None:
+        self._provider.prepare()
+
+    def charge(self, call: Call) -> Outcome:
+        return self._around("charge", call)
+
+    def void(self, call: Call) -> Outcome:
+        return self._around("void", call)
+
+    def refund(self, call: Call) -> Outcome:
+        return self._around("refund", call)
+
+    def find(self, call: Call) -> Outcome | None:
+        name = self._points.before("provider.find")
+        found = self._provider.find(call)
+        self._points.after(name)
+        return found
+
+    def _around(self, verb: str, call: Call) -> Outcome:
+        name = self._points.before(f"provider.{verb}")
+        if not self.released.is_set():
+            self.held.put(verb)
+            assert self.released.wait(PATIENCE)
+        outcome = self._outcome(verb, call)
+        self._points.after(name)
+        return Outcome(answer=Answer.UNKNOWN, reason="no answer") if self.mute else outcome
+
+    def _outcome(self, verb: str, call: Call) -> Outcome:
+        if self.deaf:
+            return Outcome(answer=Answer.UNKNOWN, reason="no answer")
+        if self.refusing and verb == "refund":
+            return Outcome(answer=Answer.DECLINED, reason="refused")
+        return getattr(self._provider, verb)(call)
+
+
+def watch_acknowledgements(module: str, outbox: Outbox, points: Points) -> None:
+    """Make a point of each step of a delayed acknowledgement: kept in mind, emptied by another write, written down."""
+    later, at_once_by_others, all_of_them = outbox.acknowledge_later, outbox.acknowledged, outbox.acknowledge_all
+
+    def acknowledge_later(batch: Iterable[Pending]) -> None:
+        kept = list(batch)
+        if kept:
+            points.around(f"{module}.acknowledge_later", lambda: later(kept))
+
+    def acknowledged(key: Any) -> None:
+        points.around(f"{module}.acknowledged", lambda: at_once_by_others(key))
+
+    def acknowledge_all() -> None:
+        if outbox.unacknowledged:
+            points.around(f"{module}.acknowledge_all", all_of_them)
+
+    outbox.acknowledge_later = acknowledge_later
+    outbox.acknowledged = acknowledged
+    outbox.acknowledge_all = acknowledge_all

@@ -1,0 +1,159 @@
+"""The two sides of a cell: the process that dies, and the one that takes over and tells what it finds wrong."""
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from pymongo import MongoClient
+
+from app import database
+from app.doctor import Doctor
+from app.gateway import admission
+from app.main import create_app, runtime
+from tests.chaos import sabotages
+from tests.chaos.crash import clients, judge
+from tests.chaos.crash.cells import PATIENCE, Cell, settings_for
+from tests.chaos.crash.judge import Stored
+from tests.chaos.crash.scenario import Scenario
+from tests.chaos.crash.scenarios import SCENARIOS
+from tests.chaos.crash.world import World
+
+COLLECTIONS = ("orders", "payments", "ledger", "steps")
+
+
+def victim(cell: Cell, pipe: Any) -> None:
+    """Play the scenario, and die where it is told."""
+    tell = _teller(cell, pipe)
+    _look_at_backlogs_every_time()
+    try:
+        scenario = SCENARIOS[cell.scenario]
+        world = World(cell, scenario.settings, tell)
+        scenario.setup(world)
+        world.points.counting = True
+        scenario.act(world)
+        world.points.counting = False
+    except BaseException:
+        tell("broken", traceback.format_exc(limit=-4))
+    tell("done", "")
+    # As a process that ends by itself, but without waiting for threads that may hang.
+    os._exit(0)
+
+
+def successor(cell: Cell, pipe: Any, acknowledged: Sequence[str], meanwhile: str) -> None:
+    """Take over with all threads until nothing is under way, and tell every trouble.
+
+    `meanwhile` is what a client does of whom the victim knows nothing: "cancel", or only "look".
+    """
+    tell = _teller(cell, pipe)
+    try:
+        app = create_app(settings_for(cell, SCENARIOS[cell.scenario].settings))
+        running = runtime(app)
+        running.start()
+        for trouble in _troubles(cell, app, list(acknowledged), meanwhile):
+            tell("trouble", trouble)
+        running.stop()
+    except BaseException:
+        tell("trouble", traceback.format_exc(limit=-4))
+    tell("done", "")
+    os._exit(0)
+
+
+def _look_at_backlogs_every_time() -> None:
+    # Once a second and for a moment at the most, they are points that do not always come.
+    admission.LOOK_SECONDS = 0.0
+    database.GLANCE_SECONDS = PATIENCE
+
+
+def _teller(cell: Cell, pipe: Any) -> Callable[..., None]:
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    if cell.sabotage:
+        sabotages.SABOTAGES[cell.sabotage]()
+    guard = threading.Lock()
+
+    def tell(kind: str, what: str) -> None:
+        with guard:
+            pipe.send((kind, what))
+
+    return tell
+
+
+def _troubles(cell: Cell, app: Any, acknowledged: list[str], meanwhile: str) -> Iterator[str]:
+    with MongoClient(cell.uri, tz_aware=True) as mongo:
+        named = mongo[cell.database]
+        _wait_until(lambda: not {*COLLECTIONS} - {*named.list_collection_names()}, "the new process never got ready")
+        after = Aftermath(SCENARIOS[cell.scenario], app, Stored.of(named), acknowledged)
+        yield from after.examined("")
+        yield from after.cancelled(meanwhile == "cancel") if meanwhile else after.done_again()
+
+
+class Aftermath:
+    """What a victim left, in the hands of a process that works; it is judged whenever nothing is under way."""
+
+    def __init__(self, scenario: Scenario, app: Any, stored: Stored, acknowledged: Sequence[str]) -> None:
+        self._scenario = scenario
+        self._client = app.test_client()
+        self._database = runtime(app).database
+        self._stored = stored
+        self._acknowledged = acknowledged
+
+    def examined(self, when: str, *, to_the_end: bool = False) -> Iterator[str]:
+        """What is wrong; an operator may yet have to come, but not any more at the end."""
+        operator_comes = self._scenario.operator is not None and not to_the_end
+        self._come_to_rest()
+        wrong = list(judge.troubles(self._stored, self._acknowledged, operator_comes=operator_comes))
+        yield from (f"{when}{trouble}" for trouble in wrong)
+        yield from (f"{when}the doctor: {trouble}" for trouble in self._second_opinion(operator_comes))
+
+    def cancelled(self, cancels: bool) -> Iterator[str]:
+        """A client that the victim knows nothing of cancels, or only looks."""
+        for order_id in self._acknowledged if cancels else ():
+            clients.cancel(self._client, order_id)
+        yield from self.examined("cancelled meanwhile: ")
+
+    def done_again(self) -> Iterator[str]:
+        """The client that was left without an answer repeats what it asked for, and the operator comes."""
+        order_id = next(iter(self._acknowledged), "")
+        self._scenario.again(self._client, order_id)
+        if self._scenario.operator:
+            self._come_to_rest()
+            self._scenario.operator(self._client, order_id)
+        yield from self.examined("done again: ", to_the_end=True)
+        yield from _wrong_ends(self._scenario, self._stored, max(1, len(self._acknowledged)))
+
+    def _come_to_rest(self) -> None:
+        _wait_until(
+            lambda: judge.at_rest(self._stored),
+            lambda: f"settled: work goes on and on: {judge.under_way(self._stored)}",
+        )
+
+    def _second_opinion(self, operator_comes: bool) -> Iterator[str]:
+        """What the doctor finds: nothing, unless it sees that the order waits for an operator."""
+        stores = [self._database.collection(name, 10.0) for name in ("orders", "payments", "ledger")]
+        report = Doctor(*stores, grace=0.0).examine(self._acknowledged, pause=0.05)
+        if not (operator_comes and report.attention):
+            yield from (f"{one.invariant}: {one.detail}" for one in [*report.findings, *report.attention])
+
+
+def _wait_until(holds: Callable[[], bool], otherwise: str | Callable[[], str]) -> None:
+    ends = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < ends, otherwise if isinstance(otherwise, str) else otherwise()
+        time.sleep(0.01)
+
+
+def _wrong_ends(scenario: Scenario, stored: Stored, expected: int) -> Iterator[str]:
+    orders = list(stored.orders.find())
+    if len(orders) != expected:
+        yield f"there are {len(orders)} orders instead of {expected}"
+    for order in orders:
+        state = (order["orderStatus"], order["paymentStatus"])
+        if state not in scenario.ends:
+            yield f"the order ended as {state}"
+        booked = judge.booked(stored, str(order["_id"]))
+        if booked not in scenario.books:
+            yield f"the provider booked {booked}"

@@ -1,0 +1,193 @@
+"""A process of the application whose background work is done step by step, in the order in which it comes."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from pymongo import MongoClient
+from pymongo.database import Database
+
+from app.main import create_app, runtime
+from app.outbox import Pending
+from app.payments import providers
+from tests.chaos.crash import clients
+from tests.chaos.crash.cells import PATIENCE, STOP, Cell, settings_for
+from tests.chaos.crash.judge import Stored, at_rest, let_time_pass
+from tests.chaos.crash.points import Points, WatchedProvider, watch_acknowledgements
+
+NEWER = "Newer"
+
+
+class World:
+    """The application in this process; what is done to it comes from one thread, in the order of the scenario."""
+
+    def __init__(self, cell: Cell, more: Mapping[str, Any], tell: Callable[..., None]) -> None:
+        self.points = Points(cell, tell)
+        self._tell = tell
+        self._cell = cell
+        self._provider: WatchedProvider | None = None
+        self.app = create_app(settings_for(cell, more), make_provider=self._watched, event_listeners=[self.points])
+        self.runtime = runtime(self.app)
+        for name, module in (("orders", self.runtime.orders), ("payments", self.runtime.payments)):
+            watch_acknowledgements(name, module.outbox, self.points)
+        self.client = self.app.test_client()
+        # A stale process has nothing to hand on: it must not wait for it.
+        self.patience = PATIENCE
+        self._wait = 1.0 if cell.death == STOP else PATIENCE
+        self.order_id = ""
+        self.kept: list[Pending] = []
+
+    @property
+    def provider(self) -> WatchedProvider:
+        assert self._provider
+        return self._provider
+
+    def _watched(self, settings: Any, ledger: Any) -> WatchedProvider:
+        self._provider = WatchedProvider(providers.make(settings, ledger), self.points)
+        return self._provider
+
+    # --- clients and operators
+
+    def place(self, product: str = "1", key: str = "only-one") -> None:
+        self.order_id = clients.place(self.client, product, key)
+        self._tell("acknowledged", self.order_id)
+
+    def cancel(self) -> None:
+        clients.cancel(self.client, self.order_id)
+
+    def refund(self, value: int, key: str) -> None:
+        clients.refund(self.client, self.order_id, value, key)
+
+    def retry(self) -> None:
+        clients.retry(self.client, self.order_id)
+
+    def replay(self) -> None:
+        clients.replay(self.client, self.order_id)
+
+    # --- relays
+
+    def hand_to_payments(self) -> None:
+        """What the relay of orders does with what it was hinted."""
+        self._hand_on(self.runtime.orders, self._hinted(self.runtime.orders, "orders"))
+
+    def hand_to_orders(self) -> None:
+        """What the relay of payments does with what it was hinted, as soon as something is."""
+        self._hand_on(self.runtime.payments, self._hinted(self.runtime.payments, "payments"))
+
+    def keep_results(self, count: int = 1) -> None:
+        """Wait for `count` more results of payments; the relay has them, but has not handed them on yet."""
+        wanted = len(self.kept) + count
+        while len(self.kept) < wanted:
+            self.kept += self._hinted(self.runtime.payments, "payments")
+
+    def hand_on_kept(self) -> None:
+        """The relay of payments hands on what it kept."""
+        kept, self.kept = self.kept, []
+        self._hand_on(self.runtime.payments, kept)
+
+    def acknowledge(self) -> None:
+        """Both relays write down what was delivered and not yet acknowledged; there is nothing where sweeps deliver."""
+        for module in (self.runtime.orders, self.runtime.payments):
+            module.relay._acknowledge()
+
+    def wait_for_result(self) -> None:
+        """Until payments has recorded something; the hint of it is lost."""
+        self._hinted(self.runtime.payments, "payments")
+
+    def lose_hints(self) -> None:
+        """What was recorded so far is found by sweeps alone."""
+        for module in (self.runtime.orders, self.runtime.payments):
+            module.outbox.take_hints(128, 0)
+        self.let_time_pass()
+
+    def sweep(self, sweep: Callable[[], int]) -> None:
+        """One sweep that finds something."""
+        ends = time.monotonic() + self._wait
+        while not sweep():
+            assert time.monotonic() < ends, "there was nothing to take up"
+            time.sleep(0.005)
+
+    def pay(self) -> None:
+        self.hand_to_payments()
+        self.hand_to_orders()
+        self.acknowledge()
+
+    def call_provider(self) -> None:
+        """The worker takes up the payment that is due."""
+        self.sweep(self.runtime.payments.worker.sweep)
+
+    def pay_back(self) -> None:
+        self.hand_to_payments()
+        self.call_provider()
+        self.hand_to_orders()
+        self.acknowledge()
+
+    @contextmanager
+    def no_room(self) -> Iterator[None]:
+        """Payments are recorded, but not begun."""
+        self.runtime.payments.worker.draining = True
+        yield
+        self.runtime.payments.worker.draining = False
+
+    def _hinted(self, module: Any, name: str) -> list[Pending]:
+        hints = module.outbox.take_hints(128, self._wait)
+        assert hints, f"{name} recorded nothing"
+        return hints
+
+    def _hand_on(self, module: Any, hints: list[Pending]) -> None:
+        if self._cell.swept:
+            module.relay.deliver(hints)
+        else:
+            module.relay._deliver_hinted(hints)
+
+    # --- from outside, so that it makes no point
+
+    @contextmanager
+    def stored(self) -> Iterator[Database[dict[str, Any]]]:
+        """The database, seen by a client of its own."""
+        with MongoClient(self._cell.uri) as mongo:
+            yield mongo[self._cell.database]
+
+    def let_time_pass(self) -> None:
+        """Every lease ends."""
+        with self.stored() as database:
+            let_time_pass(Stored.of(database))
+
+    def spoil(self, collection: str) -> None:
+        """The oldest undelivered event becomes one that no receiver understands."""
+        with self.stored() as database:
+            for doc in database[collection].find({"outbox.0": {"$exists": True}}):
+                kind = f"{NEWER}{doc['outbox'][0]['type']}"
+                database[collection].update_one({"_id": doc["_id"]}, {"$set": {"outbox.0.type": kind}})
+
+    def mend(self) -> None:
+        """Receivers understand it now."""
+        with self.stored() as database:
+            mend(database)
+
+    def until(self, what: str, look: Callable[[Any], object]) -> None:
+        """Watch the database until `look` finds something."""
+        ends = time.monotonic() + PATIENCE
+        with self.stored() as database:
+            while not look(database):
+                assert time.monotonic() < ends, f"never {what}"
+                time.sleep(0.005)
+
+    def until_settled(self) -> None:
+        self.until("settled", lambda database: at_rest(Stored.of(database)))
+
+    def until_idle(self) -> None:
+        """Until no thread of the worker has anything to do."""
+        ends = time.monotonic() + PATIENCE
+        while self.runtime.payments.worker._running:
+            assert time.monotonic() < ends, "the pool never came to rest"
+            time.sleep(0.005)
+
+
+def mend(database: Any) -> None:
+    """Undo `World.spoil`."""
+    for collection in ("orders", "payments"):
+        for doc in database[collection].find({"outbox.0.type": {"$regex": f"^{NEWER}"}}):
+            kind = doc["outbox"][0]["type"].removeprefix(NEWER)
+            database[collection].update_one({"_id": doc["_id"]}, {"$set": {"outbox.0.type": kind}})
