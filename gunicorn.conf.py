@@ -6,13 +6,21 @@ import gc
 import os
 import shutil
 import signal
+import socket
+import stat
 import subprocess  # starts parts of this program, with arguments of our own  # nosec B404
 import sys
 import tempfile
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from gunicorn.arbiter import Arbiter
+from gunicorn.systemd import SD_LISTEN_FDS_START, listen_fds
+
 from app import server as serving
-from app.config import BadSettings, Settings
+from app.config import BadSettings, Settings, foreign_names
+from app.embedded_process import EmbeddedDatabase, NotStarted
 
 # app.server bounds what a slow client may cost; see there.
 WORKERS = {"gevent": "app.server.Gevent", "gthread": "app.server.Threads"}
@@ -26,7 +34,7 @@ if worker_name not in WORKERS:
     sys.exit(f"WORKER_CLASS is {worker_name!r}: use gevent or gthread")
 
 wsgi_app = "app.main:create_app()"
-bind = f"{settings.bind}:{settings.port}"
+bind = settings.listen_address
 worker_class = WORKERS[worker_name]
 logger_class = serving.ServerLogger
 serving.BODY_SECONDS = settings.body_deadline
@@ -53,6 +61,9 @@ def on_starting(server):
     """Start the embedded database where no other is named, for all workers to share."""
     serving.server_log.start()
     atexit.register(serving.server_log.stop)
+    _refuse_unsafe_addresses(server)
+    if unread := foreign_names(os.environ):
+        server.log.warning(unread)
     if settings.identity:
         # In a process of its own: what it loads must not be there before workers patch it for gevent.
         if subprocess.run([sys.executable, "-m", "app.keys"], check=False).returncode:  # as it stands here  # nosec B603
@@ -67,17 +78,44 @@ def on_starting(server):
     if settings.mongodb_uri:
         return
     # Kept on the server: this file is read again at a reload, and the database ends when its pipe is let go.
-    server.database = subprocess.Popen(  # no shell, and only the name of our own folder in it  # nosec B603
-        [sys.executable, "-m", "app.embedded", str(settings.data)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    uri = server.database.stdout.readline().strip()
-    if not uri:
+    server.database = EmbeddedDatabase(settings.data, server.log)
+    try:
+        os.environ["MONGODB_URI"] = server.database.start()
+    except NotStarted:
         sys.exit("The embedded database did not start; set MONGODB_URI to use one of your own.")
-    os.environ["MONGODB_URI"] = uri
     server.log.info("embedded database in %s", settings.data.resolve())
+    _each_second(server, server.database.ensure_supervised)
+
+
+def _refuse_unsafe_addresses(server):
+    """Judge where gunicorn really listens as BIND is judged: its command line and systemd can change that."""
+    passed = range(SD_LISTEN_FDS_START, SD_LISTEN_FDS_START + listen_fds(unset_environment=False))
+    for address in (*server.cfg.address, *passed):
+        try:
+            replace(settings, bind=_host_of(address))
+        except BadSettings as exc:
+            sys.exit(str(exc))
+
+
+def _host_of(address):
+    """The host of an address as gunicorn has it: host and port, a socket's path, or the number of an open socket."""
+    if isinstance(address, int):
+        with socket.socket(fileno=os.dup(address)) as opened:
+            address = opened.getsockname()
+    if not isinstance(address, tuple):
+        return "localhost"
+    return address[0] or "0.0.0.0"  # noqa: S104 - what an empty host means there  # nosec B104
+
+
+def _each_second(server, task):
+    """Have the master do `task` in each round of its main loop, which takes a second at most; gunicorn has no hook for it."""
+    manage_workers = server.manage_workers
+
+    def manage_workers_and_do_task():
+        manage_workers()
+        task()
+
+    server.manage_workers = manage_workers_and_do_task
 
 
 def post_fork(server, worker):
@@ -91,7 +129,8 @@ def post_worker_init(worker):
     from app import story
 
     running = worker.wsgi.extensions["orderflow"]
-    running.start()
+    # With this code gunicorn ends the server instead of starting another worker.
+    running.start(give_up=partial(os._exit, Arbiter.WORKER_BOOT_ERROR))
     story.start_writing()
     serving.server_log.start()
     # What is here now stays; the rest is mostly freed without a search for cycles, so one is made less often.
@@ -123,22 +162,33 @@ def on_exit(server):
     shutil.rmtree(getattr(server, "metrics", ""), ignore_errors=True)
     database = getattr(server, "database", None)
     if database is not None:
-        database.stdin.close()
-        database.wait()
+        database.stop()
 
 
 def _metrics_folder():
     """A folder that is locked while this server or a worker of it lives; those that nobody holds any more go."""
-    for mark in Path(tempfile.gettempdir()).glob(f"{METRICS}*/held"):
-        with mark.open() as held:
-            if _locked(held):
-                shutil.rmtree(mark.parent, ignore_errors=True)
+    for old in Path(tempfile.gettempdir()).glob(f"{METRICS}*"):
+        mark = _open_mark(old)
+        if mark is not None:
+            if _locked(mark):
+                shutil.rmtree(old, ignore_errors=True)
+            os.close(mark)
     folder = Path(tempfile.mkdtemp(prefix=METRICS))
     held = (folder / "new").open("w")
     _locked(held)
     # Only now by the name that servers look for which start at the same moment.
     (folder / "new").rename(folder / "held")
     return folder, held
+
+
+def _open_mark(folder):
+    """The file by which an earlier server of this user holds its folder; None for whatever others have put there."""
+    try:
+        about = folder.lstat()
+        ours = stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid() and not about.st_mode & 0o077
+        return os.open(folder / "held", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) if ours else None
+    except OSError:
+        return None
 
 
 def _locked(file):
