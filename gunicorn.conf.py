@@ -4,6 +4,7 @@ import atexit
 import fcntl
 import gc
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -25,6 +26,24 @@ from app.embedded_process import EmbeddedDatabase, NotStarted
 # app.server bounds what a slow client may cost; see there.
 WORKERS = {"gevent": "app.server.Gevent", "gthread": "app.server.Threads"}
 
+CONNECTIONS = 1000
+# For up to 64 connections to the database, 64 calls to the provider, the broker and files; about 20 are open at rest.
+OTHER_DESCRIPTORS = 256
+
+
+def _connections():
+    """How many clients a worker may have at once, so that they leave it the descriptors that its other work needs.
+
+    Takes all descriptors that this process may have: what is usual, 1024, is too few for 1000 clients.
+    """
+    usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS + OTHER_DESCRIPTORS
+    allowed = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    if usual != resource.RLIM_INFINITY and usual < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    return max(allowed - OTHER_DESCRIPTORS, allowed // 4)
+
+
 try:
     settings = Settings.read(os.environ)
 except BadSettings as exc:
@@ -39,7 +58,7 @@ worker_class = WORKERS[worker_name]
 logger_class = serving.ServerLogger
 serving.BODY_SECONDS = settings.body_deadline
 workers = int(os.environ.get("WEB_CONCURRENCY") or "2")
-worker_connections = 1000
+worker_connections = _connections()
 threads = 32
 timeout = 30
 graceful_timeout = 30

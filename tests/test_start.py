@@ -5,10 +5,14 @@ import re
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
+
+from chaos.servers import GUNICORN, Server
 
 ROOT = Path(__file__).parents[1]
 REFUSED = "Others can reach {} and nobody is asked who they are: set AUTH_JWT_… or ALLOW_UNSAFE=no_identity"
@@ -24,6 +28,13 @@ SYSTEMD = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
 os.environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+# Starts a program that may have no more than so many descriptors, and is given half of them unasked.
+LIMITED = """
+import os, resource, sys
+most = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_NOFILE, (most // 2, most))
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
@@ -182,3 +193,33 @@ def test_documents_of_another_program_stop_the_start_before_anything_is_changed(
     assert "Traceback" not in ended.stdout + ended.stderr
     assert database[collection].options() == {}
     assert set(database[collection].index_information()) == {"_id_"}
+
+
+def test_more_clients_than_it_has_descriptors_leave_it_those_that_its_other_work_needs(
+    settings, tmp_path, new_order, eventually
+):
+    environ = {"MONGODB_URI": settings.mongodb_uri, "MONGODB_DATABASE": settings.database, "WEB_CONCURRENCY": "1"}
+    limited = [sys.executable, "-c", LIMITED, "320", *GUNICORN]
+    with (
+        Server(tmp_path, environ, command=limited) as server,
+        httpx.Client(base_url=server.url, trust_env=False, timeout=30) as client,
+        ExitStack() as crowd,
+    ):
+        [worker] = server.workers(1)
+        assert client.get("/readyz").status_code == 200
+        for _ in range(400):
+            crowd.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        eventually(lambda: worker.num_fds() >= 80)
+        for _ in range(3):
+            answer = client.post("/orders", json=new_order(), headers={"Prefer": "wait=20"})
+            assert answer.json()["order"]["orderStatus"] == "Success"
+        assert worker.num_fds() < 160
+        assert "Too many open files" not in server.log.read_text()
+
+
+def test_with_enough_descriptors_a_worker_takes_a_thousand_clients(start):
+    said, process = start(
+        [sys.executable, "-c", LIMITED, "1400"], BIND="127.0.0.1", GUNICORN_CMD_ARGS="--log-level=debug"
+    )
+    assert "worker_connections: 1000" in said
+    assert psutil.Process(process.pid).rlimit(psutil.RLIMIT_NOFILE)[0] >= 1256
