@@ -191,7 +191,12 @@ def test_it_listens_on_loopback_alone_and_speaks_snappy_alone(make):
 
 
 def test_nobody_is_let_in_without_the_password(make):
-    port = port_of(make().start())
+    uri = make().start()
+    port = port_of(uri)
+    with MongoClient(uri) as owner:
+        # Or the first to come would make the first user.
+        bypass = owner.admin.command("getParameter", enableLocalhostAuthBypass=1)
+        assert bypass["enableLocalhostAuthBypass"] is False
     with MongoClient("127.0.0.1", port, directConnection=True) as stranger:
         for attempt in (
             lambda: stranger.admin.command("createUser", "me", pwd="me", roles=["root"]),
