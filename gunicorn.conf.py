@@ -13,7 +13,6 @@ import subprocess  # starts parts of this program, with arguments of our own  # 
 import sys
 import tempfile
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from gunicorn.arbiter import Arbiter
@@ -148,8 +147,7 @@ def post_worker_init(worker):
     from app import story
 
     running = worker.wsgi.extensions["orderflow"]
-    # With this code gunicorn ends the server instead of starting another worker.
-    running.start(give_up=partial(os._exit, Arbiter.WORKER_BOOT_ERROR))
+    running.start(on_unusable=_fail_to_boot)
     story.start_writing()
     serving.server_log.start()
     # What is here now stays; the rest is mostly freed without a search for cycles, so one is made less often.
@@ -158,6 +156,14 @@ def post_worker_init(worker):
     gc.set_threshold(20_000, 20, 50)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, _draining(running, signal.getsignal(number)))
+
+
+def _fail_to_boot():
+    """End this worker, its log written, with the code by which gunicorn ends the server instead of starting another one."""
+    from app import story
+
+    story.stop_writing()
+    os._exit(Arbiter.WORKER_BOOT_ERROR)
 
 
 def worker_exit(server, worker):

@@ -14,7 +14,6 @@ import subprocess  # starts mongod, with arguments of our own  # nosec B404
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +21,8 @@ from typing import IO, Any, Self
 
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
+
+from app.log_writer import LogWriter
 
 Client = MongoClient[dict[str, Any]]
 
@@ -467,6 +468,8 @@ def serve(data: Path, port: int | None = None) -> None:
     # The terminal speaks to the server alone: it drains first, then lets go of the pipe.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    log = LogWriter(lambda: sys.stderr)
+    log.start()
     mongod = Mongod(data, port=port)
     if port is None:
         print(mongod.start(), flush=True)  # noqa: T201 - the answer its owner waits for
@@ -478,26 +481,22 @@ def serve(data: Path, port: int | None = None) -> None:
         else:
             # It crashed, or belonged to another server that has ended: clients know this port and no other.
             mongod = Mongod(data, port=port, busy_seconds=0)
-            pause = _restart(mongod, pause)
+            pause = _restart(mongod, pause, log)
     mongod.stop()
+    log.stop()
 
 
-def _restart(mongod: Mongod, pause: float) -> float:
+def _restart(mongod: Mongod, pause: float, log: LogWriter) -> float:
     """Start mongod again; how many seconds to wait until it is looked at next: longer with each failure."""
     try:
         mongod.start()
     except (MongodFailed, MongodMissing) as error:
         pause = min(2 * pause, RETRY_SECONDS)
-        _report(f"the embedded database cannot be started, next try in {pause:g} s: {' '.join(str(error).split())}")
+        reason = " ".join(str(error).split())
+        log.write(f"the embedded database cannot be started, next try in {pause:g} s: {reason}\n")
         return pause
-    _report("the embedded database had ended and was started again")
+    log.write("the embedded database had ended and was started again\n")
     return WATCH_SECONDS
-
-
-def _report(line: str) -> None:
-    """One line on standard error; if nobody reads that any more, the database must live on."""
-    with suppress(OSError):
-        print(line, file=sys.stderr, flush=True)  # noqa: T201 - it goes where the server's own log goes
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class Runtime:
         self._started = False
         self._prepared = False
         self._stopping = False
-        self._give_up: Callable[[], object]
+        self._on_unusable: Callable[[], object]
 
     def prepare(self) -> None:
         """Create collections, validators and indexes; safe to repeat."""
@@ -70,13 +70,13 @@ class Runtime:
             prepare()
         self._prepared = True
 
-    def start(self, give_up: Callable[[], object] = lambda: None) -> None:
+    def start(self, on_unusable: Callable[[], object] = lambda: None) -> None:
         """Start the relays and the worker. Call it after any fork.
 
-        `give_up` is called if the database can never be used as it is; then nothing is started, and it is never ready.
+        `on_unusable` is called if the database can never be used as it is; then nothing is started, and it is never ready.
         """
         self._started = True
-        self._give_up = give_up
+        self._on_unusable = on_unusable
         story.listeners.append(self.feed.take)
         self._pulse.start()
         self.bus.start()
@@ -153,7 +153,7 @@ class Runtime:
                 self.prepare()
             except ForeignDocuments as exc:
                 story.log.critical(str(exc))
-                self._give_up()
+                self._on_unusable()
                 return
             except Exception as exc:
                 # A client that was closed meanwhile is no news.

@@ -123,7 +123,7 @@ def test_a_socket_from_systemd_is_judged_by_what_it_is_bound_to(start, host, sta
 @pytest.mark.parametrize("bind", ["::1", "[::1]", "127.0.0.1", "localhost"])
 def test_this_machine_is_listened_on_however_it_is_written(start, bind):
     said, _ = start(BIND=bind)
-    assert httpx.get(f"{address(said)}/healthz", trust_env=False).status_code == 200
+    assert httpx.get(f"{address(said)}/healthz", trust_env=False, timeout=60).status_code == 200
 
 
 def test_a_path_of_a_socket_is_on_this_machine(start, tmp_path):
