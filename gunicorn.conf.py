@@ -4,18 +4,44 @@ import atexit
 import fcntl
 import gc
 import os
+import resource
 import shutil
 import signal
+import socket
+import stat
 import subprocess  # starts parts of this program, with arguments of our own  # nosec B404
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
+from gunicorn.arbiter import Arbiter
+from gunicorn.systemd import SD_LISTEN_FDS_START, listen_fds
+
 from app import server as serving
-from app.config import BadSettings, Settings
+from app.config import BadSettings, Settings, foreign_names
+from app.embedded_process import EmbeddedDatabase, NotStarted
 
 # app.server bounds what a slow client may cost; see there.
 WORKERS = {"gevent": "app.server.Gevent", "gthread": "app.server.Threads"}
+
+CONNECTIONS = 1000
+# For up to 64 connections to the database, 64 calls to the provider, the broker and files; about 20 are open at rest.
+OTHER_DESCRIPTORS = 256
+
+
+def _connections():
+    """How many clients a worker may have at once, so that they leave it the descriptors that its other work needs.
+
+    Takes all descriptors that this process may have: what is usual, 1024, is too few for 1000 clients.
+    """
+    usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS + OTHER_DESCRIPTORS
+    allowed = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    if usual != resource.RLIM_INFINITY and usual < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    return max(allowed - OTHER_DESCRIPTORS, allowed // 4)
+
 
 try:
     settings = Settings.read(os.environ)
@@ -26,12 +52,12 @@ if worker_name not in WORKERS:
     sys.exit(f"WORKER_CLASS is {worker_name!r}: use gevent or gthread")
 
 wsgi_app = "app.main:create_app()"
-bind = f"{settings.bind}:{settings.port}"
+bind = settings.listen_address
 worker_class = WORKERS[worker_name]
 logger_class = serving.ServerLogger
 serving.BODY_SECONDS = settings.body_deadline
 workers = int(os.environ.get("WEB_CONCURRENCY") or "2")
-worker_connections = 1000
+worker_connections = _connections()
 threads = 32
 timeout = 30
 graceful_timeout = 30
@@ -53,6 +79,9 @@ def on_starting(server):
     """Start the embedded database where no other is named, for all workers to share."""
     serving.server_log.start()
     atexit.register(serving.server_log.stop)
+    _refuse_unsafe_addresses(server)
+    if unread := foreign_names(os.environ):
+        server.log.warning(unread)
     if settings.identity:
         # In a process of its own: what it loads must not be there before workers patch it for gevent.
         if subprocess.run([sys.executable, "-m", "app.keys"], check=False).returncode:  # as it stands here  # nosec B603
@@ -67,17 +96,44 @@ def on_starting(server):
     if settings.mongodb_uri:
         return
     # Kept on the server: this file is read again at a reload, and the database ends when its pipe is let go.
-    server.database = subprocess.Popen(  # no shell, and only the name of our own folder in it  # nosec B603
-        [sys.executable, "-m", "app.embedded", str(settings.data)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    uri = server.database.stdout.readline().strip()
-    if not uri:
+    server.database = EmbeddedDatabase(settings.data, server.log)
+    try:
+        os.environ["MONGODB_URI"] = server.database.start()
+    except NotStarted:
         sys.exit("The embedded database did not start; set MONGODB_URI to use one of your own.")
-    os.environ["MONGODB_URI"] = uri
     server.log.info("embedded database in %s", settings.data.resolve())
+    _each_second(server, server.database.ensure_supervised)
+
+
+def _refuse_unsafe_addresses(server):
+    """Judge where gunicorn really listens as BIND is judged: its command line and systemd can change that."""
+    passed = range(SD_LISTEN_FDS_START, SD_LISTEN_FDS_START + listen_fds(unset_environment=False))
+    for address in (*server.cfg.address, *passed):
+        try:
+            replace(settings, bind=_host_of(address))
+        except BadSettings as exc:
+            sys.exit(str(exc))
+
+
+def _host_of(address):
+    """The host of an address as gunicorn has it: host and port, a socket's path, or the number of an open socket."""
+    if isinstance(address, int):
+        with socket.socket(fileno=os.dup(address)) as opened:
+            address = opened.getsockname()
+    if not isinstance(address, tuple):
+        return "localhost"
+    return address[0] or "0.0.0.0"  # noqa: S104 - what an empty host means there  # nosec B104
+
+
+def _each_second(server, task):
+    """Have the master do `task` in each round of its main loop, which takes a second at most; gunicorn has no hook for it."""
+    manage_workers = server.manage_workers
+
+    def manage_workers_and_do_task():
+        manage_workers()
+        task()
+
+    server.manage_workers = manage_workers_and_do_task
 
 
 def post_fork(server, worker):
@@ -91,7 +147,7 @@ def post_worker_init(worker):
     from app import story
 
     running = worker.wsgi.extensions["orderflow"]
-    running.start()
+    running.start(on_unusable=_fail_to_boot)
     story.start_writing()
     serving.server_log.start()
     # What is here now stays; the rest is mostly freed without a search for cycles, so one is made less often.
@@ -100,6 +156,14 @@ def post_worker_init(worker):
     gc.set_threshold(20_000, 20, 50)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, _draining(running, signal.getsignal(number)))
+
+
+def _fail_to_boot():
+    """End this worker, its log written, with the code by which gunicorn ends the server instead of starting another one."""
+    from app import story
+
+    story.stop_writing()
+    os._exit(Arbiter.WORKER_BOOT_ERROR)
 
 
 def worker_exit(server, worker):
@@ -123,22 +187,33 @@ def on_exit(server):
     shutil.rmtree(getattr(server, "metrics", ""), ignore_errors=True)
     database = getattr(server, "database", None)
     if database is not None:
-        database.stdin.close()
-        database.wait()
+        database.stop()
 
 
 def _metrics_folder():
     """A folder that is locked while this server or a worker of it lives; those that nobody holds any more go."""
-    for mark in Path(tempfile.gettempdir()).glob(f"{METRICS}*/held"):
-        with mark.open() as held:
-            if _locked(held):
-                shutil.rmtree(mark.parent, ignore_errors=True)
+    for old in Path(tempfile.gettempdir()).glob(f"{METRICS}*"):
+        mark = _open_mark(old)
+        if mark is not None:
+            if _locked(mark):
+                shutil.rmtree(old, ignore_errors=True)
+            os.close(mark)
     folder = Path(tempfile.mkdtemp(prefix=METRICS))
     held = (folder / "new").open("w")
     _locked(held)
     # Only now by the name that servers look for which start at the same moment.
     (folder / "new").rename(folder / "held")
     return folder, held
+
+
+def _open_mark(folder):
+    """The file by which an earlier server of this user holds its folder; None for whatever others have put there."""
+    try:
+        about = folder.lstat()
+        ours = stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid() and not about.st_mode & 0o077
+        return os.open(folder / "held", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) if ours else None
+    except OSError:
+        return None
 
 
 def _locked(file):

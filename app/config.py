@@ -147,6 +147,12 @@ class Settings:
         """When the database was last restored from a backup; before anything that is stored, where it was not."""
         return _moment(self.restored_at) or EPOCH
 
+    @property
+    def listen_address(self) -> str:
+        """Where to listen, as host:port; the host is in brackets if it is an IPv6 address."""
+        host = _without_brackets(self.bind)
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
     def runs(self, module: str) -> bool:
         """Whether this process runs the module."""
         return module in _names(self.modules)
@@ -303,6 +309,20 @@ WELL_KNOWN = frozenset(
         *("pass", "passw0rd", "password", "password123", "postgres", "qwerty", "root", "secret", "test", "user"),
     ]
 )
+# What other programs, the replaced system among them, call settings of ours.
+FOREIGN_NAMES = {
+    **dict.fromkeys(("API_PORT", "APP_PORT", "HTTP_PORT", "SERVER_PORT"), "PORT"),
+    **dict.fromkeys(("MONGO_URL", "MONGO_URI", "MONGODB_URL", "DATABASE_URL", "DATABASE_URI", "DB_URL"), "MONGODB_URI"),
+    **dict.fromkeys(("MONGO_DATABASE", "MONGO_DB", "MONGODB_DB", "MONGO_INITDB_DATABASE"), "MONGODB_DATABASE"),
+    **dict.fromkeys(("RABBITMQ_URL", "RABBITMQ_URI", "AMQP_URL", "CLOUDAMQP_URL", "BROKER_URL"), "BUS_URL"),
+    **dict.fromkeys(("JWT_SECRET", "JWT_KEY", "JWT_PUBLIC_KEY"), "AUTH_JWT_KEY"),
+    "JWT_ISSUER": "AUTH_JWT_ISSUER",
+    "JWT_AUDIENCE": "AUTH_JWT_AUDIENCE",
+    "LOGLEVEL": "LOG_LEVEL",
+    "WORKERS": "WEB_CONCURRENCY",
+}
+# A value that looks otherwise is meant for another program: Kubernetes sets API_PORT=tcp://… beside a service named api.
+FOREIGN_VALUES = {"PORT": r"\d+", "MONGODB_URI": r"mongodb(\+srv)?://.*", "BUS_URL": r"amqps?://.*"}
 ENV_NAMES = {"data": "ORDERFLOW_DATA", "database": "MONGODB_DATABASE"}
 
 
@@ -320,6 +340,17 @@ def _moment(text: str) -> datetime | None:
     return moment if moment.tzinfo else None
 
 
+def foreign_names(environ: Mapping[str, str]) -> str:
+    """One sentence on variables that are another program's names for settings which are not set; empty if there are none."""
+    found = [
+        f"{ours} instead of {theirs}"
+        for theirs, ours in FOREIGN_NAMES.items()
+        if re.fullmatch(FOREIGN_VALUES.get(ours, ".+"), environ.get(theirs, "").strip())
+        and not (environ.get(ours) or environ.get(f"{ours}_FILE"))
+    ]
+    return f"Some variables in the environment are not read: set {', '.join(found)}" if found else ""
+
+
 def _flag(text: str) -> bool:
     return {"0": False, "1": True}[text]
 
@@ -335,9 +366,13 @@ def _addresses(text: str) -> bool:
         return False
 
 
+def _without_brackets(address: str) -> str:
+    return address.removeprefix("[").removesuffix("]")
+
+
 def _only_this_machine(address: str) -> bool:
     try:
-        return address in ("localhost", "") or ipaddress.ip_address(address).is_loopback
+        return address in ("localhost", "") or ipaddress.ip_address(_without_brackets(address)).is_loopback
     except ValueError:
         return False
 

@@ -203,6 +203,7 @@ class Store:
             try:
                 database.create_collection(self.collection.name, validator={"$jsonSchema": validator})
             except CollectionInvalid:
+                self._refuse_foreign_documents(validator)
                 database.command("collMod", self.collection.name, validator={"$jsonSchema": validator})
             except OperationFailure as exc:
                 if exc.code != NAMESPACE_EXISTS:
@@ -210,14 +211,42 @@ class Store:
             if indexes:
                 self.collection.create_indexes(indexes)
 
+    def _refuse_foreign_documents(self, validator: Document) -> None:
+        """Leave a collection alone that another program fills: what it holds could not be read, nor written any more.
+
+        Looked at are the oldest and the newest FOREIGN_SAMPLE documents, whatever the collection's size, and only where
+        no validator of this kind is set: behind one, no foreign document could have been stored, and one that an
+        earlier version wrote must not stop a start. Raises ForeignDocuments.
+        """
+        if "$jsonSchema" in self.collection.options().get("validator", {}):
+            return
+        for direction in (1, -1):
+            foreign = {"$match": {"$nor": [{"$jsonSchema": validator}]}}
+            stages: list[Document] = [{"$limit": FOREIGN_SAMPLE}, foreign, {"$limit": 1}]
+            for document in self.collection.aggregate(stages, hint={"$natural": direction}):
+                raise ForeignDocuments(self.collection.full_name, document, validator)
+
 
 # Before anything that is stored: what has a time at all has a later one, and an index tells which those are.
 EVER = datetime(1970, 1, 1, tzinfo=UTC)
 GLANCE_SECONDS = 0.2
+FOREIGN_SAMPLE = 1000
 SECRET_SECONDS = 2.0
 HELLO_SECONDS = 2.0
 NAMESPACE_EXISTS = 48
 DUPLICATE_KEY = 11000
+
+
+class ForeignDocuments(Exception):
+    """A collection holds what Orderflow has not written; one sentence that says which and what to do."""
+
+    def __init__(self, collection: str, document: Document, validator: Document) -> None:
+        missing = [name for name in validator["required"] if name not in document]
+        why = f"lacks {', '.join(missing)}" if missing else "does not fit the schema"
+        super().__init__(
+            f"The collection {collection} holds documents of another program ({document['_id']!r} {why}): "
+            "set MONGODB_DATABASE to a database of Orderflow's own, or move the collection away"
+        )
 
 
 class NotStored(Exception):

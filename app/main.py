@@ -11,7 +11,7 @@ from flask import Flask
 from app import cli, embedded, gateway, metrics, orders, payments, story, traces
 from app.bus import Bus, SignalBus
 from app.config import BadSettings, Settings
-from app.database import Database, Store
+from app.database import Database, ForeignDocuments, Store
 from app.doctor import Doctor
 from app.feed import Feed
 from app.payments import providers
@@ -55,6 +55,7 @@ class Runtime:
         self._started = False
         self._prepared = False
         self._stopping = False
+        self._on_unusable: Callable[[], object]
 
     def prepare(self) -> None:
         """Create collections, validators and indexes; safe to repeat."""
@@ -69,9 +70,13 @@ class Runtime:
             prepare()
         self._prepared = True
 
-    def start(self) -> None:
-        """Start the relays and the worker. Call it after any fork."""
+    def start(self, on_unusable: Callable[[], object] = lambda: None) -> None:
+        """Start the relays and the worker. Call it after any fork.
+
+        `on_unusable` is called if the database can never be used as it is; then nothing is started, and it is never ready.
+        """
         self._started = True
+        self._on_unusable = on_unusable
         story.listeners.append(self.feed.take)
         self._pulse.start()
         self.bus.start()
@@ -146,6 +151,10 @@ class Runtime:
         while not self._stopping:
             try:
                 self.prepare()
+            except ForeignDocuments as exc:
+                story.log.critical(str(exc))
+                self._on_unusable()
+                return
             except Exception as exc:
                 # A client that was closed meanwhile is no news.
                 level = "debug" if self.stopping else "warning"

@@ -77,7 +77,7 @@ class Base:
     @property
     def uri(self) -> str:
         """Where it is, killed or not."""
-        return f"mongodb://{HOST}:{self._port}/?replicaSet=orderflow"
+        return self._mongod.uri
 
     def kill(self) -> None:
         """End it with kill -9."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from app.embedded import HOST, Mongod
+from app.embedded import HOST, Mongod, connection_uri
 from chaos.servers import HERE, ROOT, Place, Program, free_port
 
 LOOK_MS = 500
@@ -21,7 +21,7 @@ class Mongo(Program):
         folder = folder.resolve()
         self.port = free_port()
         # Asked for itself alone: it knows itself by another address than those who come from elsewhere.
-        self.uri = f"mongodb://{place.host}:{self.port}/?directConnection=true"
+        self.uri = connection_uri(folder, self.port, "directConnection=true", place.host)
         self._folder = folder
         command = [sys.executable, "-m", "split.mongod", str(folder), str(self.port), place.host]
         super().__init__(command, os.environ, ROOT, folder / "mongod.log", place)

@@ -165,6 +165,15 @@ class Rabbit(Program):
         file = self._folder / "rabbitmq.conf"
         file.touch(mode=0o600)
         file.write_text(told)
+        self._draw_cookie()
+
+    def _draw_cookie(self) -> None:
+        """The secret that lets one Erlang node command another; Erlang's own is made from the time and can be guessed."""
+        cookie = self._folder / ".erlang.cookie"
+        cookie.unlink(missing_ok=True)
+        cookie.touch(mode=0o600)
+        cookie.write_text(secrets.token_hex(32))
+        cookie.chmod(0o400)
 
 
 def _libraries(folder: Path) -> list[Path]:

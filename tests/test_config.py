@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.config import BadSettings, Settings, env_name
+from app.config import FOREIGN_NAMES, BadSettings, Settings, env_name, foreign_names
 
 EXAMPLE = Path(__file__).parent.parent / ".env.example"
 # Read by the server's own configuration or by the embedded database, not by Settings.
@@ -115,6 +115,36 @@ def test_every_environment_name_is_said_once():
 
 def test_other_names_in_the_environment_mean_nothing():
     assert Settings.read({"DATA": "/elsewhere", "DATABASE": "other", "port": "1", "HOME": "/root"}) == Settings()
+
+
+FOREIGN_VALUES = {"PORT": "7311", "MONGODB_URI": "mongodb://there/", "BUS_URL": "amqp://there"}
+
+
+@pytest.mark.parametrize(("theirs", "ours"), FOREIGN_NAMES.items())
+def test_another_programs_name_for_a_setting_is_named_with_ours(theirs, ours):
+    value = FOREIGN_VALUES.get(ours, "hunter2")
+    said = foreign_names({theirs: value, "REDIS_URL": "redis://there"})
+    assert said == f"Some variables in the environment are not read: set {ours} instead of {theirs}"
+    assert ours in {env_name(field.name) for field in fields(Settings)} | ELSEWHERE
+    assert foreign_names({theirs: value, ours: value}) == ""
+    assert foreign_names({theirs: value, f"{ours}_FILE": "/there"}) == ""
+    assert foreign_names({theirs: ""}) == ""
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [{"API_PORT": "tcp://10.0.0.1:80"}, {"DATABASE_URL": "postgres://there"}, {"BROKER_URL": "redis://there"}],
+)
+def test_what_is_meant_for_another_program_is_not_named(environ):
+    assert foreign_names(environ) == ""
+
+
+@pytest.mark.parametrize(
+    ("bind", "address"),
+    [("::1", "[::1]:7000"), ("[::1]", "[::1]:7000"), ("127.0.0.1", "127.0.0.1:7000"), ("localhost", "localhost:7000")],
+)
+def test_the_address_to_listen_on_is_written_as_the_server_takes_it(bind, address):
+    assert Settings(bind=bind).listen_address == address
 
 
 def test_settings_cannot_be_changed():
@@ -295,8 +325,8 @@ def test_a_value_that_means_nothing_is_refused(name, value):
     assert name in complaint
 
 
-PUBLIC = ["0.0.0.0", "::", "192.0.2.7", "10.0.0.1", "orders.example", "2001:db8::1"]
-LOOPBACK = ["127.0.0.1", "127.8.8.8", "::1", "localhost"]
+PUBLIC = ["0.0.0.0", "::", "192.0.2.7", "10.0.0.1", "orders.example", "2001:db8::1", "[::]", "[2001:db8::1]"]
+LOOPBACK = ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"]
 
 
 @pytest.mark.parametrize("name", ["BIND", "PUBLISHED_ON"])

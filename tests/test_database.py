@@ -16,7 +16,7 @@ from pymongo.monitoring import ServerHeartbeatSucceededEvent
 from pymongo.write_concern import WriteConcern
 
 from app.contracts import NotFound, Unavailable
-from app.database import Database, DatabaseClock, insert_each, may_pass
+from app.database import FOREIGN_SAMPLE, Database, DatabaseClock, ForeignDocuments, insert_each, may_pass
 from app.main import create_app, runtime
 
 YEAR_2031 = datetime(2031, 2, 3, 4, 5, 6, 789000)
@@ -28,7 +28,9 @@ class Proxy:
     """Stands before the database; can vanish and return."""
 
     def __init__(self, uri: str):
-        self._target = (urlsplit(uri).hostname, urlsplit(uri).port)
+        at = urlsplit(uri)
+        self._target = (at.hostname, at.port)
+        self._user = f"{at.username}:{at.password}"
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._guard = threading.Lock()
@@ -38,7 +40,7 @@ class Proxy:
 
     @property
     def uri(self) -> str:
-        return f"mongodb://127.0.0.1:{self.port}/?directConnection=true"
+        return f"mongodb://{self._user}@127.0.0.1:{self.port}/?directConnection=true"
 
     def connections(self) -> int:
         return len(self._sockets) // 2
@@ -577,3 +579,39 @@ def test_a_secret_is_drawn_once_and_shared_by_all_processes(settings, database):
     assert connections[0].secret("another") not in drawn
     for connection in connections:
         connection.close()
+
+
+# --- documents of another program ------------------------------------------------------------------------------
+
+
+SHOP_SCHEMA = {"bsonType": "object", "required": ["total"], "properties": {"total": {"bsonType": "int"}}}
+SHOP_INDEX = pymongo.IndexModel([("total", 1)], name="by_total")
+
+
+@pytest.mark.parametrize(
+    ("foreign", "why"),
+    [({"_id": 1, "amount": 7}, "1 lacks total"), ({"_id": "one", "total": "7"}, "'one' does not fit the schema")],
+)
+@pytest.mark.parametrize("first", [True, False], ids=["the oldest", "the newest"])
+def test_a_collection_of_another_program_is_refused_and_left_as_it_was(store, foreign, why, first):
+    ours = [{"total": number} for number in range(FOREIGN_SAMPLE)]
+    store.collection.insert_many([foreign, *ours] if first else [*ours, foreign])
+    with pytest.raises(ForeignDocuments, match=why) as refused:
+        store.prepare(SHOP_SCHEMA, [SHOP_INDEX])
+    assert "\n" not in str(refused.value)
+    assert store.collection.full_name in str(refused.value)
+    assert store.collection.options() == {}
+    assert set(store.collection.index_information()) == {"_id_"}
+
+
+def test_a_collection_of_our_own_without_a_validator_is_given_one(store):
+    store.collection.insert_one({"total": 1})
+    store.prepare(SHOP_SCHEMA, [SHOP_INDEX])
+    assert store.collection.options()["validator"] == {"$jsonSchema": SHOP_SCHEMA}
+
+
+def test_what_an_earlier_version_wrote_behind_its_validator_does_not_stop_a_start(store):
+    store.prepare({"bsonType": "object"}, [])
+    store.collection.insert_one({"amount": 7})
+    store.prepare(SHOP_SCHEMA, [SHOP_INDEX])
+    assert store.collection.options()["validator"] == {"$jsonSchema": SHOP_SCHEMA}

@@ -39,11 +39,11 @@ def mongod(port):
 
 
 @pytest.fixture
-def serve(settings, port):
+def serve(settings, mongod):
     """The application with its database there, whether it runs or not, and times short enough to see a rescue."""
     changed = replace(
         settings,
-        mongodb_uri=f"mongodb://127.0.0.1:{port}/?replicaSet=orderflow",
+        mongodb_uri=mongod.uri,
         request_deadline=0.8,
         background_deadline=0.8,
         payment_timeout=1.0,

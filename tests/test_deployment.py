@@ -393,6 +393,28 @@ def test_no_password_is_written_down():
         ), name
 
 
+KEYS = ("AUTH_JWT_KEY", "AUTH_JWT_JWKS", "CURSOR_KEY")
+KEY_FILES = {f"{name}_FILE": f"/run/secrets/{name.lower().replace('_', '-')}" for name in KEYS}
+
+
+@pytest.mark.parametrize(
+    ("compose", "readers"), [(COMPOSE, {"app"}), (SPLIT, {*GATEWAYS})], ids=["one process", "split"]
+)
+def test_a_key_comes_from_a_file_of_the_host_to_those_that_ask_who_calls(compose, readers, tmp_path):
+    files = {f"/run/secrets/{name}": one["file"] for name, one in compose["secrets"].items()}
+    assert files == {inside: f"${{{name}:-/dev/null}}" for name, inside in KEY_FILES.items()}
+    given = {
+        name: {f"/run/secrets/{each}" for each in one.get("secrets", ())} for name, one in compose["services"].items()
+    }
+    assert {name for name, secrets in given.items() if secrets} == readers
+    assert all(given[name] == set(files) for name in readers)
+    key = tmp_path / "key"
+    key.write_text("k" * 40)
+    nothing = dict.fromkeys(KEY_FILES, "/dev/null")
+    assert Settings.read(nothing) == Settings()
+    assert Settings.read(nothing | {"CURSOR_KEY_FILE": str(key)}).cursor_key == "k" * 40
+
+
 def test_every_setting_can_be_made_from_outside_the_container():
     given = SERVICES["app"]["environment"]
     databases = {"MONGODB_URI", "MONGODB_DATABASE", "GATEWAY_DATABASE", "ORDERS_DATABASE", "PAYMENTS_DATABASE"}
@@ -401,6 +423,7 @@ def test_every_setting_can_be_made_from_outside_the_container():
     assert {name for name, value in given.items() if value is None} == settings | {"WEB_CONCURRENCY", "WORKER_CLASS"}
     assert {name: value for name, value in given.items() if value is not None} == {
         "MONGODB_URI_FILE": "/run/secrets/app/mongodb-uri",
+        **KEY_FILES,
         "PUBLISHED_ON": "${BIND:-127.0.0.1}",
     }
 
@@ -421,7 +444,7 @@ def test_apart_every_module_is_told_every_setting_and_only_gateways_what_callers
         assert passed == (wanted if name in GATEWAYS else wanted - asked), name
         own = {"doctor": {"BIND": "127.0.0.1", "BUS_URL_FILE": ""}}.get(name, {"MODULES": name.partition("-")[0]})
         if name in GATEWAYS:
-            own |= {each: told[each] for each in ("FORWARDED_ALLOW_IPS", "PUBLISHED_ON")}
+            own |= {each: told[each] for each in ("FORWARDED_ALLOW_IPS", "PUBLISHED_ON")} | KEY_FILES
         assert {each: value for each, value in told.items() if value is not None} == {**fixed, **own}, name
 
 

@@ -98,6 +98,20 @@ def same_key(database, order_id):
 
 EVENT = {"type": "PaymentVoided", "event_id": "e"}
 DAMAGE = {
+    "an order without its amount": (
+        "format",
+        lambda db, one: db.orders.update_one({"_id": ObjectId(one)}, {"$unset": {"total": ""}}),
+    ),
+    "an order whose time has another name": (
+        "format",
+        lambda db, one: db.orders.update_one({"_id": ObjectId(one)}, {"$rename": {"createdAt": "created_at"}}),
+    ),
+    "an order whose time is text": ("format", lambda db, one: order(db, one, createdAt="2020-01-01")),
+    "an order whose amount is text": ("format", lambda db, one: order(db, one, total="RM 99")),
+    "a payment without its status": (
+        "format",
+        lambda db, one: db.payments.update_one({"_id": one}, {"$unset": {"status": ""}}),
+    ),
     "an order stuck while it is refunded": ("settled", stuck),
     "an order nobody ever paid": ("settled", never_paid),
     "two charges": ("one charge", second_charge),
@@ -164,6 +178,16 @@ def test_an_acknowledged_order_that_is_gone_is_found(doctor, paid, database):
     report = doctor.examine(paid, 0.0)
     found = {(finding.invariant, finding.order_id) for finding in report.findings}
     assert found == {("acknowledged", paid[1]), ("no stray", paid[1])}
+
+
+def test_collections_of_another_program_are_findings_and_no_failure(doctor, app, database, lift):
+    database.orders.insert_many([{"_id": "a word"}, {"_id": 7, "userId": "u", "created_at": LONG_AGO}, {}])
+    database.payments.insert_many([{"_id": {"of": 1}}, {"_id": 2, "deadLetter": {"at": LONG_AGO}}])
+    database.ledger.insert_one({"_id": 1})
+    report = doctor.examine((), 0.0)
+    assert sorted(finding.invariant for finding in report.findings) == ["format"] * 3 + ["no stray"] * 3
+    assert {finding.order_id for finding in report.findings} >= {"a word", "7", "{'of': 1}"}
+    assert "lacks " in report.findings[0].detail
 
 
 def test_every_invariant_is_put_to_the_test():

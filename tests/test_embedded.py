@@ -11,10 +11,12 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
 from pymongo import MongoClient, WriteConcern
+from pymongo.errors import OperationFailure
 
 from app import embedded
 from app.embedded import Mongod, MongodFailed, MongodMissing, find_binary, running
@@ -67,6 +69,27 @@ def make(data):
 
 
 @pytest.fixture
+def open_mongod(data):
+    """Run mongod on `data` as versions did that knew no password."""
+
+    @contextmanager
+    def run():
+        (data / "db").mkdir(parents=True)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        command = [find_binary(os.environ), f"--dbpath={data / 'db'}", f"--port={port}", "--replSet=orderflow"]
+        with (data / "mongod.log").open("w") as log, subprocess.Popen(command, stdout=log) as process:
+            with MongoClient("127.0.0.1", port, directConnection=True) as client:
+                member = {"_id": 0, "host": f"127.0.0.1:{port}"}
+                client.admin.command("replSetInitiate", {"_id": "orderflow", "members": [member]})
+            (data / "mongod.json").write_text(json.dumps({"port": port, "pid": process.pid, "owner": os.getpid()}))
+            yield f"mongodb://127.0.0.1:{port}/?replicaSet=orderflow"
+            process.kill()
+
+    return run
+
+
+@pytest.fixture
 def spawn(data):
     """Run a script on `data` in a process of its own; it holds on while its stdin is open."""
     spawned = []
@@ -112,7 +135,7 @@ def notes(uri):
 
 
 def port_of(uri):
-    return int(uri.split(":")[2].split("/")[0])
+    return urlsplit(uri).port
 
 
 def alive(pid):
@@ -145,7 +168,8 @@ def program(path, text):
 def test_it_takes_a_majority_journaled_write_and_keeps_it_over_a_restart(make, data):
     mongod = make()
     with mongod:
-        assert mongod.uri == f"mongodb://127.0.0.1:{port_of(mongod.uri)}/?replicaSet=orderflow"
+        password = (data / "mongod.password").read_text()
+        assert mongod.uri == f"mongodb://orderflow:{password}@127.0.0.1:{mongod.port}/?replicaSet=orderflow"
         assert mongod.owned
         note(mongod.uri, "before")
         first, pid = mongod.uri, mongod.pid
@@ -164,6 +188,68 @@ def test_it_listens_on_loopback_alone_and_speaks_snappy_alone(make):
     assert options["net"]["bindIp"] == "127.0.0.1"
     assert options["net"]["compression"] == {"compressors": "snappy"}
     assert {address.laddr.ip for address in psutil.Process(mongod.pid).net_connections("tcp")} == {"127.0.0.1"}
+
+
+def test_nobody_is_let_in_without_the_password(make):
+    uri = make().start()
+    port = port_of(uri)
+    with MongoClient(uri) as owner:
+        # Or the first to come would make the first user.
+        bypass = owner.admin.command("getParameter", enableLocalhostAuthBypass=1)
+        assert bypass["enableLocalhostAuthBypass"] is False
+    with MongoClient("127.0.0.1", port, directConnection=True) as stranger:
+        for attempt in (
+            lambda: stranger.admin.command("createUser", "me", pwd="me", roles=["root"]),
+            lambda: stranger.admin.command("replSetGetConfig"),
+            lambda: stranger.list_database_names(),
+            lambda: stranger.orderflow.orders.find_one(),
+            lambda: stranger.orderflow.orders.insert_one({}),
+        ):
+            with pytest.raises(OperationFailure, match="requires authentication"):
+                attempt()
+    with (
+        MongoClient(f"mongodb://orderflow:guessed@127.0.0.1:{port}/?directConnection=true") as stranger,
+        pytest.raises(OperationFailure, match="Authentication failed"),
+    ):
+        stranger.orderflow.orders.find_one()
+
+
+def test_all_in_its_folder_is_for_its_owner_alone(make, data):
+    data.mkdir(mode=0o755)
+    (data / "db").mkdir(mode=0o755)
+    (data / "mongod.log").touch(mode=0o644)
+    make().start()
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (data, *data.rglob("*"))}
+    assert {"db", "mongod.key", "mongod.password", "mongod.json", "mongod.log", "WiredTiger.wt"} <= set(modes)
+    assert {name: oct(mode) for name, mode in modes.items() if mode & 0o077} == {}
+
+
+def test_a_folder_that_all_users_share_is_refused_and_left_as_it_is(make, tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    with pytest.raises(MongodFailed, match="Name a folder of its own"):
+        make(shared).start()
+    assert shared.stat().st_mode & 0o7777 == 0o1777
+    assert list(shared.iterdir()) == []
+
+
+def test_a_folder_of_a_version_without_passwords_is_taken_over_with_its_data(make, data, open_mongod):
+    with open_mongod() as uri:
+        note(uri, "before")
+    first = make().start()
+    assert notes(first) == ["before"]
+    assert "orderflow:" in first
+
+
+@pytest.mark.parametrize("lost", [["mongod.password"], ["mongod.key"], ["mongod.password", "mongod.key"]])
+def test_secrets_that_were_lost_are_drawn_anew(make, data, lost):
+    mongod = make()
+    note(mongod.start(), "before")
+    mongod.stop()
+    for name in lost:
+        (data / name).unlink()
+    assert notes(make().start()) == ["before"]
 
 
 def test_it_moves_when_a_stranger_took_its_port(make):

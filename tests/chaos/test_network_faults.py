@@ -1,9 +1,9 @@
 """What is between the server and its database goes wrong in every way TCP can."""
 
 import time
+from urllib.parse import urlsplit
 
 import pytest
-from pymongo.uri_parser import parse_uri
 
 from chaos.clients import Load
 from chaos.proxy import Mode, Proxy
@@ -31,9 +31,9 @@ RECOVERY_SECONDS = 8.0
 
 
 def test_whatever_the_network_does_each_request_is_answered_in_time_and_none_is_lost(settings, mongodb_uri, tmp_path):
-    [(_, port)] = parse_uri(mongodb_uri)["nodelist"]
-    with Proxy(port) as proxy:
-        uri = f"mongodb://127.0.0.1:{proxy.port}/?directConnection=true"
+    at = urlsplit(mongodb_uri)
+    with Proxy(at.port) as proxy:
+        uri = f"mongodb://{at.username}:{at.password}@127.0.0.1:{proxy.port}/?directConnection=true"
         environ = {**ENVIRONMENT, "MONGODB_URI": uri, "MONGODB_DATABASE": settings.database}
         healed = {}
         with Server(tmp_path, environ) as server:

@@ -104,10 +104,11 @@ class Made:
             for name in ("TokenKeySecret", *(f"{title}DatabaseSecret" for title in MODULES.values()))
         }
         certificate = boto3.client("acm").request_certificate(DomainName="orders.example")["CertificateArn"]
-        shared = ("VpcId", "VpcCidr", "PublicSubnets", "PrivateSubnets")
+        shared = ("VpcId", "PublicSubnetCidrs", "PublicSubnets", "PrivateSubnets")
         self.network = network
         self.given = {**self.secrets, **{name: network[name] for name in shared}}
         self.given |= {"Version": "1", "Certificate": certificate, "TokenIssuer": "https://issuer.example"}
+        self.given["DatabaseCidr"] = "10.50.0.0/24"
         self.outputs = self._make("orderflow", TEMPLATES[1], self.given)
 
     def _make(self, name, template, given):
@@ -285,7 +286,33 @@ def test_a_task_is_given_what_the_application_starts_with(made, module):
     assert settings.database_of(module) == f"orderflow_{module}"
     assert settings.database_of("gateway") == "orderflow_gateway"
     if module == "gateway":
-        assert settings.forwarded_allow_ips == made.network["VpcCidr"]
+        # The subnets in which only the load balancer stands, not the network of all tasks.
+        assert settings.forwarded_allow_ips == "10.40.0.0/20,10.40.16.0/20,10.40.32.0/20"
+
+
+HAS_ONE_USER = {"gateway": "GatewayHasOneUser", "orders": "OrdersHaveOneUser", "payments": "PaymentsHaveOneUser"}
+
+
+@every_module
+def test_a_module_can_have_a_user_of_its_own_at_the_broker_and_then_reads_no_other(module):
+    own = {"Fn::If": [HAS_ONE_USER[module], {"Ref": "BusUrl"}, {"Ref": f"{MODULES[module]}BusSecret"}]}
+    assert {"Name": "BUS_URL", "ValueFrom": own} in containers(module)[module]["Secrets"]
+    rights = [
+        statement["Resource"]
+        for policy in properties(f"{MODULES[module]}Start")["Policies"]
+        for statement in policy["PolicyDocument"]["Statement"]
+        if statement["Action"] == "secretsmanager:GetSecretValue"
+    ]
+    assert [one for one in rights[0] if "Bus" in str(one)] == [own]
+    assert TEMPLATE["Conditions"][HAS_ONE_USER[module]] == {"Fn::Equals": [{"Ref": f"{MODULES[module]}BusSecret"}, ""]}
+
+
+def test_where_the_database_is_has_to_be_said():
+    assert "Default" not in TEMPLATE["Parameters"]["DatabaseCidr"]
+    for module in MODULES.values():
+        assert {"Ref": "DatabaseCidr"} in [
+            rule["CidrIp"] for rule in properties(f"{module}Group")["SecurityGroupEgress"] if "CidrIp" in rule
+        ]
 
 
 @every_module

@@ -1,6 +1,7 @@
 """A RabbitMQ of one's own: only for us, as durable as it says, and gone with its owner."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -73,6 +74,18 @@ def test_the_sessions_broker_lets_nobody_in_who_does_not_know_the_password(bus_u
 def test_it_listens_on_one_address_alone(bus_url):
     with pytest.raises(ConnectionRefusedError):
         connected(bus_url, host="127.0.0.2").connect()
+
+
+def test_erlangs_cookie_is_drawn_anew_at_each_start_and_for_its_owner_alone(owner, folder):
+    cookies = []
+    for _ in range(2):
+        assert owner.stdout.readline().startswith("amqp://")
+        cookie = folder / ".erlang.cookie"
+        assert cookie.stat().st_mode & 0o777 == 0o400
+        cookies.append(cookie.read_text())
+        print("kill", file=owner.stdin, flush=True)
+    assert all(re.fullmatch("[0-9a-f]{64}", cookie) for cookie in cookies)
+    assert len({*cookies}) == 2
 
 
 @pytest.mark.long
