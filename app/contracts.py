@@ -92,11 +92,16 @@ class RefundAccepted(Reply):
 
 @dataclass(frozen=True, kw_only=True)
 class Backlog(Reply):
-    """Work that is due and not begun: how much (counted up to the limit), the oldest's age, and whether it is too much."""
+    """Work that is due and not begun: how much (counted up to the limit), and the oldest's age in milliseconds.
+
+    `unfinished` is all work that is due, retried later, parked or a dead letter; `overloaded` tells whether that is too
+    much to accept more.
+    """
 
     due: int
     oldest_ms: int
     overloaded: bool
+    unfinished: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -191,9 +191,9 @@ class Store:
             age = now - oldest[due_field]
             return documents.count_documents(due, limit=limit), int(age.total_seconds() * 1000)
 
-    def counts(self, wanted: Sequence[Document], limit: int) -> list[int]:
-        """How many documents each filter finds, counted up to `limit`. Each needs an index."""
-        with self.bounded() as documents:
+    def counts(self, wanted: Sequence[Document], limit: int, seconds: float | None = None) -> list[int]:
+        """How many documents each filter finds, counted up to `limit`, within `seconds`. Each needs an index."""
+        with self.bounded(seconds) as documents:
             return [documents.count_documents(one, limit=limit) for one in wanted]
 
     def prepare(self, validator: Document, indexes: list[pymongo.IndexModel]) -> None:

@@ -35,6 +35,7 @@ INVARIANTS = {
     "timeline": "the timeline has no gap, no repeat, and folds to the state",
     "one key": "one Idempotency-Key, one order",
     "delivered": "no event waits longer than it should",
+    "scheduled": "every undelivered event is due at some time or is a dead letter",
     "no stray": "no payment and no charge without its order",
 }
 ATTENTION = {"parked": "payments that wait for an operator", "dead letters": "events that wait for an operator"}
@@ -133,6 +134,7 @@ class Doctor:
             "agreement": _disagreement(case),
             "timeline": _timeline_wrong(case.order),
             "delivered": _undelivered(case, now - self._grace),
+            "scheduled": _unscheduled(case),
         }
 
     def _cases(self, query: Document) -> Iterator[list[Case]]:
@@ -267,10 +269,15 @@ def _undelivered(case: Case, since: datetime) -> str:
     for doc in (case.order, case.payment):
         if doc and "relayDue" in doc and doc["relayDue"] < since:
             return f"{len(doc['outbox'])} events due since {doc['relayDue']:%H:%M:%S}"
-        if doc and doc["outbox"] and "relayDue" not in doc and "deadLetter" not in doc:
-            return "has events that nobody will ever deliver"
     if case.payment and "dueAt" in case.payment and case.payment["dueAt"] < since:
         return f"the payment is due since {case.payment['dueAt']:%H:%M:%S}"
+    return ""
+
+
+def _unscheduled(case: Case) -> str:
+    for doc in (case.order, case.payment):
+        if doc and doc["outbox"] and not {"relayDue", "deadLetter"} & doc.keys():
+            return f"{len(doc['outbox'])} events that nothing will ever deliver"
     return ""
 
 

@@ -114,6 +114,12 @@ results_waiting = Gauge(
     multiprocess_mode="livesum",
 )
 breaker_open = Gauge("orderflow_breaker_open", "Processes that spare the provider", multiprocess_mode="livesum")
+deliveries_failing = Gauge(
+    "orderflow_deliveries_failing",
+    "Event types of which every delivery fails, added up over all processes",
+    ["module"],
+    multiprocess_mode="livesum",
+)
 broker_connections = Gauge(
     "orderflow_broker_connections", "Open connections to the message broker", multiprocess_mode="livesum"
 )
@@ -126,7 +132,7 @@ COUNTERS = (
 HISTOGRAMS = (batch_sizes, requests, hops, settled, attempts, database_seconds, broker_seconds)
 GAUGES = (
     workers, payment_threads, payment_threads_busy, payment_threads_hung, payments_queued, results_waiting,
-    breaker_open, broker_connections, streams_open,
+    breaker_open, deliveries_failing, broker_connections, streams_open,
 )  # fmt: skip
 
 

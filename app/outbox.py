@@ -25,7 +25,8 @@ from bson import ObjectId
 from app import contracts, metrics, story
 from app.bus import Publishes
 from app.contracts import Event, Unavailable
-from app.database import EVER, Document, Store
+from app.database import EVER, GLANCE_SECONDS, Document, Store
+from app.receiver_health import ReceiverHealth
 from app.supervision import BackgroundThread
 
 EVENT_TYPES: Mapping[str, type[Event]] = contracts.by_name(Event)
@@ -43,10 +44,23 @@ OUTBOX_SCHEMA: Document = {
     "relayDue": {"bsonType": "date"},
     "relayClaim": {"bsonType": "string"},
     "relayFailures": {"bsonType": "int"},
+    "relayAttempts": {"bsonType": "int"},
     "deadLetter": {"bsonType": "object"},
 }
+# Undelivered events are due at some time or are a dead letter: nothing else would ever look at them again.
+OUTBOX_RULE: Document = {
+    "anyOf": [{"required": ["relayDue"]}, {"required": ["deadLetter"]}, {"properties": {"outbox": {"maxItems": 0}}}]
+}
+# What the rule forbids, as a filter. A partial index for it is always empty, so it costs no write and no space.
+UNSCHEDULED: Document = {"outbox.event_id": {"$exists": True}, "relayDue": None, "deadLetter": None}
 OUTBOX_INDEXES = [
     pymongo.IndexModel([("relayDue", 1)], name="relay_due", partialFilterExpression={"relayDue": {"$exists": True}}),
+    pymongo.IndexModel(
+        [("relayFailures", 1), ("relayDue", 1)],
+        name="relay_retries",
+        partialFilterExpression={"relayFailures": {"$exists": True}},
+    ),
+    pymongo.IndexModel([("outbox.event_id", 1)], name="unscheduled", partialFilterExpression=UNSCHEDULED),
     pymongo.IndexModel(
         [("deadLetter.at", 1)],
         name="dead_letters",
@@ -57,7 +71,7 @@ OUTBOX_INDEXES = [
 CHORE_SECONDS = 60.0
 
 # What an outbox without events looks like; also part of other writes that empty one.
-RELAY_FIELDS = ("relayDue", "relayClaim", "relayFailures", "deadLetter")
+RELAY_FIELDS = ("relayDue", "relayClaim", "relayFailures", "relayAttempts", "deadLetter")
 EMPTIED: Document = {"$set": {"outbox": []}, "$unset": dict.fromkeys(RELAY_FIELDS, "")}
 
 
@@ -79,13 +93,22 @@ def event_of(entry: Document) -> Event:
 
 @dataclass
 class Pending:
-    """The undelivered entries of one document, oldest first; `swept` where a sweep found them."""
+    """The undelivered entries of one document, oldest first; `swept` where a sweep found them.
+
+    `unfinished` is how many attempts in a row to deliver them came to no end, as when the process died of it.
+    """
 
     key: Any
     entries: list[Document]
     delivered: list[str] = field(default_factory=list)
     trouble: Exception | None = None
     swept: bool = False
+    unfinished: int = 0
+
+    @property
+    def type(self) -> str:
+        """The type of the entry to hand on next; empty when all are delivered."""
+        return str(self.entries[0].get("type")) if self.entries else ""
 
     def head(self) -> Document | None:
         """The entry to hand on next; none when all are delivered or one is in trouble."""
@@ -142,15 +165,24 @@ class Outbox:
 
         Each is counted up to `limit`.
         """
+        waiting, due, retrying, dead = self._store.counts([{"relayDue": {"$gte": EVER}}, *self._unfinished()], limit)
+        return waiting, due, retrying, dead
+
+    def unfinished(self, limit: int) -> int:
+        """How many documents are overdue, wait for another try, or are dead letters; each counted up to `limit`.
+
+        Clients wait for this, so it raises Unavailable where it takes longer than a moment.
+        """
+        return sum(self._store.counts(self._unfinished(), limit, GLANCE_SECONDS))
+
+    def _unfinished(self) -> tuple[Document, Document, Document]:
         now = self._store.clock.now()
-        wanted: tuple[Document, ...] = (
-            {"relayDue": {"$gte": EVER}},
+        return (
             {"relayDue": {"$lte": now}},
-            {"relayDue": {"$gt": now}, "relayFailures": {"$gte": 1}},
+            # 0 where an attempt came to nothing that was nobody's fault.
+            {"relayFailures": {"$gte": 0}, "relayDue": {"$gt": now}},
             {"deadLetter.at": {"$gte": EVER}},
         )
-        waiting, due, retrying, dead = self._store.counts(wanted, limit)
-        return waiting, due, retrying, dead
 
     def stuck(self, dead: bool, overdue: float, limit: int) -> list[str]:
         """Keys of documents that are overdue by so many seconds, or are dead letters; the longest waiting first."""
@@ -161,19 +193,35 @@ class Outbox:
             return [str(doc["_id"]) for doc in found]
 
     def claim(self, limit: int) -> list[Pending]:
-        """Take up documents whose relay lease has ended, `limit` at the most, under a lease of one's own."""
+        """Take up documents whose relay lease has ended, `limit` at the most, under a lease of one's own.
+
+        Those whose last attempt came to no end are taken up one by one, after the others: if an event kills whoever
+        delivers it, it must not count against its neighbours.
+        """
         now = self._store.clock.now()
         due = {"relayDue": {"$lte": now}}
         with self._store.bounded() as documents:
-            keys = [found["_id"] for found in documents.find(due, {"_id": 1}).sort("relayDue", 1).limit(limit)]
+            found = documents.find(due, {"_id": 1, "relayAttempts": 1}).sort("relayDue", 1).limit(limit)
+            attempts = {doc["_id"]: doc.get("relayAttempts", 0) for doc in found}
+            keys = [key for key, unfinished in attempts.items() if not unfinished] or list(attempts)[:1]
             if not keys:
                 return []
             claim = uuid4().hex
-            documents.update_many(
-                {"_id": {"$in": keys}, **due}, {"$set": {"relayDue": self.lease_end(), "relayClaim": claim}}
-            )
+            lease = {"relayDue": self.lease_end(), "relayClaim": claim, "relayAttempts": attempts[keys[0]] or 1}
+            documents.update_many({"_id": {"$in": keys}, **due}, {"$set": lease})
             mine = documents.find({"_id": {"$in": keys}, "relayClaim": claim}, {"outbox": 1})
-            return [Pending(doc["_id"], doc["outbox"], swept=True) for doc in mine]
+            return [Pending(doc["_id"], doc["outbox"], swept=True, unfinished=attempts[doc["_id"]]) for doc in mine]
+
+    def count_attempt(self, key: Any) -> None:
+        """Count an attempt that begins: unless it comes to an end, which takes the count away, it stays counted."""
+        with self._store.bounded() as documents:
+            documents.update_one({"_id": key, "relayDue": {"$exists": True}}, {"$inc": {"relayAttempts": 1}})
+
+    def schedule_unscheduled(self) -> int:
+        """Make due what has events, no time at which they are due, and no dead letter; returns how many there were."""
+        with self._store.bounded() as documents:
+            update = {"$set": {"relayDue": self._store.clock.now()}}
+            return documents.update_many(UNSCHEDULED, update).modified_count
 
     def acknowledge(self, batch: Iterable[Pending]) -> None:
         """Remove what was delivered; a document with nothing left leaves the index of due work."""
@@ -187,7 +235,7 @@ class Outbox:
             whole = {"_id": {"$in": keys}, "outbox.0.event_id": {"$in": gone}, "outbox.1": {"$exists": False}}
             emptied = documents.update_many(whole, EMPTIED).modified_count
             if emptied < len(keys):
-                documents.update_many({"_id": {"$in": keys}}, _struck(gone))
+                documents.update_many({"_id": {"$in": keys}}, _remove_delivered(gone, self._store.clock.now()))
 
     def acknowledge_later(self, batch: Iterable[Pending]) -> None:
         """Keep in mind what was delivered: it may go with another write, or with many others in one command."""
@@ -212,10 +260,12 @@ class Outbox:
         self.acknowledge(done.values())
 
     def postpone(self, key: Any, seconds: float) -> None:
-        """Make a document due again later."""
+        """Make a document due again later: an attempt has ended, in vain."""
         due = self._store.clock.now() + timedelta(seconds=seconds)
+        # Adding nothing makes the field where there is none: the document waits for another try.
+        later = {"$set": {"relayDue": due}, "$inc": {"relayFailures": 0}, "$unset": {"relayAttempts": ""}}
         with self._store.bounded() as documents:
-            documents.update_one({"_id": key, "relayDue": {"$exists": True}}, {"$set": {"relayDue": due}})
+            documents.update_one({"_id": key, "relayDue": {"$exists": True}}, later)
 
     def count_failure(self, key: Any, event_id: Any) -> int:
         """Count a failure against a document's oldest event; tells how many there are now, 0 where it has gone."""
@@ -231,7 +281,10 @@ class Outbox:
         with self._store.bounded() as documents:
             documents.update_one(
                 {"_id": key, "outbox.0.event_id": event_id},
-                {"$set": {"deadLetter": letter}, "$unset": {"relayDue": "", "relayClaim": ""}},
+                {
+                    "$set": {"deadLetter": letter},
+                    "$unset": {"relayDue": "", "relayClaim": "", "relayAttempts": ""},
+                },
             )
 
     def dead_letters(self, limit: int) -> list[Document]:
@@ -252,25 +305,43 @@ class Outbox:
                 {"_id": key, "deadLetter.at": {"$exists": True}},
                 {
                     "$set": {"relayDue": self._store.clock.now()},
-                    "$unset": {"deadLetter": "", "relayFailures": ""},
+                    "$unset": {"deadLetter": "", "relayFailures": "", "relayAttempts": ""},
                 },
             )
             return changed.modified_count == 1
 
 
-def _struck(gone: list[str]) -> list[Document]:
-    """The update that strikes events out, whatever else there is."""
-    left = {"$filter": {"input": "$outbox", "cond": {"$not": {"$in": ["$$this.event_id", gone]}}}}
+def _remove_delivered(event_ids: list[str], now: datetime) -> list[Document]:
+    """The update that removes delivered events, and of the relay's fields only those that were about them.
+
+    What is left of the outbox stays a dead letter if that event is still there, and is due otherwise. Another process
+    may have delivered the same events, and set aside or claimed the next one, before this update arrives.
+    """
+    left = {"$filter": {"input": "$outbox", "cond": {"$not": {"$in": ["$$this.event_id", event_ids]}}}}
+    head_delivered = {"$in": [{"$arrayElemAt": ["$outbox.event_id", 0]}, event_ids]}
     empty = {"$eq": [{"$size": "$outbox"}, 0]}
+    dead = {"$in": ["$deadLetter.event_id", "$outbox.event_id"]}
+    counts = {name: {"$cond": [head_delivered, "$$REMOVE", f"${name}"]} for name in ("relayFailures", "relayAttempts")}
+    due = {"$cond": [dead, "$relayDue", {"$ifNull": ["$relayDue", now]}]}
     return [
-        {"$set": {"outbox": left}},
-        {"$set": {"relayDue": {"$cond": [empty, "$$REMOVE", "$relayDue"]}}},
-        {"$unset": ["relayClaim", "relayFailures", "deadLetter"]},
+        {"$set": {"outbox": left, **counts}},
+        {
+            "$set": {
+                "relayDue": {"$cond": [empty, "$$REMOVE", due]},
+                "relayClaim": {"$cond": [empty, "$$REMOVE", "$relayClaim"]},
+                "relayFailures": {"$cond": [empty, "$$REMOVE", "$relayFailures"]},
+                "relayAttempts": {"$cond": [empty, "$$REMOVE", "$relayAttempts"]},
+                "deadLetter": {"$cond": [dead, "$deadLetter", "$$REMOVE"]},
+            }
+        },
     ]
 
 
 class Relay:
     """Hands the events of one outbox to the bus, from a thread of its own; `chore` is done there once a minute.
+
+    An event that is refused again and again ends as a dead letter, unless all of its type are: then something is wrong
+    with the receiver, failures are not counted, and everything stays due.
 
     What was hinted is acknowledged `patience` seconds later, or when `CROWD` documents wait for it: by then another
     write may have done it. Under load the relay pauses between batches, so that they grow and cost less.
@@ -301,6 +372,7 @@ class Relay:
         self._tries = tries
         self._patience = patience
         self._acknowledge_at = float("inf")
+        self._receivers = ReceiverHealth(module)
         self._chore = chore
         self._next_chore = time.monotonic()
         self._stopping = threading.Event()
@@ -318,9 +390,25 @@ class Relay:
 
     def sweep(self) -> int:
         """Deliver what is due, one batch; tells how many documents that were."""
-        batch = self._outbox.claim(self.BATCH)
-        self.deliver(batch)
-        return len(batch)
+        swept = 0
+        while swept < self.BATCH and (batch := self._outbox.claim(self.BATCH - swept)):
+            self.thread.beat()
+            swept += len(batch)
+            if not batch[0].unfinished:
+                self.deliver(batch)
+                break
+            self._deliver_unfinished(batch[0])
+        return swept
+
+    def _deliver_unfinished(self, pending: Pending) -> None:
+        """Deliver what earlier attempts came to no end with, or set it aside once that were too many."""
+        # The first attempt was with others, any of which may have ended it.
+        if pending.entries and pending.unfinished > self._tries:
+            reason = f"{pending.unfinished} attempts to deliver it came to no end: the process died or hung each time"
+            self._set_aside(pending, reason, pending.unfinished)
+            return
+        self._outbox.count_attempt(pending.key)
+        self.deliver([pending])
 
     def deliver(self, batch: Sequence[Pending]) -> None:
         """Hand a batch to the bus, each document's events in order, and record what came of it."""
@@ -350,12 +438,19 @@ class Relay:
 
     def _set_back_all(self, batch: Sequence[Pending]) -> None:
         # Two hints for one document are one failure.
-        for pending in {pending.key: pending for pending in batch if pending.trouble}.values():
+        troubled = {pending.key: pending for pending in batch if pending.trouble}
+        self._receivers.end_batch(
+            (pending.type, key) for key, pending in troubled.items() if not isinstance(pending.trouble, Unavailable)
+        )
+        for pending in troubled.values():
             self._set_back(pending)
 
     def _hand_on(self, group: list[Pending]) -> None:
         events = [self._decode(pending) for pending in group]
         good = [(pending, event) for pending, event in zip(group, events, strict=True) if event]
+        if not good:
+            return
+        good = self._probed(good)
         if not good:
             return
         trouble = self._publish([event for _, event in good], group[0].swept)
@@ -366,6 +461,18 @@ class Relay:
             return
         for pending, event in good:
             self._book(pending, event, trouble)
+
+    def _probed(self, batch: list[tuple[Pending, Event]]) -> list[tuple[Pending, Event]]:
+        """What of a batch is worth handing on: while deliveries of its type fail, one event tries for all."""
+        if len(batch) < 2 or not self._receivers.failing(type(batch[0][1]).__name__):
+            return batch
+        probe, event = batch.pop(random.randrange(len(batch)))  # noqa: S311 - any will do  # nosec B311
+        self._book(probe, event, self._publish([event], probe.swept))
+        if not probe.trouble:
+            return batch
+        for pending, other in batch:
+            self._book(pending, other, probe.trouble)
+        return []
 
     def _decode(self, pending: Pending) -> Event | None:
         try:
@@ -384,6 +491,7 @@ class Relay:
         if trouble:
             pending.trouble = trouble
         else:
+            self._receivers.succeeded(type(event).__name__)
             pending.delivered.append(event.event_id)
             pending.entries = pending.entries[1:]
 
@@ -412,16 +520,24 @@ class Relay:
             # Nobody's fault that will pass: repeated without end, and not counted.
             self._outbox.postpone(pending.key, _jittered(1.0))
             return
+        if self._receivers.failing(pending.type):
+            self._outbox.postpone(pending.key, _jittered(self._receivers.pause(pending.type)))
+            return
         event_id = pending.entries[0].get("event_id", "")
         failures = self._outbox.count_failure(pending.key, event_id)
         story.log.warning(
             "event not delivered", module=self._module, event_id=event_id, failures=failures, reason=repr(trouble)
         )
         if failures >= self._tries:
-            metrics.dead_letters.labels(self._module).inc()
-            self._outbox.bury(pending.key, event_id, repr(trouble)[:500], failures)
+            self._set_aside(pending, repr(trouble)[:500], failures)
         else:
             self._outbox.postpone(pending.key, _jittered(min(2.0 ** min(failures, 16) / 4, 60.0)))
+
+    def _set_aside(self, pending: Pending, reason: str, failures: int) -> None:
+        metrics.dead_letters.labels(self._module).inc()
+        event_id = pending.entries[0].get("event_id", "")
+        story.log.error("dead letter", module=self._module, event_id=event_id, failures=failures, reason=reason)
+        self._outbox.bury(pending.key, event_id, reason, failures)
 
     def _run(self) -> None:
         next_sweep = time.monotonic()
@@ -442,9 +558,17 @@ class Relay:
         self._safely(self._acknowledge)
 
     def _do_chore(self) -> None:
-        if self._chore and time.monotonic() >= self._next_chore:
-            self._next_chore = time.monotonic() + _jittered(CHORE_SECONDS)
+        if time.monotonic() < self._next_chore:
+            return
+        self._next_chore = time.monotonic() + _jittered(CHORE_SECONDS)
+        self._safely(self._schedule_unscheduled)
+        if self._chore:
             self._chore()
+
+    def _schedule_unscheduled(self) -> None:
+        found = self._outbox.schedule_unscheduled()
+        if found:
+            story.log.error("events had no time at which they are due", module=self._module, documents=found)
 
     def _hinted(self, timeout: float) -> list[Pending]:
         return self._outbox.take_hints(self.BATCH, timeout)
@@ -464,7 +588,7 @@ class Relay:
 def _by_type(heads: Iterable[Pending]) -> dict[str, list[Pending]]:
     groups: dict[str, list[Pending]] = defaultdict(list)
     for pending in heads:
-        groups[str(pending.entries[0].get("type"))].append(pending)
+        groups[pending.type].append(pending)
     return groups
 
 

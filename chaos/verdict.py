@@ -18,7 +18,13 @@ from chaos.servers import documents
 
 SETTLE_SECONDS = 60.0
 LIMIT_SECONDS = 30.0
-EXAMINED_AS = {"acknowledged": "lost", "one charge": "double_charged", "settled": "stuck", "delivered": "stuck"}
+EXAMINED_AS = {
+    "acknowledged": "lost",
+    "one charge": "double_charged",
+    "settled": "stuck",
+    "delivered": "stuck",
+    "scheduled": "stuck",
+}
 OPEN_ORDER = {
     "$or": [
         {"orderStatus": "Processing", "paymentStatus": {"$ne": "Unknown"}},

@@ -141,7 +141,7 @@ DAMAGE = {
     "a state the timeline does not tell of": ("timeline", lambda db, one: order(db, one, orderStatus="Confirm")),
     "two orders of one key": ("one key", same_key),
     "an event due for an hour": ("delivered", lambda db, one: order(db, one, outbox=[EVENT], relayDue=LONG_AGO)),
-    "an event nobody will deliver": ("delivered", lambda db, one: payment(db, one, outbox=[EVENT])),
+    "an event nobody will deliver": ("scheduled", lambda db, one: payment(db, one, outbox=[EVENT])),
     "a payment due for an hour": ("delivered", lambda db, one: payment(db, one, dueAt=LONG_AGO)),
     "a charge without its order": (
         "no stray",

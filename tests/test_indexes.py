@@ -190,7 +190,7 @@ def parts(settings, commands, database) -> Iterator[Parts]:
     def relayed(at: int) -> dict:
         letter = {"reason": "poison", "event_id": "e", "failures": 8, "at": now - timedelta(seconds=at)}
         due = {"relayDue": now + timedelta(seconds=at - DOCUMENTS)}
-        return {"deadLetter": letter} if at % 20 == 0 else due if at % 20 == 1 else {}
+        return {"deadLetter": letter} if at % 20 == 0 else due if at % 20 == 1 else {"outbox": []}
 
     order_doc, payment_doc, entry = (database[name].find_one() for name in ("orders", "payments", "ledger"))
     del order_doc["relayDue"], payment_doc["dueAt"]
@@ -314,9 +314,12 @@ OUTBOX = {
     "bury": buried_in,
     "dead_letters": lambda outbox: outbox.dead_letters(10),
     "replay": replayed_in,
+    "count_attempt": lambda outbox: outbox.count_attempt(outbox.claim(1)[0].key),
+    "schedule_unscheduled": lambda outbox: outbox.schedule_unscheduled(),
     "replay_order": lambda outbox: outbox.replay_order(str(outbox.dead_letters(1)[0]["_id"])),
     "backlog": lambda outbox: outbox.backlog(1000),
     "queue": lambda outbox: outbox.queue(1000),
+    "unfinished": lambda outbox: outbox.unfinished(1000),
     "stuck": lambda outbox: [outbox.stuck(dead, 0.0, 10) for dead in (True, False)],
 }
 CALLS: dict[tuple[type, str], Callable[[Parts], object]] = {
@@ -336,6 +339,7 @@ CALLS: dict[tuple[type, str], Callable[[Parts], object]] = {
     (PaymentRepository, "renewed"): lambda parts: parts.payments.renewed(leased_in(parts)),
     (PaymentRepository, "backlog"): lambda parts: parts.payments.backlog(1000),
     (PaymentRepository, "queue"): lambda parts: parts.payments.queue(1000),
+    (PaymentRepository, "unfinished"): lambda parts: parts.payments.unfinished(1000),
     (PaymentRepository, "stuck"): lambda parts: parts.payments.stuck(60.0, 10),
     (PaymentRepository, "attempts"): lambda parts: parts.payments.attempts(str(ObjectId()), "user-7"),
     (PaymentRepository, "parked"): lambda parts: parts.payments.parked(10),

@@ -1,20 +1,36 @@
 """The outbox and its relay: at least once, in order, across crashes; what cannot be delivered stays in view."""
 
 import random
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import pytest
 from pymongo.errors import WriteError
+from pymongo.monitoring import CommandListener
 
+from app import metrics, story
 from app.bus import SignalBus
 from app.contracts import Event, OrderCancelled, OrderCreated, PaymentVoided, Unavailable
 from app.database import Database, Store
 from app.main import create_app, runtime
-from app.outbox import EVENT_TYPES, OUTBOX_INDEXES, OUTBOX_SCHEMA, Outbox, Pending, Relay, entry_of, event_of
+from app.outbox import (
+    EVENT_TYPES,
+    OUTBOX_INDEXES,
+    OUTBOX_RULE,
+    OUTBOX_SCHEMA,
+    Outbox,
+    Pending,
+    Relay,
+    entry_of,
+    event_of,
+)
+from app.receiver_health import DIFFERENT
 from app.story import Step
 
 NEVER = 3600.0
@@ -75,9 +91,10 @@ class Process:
 def start_process(settings):
     """Another process on the same collection; its relay is not started."""
     databases, relays = [], []
+    story.configure(settings.log_format, settings.log_level)
 
-    def make(*, lease=NEVER, tries=3, interval=NEVER, receiver=None, chore=None) -> Process:
-        database = Database(settings.mongodb_uri, settings.database)
+    def make(*, lease=NEVER, tries=3, interval=NEVER, receiver=None, chore=None, **options) -> Process:
+        database = Database(settings.mongodb_uri, settings.database, **options)
         databases.append(database)
         store = database.collection("scratch", 5.0)
         bus, receiver = SignalBus(), receiver or Receiver()
@@ -98,7 +115,7 @@ def start_process(settings):
 @pytest.fixture
 def process(start_process) -> Process:
     made = start_process()
-    made.store.prepare({"bsonType": "object", "properties": OUTBOX_SCHEMA}, OUTBOX_INDEXES)
+    made.store.prepare({"bsonType": "object", "properties": OUTBOX_SCHEMA, **OUTBOX_RULE}, OUTBOX_INDEXES)
     return made
 
 
@@ -198,8 +215,21 @@ def test_what_a_later_version_adds_to_an_event_is_passed_over():
 @pytest.mark.parametrize("spoilt", [{"type": ["a list"]}, {"type": {}}, {"event_id": None}, {"event_id": 7}], ids=str)
 def test_an_entry_without_a_text_for_type_and_id_cannot_be_stored(process, scratch, spoilt):
     with pytest.raises(WriteError) as caught:
-        scratch.insert_one({"outbox": [{**entry_of(created("a")), **spoilt}]})
+        scratch.insert_one({"outbox": [{**entry_of(created("a")), **spoilt}], "relayDue": in_seconds(process, 0)})
     assert caught.value.code == 121
+
+
+def test_events_that_are_neither_due_nor_a_dead_letter_cannot_be_stored(record, scratch):
+    record(created("a"))
+    for write in (
+        lambda: scratch.insert_one({"_id": "b", "outbox": [entry_of(created("b"))]}),
+        lambda: scratch.update_one({"_id": "a"}, {"$unset": {"relayDue": ""}}),
+    ):
+        with pytest.raises(WriteError) as caught:
+            write()
+        assert caught.value.code == 121
+    scratch.update_one({"_id": "a"}, {"$unset": {"relayDue": ""}, "$set": {"outbox": []}})
+    scratch.insert_one({"_id": "c"})
 
 
 # --- the sweep -------------------------------------------------------------------------------------------------
@@ -223,6 +253,35 @@ def test_an_order_survives_a_crash_between_storing_and_handing_on(settings, clie
         assert database["orders"].count_documents({"outbox": {"$ne": []}}) == 0
     finally:
         runtime(successor).stop()
+
+
+def test_a_cancellation_that_was_not_handed_on_outlives_the_news_of_an_earlier_event(
+    settings, place, eventually, database, monkeypatch
+):
+    """The news of the payment acknowledges the order's creation, and only that: the money has to go back."""
+    app = create_app(replace(settings, relay_lease=600.0))
+    client, running = app.test_client(), runtime(app)
+    running.prepare()
+
+    def stands(order_status, payment_status):
+        order = database.orders.find_one()
+        return (order["orderStatus"], order["paymentStatus"]) == (order_status, payment_status)
+
+    try:
+        order_id = place(client)
+        running.orders.relay.deliver(running.orders.outbox.take_hints(128, 0))
+        # As if the process had died between storing the cancellation and handing it on.
+        monkeypatch.setattr(running.orders.outbox, "recorded", lambda key, entries: None)
+        assert client.put("/orders", json={"orderId": order_id, "orderStatus": "Cancelled"}).status_code == 200
+        running.start()
+        eventually(lambda: stands("Cancelled", "Refunding"))
+        assert database.orders.find_one()["outbox"][-1]["type"] == "OrderCancelled"
+        database.orders.update_one({}, {"$set": {"relayDue": database.orders.find_one()["createdAt"]}})
+        eventually(lambda: stands("Cancelled", "Refunded"))
+        [entry] = database.ledger.find()
+        assert (entry["answer"], entry["refunded"]) == ("captured", entry["value"])
+    finally:
+        running.stop()
 
 
 def test_a_sweep_with_nothing_due_does_nothing(process):
@@ -348,6 +407,86 @@ def test_relays_sweeping_at_once_never_claim_the_same(start_process, record):
         thread.join(30)
     delivered = Counter(event_id for process in processes for event_id in process.receiver.ids())
     assert delivered == {f"o{number}-1": 1 for number in range(200)}
+
+
+class Between(CommandListener):
+    """Does something once, right before a process sends its next update."""
+
+    def __init__(self):
+        self.act = None
+
+    def started(self, event):
+        if event.command_name == "update" and self.act:
+            act, self.act = self.act, None
+            act()
+
+    def succeeded(self, event):
+        """Not of interest."""
+
+    def failed(self, event):
+        """Not of interest."""
+
+
+@pytest.mark.parametrize("unfinished", [False, True], ids=["in a batch", "one by one"])
+def test_what_another_process_claims_between_look_and_claim_is_the_others(
+    start_process, record, scratch, hurry, unfinished
+):
+    between = Between()
+    slow, fast = start_process(event_listeners=[between]), start_process()
+    record(created("a"))
+    if unfinished:
+        fast.outbox.claim(10)
+        hurry()
+    taken = []
+    between.act = lambda: taken.extend(fast.outbox.claim(10))
+    assert slow.outbox.claim(10) == []
+    assert [pending.key for pending in taken] == ["a"]
+
+
+def test_sweeps_of_many_processes_do_not_keep_step(start_process, record, eventually, monkeypatch):
+    """The time between two sweeps is drawn: where the draw makes it nothing, an interval of an hour is over at once."""
+    process = start_process(interval=NEVER)
+    record(created("a"))
+    process.relay.start()
+    eventually(lambda: process.receiver.ids() == ["a-1"])
+    process.relay.stop(10.0)
+    sweeps = []
+    hasty = start_process(interval=NEVER)
+    claim = hasty.outbox.claim
+    monkeypatch.setattr(hasty.outbox, "claim", lambda limit: sweeps.append(limit) or claim(limit))
+    monkeypatch.setattr("app.outbox.random.uniform", lambda low, high: 0.0)
+    hasty.relay.start()
+    eventually(lambda: len(sweeps) > 3)
+
+
+@pytest.mark.parametrize(
+    "trouble", [Unavailable("no database"), ValueError("refused")], ids=["away", "refuses everything"]
+)
+def test_events_that_failed_together_are_not_repeated_together(process, record, scratch, trouble):
+    orders = [f"o{number}" for number in range(40)]
+    for order in orders:
+        record(created(order))
+        process.receiver.trouble[order] = trouble
+    process.relay.sweep()
+    # They are set back one after the other, by id: without a spread each is due later than the one before.
+    again = [doc["relayDue"] for doc in scratch.find().sort("_id")]
+    assert len(again) == len(orders)
+    assert again != sorted(again)
+
+
+@pytest.mark.parametrize("failures", range(2))
+def test_single_events_that_failed_together_are_not_repeated_together(process, record, scratch, hurry, failures):
+    """One event gets through each time: the receiver is well, and these few are refused."""
+    for number in range(20):
+        record(created(f"o{number}"))
+        process.receiver.trouble[f"o{number}"] = ValueError("refused")
+    for at in range(failures + 1):
+        record(created(f"good{at}"))
+        hurry()
+        process.relay.sweep()
+    again = [doc["relayDue"] for doc in scratch.find({"relayFailures": failures + 1}).sort("_id")]
+    assert len(again) == 20
+    assert again != sorted(again)
 
 
 # --- hints -----------------------------------------------------------------------------------------------------
@@ -559,6 +698,178 @@ def test_only_the_event_at_the_head_can_become_a_dead_letter(process, record, sc
     process.outbox.bury("a", "a-2", "too late", 3)
     assert process.outbox.dead_letters(10) == []
     assert due(scratch) == 1
+
+
+@pytest.fixture
+def delivered_and_not_acknowledged(start_process, record):
+    """A process that has delivered order a's first event, and is to acknowledge it later."""
+    late = start_process()
+    late.outbox.recorded(record(created("a")), [entry_of(created("a"))])
+    late.relay._deliver_hinted(late.outbox.take_hints(10, 0))
+    assert late.receiver.ids() == ["a-1"]
+    return late
+
+
+def refuse(process: Process, kind: type[Event]) -> None:
+    """Let a process's receiver refuse all events of one type."""
+    handle = process.receiver.__call__
+
+    def picky(events):
+        if type(events[0]) is kind:
+            raise ValueError("poison")
+        handle(events)
+
+    bus = SignalBus()
+    for each in KINDS:
+        bus.subscribe("receiver", each, picky)
+    process.relay._bus = bus
+
+
+def test_a_late_acknowledgement_leaves_the_dead_letter_of_a_later_event(
+    delivered_and_not_acknowledged, start_process, push, hurry, scratch
+):
+    push(cancelled("a", 2))
+    hurry()
+    other = start_process(tries=1)
+    refuse(other, OrderCancelled)
+    other.relay.sweep()
+    [letter] = other.outbox.dead_letters(10)
+    assert letter["deadLetter"]["event_id"] == "a-2"
+    delivered_and_not_acknowledged.outbox.acknowledge_all()
+    assert other.outbox.dead_letters(10) == [letter]
+    assert scratch.find_one()["relayFailures"] == 1
+    assert other.outbox.replay("a")
+
+
+def test_what_waits_behind_a_dead_letter_is_due_once_that_was_delivered_after_all(
+    delivered_and_not_acknowledged, start_process, push, hurry, scratch
+):
+    push(cancelled("a", 2))
+    hurry()
+    other = start_process(tries=1)
+    refuse(other, OrderCreated)
+    other.relay.sweep()
+    [letter] = other.outbox.dead_letters(10)
+    assert letter["deadLetter"]["event_id"] == "a-1"
+    delivered_and_not_acknowledged.outbox.acknowledge_all()
+    assert other.outbox.dead_letters(10) == []
+    assert "relayFailures" not in scratch.find_one()
+    hurry()
+    other.relay.sweep()
+    assert other.receiver.ids() == ["a-2"]
+    assert settled(scratch)
+
+
+def test_a_late_acknowledgement_does_not_take_the_next_event_from_who_has_claimed_it(
+    delivered_and_not_acknowledged, start_process, push, hurry, scratch
+):
+    push(cancelled("a", 2))
+    hurry()
+    between = Between()
+    claiming = start_process(event_listeners=[between])
+    [claimed] = claiming.outbox.claim(10)
+    delivered_and_not_acknowledged.outbox.acknowledge_all()
+    doc = scratch.find_one()
+    assert ("relayClaim" in doc, [entry["event_id"] for entry in doc["outbox"]]) == (True, ["a-2"])
+    assert doc["relayDue"] > claiming.store.clock.now()
+    claiming.relay.deliver([claimed])
+    assert settled(scratch)
+
+
+def test_events_that_nothing_would_ever_deliver_are_found_and_delivered(
+    start_process, process, record, scratch, database, eventually
+):
+    """As an older version may have left them."""
+    record(created("a"), cancelled("a", 2))
+    record(created("b"))
+    record(created("dead"))
+    for order in ("b", "dead"):
+        process.outbox.bury(order, f"{order}-1", "poison", 8)
+    database.command("collMod", "scratch", validationLevel="off")
+    scratch.update_one({"_id": "a"}, {"$unset": {"relayDue": ""}})
+    scratch.update_one({"_id": "b"}, {"$unset": {"deadLetter": ""}})
+    database.command("collMod", "scratch", validationLevel="strict")
+    running = start_process(interval=0.05)
+    running.relay.start()
+    eventually(lambda: sorted(running.receiver.ids()) == ["a-1", "a-2", "b-1"])
+    assert [letter["_id"] for letter in running.outbox.dead_letters(10)] == ["dead"]
+
+
+# --- events that end the process ------------------------------------------------------------------------------
+
+DEADLY = """
+import os, signal, sys
+from app.bus import SignalBus
+from app.contracts import OrderCancelled, OrderCreated
+from app.database import Database
+from app.outbox import Outbox, Relay
+from app.story import Step
+
+def receive(events):
+    for event in events:
+        if event.order_id == "deadly":
+            os.kill(os.getpid(), signal.SIGKILL)
+        print("handled", event.event_id, flush=True)
+
+uri, name = sys.argv[1:]
+store = Database(uri, name).collection("scratch", 5.0)
+bus = SignalBus()
+for kind in (OrderCreated, OrderCancelled):
+    bus.subscribe("receiver", kind, receive)
+relay = Relay("sender", Step.HANDED_TO_PAYMENTS, Outbox(store, 3600.0), bus, interval=3600.0, tries=3)
+while relay.sweep():
+    pass
+"""
+
+
+def test_an_event_that_kills_whoever_delivers_it_ends_as_a_dead_letter_and_takes_no_other_with_it(
+    process, record, hurry, settings, scratch
+):
+    orders = [f"o{number}" for number in range(10)]
+    for at, order in enumerate([*orders[:5], "deadly", *orders[5:]]):
+        record(created(order, 1), cancelled(order, 2), due=LONG_AGO + at)
+    codes, handled = [], set()
+    while not codes or (codes[-1] == -signal.SIGKILL and len(codes) < 20):
+        hurry()
+        ran = subprocess.run(
+            [sys.executable, "-c", DEADLY, settings.mongodb_uri, settings.database],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        codes.append(ran.returncode)
+        handled |= {line.split()[1] for line in ran.stdout.splitlines() if line.startswith("handled ")}
+    assert codes[-1] == 0, codes
+    [letter] = process.outbox.dead_letters(10)
+    assert (letter["_id"], letter["deadLetter"]["event_id"]) == ("deadly", "deadly-1")
+    assert "came to no end" in letter["deadLetter"]["reason"]
+    assert handled == {f"{order}-{sequence}" for order in orders for sequence in (1, 2)}
+    assert due(scratch) == 0
+
+
+def test_what_was_claimed_with_others_when_a_process_died_has_all_its_own_tries_left(start_process, record, hurry):
+    """Any of them may have ended the process, and so may somebody's kill -9."""
+    process = start_process(tries=1)
+    orders = [f"o{number}" for number in range(10)]
+    for order in orders:
+        record(created(order))
+    start_process().outbox.claim(10)
+    hurry()
+    assert process.relay.sweep() == len(orders)
+    assert process.outbox.dead_letters(10) == []
+    assert [len(batch) for batch in process.receiver.batches] == [1] * len(orders)
+
+
+def test_attempts_that_came_to_an_end_do_not_add_up(start_process, record, hurry, scratch):
+    """An unavailable receiver, a process that dies now and then: neither makes a dead letter."""
+    process = start_process(tries=2)
+    record(created("a"))
+    process.receiver.trouble["a"] = Unavailable("no database")
+    for _ in range(3):
+        hurry()
+        start_process().outbox.claim(10)  # Dies with it.
+        hurry()
+        process.relay.sweep()
+    assert process.outbox.dead_letters(10) == []
+    assert "relayAttempts" not in scratch.find_one()
 
 
 # --- failures --------------------------------------------------------------------------------------------------
@@ -817,6 +1128,99 @@ def test_a_document_without_undelivered_events_does_not_stay_due(process, scratc
     process.relay.sweep()
     hurry()
     assert process.relay.sweep() == 0
+
+
+# --- receivers that refuse everything --------------------------------------------------------------------------
+
+
+def test_where_every_delivery_fails_nothing_is_set_aside(start_process, record, hurry, scratch):
+    process = start_process(tries=1)
+    orders = [f"o{number}" for number in range(60)]
+    for order in orders:
+        record(created(order))
+        process.receiver.trouble[order] = ValueError("permission denied")
+    for _ in range(3):
+        hurry()
+        process.relay.sweep()
+    assert process.outbox.dead_letters(10) == []
+    assert due(scratch) == len(orders)
+    # Once it is known, one tries for all.
+    assert [len(batch) for batch in process.receiver.batches[-2:]] == [1, 1]
+    process.receiver.trouble.clear()
+    hurry()
+    process.relay.sweep()
+    assert sorted(process.receiver.ids()) == sorted(f"{order}-1" for order in orders)
+    assert settled(scratch)
+
+
+def test_where_some_deliveries_succeed_those_that_fail_are_set_aside(start_process, record, scratch):
+    process = start_process(tries=1)
+    for number in range(20):
+        record(created(f"poison{number}"))
+        process.receiver.trouble[f"poison{number}"] = ValueError("poison")
+    record(created("good"))
+    process.relay.sweep()
+    assert len(process.outbox.dead_letters(100)) == 20
+    assert process.receiver.ids() == ["good-1"]
+
+
+def test_types_of_events_fail_each_for_itself(start_process, record):
+    """Cancellations get through all the time; that says nothing of new orders."""
+    process = start_process(tries=1)
+    for number in range(20):
+        record(created(f"new{number}"))
+        record(cancelled(f"old{number}", 2))
+    refuse(process, OrderCreated)
+    process.relay.sweep()
+    assert process.outbox.dead_letters(10) == []
+    assert len(process.receiver.handled) == 20
+
+
+def test_the_same_few_events_failing_again_and_again_are_not_taken_for_a_broken_receiver(process, record, hurry):
+    few = [f"o{number}" for number in range(DIFFERENT - 1)]
+    for order in few:
+        record(created(order))
+        process.receiver.trouble[order] = ValueError("poison")
+    for _ in range(3):
+        hurry()
+        process.relay.sweep()
+    assert len(process.outbox.dead_letters(10)) == len(few)
+
+
+def test_what_waits_for_a_broken_receiver_is_tried_less_and_less_often(process, record, scratch, monkeypatch):
+    elapsed = [0.0]
+    monkeypatch.setattr(process.relay._receivers, "_clock", lambda: elapsed[0])
+    for number in range(DIFFERENT):
+        record(created(f"o{number}"))
+        process.receiver.trouble[f"o{number}"] = ValueError("permission denied")
+    process.relay.sweep()
+    for elapsed[0], seconds in ((0.0, 1.0), (8.0, 8.0), (3600.0, 30.0)):
+        scratch.update_many({}, {"$set": {"relayDue": in_seconds(process, LONG_AGO)}})
+        before = process.store.clock.now()
+        process.relay.sweep()
+        waits = [(doc["relayDue"] - before).total_seconds() for doc in scratch.find()]
+        assert min(waits) > seconds * 0.8 - 0.1
+        assert min(waits) < seconds * 1.2 + 0.1
+
+
+def test_it_is_said_once_that_every_delivery_fails_and_once_that_it_is_over(process, record, hurry, monkeypatch):
+    said = []
+    for level in ("error", "warning"):
+        monkeypatch.setattr(f"app.receiver_health.story.log.{level}", lambda event, **more: said.append((event, more)))
+    for number in range(20):
+        record(created(f"o{number}"))
+        process.receiver.trouble[f"o{number}"] = ValueError("permission denied")
+    for _ in range(3):
+        hurry()
+        process.relay.sweep()
+    failing = ("every delivery fails", {"module": "sender", "event_type": "OrderCreated"})
+    assert [one for one in said if one[0] == "every delivery fails"] == [failing]
+    assert metrics.deliveries_failing.labels("sender")._value.get() == 1
+    process.receiver.trouble.clear()
+    hurry()
+    process.relay.sweep()
+    assert [one for one in said if one[0] == "deliveries succeed again"] == [("deliveries succeed again", failing[1])]
+    assert metrics.deliveries_failing.labels("sender")._value.get() == 0
 
 
 # --- all at once -----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import threading
 import time
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -147,3 +148,113 @@ def test_a_provider_that_fails_is_spared_and_found_well_again(hang, place, event
     provider.failing = False
     eventually(lambda: database.orders.count_documents({"orderStatus": "Success"}) == 6, 30)
     assert database.ledger.count_documents({}) == 6
+
+
+def refuse_every_payment(database):
+    """Let the collection of payments refuse every insert, as a right that is missing would."""
+    kept = database.payments.options()["validator"]
+    database.command("collMod", "payments", validator={"never": {"$exists": True}})
+    return lambda: database.command("collMod", "payments", validator=kept)
+
+
+def test_where_payments_refuses_everything_orders_are_turned_away_and_none_becomes_a_dead_letter(
+    settings, place, new_order, refusals, eventually, database
+):
+    app = create_app(replace(settings, backlog_limit=5, relay_tries=1))
+    client, running = app.test_client(), runtime(app)
+    running.prepare()
+    mend = refuse_every_payment(database)
+    # Accepted before anybody could know; handed on, and refused, as soon as the relay starts.
+    accepted = [place(client) for _ in range(60)]
+
+    def post():
+        answer = client.post("/orders", json=new_order())
+        if answer.status_code == 201:
+            accepted.append(answer.json["created"]["id"])
+        return answer
+
+    try:
+        for module in (running.orders, running.payments):
+            module.start()
+        refused = eventually(lambda: refusals(post()), 30)
+        assert (refused.status_code, refused.json["code"]) == (503, "overloaded")
+        assert 1 <= int(refused.headers["Retry-After"]) <= 60
+        eventually(lambda: database.orders.count_documents({"relayFailures": {"$exists": True}}) == len(accepted), 30)
+        # They wait for another try now, most of them not due: still nobody is let in.
+        eventually(lambda: refusals(post()))
+        assert database.orders.count_documents({"deadLetter": {"$exists": True}}) == 0
+        assert client.get(f"/orders/one/{accepted[0]}").json["order"]["orderStatus"] == "Processing"
+        assert 'orderflow_deliveries_failing{module="orders"} 1.0' in client.get("/metrics").text
+        mend()
+        eventually(lambda: database.orders.count_documents({"orderStatus": "Success"}) == len(accepted), 40)
+        eventually(lambda: post().status_code == 201, 30)
+        eventually(lambda: database.orders.count_documents({"orderStatus": "Processing"}) == 0, 30)
+        assert database.orders.count_documents({"deadLetter": {"$exists": True}}) == 0
+        assert database.ledger.count_documents({"answer": "captured"}) == len(accepted)
+    finally:
+        for module in (running.orders, running.payments):
+            module.stop(10.0)
+        running.stop()
+
+
+def waits_for_a_retry(now):
+    return {"relayFailures": 3, "relayDue": now + timedelta(hours=1)}
+
+
+def dead(now):
+    return {"deadLetter": {"reason": "poison", "event_id": "e", "failures": 8, "at": now - timedelta(days=30)}}
+
+
+EVENTS = [{"type": "PaymentVoided", "event_id": "e", "sequence": 1}]
+UNFINISHED = {
+    "an event that is due": ("orders", lambda now: {"relayDue": now - timedelta(seconds=5)}),
+    "an event to retry": ("orders", waits_for_a_retry),
+    "a dead letter": ("orders", dead),
+    "a payment that is due": ("payments", lambda now: {"dueAt": now - timedelta(seconds=5)}),
+    "a payment to retry": ("payments", lambda now: {"dueAt": now + timedelta(hours=1)}),
+    "a parked payment": ("payments", lambda now: {"status": "Unknown", "parked": "no answer"}),
+    "a payment's event that is due": ("payments", lambda now: {"relayDue": now - timedelta(seconds=5)}),
+    "a payment's event to retry": ("payments", waits_for_a_retry),
+    "a payment's dead letter": ("payments", dead),
+}
+
+
+@pytest.fixture
+def answered(settings, new_order):
+    """What a process that has just started, and looks at the backlog for the first time, answers to a new order."""
+
+    def post(**changes):
+        app = create_app(replace(settings, **changes))
+        try:
+            return app.test_client().post("/orders", json=new_order())
+        finally:
+            runtime(app).stop()
+
+    return post
+
+
+@pytest.fixture
+def under_way(app, client, place, database, eventually):
+    """Six orders with their payments, all on their way: events and payments are under lease. Returns the time."""
+    for _ in range(6):
+        place(client)
+    running = runtime(app)
+    running.orders.relay.deliver(running.orders.outbox.take_hints(128, 0))
+    eventually(lambda: database.payments.count_documents({"status": "Captured"}) == 6)
+    later = running.database.clock.now() + timedelta(hours=1)
+    for collection in (database.orders, database.payments):
+        collection.update_many({}, {"$set": {"outbox": EVENTS, "relayDue": later}, "$unset": {"relayFailures": ""}})
+    database.payments.update_many({}, {"$set": {"dueAt": later, "owner": "another process"}})
+    return running.database.clock.now()
+
+
+@pytest.mark.parametrize(("module", "change"), UNFINISHED.values(), ids=UNFINISHED)
+def test_all_unfinished_work_counts_against_the_limit(under_way, answered, database, module, change):
+    collection = database[module]
+    unset = {"owner": ""} if "dueAt" in change(under_way) else {}
+    three = [doc["_id"] for doc in collection.find({}, {"_id": 1}).limit(3)]
+    update = {"$set": change(under_way), **({"$unset": unset} if unset else {})}
+    collection.update_many({"_id": {"$in": three}}, update)
+    assert answered(backlog_limit=4).status_code == 201
+    answer = answered(backlog_limit=3)
+    assert (answer.status_code, answer.json["code"]) == (503, "overloaded")

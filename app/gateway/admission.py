@@ -4,7 +4,7 @@ import time
 
 from app import metrics, story
 from app.bus import Asks
-from app.contracts import Backlog, CheckOrderBacklog, CheckPaymentBacklog, Overloaded, Unavailable
+from app.contracts import Backlog, CheckOrderBacklog, CheckPaymentBacklog, Overloaded, Request, Unavailable
 
 LOOK_SECONDS = 1.0
 LONGEST_WAIT = 60
@@ -30,14 +30,17 @@ class Admission:
             raise Overloaded("more orders are waiting than can be paid for soon", retry_after=wait)
 
     def _look(self) -> Backlog | None:
+        # One at a time: while payments cannot tell, what orders keep for it is what must not grow without end.
+        backlogs = (self._backlog(CheckPaymentBacklog(request_id="")), self._backlog(CheckOrderBacklog(request_id="")))
+        full = next((backlog for backlog in backlogs if backlog and backlog.overloaded), None)
+        if full:
+            story.log.warning(
+                "overloaded", module="gateway", due=full.due, unfinished=full.unfinished, oldest_ms=full.oldest_ms
+            )
+        return full
+
+    def _backlog(self, question: Request[Backlog]) -> Backlog | None:
         try:
-            backlogs = [
-                self._bus.ask(CheckPaymentBacklog(request_id="")),
-                self._bus.ask(CheckOrderBacklog(request_id="")),
-            ]
+            return self._bus.ask(question)
         except Unavailable:
             return None
-        full = next((backlog for backlog in backlogs if backlog.overloaded), None)
-        if full:
-            story.log.warning("overloaded", module="gateway", due=full.due, oldest_ms=full.oldest_ms)
-        return full

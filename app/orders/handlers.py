@@ -199,12 +199,15 @@ def explain_order(request: ExplainOrder, orders: OrderRepository) -> OrderExplan
     """Tell why an order is in its state, and what may be done now."""
     standing = orders.standing(request.order_id, request.on_behalf_of)
     held_up = "an operator" if standing.dead else "the relay" if standing.undelivered else ""
+    sentence = order.sentence(standing.order_status, standing.payment_status, standing.last)
+    if held_up and standing.retried and not standing.dead:
+        sentence += "; payments has not taken it in so far and is tried again"
     return OrderExplanation(
         order_id=request.order_id,
         order_status=standing.order_status,
         payment_status=standing.payment_status,
         because=standing.last,
-        sentence=order.sentence(standing.order_status, standing.payment_status, standing.last),
+        sentence=sentence,
         waits_for=held_up,
         allowed=order.allowed(standing.order_status),
         on_cancel=order.on_cancel(standing.order_status),
@@ -220,7 +223,8 @@ def describe_states(_request: DescribeStates) -> StateMachine:
 def check_backlog(_request: CheckOrderBacklog, outbox: Outbox, limit: int) -> Backlog:
     """Tell how far orders are behind with handing on their events."""
     due, oldest_ms = outbox.backlog(limit)
-    return Backlog(due=due, oldest_ms=oldest_ms, overloaded=due >= limit)
+    unfinished = outbox.unfinished(limit)
+    return Backlog(due=due, oldest_ms=oldest_ms, overloaded=unfinished >= limit, unfinished=unfinished)
 
 
 def on_payment_news(news: Sequence[PaymentEvent], orders: OrderRepository) -> None:

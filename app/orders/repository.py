@@ -30,7 +30,7 @@ from app.contracts import (
 )
 from app.database import Document, NotStored, Patch, Store, insert_each, patch_each
 from app.orders.order import NEW, PROCESSING, Change, State
-from app.outbox import OUTBOX_INDEXES, OUTBOX_SCHEMA, RELAY_FIELDS, Outbox, entry_of
+from app.outbox import OUTBOX_INDEXES, OUTBOX_RULE, OUTBOX_SCHEMA, RELAY_FIELDS, Outbox, entry_of
 
 RETRIES = 8
 REMEMBERED = 8192
@@ -48,7 +48,14 @@ STATE = {
 }
 STATUS = {"userId": 1, "orderStatus": 1, "paymentStatus": 1, "version": 1}
 TIMELINE = {"userId": 1, "version": 1, "events": 1}
-STANDING = {"orderStatus": 1, "paymentStatus": 1, "events": {"$slice": -1}, "outbox.type": 1, "deadLetter.reason": 1}
+STANDING = {
+    "orderStatus": 1,
+    "paymentStatus": 1,
+    "events": {"$slice": -1},
+    "outbox.type": 1,
+    "relayFailures": 1,
+    "deadLetter.reason": 1,
+}
 NEWEST_FIRST = [("createdAt", -1), ("_id", -1)]
 VIEW = dict.fromkeys(
     (
@@ -94,6 +101,7 @@ SCHEMA: Document = {
         "events": {"bsonType": "array", "items": {"bsonType": "object", "required": ["sequence", "type", "at"]}},
         **OUTBOX_SCHEMA,
     },
+    **OUTBOX_RULE,
 }  # fmt: skip
 INDEXES = [
     pymongo.IndexModel([("userId", 1), *NEWEST_FIRST], name="newest_of_user"),
@@ -135,7 +143,7 @@ class NewOrder:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """An order's state as it was read or written, and the newest of its undelivered events; buried ones count as later."""
+    """An order's state as it was read or written, and the sequence of the newest of its undelivered events."""
 
     state: State
     undelivered: int
@@ -144,12 +152,16 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """Where an order is, its last step, and what holds up its events: a reason where they are set aside."""
+    """Where an order is, its last step, and what holds up its events.
+
+    `retried` where they have come to nothing so far and are delivered again; `dead` is a reason where they are set aside.
+    """
 
     order_status: str
     payment_status: str
     last: TimelineEntry
     undelivered: bool
+    retried: bool
     dead: str
 
 
@@ -279,6 +291,7 @@ class OrderRepository:
             payment_status=found["paymentStatus"],
             last=entry_view(order_id, found["events"][-1]),
             undelivered=bool(found["outbox"]),
+            retried="relayFailures" in found,
             dead=found.get("deadLetter", {}).get("reason", ""),
         )
 
@@ -439,7 +452,7 @@ class OrderRepository:
             return {}
         wanted = {(ObjectId(event.order_id), event.user_id) for event in news}
         with self._store.bounded() as documents:
-            found = documents.find(_these(wanted), {**STATE, "outbox.sequence": 1, "deadLetter": 1, "createdAt": 1})
+            found = documents.find(_these(wanted), {**STATE, "outbox.sequence": 1, "createdAt": 1})
             seen = {str(doc["_id"]): _seen(doc) for doc in found}
         missing = {event.order_id for event in news} - seen.keys()
         if missing:
@@ -518,10 +531,9 @@ def rfc3339(at: datetime) -> str:
 
 
 def _seen(doc: Document) -> Seen:
-    buried = sys.maxsize if "deadLetter" in doc else 0
     return Seen(
         state=state_of(doc),
-        undelivered=max([buried, *(entry.get("sequence", sys.maxsize) for entry in doc["outbox"])]),
+        undelivered=max((entry.get("sequence", sys.maxsize) for entry in doc["outbox"]), default=0),
         created_at=doc["createdAt"],
     )
 
@@ -536,7 +548,7 @@ def _hearing(seen: Seen, event: PaymentEvent, change: Change, at: datetime) -> P
         "sequence": sequence,
         "paymentSequence": event.sequence,
     }
-    # The news acknowledges what payments had been told; later events stay for the relay.
+    # Payments has written down the order's events up to this one, dead letters among them; later ones stay for the relay.
     acknowledged = event.order_sequence >= seen.undelivered
     return Patch(
         key=ObjectId(event.order_id),

@@ -102,7 +102,10 @@ def install(bus: Answers, publisher: Publishes, store: Store, provider: Provider
         RefundRequested,
         partial(handlers.on_refunds_requested, payments=payments, settler=settler, worker=worker),
     )
-    bus.answer(CheckPaymentBacklog, partial(handlers.check_backlog, payments=payments, limit=settings.backlog_limit))
+    bus.answer(
+        CheckPaymentBacklog,
+        partial(handlers.check_backlog, payments=payments, outbox=outbox, limit=settings.backlog_limit),
+    )
     bus.answer(
         CheckPaymentQueue,
         partial(handlers.check_queue, payments=payments, outbox=outbox, limit=settings.backlog_limit),

@@ -66,10 +66,11 @@ def on_refunds_requested(
     worker.prompt()
 
 
-def check_backlog(_request: CheckPaymentBacklog, payments: PaymentRepository, limit: int) -> Backlog:
+def check_backlog(_request: CheckPaymentBacklog, payments: PaymentRepository, outbox: Outbox, limit: int) -> Backlog:
     """Tell how far payments are behind."""
     due, oldest_ms = payments.backlog(limit)
-    return Backlog(due=due, oldest_ms=oldest_ms, overloaded=due >= limit)
+    unfinished = payments.unfinished(limit) + outbox.unfinished(limit)
+    return Backlog(due=due, oldest_ms=oldest_ms, overloaded=unfinished >= limit, unfinished=unfinished)
 
 
 def check_queue(_request: CheckPaymentQueue, payments: PaymentRepository, outbox: Outbox, limit: int) -> Queue:

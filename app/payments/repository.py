@@ -16,8 +16,8 @@ import pymongo
 from pymongo import UpdateOne
 
 from app.contracts import Event
-from app.database import EVER, Document, Patch, Store, insert_each, patch_each
-from app.outbox import OUTBOX_INDEXES, OUTBOX_SCHEMA, Outbox, entry_of
+from app.database import EVER, GLANCE_SECONDS, Document, Patch, Store, insert_each, patch_each
+from app.outbox import OUTBOX_INDEXES, OUTBOX_RULE, OUTBOX_SCHEMA, Outbox, entry_of
 from app.payments import payment as domain
 from app.payments.payment import Payment, Refund, Status
 
@@ -52,6 +52,7 @@ SCHEMA: Document = {
         "attempts": {"bsonType": "array", "maxItems": LOG_LIMIT},
         **OUTBOX_SCHEMA,
     },
+    **OUTBOX_RULE,
 }  # fmt: skip
 INDEXES = [
     pymongo.IndexModel([("dueAt", 1)], name="due", partialFilterExpression={"dueAt": {"$exists": True}}),
@@ -223,15 +224,23 @@ class PaymentRepository:
 
     def queue(self, limit: int) -> tuple[int, int, int, int]:
         """How many payments are open, are due, are to be repeated later, and wait for an operator; up to `limit` each."""
+        in_all, due, retrying, parked = self._store.counts([{"dueAt": {"$gte": EVER}}, *self._unfinished()], limit)
+        return in_all, due, retrying, parked
+
+    def unfinished(self, limit: int) -> int:
+        """How many payments are due, are to be repeated later, or wait for an operator; each counted up to `limit`.
+
+        Clients wait for this, so it raises Unavailable where it takes longer than a moment.
+        """
+        return sum(self._store.counts(self._unfinished(), limit, GLANCE_SECONDS))
+
+    def _unfinished(self) -> tuple[Document, Document, Document]:
         now = self.now()
-        wanted: tuple[Document, ...] = (
-            {"dueAt": {"$gte": EVER}},
+        return (
             {"dueAt": {"$lte": now}},
             {"dueAt": {"$gt": now}, "owner": {"$exists": False}},
             {"status": Status.UNKNOWN.value},
         )
-        in_all, due, retrying, parked = self._store.counts(wanted, limit)
-        return in_all, due, retrying, parked
 
     def stuck(self, overdue: float, limit: int) -> list[str]:
         """Orders whose payment is open since so many seconds, or waits for an operator."""

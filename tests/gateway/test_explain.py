@@ -89,10 +89,20 @@ def test_what_needs_an_operator_says_so(http, payment, orders):
     assert explain(http, order_id)["waitsFor"] == "an operator"
 
 
-def test_a_result_on_its_way_waits_for_the_relay(http, payment):
-    told = explain(http, payment(status="Captured", outbox=[{"type": "PaymentCaptured", "event_id": "e"}]))
+def test_a_result_on_its_way_waits_for_the_relay(http, payment, orders):
+    due = orders.find_one()["createdAt"]
+    event = {"type": "PaymentCaptured", "event_id": "e"}
+    told = explain(http, payment(status="Captured", outbox=[event], relayDue=due))
     assert told["waitsFor"] == "the relay"
     assert told["sentence"].endswith("what became of its payment is on its way to orders.")
+
+
+def test_an_order_that_payments_refuses_to_record_says_so(http, place, orders):
+    order_id = place(http)
+    orders.update_one({"_id": ObjectId(order_id)}, {"$set": {"relayFailures": 0}})
+    told = explain(http, order_id)
+    assert told["waitsFor"] == "the relay"
+    assert "payments has not taken it in so far and is tried again; " in told["sentence"]
 
 
 @pytest.mark.parametrize(

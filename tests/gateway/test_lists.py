@@ -225,7 +225,7 @@ def stored_payment(order_id, **state):
 def test_stuck_orders_are_those_that_wait_too_long_or_for_an_operator(everybody, all_orders):
     client, database = everybody
     parked, slow, quick, late, done = all_orders[:5]
-    database.orders.update_many({}, {"$unset": {"relayDue": ""}})
+    database.orders.update_many({}, {"$set": {"outbox": []}, "$unset": {"relayDue": ""}})
     database.orders.update_one({"_id": ObjectId(late)}, {"$set": {"relayDue": datetime(2020, 1, 1)}})
     database.payments.insert_many([
         stored_payment(parked, status="Unknown", parked="no word"),

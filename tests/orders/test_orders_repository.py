@@ -246,13 +246,42 @@ def test_news_that_acknowledges_nothing_leaves_the_outbox_alone(orders, create, 
     assert [entry["type"] for entry in stored(order_id)["outbox"]] == ["OrderCreated"]
 
 
-def test_news_leaves_a_dead_letter_to_the_operator(orders, create, news, stored, database):
+@pytest.fixture
+def buried(outbox, stored):
+    """Make a dead letter of an order's oldest undelivered event, as a relay does."""
+
+    def bury(order_id):
+        outbox.bury(ObjectId(order_id), stored(order_id)["outbox"][0]["event_id"], "poison", 8)
+        assert "deadLetter" in stored(order_id)
+
+    return bury
+
+
+@pytest.mark.parametrize("process", ["orders", "rival"], ids=["that stored the order", "that has to read it"])
+def test_news_clears_a_dead_letter_that_payments_has_recorded_after_all(request, process, create, news, stored, buried):
+    """Its receiver failed after it had written: an operator would have nothing to do."""
     order_id = create()
-    letter = {"reason": "poison", "event_id": "e", "failures": 8, "at": orders.now()}
-    database.orders.update_one({"_id": ObjectId(order_id)}, {"$set": {"deadLetter": letter}, "$unset": {"relayDue": 1}})
-    orders._fresh_orders.clear()
-    orders.hear([news(PaymentCaptured, order_id, order_sequence=1)], order.heard)
-    assert (stored(order_id)["orderStatus"], "deadLetter" in stored(order_id)) == ("Success", True)
+    buried(order_id)
+    hearing = request.getfixturevalue(process)
+    hearing.hear([news(PaymentCaptured, order_id, order_sequence=1)], order.heard)
+    doc = stored(order_id)
+    assert (doc["orderStatus"], doc["outbox"], "deadLetter" in doc) == ("Success", [], False)
+
+
+@pytest.mark.parametrize("process", ["orders", "rival"], ids=["that stored the order", "that has to read it"])
+def test_news_leaves_a_dead_letter_that_payments_has_not_recorded_to_the_operator(
+    request, process, create, update, news, stored, buried
+):
+    recorded, waits = create(), create()
+    update(waits, "Cancelled")
+    for order_id in (recorded, waits):
+        buried(order_id)
+    batch = [news(PaymentCaptured, recorded), news(PaymentCaptured, waits, order_sequence=1)]
+    hearing = request.getfixturevalue(process)
+    hearing.hear(batch, order.heard)
+    for order_id in (recorded, waits):
+        doc = stored(order_id)
+        assert (doc["paymentSequence"], "deadLetter" in doc) == (1, True)
 
 
 def test_the_same_news_twice_in_one_batch_is_heard_once(orders, create, news, stored):
@@ -524,6 +553,7 @@ MALFORMED = [
     ("outbox", {}),
     ("outbox", [{"type": "OrderCreated"}]),
     ("relayDue", "soon"),
+    ("relayDue", GONE),
     ("isAdmin", True),
 ]
 

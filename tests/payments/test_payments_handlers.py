@@ -262,14 +262,14 @@ def test_a_refund_asked_for_while_another_is_under_way_follows_it(
     assert [verb for verb, _ in provider.asked if verb != "find"] == ["charge", "refund", "refund"]
 
 
-def test_the_backlog_is_told_as_it_is(payments, idle, created):
+def test_the_backlog_is_told_as_it_is(payments, outbox, idle, created):
     request = CheckPaymentBacklog(request_id="r")
-    assert handlers.check_backlog(request, payments, 3).due == 0
+    assert handlers.check_backlog(request, payments, outbox, 3).due == 0
     handlers.on_orders_created([created() for _ in range(2)], payments, idle)
-    assert not handlers.check_backlog(request, payments, 3).overloaded
+    assert not handlers.check_backlog(request, payments, outbox, 3).overloaded
     handlers.on_orders_created([created() for _ in range(2)], payments, idle)
-    told = handlers.check_backlog(request, payments, 3)
-    assert (told.due, told.overloaded) == (3, True)
+    told = handlers.check_backlog(request, payments, outbox, 3)
+    assert (told.due, told.unfinished, told.overloaded) == (3, 3, True)
 
 
 def test_a_payment_is_explained_to_its_user_alone(payments, leased, make_due, idle):
