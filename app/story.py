@@ -16,7 +16,8 @@ import structlog
 from app.log_writer import LogWriter
 
 log = structlog.get_logger("orderflow")
-writer = LogWriter(lambda: sys.stdout)
+_output = sys.stdout
+writer = LogWriter(lambda: _output)
 
 
 class Step(StrEnum):
@@ -113,7 +114,8 @@ _writer: Callable[[str, Sequence[dict[str, Any]]], None] = _write_one_by_one
 
 def configure(log_format: str, log_level: str) -> None:
     """Set up all logging of this process, the libraries' included: one line an event, to standard output."""
-    global _writer
+    global _writer, _output
+    _output = sys.stdout
     console = log_format == "console" or (log_format == "auto" and sys.stdout.isatty())
     shared: list[Any] = [
         structlog.stdlib.add_log_level,

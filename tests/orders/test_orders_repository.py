@@ -48,6 +48,7 @@ def silent(change, sequence, at):
 
 
 def test_one_insert_holds_the_order_its_first_step_and_its_event(orders, create, commands, stored):
+    orders.now()  # Once in its life a process asks the database for the time.
     commands.sent.clear()
     order_id = create()
     [(name, command)] = commands.sent
