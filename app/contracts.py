@@ -293,7 +293,7 @@ class RefundOrder(Request[RefundAccepted]):
     """Give a part of the captured total back; `refund_value` 0 stands for all that is left, in the order's currency.
 
     The asker makes the `refund_id`: the same id again tells of the earlier refund. Refused with NotFound,
-    StaleVersion, IllegalStep, RefundExceedsBalance, WrongCurrency, IdempotencyKeyReused, TimelineFull, Conflict.
+    StaleVersion, IllegalStep, RefundExceedsBalance, TooManyRefunds, WrongCurrency, IdempotencyKeyReused, Conflict.
     """
 
     owner = "orders"
@@ -614,8 +614,9 @@ class PaymentParked(PaymentEvent):
 # ├── NotFound               there is no such order
 # ├── StaleVersion           the order is not as the asker believes
 # ├── IllegalStep            the order's state does not allow it
-# ├── TimelineFull           the order has had as many steps as it may have
+# ├── TimelineFull           the order has had as many texts as it may have
 # ├── RefundExceedsBalance   more than is left of what was captured
+# ├── TooManyRefunds         the order was refunded in as many parts as it may be
 # ├── WrongCurrency          an order is refunded in its own currency
 # ├── IdempotencyKeyReused   the key stands for another request
 # ├── Conflict               others changed the order again and again meanwhile
@@ -653,7 +654,7 @@ class IllegalStep(Refused):
 
 
 class TimelineFull(Refused):
-    """The order has had as many steps as it may have."""
+    """The order has had as many steps as texts of clients may bring it to; what moves money is never refused so."""
 
     code = "timeline_full"
 
@@ -662,6 +663,12 @@ class RefundExceedsBalance(Refused):
     """More than is left of what was captured; member `remaining` in minor units."""
 
     code = "refund_exceeds_balance"
+
+
+class TooManyRefunds(Refused):
+    """The order was refunded in as many parts as it may be; all that is left can still go back at once."""
+
+    code = "too_many_refunds"
 
 
 class WrongCurrency(Refused):

@@ -89,12 +89,16 @@ MEANINGS: dict[str, tuple[str, str]] = {
         "The members from, to and allowed say where the order is and where it may go; GET /state-machine shows all steps.",
     ),
     "timeline_full": (
-        "The order has had 200 steps, which is as many as clients may cause.",
-        "Leave it as it is. What becomes of its money is still recorded.",
+        "The order has had 100 steps; from then on it takes no further text of a client's own as its status.",
+        "Leave it as it is. It can still be confirmed, cancelled and refunded, and what becomes of its money is recorded.",
     ),
     "refund_exceeds_balance": (
         "The refund is more than is left of what was captured.",
         "The member remaining tells what is left, in minor units; an empty body refunds all of it.",
+    ),
+    "too_many_refunds": (
+        "The order was refunded in 40 parts, which is as many as it may be.",
+        "Refund all that is left, by a request without an amount, or cancel the order.",
     ),
     "conflict": (
         "Others changed the order again and again while this request tried to.",

@@ -170,7 +170,7 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
             "order_not_found",
             "illegal_step",
             "refund_exceeds_balance",
-            "timeline_full",
+            "too_many_refunds",
             "conflict",
             "precondition_failed",
             "body_too_large",

@@ -21,6 +21,7 @@ from app.contracts import (
     StaleVersion,
     TimelineEntry,
     TimelineFull,
+    TooManyRefunds,
     WrongCurrency,
 )
 
@@ -34,7 +35,12 @@ CUSTOM = "(custom)"
 
 KNOWN = (PROCESSING, SUCCESS, DECLINED, CANCELLED, CONFIRM)
 FOLDED = frozenset(status.casefold() for status in KNOWN) | {"canceled"}
+# A timeline is meant to have so many steps at the most. Texts of clients end at TEXT_LIMIT, and an order is refunded in
+# at most REFUND_LIMIT parts and once more for all the rest; each part takes two steps, asked for and given back. The
+# rest of the room is for steps that happen once. What payments report is recorded even beyond it.
 TIMELINE_LIMIT = 200
+TEXT_LIMIT = 100
+REFUND_LIMIT = 40
 
 
 class By(StrEnum):
@@ -189,8 +195,8 @@ def requested(state: State, wanted: str) -> Change | None:
     rule = NEXT.get((_kind(state.order_status), _client_step(wanted)))  # type: ignore[arg-type]
     if rule is None:
         raise _illegal(state.order_status, wanted)
-    if state.sequence >= TIMELINE_LIMIT:
-        raise _full()
+    if rule.by == By.TEXT and state.sequence >= TEXT_LIMIT:
+        raise TimelineFull(f"an order that has had {TEXT_LIMIT} steps takes no further text; it can be cancelled")
     cancels = rule.target == CANCELLED and state.order_status != DECLINED
     return Change(
         type="OrderCancelled" if rule.target == CANCELLED else "OrderUpdated",
@@ -206,7 +212,7 @@ def refunded(state: State, refund_id: str, value: int, currency: str) -> Change 
     """The reservation of a refund, `value` 0 for all that is left; None where it was made before.
 
     Raises IllegalStep where nothing was captured or the order is cancelled, RefundExceedsBalance, WrongCurrency,
-    IdempotencyKeyReused and TimelineFull.
+    IdempotencyKeyReused and TooManyRefunds.
     """
     wish = f"{value} {currency}".strip()
     earlier = dict(state.refunds).get(refund_id)
@@ -222,8 +228,8 @@ def refunded(state: State, refund_id: str, value: int, currency: str) -> Change 
     value = value or remaining
     if not 0 < value <= remaining:
         raise RefundExceedsBalance("this is more than is left of what was captured", remaining=remaining)
-    if state.sequence >= TIMELINE_LIMIT:
-        raise _full()
+    if len(state.refunds) >= REFUND_LIMIT and value < remaining:
+        raise TooManyRefunds(f"the order was refunded in {REFUND_LIMIT} parts; ask for all that is left, or cancel it")
     return Change(
         type="RefundRequested",
         actor="client",
@@ -306,10 +312,6 @@ def _client_step(wanted: str) -> By | None:
 
 def _kind(order_status: str) -> str:
     return order_status if order_status in KNOWN else CUSTOM
-
-
-def _full() -> TimelineFull:
-    return TimelineFull(f"the order has had {TIMELINE_LIMIT} steps, which is as many as it may have")
 
 
 def _illegal(current: str, wanted: str) -> IllegalStep:

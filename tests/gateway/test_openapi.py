@@ -224,8 +224,8 @@ def invalid(world, operation):
     return call(world, operation, json={"userId": 1, "orderId": 1, "amount": 1})
 
 
-def refund(world, operation, amount):
-    order_id = world.placed(orderStatus="Success", paymentStatus="Captured")
+def refund(world, operation, amount, **state):
+    order_id = world.placed(orderStatus="Success", paymentStatus="Captured", **state)
     return call(world, operation, order_id, json={"amount": amount})
 
 
@@ -254,6 +254,9 @@ REACH = {
         world, operation, orderStatus="Success", paymentStatus="Captured", sequence=200
     ),
     "refund_exceeds_balance": lambda world, operation: refund(world, operation, "RM 99.01"),
+    "too_many_refunds": lambda world, operation: refund(
+        world, operation, "RM 1", refunds=[{"id": f"r{at}", "value": 1, "wish": "1 MYR"} for at in range(40)]
+    ),
     "conflict": in_conflict,
     "precondition_failed": lambda world, operation: call(
         world,

@@ -9,7 +9,7 @@ from bson import ObjectId
 from pymongo.monitoring import CommandListener
 
 from app.config import Settings
-from app.contracts import CreateOrder, Event, PaymentCaptured, PaymentDeclined, PaymentRefunded, UpdateOrder
+from app.contracts import CreateOrder, Event, PaymentCaptured, PaymentDeclined, PaymentRefunded, RefundOrder, UpdateOrder
 from app.database import Database, Store
 from app.orders import handlers
 from app.orders.repository import OrderRepository
@@ -108,6 +108,25 @@ def update(orders: OrderRepository) -> Callable:
         return handlers.update_order(request, repository or orders)
 
     return take
+
+
+@pytest.fixture
+def refund(orders: OrderRepository) -> Callable:
+    """Ask for a part of an order's money, as a client does."""
+
+    def ask(order_id: str, refund_id: str, value: int):
+        request = RefundOrder(
+            request_id="r-refund",
+            order_id=order_id,
+            on_behalf_of="",
+            expected_versions=(),
+            refund_id=refund_id,
+            refund_value=value,
+            currency="MYR",
+        )
+        return handlers.refund_order(request, orders)
+
+    return ask
 
 
 NEWS: dict[type[Event], dict] = {

@@ -19,6 +19,7 @@ from app.contracts import (
     PaymentVoided,
     RefundExceedsBalance,
     TimelineFull,
+    TooManyRefunds,
     WrongCurrency,
 )
 from app.orders import order
@@ -246,18 +247,33 @@ def test_an_event_that_orders_does_not_know_is_not_swallowed():
         order.heard(state("Processing"), stranger)
 
 
-@pytest.mark.parametrize(("status", "wanted"), [move for move, mark in MOVES.items() if mark == ">"])
-def test_a_full_timeline_takes_no_more_steps_of_clients(status, wanted):
-    assert order.requested(state(status, sequence=199), wanted).order_status == wanted
-    for sequence in (200, 203):
+TEXT_MOVES = [move for move, mark in MOVES.items() if mark == ">" and move[1] not in {"Confirm", "Cancelled"}]
+OTHER_STEPS = [move for move, mark in MOVES.items() if mark == ">" and move not in TEXT_MOVES]
+
+
+@pytest.mark.parametrize(("status", "wanted"), TEXT_MOVES)
+def test_a_full_timeline_takes_no_more_texts_of_clients(status, wanted):
+    assert order.requested(state(status, sequence=order.TEXT_LIMIT - 1), wanted).order_status == wanted
+    for sequence in (order.TEXT_LIMIT, order.TEXT_LIMIT + 3):
         with pytest.raises(TimelineFull):
             order.requested(state(status, sequence=sequence), wanted)
+
+
+@pytest.mark.parametrize(("status", "wanted"), OTHER_STEPS)
+def test_a_full_timeline_has_room_for_what_can_happen_only_once(status, wanted):
+    for sequence in (order.TEXT_LIMIT, order.TIMELINE_LIMIT, order.TIMELINE_LIMIT + 5):
+        assert order.requested(state(status, sequence=sequence), wanted).order_status == wanted
 
 
 def test_a_full_timeline_still_tells_same_from_illegal():
     assert order.requested(state("Shipped", sequence=200), "Shipped") is None
     with pytest.raises(IllegalStep):
         order.requested(state("Shipped", sequence=200), "Success")
+
+
+def test_all_that_clients_can_cause_is_within_the_size_that_a_timeline_is_meant_to_have():
+    """Placed, captured, confirmed, cancelled and refunded in the end, beside all texts and all refunds asked for."""
+    assert order.TEXT_LIMIT + 2 * (order.REFUND_LIMIT + 1) + 5 <= order.TIMELINE_LIMIT
 
 
 @pytest.mark.parametrize("kind", NEWS)
@@ -383,10 +399,26 @@ def test_an_order_is_refunded_in_its_own_currency():
         order.refunded(state("Success"), "r1", 900, "SGD")
 
 
-def test_a_full_timeline_takes_no_refund():
-    assert order.refunded(state("Success", sequence=199), "r1", 900, "MYR")
-    with pytest.raises(TimelineFull):
-        order.refunded(state("Success", sequence=200), "r1", 900, "MYR")
+def test_a_full_timeline_has_room_for_refunds():
+    for sequence in (order.TEXT_LIMIT, order.TIMELINE_LIMIT, order.TIMELINE_LIMIT + 5):
+        assert order.refunded(state("Success", sequence=sequence), "r1", 900, "MYR")
+
+
+def refunded_often(times):
+    return state("Success", "Refunding", refunds=tuple((f"r{at}", 1) for at in range(times)))
+
+
+def test_an_order_is_refunded_in_so_many_parts_and_no_more():
+    assert order.refunded(refunded_often(order.REFUND_LIMIT - 1), "new", 1, "MYR")
+    with pytest.raises(TooManyRefunds):
+        order.refunded(refunded_often(order.REFUND_LIMIT), "new", 1, "MYR")
+
+
+def test_after_the_last_part_all_that_is_left_can_still_go_back():
+    left = TOTAL - order.REFUND_LIMIT
+    for value in (0, left):
+        assert order.refunded(refunded_often(order.REFUND_LIMIT), "new", value, "MYR").refund == ("new", left)
+    assert order.refunded(refunded_often(order.REFUND_LIMIT), "r1", 1, "MYR") is None
 
 
 @pytest.mark.parametrize(
