@@ -9,7 +9,15 @@ from bson import ObjectId
 from pymongo.monitoring import CommandListener
 
 from app.config import Settings
-from app.contracts import CreateOrder, Event, PaymentCaptured, PaymentDeclined, PaymentRefunded, RefundOrder, UpdateOrder
+from app.contracts import (
+    CreateOrder,
+    Event,
+    PaymentCaptured,
+    PaymentDeclined,
+    PaymentRefunded,
+    RefundOrder,
+    UpdateOrder,
+)
 from app.database import Database, Store
 from app.orders import handlers
 from app.orders.repository import OrderRepository
