@@ -86,14 +86,16 @@ def blueprint() -> Blueprint:
     def api_json() -> Response:
         return Response(text(current_app._get_current_object()), content_type="application/json")  # type: ignore[attr-defined]
 
+    # Browsers that once used a server which moved /api to /api/ may remember that for good: both are the page.
     @routes.get("/api")
+    @routes.get("/api/")
     @open_to(None)
     def api() -> Response:
         page = Response(PAGE, content_type="text/html; charset=utf-8")
         page.headers["Content-Security-Policy"] = PAGE_POLICY
         return page
 
-    @routes.get("/api/assets/<path:name>")
+    @routes.get("/api/assets/<name>")
     @open_to(None)
     def assets(name: str) -> Response:
         if name == "start.js":

@@ -24,7 +24,7 @@ from app.main import create_app, runtime
 
 UNKNOWN = "692000000000000000000000"
 NEW = {"userId": "user-7", "productId": "1", "productName": "Espresso machine", "totalOrderAmount": "RM 99"}
-PAGES = {"/api", "/api-json", "/api/assets/{name}", "/metrics", "/", "/console/{name}", "/console/stream"}
+PAGES = {"/api", "/api/", "/api-json", "/api/assets/{name}", "/metrics", "/", "/console/{name}", "/console/stream"}
 
 # A request to each documented operation that gets as far as the database, with what fills the path.
 SAMPLES = {

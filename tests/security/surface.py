@@ -29,6 +29,7 @@ ROWS = {
     ("GET", "/console/<name>"): PUBLIC,
     ("GET", "/console/stream"): ADMIN,
     ("GET", "/api"): PUBLIC,
+    ("GET", "/api/"): PUBLIC,
     ("GET", "/api-json"): PUBLIC,
     ("GET", "/api/assets/<name>"): PUBLIC,
 }

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import product
+from urllib.parse import unquote
 
 import pytest
 from flask import Flask
@@ -116,8 +117,12 @@ SPELLINGS = [
 
 @pytest.mark.parametrize("path", SPELLINGS)
 def test_no_spelling_of_a_path_goes_around_the_question(stranger, path):
-    """Under another name there is nothing, or the same question."""
-    assert stranger.open("GET", path).status_code in {401, 404, 405}
+    """Under another name there is nothing, or the same question, or the way to the plain address, where it is asked."""
+    answer = stranger.open("GET", path, environ_overrides={"PATH_INFO": unquote(path)})
+    assert answer.status_code in {308, 401, 404, 405}
+    if answer.status_code == 308:
+        assert answer.headers["Location"] == path.rstrip("/")
+        assert stranger.open("GET", answer.headers["Location"]).status_code == 401
 
 
 def test_a_route_that_does_not_say_who_may_use_it_does_not_start():
