@@ -18,6 +18,7 @@ from app.gateway import (
     console,
     errors,
     health,
+    hosts,
     limits,
     metrics,
     openapi,
@@ -77,6 +78,7 @@ def install(
         app.register_blueprint(blueprint)
     if traces.active:
         tracing.install(app, traces.active)
+    hosts.install(app, settings)
     addresses.install(app)
     auth.install(app, settings, limits.failures(settings, take))
     limits.install(app, settings, take)

@@ -56,6 +56,14 @@ MEANINGS: dict[str, tuple[str, str]] = {
         "Orders are placed for the user whom the token names, unless it has the scope orders:admin.",
         "Send the userId of the token's sub.",
     ),
+    "cross_site_request": (
+        "A browser says that a page of another site sends this, and callers are not asked who they are.",
+        "Send it from this server's own pages, or from a program; or have callers show tokens (AUTH_JWT_…).",
+    ),
+    "misdirected_request": (
+        "The Host header names no host that this server answers to, or there is none.",
+        "Use the server's own name. Operators list further names in ALLOWED_HOSTS.",
+    ),
     "request_timeout": (
         "The request did not arrive whole within the time it may take.",
         "Send it again over a better connection.",

@@ -23,7 +23,12 @@ from app.gateway.schemas import Amount, ProblemSchema
 # What any operation may be answered with, by the server that reads the request.
 ANYWHERE = ("bad_request", "address_too_long", "headers_too_large")
 # What any operation that asks for a scope may be answered with.
-PROTECTED = ("invalid_credentials", "unauthenticated", "invalid_token", "insufficient_scope", "rate_limited")
+PROTECTED = (
+    *("invalid_credentials", "unauthenticated", "invalid_token", "insufficient_scope", "rate_limited"),
+    "misdirected_request",
+)
+# What any operation with a body may be answered with.
+WITH_BODY = ("request_timeout", "cross_site_request")
 PATH_EXAMPLES = {"orderId": "6920c1b05be0d3a1f2c4e687", "userId": "user-7", "code": "illegal_step"}
 HEADERS = {
     "ETag": ("The order's version.", '"6920c1b05be0d3a1f2c4e687-2"'),
@@ -171,8 +176,8 @@ def _described(operation: Operation, rule: Rule) -> dict[str, Any]:
 
 
 def _possible(operation: Operation) -> tuple[str, ...]:
-    late = ("request_timeout",) if operation.body else ()
-    return (*ANYWHERE, *late, *(PROTECTED if operation.scope else ()), *operation.problems)
+    with_body = WITH_BODY if operation.body else ()
+    return (*ANYWHERE, *with_body, *(PROTECTED if operation.scope else ()), *operation.problems)
 
 
 def _answer(operation: Operation, status: int, schema: type[Schema] | None) -> dict[str, Any]:

@@ -247,6 +247,8 @@ REACH = {
     "invalid_token": lambda world, operation: bearing(world, operation, headers={"Authorization": "Bearer x"}),
     "insufficient_scope": bearing,
     "wrong_user": lambda world, operation: bearing(world, operation, "orders:write"),
+    "misdirected_request": lambda world, operation: call(world, operation, base_url="http://evil.example"),
+    "cross_site_request": lambda world, operation: call(world, operation, headers={"Sec-Fetch-Site": "cross-site"}),
     "not_found": lambda world, operation: call(world, operation, code="no_such_code"),
     "order_not_found": absent,
     "illegal_step": stuck,

@@ -108,7 +108,7 @@ def stored(mongo, name):
 
 
 def request(method, path, *headers, body=b""):
-    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode() + body
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode() + body
 
 
 def post(*headers, body=b"", kind="application/json"):
@@ -230,7 +230,7 @@ def test_what_a_refused_body_hides_is_not_taken_for_a_request(connection, stored
 
 @pytest.mark.parametrize("header", ["a,b", "a b", "x" * 65, "é", "<x>", ""])
 def test_an_odd_request_id_is_replaced(connection, header):
-    connection.send(f"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Request-Id: {header}\r\n\r\n".encode())
+    connection.send(f"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: {header}\r\n\r\n".encode())
     assert MADE.match(connection.answer().headers["X-Request-Id"])
 
 
@@ -272,3 +272,63 @@ def test_an_order_settles_behind_the_real_server(connection, eventually):
         return json.loads(connection.answer().content)["orderStatus"]
 
     eventually(lambda: status() == "Success")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("Host: evil.example", "Host: evil.example:7000", "Host: 192.0.2.7", "Host: localhost.evil.example", "Host:"),
+        *(
+            "Host: localhost@evil.example",
+            "Host: 2130706433",
+            "X-Forwarded-Host: localhost",
+            "Forwarded: host=localhost",
+        ),
+    ],
+)
+def test_a_request_for_another_host_or_for_none_is_refused(connection, stored, host):
+    before = stored()
+    connection.send(sized(GOOD).replace(b"Host: localhost", host.encode()))
+    check_problem(connection.answer(), 421, "misdirected_request")
+    connection.send(request("GET", "/orders").replace(b"Host: localhost", host.encode()))
+    check_problem(connection.answer(), 421, "misdirected_request")
+    assert stored() == before
+    connection.send(request("GET", "/readyz").replace(b"Host: localhost", host.encode()))
+    assert connection.answer().status == 200
+
+
+@pytest.mark.parametrize("host", ["Host: localhost:1", "Host: 127.0.0.1", "Host: [::1]:7000", "host:LOCALHOST"])
+def test_this_machine_has_several_names(connection, host):
+    connection.send(request("GET", "/orders").replace(b"Host: localhost", host.encode()))
+    assert connection.answer().status == 200
+
+
+def test_of_two_hosts_neither_counts(connection, stored):
+    before = stored()
+    connection.send(sized(GOOD).replace(b"Host: localhost", b"Host: localhost\r\nHost: evil.example"))
+    assert connection.answer().status in {400, 421}
+    assert stored() == before
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "location"),
+    [
+        ("//orders", 404, None),
+        ("//orders/", 404, None),
+        ("/%2Forders", 404, None),
+        ("//evil.example/", 404, None),
+        ("//evil.example/orders/", 404, None),
+        ("http://evil.example//orders", 404, None),
+        ("/orders//", 404, None),
+        ("/orders/?limit=1&cursor=a%2Bb", 308, "/orders?limit=1&cursor=a%2Bb"),
+        ("/orders/user-7/", 308, "/orders/user-7"),
+        ("http://localhost/healthz/", 308, "/healthz"),
+        ("/orders/user-7%2F", 404, None),
+        ("/api/", 200, None),
+    ],
+)
+def test_every_route_has_one_address(connection, target, status, location):
+    connection.send(request("GET", target))
+    answer = connection.answer()
+    assert (answer.status, answer.headers["Location"]) == (status, location)
+    check_lives(connection)
