@@ -265,7 +265,8 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
         "name": parameter.name,
         "description": parameter.description,
         "required": parameter.required,
-        "schema": dict(parameter.schema),
+        # Tools that draw values from a schema, and cannot from a pattern of quotes, take the example that stands in it.
+        "schema": {**parameter.schema, "example": parameter.example},
         "example": parameter.example,
     }
 

@@ -85,7 +85,9 @@ def steps(server, order_id):
     return [event["type"] for event in server.get(f"/orders/one/{order_id}/events")["events"]]
 
 
-def test_a_page_whose_name_was_made_to_lead_here_reads_and_changes_nothing(hostile, server, paid, mongo, console_database):
+def test_a_page_whose_name_was_made_to_lead_here_reads_and_changes_nothing(
+    hostile, server, paid, mongo, console_database
+):
     page = hostile(f"http://{REBOUND}:{server.port}")
     statuses = page.evaluate(ATTACK % {"order": paid})
     assert statuses == [421] * 4
