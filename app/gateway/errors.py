@@ -1,6 +1,7 @@
 """Every refusal as `application/problem+json` (RFC 9457): translated here, once, and nowhere else."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -52,6 +53,9 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "overloaded": (503, "Too much is waiting"),
     "unavailable": (503, "Not now"),
 }
+# An answer must not grow with what is wrong in a request.
+MOST_ERRORS = 20
+LONGEST_NAME = 64
 CODES = {
     400: "bad_request",
     404: "not_found",
@@ -102,7 +106,8 @@ def _refused(refusal: Refused) -> Response:
 
 
 def _invalid(error: ValidationError) -> Response:
-    wrong = [{"pointer": pointer, "detail": detail} for pointer, detail in _pointers("", error.messages)]
+    pointers = islice(_pointers("", error.messages), MOST_ERRORS)
+    wrong = [{"pointer": pointer, "detail": detail} for pointer, detail in pointers]
     return problem("invalid_members", "; ".join(f"{one['pointer']}: {one['detail']}" for one in wrong), errors=wrong)
 
 
@@ -131,10 +136,16 @@ def _sentence(code: str, error: HTTPException) -> str:
     return own.get(code) or error.description or PROBLEMS[code][1]
 
 
+def _token(member: object) -> str:
+    """A member's name as a part of a JSON pointer (RFC 6901); clients choose names, so it is cut, and valid UTF-8."""
+    name = str(member)[:LONGEST_NAME].encode(errors="replace").decode()
+    return name.replace("~", "~0").replace("/", "~1")
+
+
 def _pointers(at: str, messages: Any) -> Iterator[tuple[str, str]]:
     if isinstance(messages, dict):
         for member, below in messages.items():
-            yield from _pointers(f"{at}/{member}", below)
+            yield from _pointers(f"{at}/{_token(member)}", below)
     elif isinstance(messages, list):
         for below in messages:
             yield from _pointers(at, below)

@@ -102,7 +102,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
     ),
     "refund_exceeds_balance": (
         "The refund is more than is left of what was captured.",
-        "The member remaining tells what is left, in minor units; an empty body refunds all of it.",
+        "The member remaining tells what is left, in minor units; an empty object, or the amount all, refunds it.",
     ),
     "too_many_refunds": (
         "The order was refunded in 40 parts, which is as many as it may be.",
@@ -130,7 +130,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
     ),
     "wrong_currency": (
         "An order is refunded in the currency it was paid in.",
-        "Give the amount in the order's currency, or none for all that is left.",
+        "Give the amount in the order's currency, or the word all for what is left.",
     ),
     "idempotency_key_reused": (
         "The Idempotency-Key was used for another request. Nothing was done.",

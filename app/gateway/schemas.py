@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from marshmallow import EXCLUDE, INCLUDE, Schema, ValidationError, fields, validate
+from marshmallow import EXCLUDE, INCLUDE, RAISE, Schema, ValidationError, fields, validate
 
 from app.gateway.money import Money, MoneyError, parse
 
@@ -34,6 +34,13 @@ class Amount(fields.Field[Money]):
             raise ValidationError(str(exc)) from None
 
 
+class RefundAmount(Amount):
+    """Money to give back, or the word `all` for what is left: None."""
+
+    def _deserialize(self, value: Any, *args: Any, **more: Any) -> Money | None:  # type: ignore[override]
+        return None if value == ALL else super()._deserialize(value, *args, **more)
+
+
 class OK(fields.Boolean):
     """Whether it went well, for clients that look at bodies alone."""
 
@@ -41,6 +48,7 @@ class OK(fields.Boolean):
         super().__init__(required=True, metadata={"example": True})
 
 
+ALL = "all"
 ORDER_ID = {"example": "6920c1b05be0d3a1f2c4e687"}
 
 
@@ -75,12 +83,13 @@ class OrderUpdateSchema(Schema):
 
 
 class RefundRequestSchema(Schema):
-    """A refund to make; all that is left where no amount is given."""
+    """A refund to make; all that is left where no amount is given or it is `all`. No other member is taken."""
 
     class Meta:
-        unknown = EXCLUDE
+        # A misspelt amount must not be taken for none at all, which would give back everything.
+        unknown = RAISE
 
-    amount = Amount(metadata={"example": "RM 10"})
+    amount = RefundAmount(metadata={"example": "RM 10"})
 
 
 class MoneySchema(Schema):

@@ -265,7 +265,7 @@ REACH = {
         operation,
         order_id := world.placed(),
         headers={"If-Match": '"x"'},
-        json={"orderId": order_id, "orderStatus": "Cancelled"},
+        json=body_of(operation, order_id),
     ),
     "too_many_streams": crowded,
     "rate_limited": too_often,
