@@ -155,6 +155,15 @@ class Settings:
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
     @property
+    def trusted_proxies(self) -> str:
+        """FORWARDED_ALLOW_IPS, each IPv4 network also in the form that a listener on IPv6 sees: ::ffff:10.0.0.0/104."""
+        if self.forwarded_allow_ips == "*":
+            return "*"
+        named = [ipaddress.ip_network(name) for name in sorted(_names(self.forwarded_allow_ips))]
+        mapped = [f"::ffff:{each.network_address}/{96 + each.prefixlen}" for each in named if each.version == 4]
+        return ",".join([*map(str, named), *mapped])
+
+    @property
     def own_hosts(self) -> set[str]:
         """The names that this server answers to, beside those of the machine it runs on."""
         return _names(self.allowed_hosts)

@@ -6,7 +6,7 @@ import re
 import socket
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from email.message import Message
 from http.client import HTTPConnection, parse_headers
@@ -62,41 +62,49 @@ def name():
     return f"test_{uuid4().hex}"
 
 
-@pytest.fixture(scope="module")
-def port(mongodb_uri, mongo, name, tmp_path_factory):
+@contextmanager
+def served(uri, name, folder, **environ):
     """The server, as it is run, with one worker; the port it listens on."""
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
-    environ = {
-        **os.environ,
-        "MONGODB_URI": mongodb_uri,
+    own = {
+        "MONGODB_URI": uri,
         "MONGODB_DATABASE": name,
-        "ORDERFLOW_DATA": str(tmp_path_factory.mktemp("data")),
+        "ORDERFLOW_DATA": str(folder),
         "PORT": str(port),
         "WEB_CONCURRENCY": "1",
         "LOG_LEVEL": "error",
     }
+    given = {variable: value.format(port=port) for variable, value in environ.items()}
     command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py"]
-    server = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL)
-    yield port
-    server.terminate()
-    assert server.wait(60) == 0
+    server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **own, **given}, stdout=subprocess.DEVNULL)
+    try:
+        yield port
+    finally:
+        server.terminate()
+        assert server.wait(60) == 0
+
+
+@pytest.fixture(scope="module")
+def port(mongodb_uri, mongo, name, tmp_path_factory):
+    with served(mongodb_uri, name, tmp_path_factory.mktemp("data")) as port:
+        yield port
     mongo.drop_database(name)
+
+
+def ready(port):
+    try:
+        with closing(HTTPConnection("127.0.0.1", port, timeout=30)) as probe:
+            probe.request("GET", "/readyz")
+            return probe.getresponse().status == 200
+    except OSError:
+        return False
 
 
 @pytest.fixture
 def connection(port, eventually):
     """A connection to the server once it can serve."""
-
-    def ready():
-        try:
-            with closing(HTTPConnection("127.0.0.1", port, timeout=30)) as probe:
-                probe.request("GET", "/readyz")
-                return probe.getresponse().status == 200
-        except OSError:
-            return False
-
-    eventually(ready, 60)
+    eventually(lambda: ready(port), 60)
     with Connection(port) as opened:
         yield opened
 
@@ -332,3 +340,33 @@ def test_every_route_has_one_address(connection, target, status, location):
     answer = connection.answer()
     assert (answer.status, answer.headers["Location"]) == (status, location)
     check_lives(connection)
+
+
+@pytest.fixture(scope="module")
+def dual(mongodb_uri, mongo, name, tmp_path_factory):
+    """A server that listens on IPv6 and IPv4 at once, behind a proxy on 127.0.0.1; its port."""
+    environ = {
+        "GUNICORN_CMD_ARGS": "--bind [::]:{port}",
+        "ALLOW_UNSAFE": "no_identity",
+        "FORWARDED_ALLOW_IPS": "127.0.0.1",
+        "RATE_LIMIT": "2/hour",
+    }
+    with served(mongodb_uri, f"{name}_dual", tmp_path_factory.mktemp("dual"), **environ) as port:
+        yield port
+    mongo.drop_database(f"{name}_dual")
+
+
+def test_behind_a_listener_on_ipv6_clients_of_ipv4_are_told_apart(dual, eventually):
+    """They and their proxy are seen as ::ffff:127.0.0.1 there; ports that a proxy adds make no other client."""
+    eventually(lambda: ready(dual), 60)
+    with Connection(dual) as opened:
+
+        def status(client):
+            opened.send(request("GET", "/state-machine", f"X-Forwarded-For: {client}", "X-Forwarded-Proto: https"))
+            answer = opened.answer()
+            assert "Strict-Transport-Security" in answer.headers
+            return answer.status
+
+        first = [status(f"198.51.100.1:{port}") for port in (4711, 4712, 4713)]
+        assert first == [200, 200, 429]
+        assert [status("198.51.100.2"), status("[2001:db8::1]:443"), status("::ffff:198.51.100.3")] == [200] * 3
