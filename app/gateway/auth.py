@@ -151,7 +151,7 @@ def policies(app: Flask) -> dict[str, str | None]:
 
 
 def install(app: Flask, settings: Settings, failed: Callable[[], object]) -> None:
-    """Ask callers of `app` who they are, where that is set; `failed` is told of each who cannot tell.
+    """Ask callers of `app` who they are, where that is set; `failed` is called for each whose token does not let them in.
 
     Call it when all routes are there. Raises UndeclaredRoute.
     """
@@ -168,10 +168,10 @@ def install(app: Flask, settings: Settings, failed: Callable[[], object]) -> Non
             return
         try:
             g.caller = verifier.caller(request.headers, request.query_string)
-        except (Unauthenticated, InvalidToken):
+            check_scope(g.caller, scope)
+        except (Unauthenticated, InvalidToken, InvalidCredentials, InsufficientScope):
             failed()
             raise
-        check_scope(g.caller, scope)
 
     app.before_request(identify)
 

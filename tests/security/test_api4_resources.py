@@ -299,10 +299,24 @@ def test_a_flood_is_turned_away_and_others_notice_nothing(limited, issuer):
     assert other.open("GET", "/orders/calm").status_code == 200
 
 
-def test_whoever_cannot_tell_who_they_are_is_turned_away_sooner(limited, issuer):
+WITHOUT = {
+    "no token": (401, lambda issuer: []),
+    "a bad token": (401, lambda issuer: ["Bearer bad"]),
+    "another scheme": (401, lambda issuer: ["Basic YTpi"]),
+    "a token twice": (400, lambda issuer: [f"Bearer {issuer.token()}"] * 2),
+    "two tokens in one header": (400, lambda issuer: [f"Bearer {issuer.token()}, Bearer {issuer.token()}"]),
+    "a token without scopes": (403, lambda issuer: [f"Bearer {issuer.token(scope='')}"]),
+    "a token with another scope": (403, lambda issuer: [f"Bearer {issuer.token(scope='orders:write')}"]),
+}
+
+
+@pytest.mark.parametrize(("status", "shown"), WITHOUT.values(), ids=WITHOUT)
+def test_whoever_may_not_come_in_is_turned_away_sooner(limited, issuer, status, shown):
     client = limited.test_client()
-    bad = [client.get("/orders/ada", headers={"Authorization": "Bearer bad"}).status_code for _ in range(10)]
-    assert bad == [401] * 5 + [429] * 5
-    good = client.get("/orders/gina", headers={"Authorization": f"Bearer {issuer.token('gina')}"})
-    assert good.status_code == 200
-    assert client.get("/healthz").status_code == 200
+    here = {"REMOTE_ADDR": f"192.0.2.{list(WITHOUT.values()).index((status, shown)) + 1}"}
+    headers = [("Authorization", each) for each in shown(issuer)]
+    bad = [client.get("/orders/ada", headers=headers, environ_overrides=here).status_code for _ in range(10)]
+    assert bad == [status] * 5 + [429] * 5
+    good = {"Authorization": f"Bearer {issuer.token('gina')}"}
+    assert client.get("/orders/gina", headers=good, environ_overrides=here).status_code == 200
+    assert client.get("/healthz", environ_overrides=here).status_code == 200
