@@ -325,7 +325,9 @@ class CheckPaymentBacklog(Request[Backlog]):
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateOrder(Request[OrderUpdated]):
-    """Take the step to `order_status`. Refused with NotFound, StaleVersion, IllegalStep, TimelineFull, Conflict.
+    """Take the step to `order_status`; `may_refund` is whether the asker may give money back after fulfilment began.
+
+    Refused with NotFound, StaleVersion, IllegalStep, RefundNotAllowed, TimelineFull, Conflict.
 
     Not repeatable: a second time it would undo the step that another client has taken since.
     """
@@ -338,6 +340,7 @@ class UpdateOrder(Request[OrderUpdated]):
     on_behalf_of: str
     expected_versions: tuple[int, ...]
     order_status: str
+    may_refund: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -617,6 +620,7 @@ class PaymentParked(PaymentEvent):
 # ├── TimelineFull           the order has had as many texts as it may have
 # ├── RefundExceedsBalance   more than is left of what was captured
 # ├── TooManyRefunds         the order was refunded in as many parts as it may be
+# ├── RefundNotAllowed       cancelling now gives money back, which the asker may not
 # ├── WrongCurrency          an order is refunded in its own currency
 # ├── IdempotencyKeyReused   the key stands for another request
 # ├── Conflict               others changed the order again and again meanwhile
@@ -669,6 +673,12 @@ class TooManyRefunds(Refused):
     """The order was refunded in as many parts as it may be; all that is left can still go back at once."""
 
     code = "too_many_refunds"
+
+
+class RefundNotAllowed(Refused):
+    """Cancelling the order now would give money back, and the asker may not."""
+
+    code = "refund_not_allowed"
 
 
 class WrongCurrency(Refused):

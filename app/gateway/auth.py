@@ -14,13 +14,12 @@ from werkzeug.datastructures import Headers
 from app import keys
 from app.config import Settings
 from app.contracts import Refused
-from app.gateway.caller import ADMIN, READ, WRITE, Caller
+from app.gateway.caller import ADMIN, SCOPES, Caller
 from app.gateway.schemas import UNPRINTABLE
 
 LARGEST_TOKEN = 8 * 1024
 REMEMBERED = 4096
 REMEMBERED_SECONDS = 60.0
-SCOPES = frozenset({READ, WRITE, ADMIN})
 TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 REALM = 'Bearer realm="orderflow"'
 BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
@@ -133,7 +132,7 @@ def bearer_token(headers: Headers, query: bytes = b"") -> str:
 
 def check_scope(caller: Caller, scope: str) -> None:
     """Let through who has `scope`, or may do everything; else raise InsufficientScope."""
-    if not caller.scopes & {scope, ADMIN}:
+    if not caller.may(scope):
         challenge = f'{REALM}, error="insufficient_scope", scope="{scope}"'
         raise InsufficientScope(f"this needs the scope {scope}", scope=scope, challenge=challenge)
 

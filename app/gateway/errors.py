@@ -25,6 +25,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "unauthenticated": (401, "Who are you?"),
     "invalid_token": (401, "The token does not count here"),
     "insufficient_scope": (403, "The token does not allow this"),
+    "refund_not_allowed": (403, "Cancelling would give money back"),
     "wrong_user": (403, "Not on this user's behalf"),
     "cross_site_request": (403, "A page of another site"),
     "order_not_found": (404, "No such order"),

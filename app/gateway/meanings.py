@@ -56,6 +56,10 @@ MEANINGS: dict[str, tuple[str, str]] = {
         "Orders are placed for the user whom the token names, unless it has the scope orders:admin.",
         "Send the userId of the token's sub.",
     ),
+    "refund_not_allowed": (
+        "The order was confirmed or has a status of its own: cancelling it gives money back, which this token may not.",
+        "Get a token with the scope orders:refund beside orders:write.",
+    ),
     "cross_site_request": (
         "A browser says that a page of another site sends this, and callers are not asked who they are.",
         "Send it from this server's own pages, or from a program; or have callers show tokens (AUTH_JWT_…).",

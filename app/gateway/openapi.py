@@ -166,7 +166,8 @@ def _described(operation: Operation, rule: Rule) -> dict[str, Any]:
     }
     if operation.scope:
         # OpenAPI 3.0 has no place for the scopes of a bearer token.
-        described["description"] = f"Where callers are asked who they are: needs the scope `{operation.scope}`."
+        needed = f"Where callers are asked who they are: needs the scope `{operation.scope}`."
+        described["description"] = f"{needed} {operation.notes}".strip()
         described["x-scope"] = operation.scope
     else:
         described["security"] = []

@@ -12,8 +12,9 @@ from app.contracts import CheckOrderStatus, CreateOrder, FindOrder, RefundOrder,
 from app.gateway import explain, lists, schemas, timeline, way
 from app.gateway.admission import Admission
 from app.gateway.answers import etag, json_answer, order_members
+from app.gateway.auth import check_scope
 from app.gateway.body import json_object
-from app.gateway.caller import caller, check_acts_for
+from app.gateway.caller import FULFIL, REFUND, caller, check_acts_for
 from app.gateway.conditions import IF_MATCH, IF_NONE_MATCH, expected_versions, unless_known
 from app.gateway.cursors import Cursors
 from app.gateway.idempotency import IDEMPOTENCY_KEY, idempotency_key
@@ -23,9 +24,11 @@ from app.gateway.streams import Streams
 from app.gateway.waiting import PREFER, WAIT_PARAMETER, Waiting, preferred_wait, wanted_wait
 from app.story import Step
 
+# What the contract calls the status that takes no fulfilment.
+CANCELLED = "Cancelled"
 NEW_ORDER = schemas.NewOrderSchema()
 ORDER_UPDATE = schemas.OrderUpdateSchema()
-REFUND = schemas.RefundRequestSchema()
+REFUND_REQUEST = schemas.RefundRequestSchema()
 EMPTY: tuple[dict[str, object], dict[str, str]] = ({}, {})
 
 
@@ -107,6 +110,8 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
     @routes.put("")
     @documented(
         "Take an order one step on",
+        notes="Any status but Cancelled needs the scope `orders:fulfil` beside it, and cancelling an order that was "
+        "confirmed or has a status of its own `orders:refund`.",
         scope="orders:write",
         body=schemas.OrderUpdateSchema,
         answers={200: schemas.OrderUpdatedSchema},
@@ -116,6 +121,7 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
             "malformed_body",
             "malformed_condition",
             "order_not_found",
+            "refund_not_allowed",
             "illegal_step",
             "timeline_full",
             "conflict",
@@ -128,11 +134,14 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
     )
     def update_order() -> Response:
         given = ORDER_UPDATE.load(json_object(request))
+        if given["order_status"] != CANCELLED:
+            check_scope(caller(), FULFIL)
         updated = bus.ask(
             UpdateOrder(
                 request_id=g.request_id,
                 on_behalf_of=caller().owner,
                 expected_versions=expected_versions(given["order_id"]),
+                may_refund=caller().may(REFUND),
                 **given,
             )
         )
@@ -158,7 +167,7 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
     @routes.post("/one/<order_id>/refunds")
     @documented(
         "Give an order's money back, in part or whole",
-        scope="orders:write",
+        scope="orders:refund",
         body=schemas.RefundRequestSchema,
         answers={201: schemas.RefundAnswerSchema},
         parameters=(IDEMPOTENCY_KEY, IF_MATCH),
@@ -183,7 +192,7 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
     )
     def refund_order(order_id: str) -> Response:
         key = idempotency_key(request)
-        amount = REFUND.load(json_object(request)).get("amount")
+        amount = REFUND_REQUEST.load(json_object(request)).get("amount")
         refund = bus.ask(
             RefundOrder(
                 request_id=g.request_id,

@@ -90,7 +90,7 @@ def update_order(request: UpdateOrder, orders: OrderRepository) -> OrderUpdated:
 
     def decide(state: State) -> Change | None:
         order.check_version(request.order_id, state, request.expected_versions)
-        return order.requested(state, request.order_status)
+        return order.requested(state, request.order_status, request.may_refund)
 
     state, changed = orders.step(request.order_id, request.on_behalf_of, decide, announce)
     return OrderUpdated(

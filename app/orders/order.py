@@ -18,6 +18,7 @@ from app.contracts import (
     PaymentRefundFailed,
     PaymentVoided,
     RefundExceedsBalance,
+    RefundNotAllowed,
     StaleVersion,
     TimelineEntry,
     TimelineFull,
@@ -34,6 +35,8 @@ CONFIRM = "Confirm"
 CUSTOM = "(custom)"
 
 KNOWN = (PROCESSING, SUCCESS, DECLINED, CANCELLED, CONFIRM)
+# What an order is once a client with the order in hand has moved it on.
+FULFILMENT = frozenset({CONFIRM, CUSTOM})
 FOLDED = frozenset(status.casefold() for status in KNOWN) | {"canceled"}
 # A timeline is meant to have so many steps at the most. Texts of clients end at TEXT_LIMIT, and an order is refunded in
 # at most REFUND_LIMIT parts and once more for all the rest; each part takes two steps, asked for and given back. The
@@ -188,8 +191,12 @@ def created() -> Change:
     )
 
 
-def requested(state: State, wanted: str) -> Change | None:
-    """The step a client asks for; None where the order is there already. Raises IllegalStep and TimelineFull."""
+def requested(state: State, wanted: str, may_refund: bool = True) -> Change | None:
+    """The step a client asks for; None where the order is there already.
+
+    A client that may not refund cancels only until fulfilment begins. Raises IllegalStep, RefundNotAllowed and
+    TimelineFull.
+    """
     if wanted == state.order_status:
         return None
     rule = NEXT.get((_kind(state.order_status), _client_step(wanted)))  # type: ignore[arg-type]
@@ -197,6 +204,8 @@ def requested(state: State, wanted: str) -> Change | None:
         raise _illegal(state.order_status, wanted)
     if rule.by == By.TEXT and state.sequence >= TEXT_LIMIT:
         raise TimelineFull(f"an order that has had {TEXT_LIMIT} steps takes no further text; it can be cancelled")
+    if rule.target == CANCELLED and rule.source in FULFILMENT and not may_refund:
+        raise RefundNotAllowed("fulfilment of this order has begun: cancelling it gives money back")
     cancels = rule.target == CANCELLED and state.order_status != DECLINED
     return Change(
         type="OrderCancelled" if rule.target == CANCELLED else "OrderUpdated",

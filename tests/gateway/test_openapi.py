@@ -33,7 +33,13 @@ SAMPLES = {
     "refund_order": {"json": {}},
     "list_orders_of": {"query_string": {"userId": "user-7"}},
 }
-ISSUED = {"auth_jwt_algorithm": "HS256", "auth_jwt_key": "k" * 32, "auth_jwt_issuer": "i", "auth_jwt_audience": "a"}
+ISSUED = {
+    "auth_jwt_algorithm": "HS256",
+    "auth_jwt_key": "k" * 32,
+    "auth_jwt_issuer": "i",
+    "auth_jwt_audience": "a",
+    "auth_failure_limit": "1000000/second",
+}
 
 
 class World:
@@ -250,6 +256,12 @@ REACH = {
     "misdirected_request": lambda world, operation: call(world, operation, base_url="http://evil.example"),
     "cross_site_request": lambda world, operation: call(world, operation, headers={"Sec-Fetch-Site": "cross-site"}),
     "not_found": lambda world, operation: call(world, operation, code="no_such_code"),
+    "refund_not_allowed": lambda world, operation: bearing(
+        world,
+        operation,
+        "orders:write",
+        json={"orderId": world.placed(userId="eve", orderStatus="Confirm"), "orderStatus": "Cancelled"},
+    ),
     "order_not_found": absent,
     "illegal_step": stuck,
     "timeline_full": lambda world, operation: stuck(
@@ -437,7 +449,9 @@ def test_scopes_and_how_to_sign_in_are_told(world, document):
     assert asked["security"] == [{"bearer": []}]
     for _, method, operation in operations(asked):
         if "x-scope" in operation:
-            assert operation["x-scope"] == ("orders:read" if method == "GET" else "orders:write")
+            refunds = operation["operationId"] == "refund_order"
+            written = "orders:refund" if refunds else "orders:write"
+            assert operation["x-scope"] == ("orders:read" if method == "GET" else written)
             assert operation["x-scope"] in operation["description"]
             assert {"401", "403"} <= operation["responses"].keys()
         else:

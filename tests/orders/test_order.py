@@ -18,6 +18,7 @@ from app.contracts import (
     PaymentRefundFailed,
     PaymentVoided,
     RefundExceedsBalance,
+    RefundNotAllowed,
     TimelineFull,
     TooManyRefunds,
     WrongCurrency,
@@ -263,6 +264,20 @@ def test_a_full_timeline_takes_no_more_texts_of_clients(status, wanted):
 def test_a_full_timeline_has_room_for_what_can_happen_only_once(status, wanted):
     for sequence in (order.TEXT_LIMIT, order.TIMELINE_LIMIT, order.TIMELINE_LIMIT + 5):
         assert order.requested(state(status, sequence=sequence), wanted).order_status == wanted
+
+
+@pytest.mark.parametrize(
+    ("status", "refused"),
+    [("Processing", False), ("Success", False), ("Declined", False), ("Confirm", True), ("Shipped", True)],
+)
+def test_who_may_not_refund_cancels_only_until_fulfilment_begins(status, refused):
+    assert order.requested(state(status), "Cancelled").order_status == "Cancelled"
+    if refused:
+        with pytest.raises(RefundNotAllowed):
+            order.requested(state(status), "Cancelled", may_refund=False)
+    else:
+        assert order.requested(state(status), "Cancelled", may_refund=False).order_status == "Cancelled"
+    assert order.requested(state("Cancelled"), "Cancelled", may_refund=False) is None
 
 
 def test_a_full_timeline_still_tells_same_from_illegal():
