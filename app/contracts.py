@@ -327,7 +327,7 @@ class CheckPaymentBacklog(Request[Backlog]):
 class UpdateOrder(Request[OrderUpdated]):
     """Take the step to `order_status`; `may_refund` is whether the asker may give money back after fulfilment began.
 
-    Refused with NotFound, StaleVersion, IllegalStep, RefundNotAllowed, TimelineFull, Conflict.
+    Refused with NotFound, StaleVersion, MisleadingStatus, IllegalStep, RefundNotAllowed, TimelineFull, Conflict.
 
     Not repeatable: a second time it would undo the step that another client has taken since.
     """
@@ -622,6 +622,7 @@ class PaymentParked(PaymentEvent):
 # ├── TooManyRefunds         the order was refunded in as many parts as it may be
 # ├── RefundNotAllowed       cancelling now gives money back, which the asker may not
 # ├── WrongCurrency          an order is refunded in its own currency
+# ├── MisleadingStatus       the status reads like one that only the system sets
 # ├── IdempotencyKeyReused   the key stands for another request
 # ├── Conflict               others changed the order again and again meanwhile
 # ├── Overloaded             more is waiting than can be worked off soon
@@ -691,6 +692,12 @@ class IdempotencyKeyReused(Refused):
     """The key stands for another request."""
 
     code = "idempotency_key_reused"
+
+
+class MisleadingStatus(Refused):
+    """The status reads like one that only the system sets."""
+
+    code = "misleading_status"
 
 
 class Conflict(Refused):

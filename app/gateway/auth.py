@@ -15,6 +15,7 @@ from app import keys
 from app.config import Settings
 from app.contracts import Refused
 from app.gateway.caller import ADMIN, SCOPES, Caller
+from app.gateway.plain import hides
 from app.gateway.schemas import UNPRINTABLE
 
 LARGEST_TOKEN = 8 * 1024
@@ -177,7 +178,7 @@ def install(app: Flask, settings: Settings, failed: Callable[[], object]) -> Non
 
 def _caller(claims: dict[str, Any]) -> Caller:
     user_id, given = claims["sub"], claims.get("scope", claims.get("scp", ""))
-    if not 1 <= len(user_id) <= 128 or not user_id.strip() or UNPRINTABLE.search(user_id):
+    if not 1 <= len(user_id) <= 128 or not user_id.strip() or UNPRINTABLE.search(user_id) or hides(user_id):
         raise _invalid()
     listed = given.split() if isinstance(given, str) else given
     if not isinstance(listed, list) or not all(isinstance(scope, str) for scope in listed):

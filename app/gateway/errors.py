@@ -44,6 +44,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "expectation_failed": (417, "The expectation cannot be met"),
     "misdirected_request": (421, "Not a name of this server"),
     "invalid_members": (422, "Some members cannot be used"),
+    "misleading_status": (422, "A status that only the system sets"),
     "wrong_currency": (422, "Not the order's currency"),
     "idempotency_key_reused": (422, "The Idempotency-Key stands for another request"),
     "rate_limited": (429, "Too often"),

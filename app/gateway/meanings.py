@@ -132,6 +132,10 @@ MEANINGS: dict[str, tuple[str, str]] = {
         "Some members of the request are missing or cannot be used.",
         "The member errors names each by a JSON pointer and says what is wrong with it.",
     ),
+    "misleading_status": (
+        "The status reads like one of an order or a payment that only the system sets, such as Refunded.",
+        "Say what happens to the goods. Where the money is, the member paymentStatus of the order tells.",
+    ),
     "wrong_currency": (
         "An order is refunded in the currency it was paid in.",
         "Give the amount in the order's currency, or the word all for what is left.",

@@ -129,6 +129,7 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
             "body_too_large",
             "unsupported_media_type",
             "invalid_members",
+            "misleading_status",
             "unavailable",
         ),
     )

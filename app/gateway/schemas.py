@@ -6,6 +6,7 @@ from typing import Any
 from marshmallow import EXCLUDE, INCLUDE, RAISE, Schema, ValidationError, fields, validate
 
 from app.gateway.money import Money, MoneyError, parse
+from app.gateway.plain import hides
 
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -18,10 +19,19 @@ def _printable(text: str) -> None:
 
 
 class Text(fields.String):
-    """Text of a bounded length, not blank, without control characters."""
+    """Text of a bounded length, not blank, without control characters and characters that are not seen.
 
-    def __init__(self, longest: int = 128, **kwargs: Any) -> None:
-        super().__init__(validate=[validate.Length(1, longest), _printable], **kwargs)
+    With `joiners`, those that are not seen and that scripts and emoji need are taken.
+    """
+
+    def __init__(self, longest: int = 128, *, joiners: bool = False, **kwargs: Any) -> None:
+        def seen(text: str) -> None:
+            if hides(text, joiners=joiners):
+                raise ValidationError(
+                    "Must not contain characters that are not seen or change the direction of writing."
+                )
+
+        super().__init__(validate=[validate.Length(1, longest), _printable, seen], **kwargs)
 
 
 class Amount(fields.Field[Money]):
@@ -60,7 +70,9 @@ class NewOrderSchema(Schema):
 
     user_id = Text(data_key="userId", required=True, metadata={"example": "user-7"})
     product_id = Text(data_key="productId", required=True, metadata={"example": "1"})
-    product_name = Text(512, data_key="productName", required=True, metadata={"example": "Espresso machine"})
+    product_name = Text(
+        512, joiners=True, data_key="productName", required=True, metadata={"example": "Espresso machine"}
+    )
     total = Amount(data_key="totalOrderAmount", required=True, metadata={"example": "RM 99"})
     order_status = fields.Raw(
         data_key="orderStatus",

@@ -6,11 +6,13 @@ TABLE is the one place that knows them: code, tests, documentation and pages dra
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from unicodedata import category, normalize
 
 from app.contracts import (
     Event,
     IdempotencyKeyReused,
     IllegalStep,
+    MisleadingStatus,
     PaymentCaptured,
     PaymentDeclined,
     PaymentParked,
@@ -69,6 +71,10 @@ class PaymentStatus(StrEnum):
     UNKNOWN = "Unknown"
 
 
+# What only payments say of an order's money: no text of a client's own.
+PAYMENT_WORDS = frozenset(status.casefold() for status in PaymentStatus)
+# Categories of Unicode that show nothing of their own: formats and marks.
+UNSEEN = frozenset({"Cf", "Mn"})
 REFUNDABLE = frozenset({PaymentStatus.CAPTURED, PaymentStatus.REFUNDING, PaymentStatus.REFUNDED})
 
 
@@ -194,11 +200,13 @@ def created() -> Change:
 def requested(state: State, wanted: str, may_refund: bool = True) -> Change | None:
     """The step a client asks for; None where the order is there already.
 
-    A client that may not refund cancels only until fulfilment begins. Raises IllegalStep, RefundNotAllowed and
-    TimelineFull.
+    A client that may not refund cancels only until fulfilment begins. Raises MisleadingStatus, IllegalStep,
+    RefundNotAllowed and TimelineFull.
     """
     if wanted == state.order_status:
         return None
+    if _misleads(wanted):
+        raise MisleadingStatus("this reads like a status that only the system sets")
     rule = NEXT.get((_kind(state.order_status), _client_step(wanted)))  # type: ignore[arg-type]
     if rule is None:
         raise _illegal(state.order_status, wanted)
@@ -317,6 +325,14 @@ def _client_step(wanted: str) -> By | None:
         return WANTED[wanted]
     # "cancelled" is a slip of the pen, never a status of one's own.
     return None if wanted.strip().casefold() in FOLDED else By.TEXT
+
+
+def _misleads(wanted: str) -> bool:
+    """Whether a text reads like a known status of an order or a payment, and is not simply a slip in writing it."""
+    if wanted.strip().casefold() in FOLDED:
+        return False
+    read = "".join(char for char in normalize("NFKC", wanted) if category(char) not in UNSEEN)
+    return " ".join(read.split()).casefold() in FOLDED | PAYMENT_WORDS
 
 
 def _kind(order_status: str) -> str:

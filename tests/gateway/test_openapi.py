@@ -262,6 +262,11 @@ REACH = {
         "orders:write",
         json={"orderId": world.placed(userId="eve", orderStatus="Confirm"), "orderStatus": "Cancelled"},
     ),
+    "misleading_status": lambda world, operation: call(
+        world,
+        operation,
+        json={"orderId": world.placed(orderStatus="Success", paymentStatus="Captured"), "orderStatus": "Refunded"},
+    ),
     "order_not_found": absent,
     "illegal_step": stuck,
     "timeline_full": lambda world, operation: stuck(

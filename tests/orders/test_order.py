@@ -10,6 +10,7 @@ from app.contracts import (
     Event,
     IdempotencyKeyReused,
     IllegalStep,
+    MisleadingStatus,
     OrderCreated,
     PaymentCaptured,
     PaymentDeclined,
@@ -264,6 +265,44 @@ def test_a_full_timeline_takes_no_more_texts_of_clients(status, wanted):
 def test_a_full_timeline_has_room_for_what_can_happen_only_once(status, wanted):
     for sequence in (order.TEXT_LIMIT, order.TIMELINE_LIMIT, order.TIMELINE_LIMIT + 5):
         assert order.requested(state(status, sequence=sequence), wanted).order_status == wanted
+
+
+MISLEADING = [
+    *("Refunded", "refunded", "REFUNDING", "Captured", " Voided ", "unknown"),
+    *("\uff23\uff41\uff4e\uff43\uff45\uff4c\uff4c\uff45\uff44", "\uff32\uff45\uff46\uff55\uff4e\uff44\uff45\uff44"),
+    *(
+        "Cancelled\u200b",
+        "\u202eSuccess",
+        "Suc\u00adcess",
+        "C\u1d52nfirm",
+        "\u2060Processing",
+        "Declined\u200d",
+    ),
+    *("Cancelled\ufe0f", "\U0001d402onfirm", "\U0001d4e1efunded", "\u24b8ancelled"),
+]
+
+
+@pytest.mark.parametrize("wanted", MISLEADING, ids=ascii)
+@pytest.mark.parametrize("status", ["Processing", "Success", "Shipped"])
+def test_a_text_that_reads_like_what_only_the_system_sets_is_refused(status, wanted):
+    with pytest.raises(MisleadingStatus):
+        order.requested(state(status), wanted)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "Refunded in cash",
+        "Success!",
+        "Confirmed",
+        "\u914d\u9001\u4e2d\uff08\u6771\u4eac\uff09",
+        "\u0915\u094d\u0937",
+        "Cancell\u00e9d",
+        "\u2460",
+    ],
+)
+def test_a_text_of_ones_own_in_any_script_is_taken_as_it_is(wanted):
+    assert order.requested(state("Success"), wanted).order_status == wanted
 
 
 @pytest.mark.parametrize(
