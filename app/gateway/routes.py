@@ -1,5 +1,6 @@
 """The HTTP of orders. Decides nothing: checks what came, asks the bus, shapes the answer."""
 
+import re
 import secrets
 import time
 from hashlib import sha256
@@ -29,6 +30,7 @@ CANCELLED = "Cancelled"
 NEW_ORDER = schemas.NewOrderSchema()
 ORDER_UPDATE = schemas.OrderUpdateSchema()
 REFUND_REQUEST = schemas.RefundRequestSchema()
+ORDER_ID = re.compile(r"[0-9a-f]{24}")
 EMPTY: tuple[dict[str, object], dict[str, str]] = ({}, {})
 
 
@@ -70,14 +72,7 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
         check_acts_for(given["user_id"])
         admission.check()
         order_id = _new_id()
-        story.tell(
-            Step.GATEWAY_RECEIVED,
-            module="gateway",
-            order_id=order_id,
-            request_id=g.request_id,
-            took_ms=(time.perf_counter() - started) * 1000,
-            traceparent=g.get("traceparent", ""),
-        )
+        _log_received(order_id, started)
         total = given["total"]
         written = sent["totalOrderAmount"]
         accepted = bus.ask(
@@ -134,14 +129,17 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
         ),
     )
     def update_order() -> Response:
+        started = time.perf_counter()
         given = ORDER_UPDATE.load(json_object(request))
         if given["order_status"] != CANCELLED:
             check_scope(caller(), FULFIL)
+        expected = expected_versions(given["order_id"])
+        _log_received(given["order_id"], started)
         updated = bus.ask(
             UpdateOrder(
                 request_id=g.request_id,
                 on_behalf_of=caller().owner,
-                expected_versions=expected_versions(given["order_id"]),
+                expected_versions=expected,
                 may_refund=caller().may(REFUND),
                 **given,
             )
@@ -192,14 +190,17 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
         ),
     )
     def refund_order(order_id: str) -> Response:
+        started = time.perf_counter()
         key = idempotency_key(request)
         amount = REFUND_REQUEST.load(json_object(request)).get("amount")
+        expected = expected_versions(order_id)
+        _log_received(order_id, started)
         refund = bus.ask(
             RefundOrder(
                 request_id=g.request_id,
                 order_id=order_id,
                 on_behalf_of=caller().owner,
-                expected_versions=expected_versions(order_id),
+                expected_versions=expected,
                 refund_id=_refund_id(order_id, key),
                 refund_value=amount.value if amount else 0,
                 currency=amount.currency if amount else "",
@@ -238,6 +239,20 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
         return unless_known({"ok": True, "orderStatus": status.order_status}, status.order_id, status.version)
 
     return routes
+
+
+def _log_received(order_id: str, started: float) -> None:
+    """Log the first stage of a request about an order; what is no id of an order belongs to none."""
+    if not ORDER_ID.fullmatch(order_id):
+        return
+    story.tell(
+        Step.GATEWAY_RECEIVED,
+        module="gateway",
+        order_id=order_id,
+        request_id=g.request_id,
+        took_ms=(time.perf_counter() - started) * 1000,
+        traceparent=g.get("traceparent", ""),
+    )
 
 
 def _replayed(replayed: bool) -> dict[str, str]:

@@ -120,21 +120,21 @@ def update(orders: OrderRepository) -> Callable:
 
 @pytest.fixture
 def refund(orders: OrderRepository) -> Callable:
-    """Ask for a part of an order's money, as a client does."""
+    """Ask for a refund of an order, as a client does."""
 
-    def ask(order_id: str, refund_id: str, value: int):
+    def take(order_id, refund_id, value=0, user="", expected=()):
         request = RefundOrder(
             request_id="r-refund",
             order_id=order_id,
-            on_behalf_of="",
-            expected_versions=(),
+            on_behalf_of=user,
+            expected_versions=expected,
             refund_id=refund_id,
             refund_value=value,
             currency="MYR",
         )
         return handlers.refund_order(request, orders)
 
-    return ask
+    return take
 
 
 NEWS: dict[type[Event], dict] = {
