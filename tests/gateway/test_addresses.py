@@ -84,7 +84,7 @@ def test_more_slashes_lead_nowhere(http, refused, address):
 
 def _raw(address):
     # The client takes the first part of //a/b for a host; the server does not.
-    return {"PATH_INFO": unquote(address), "RAW_URI": address}
+    return {"PATH_INFO": unquote(address), "RAW_URI": address, "HTTP_HOST": "localhost"}
 
 
 @pytest.mark.parametrize("address", ["/api", "/api/"])
