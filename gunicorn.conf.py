@@ -69,7 +69,7 @@ worker_tmp_dir = str(MEMORY) if MEMORY.is_dir() else None
 control_socket_disable = True
 METRICS = "orderflow-metrics-"
 # Nobody may say for whom they call but proxies that are named.
-forwarded_allow_ips = settings.forwarded_allow_ips
+forwarded_allow_ips = settings.trusted_proxies
 limit_request_line = 4094
 limit_request_fields = 64
 limit_request_field_size = 8190

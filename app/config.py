@@ -22,6 +22,7 @@ class Settings:
     port: int = 7000
     bind: str = "127.0.0.1"
     published_on: str = ""
+    allowed_hosts: str = ""
     forwarded_allow_ips: str = ""
     allow_unsafe: str = ""
     mongodb_uri: str | None = field(default=None, repr=False)
@@ -153,6 +154,20 @@ class Settings:
         host = _without_brackets(self.bind)
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
+    @property
+    def trusted_proxies(self) -> str:
+        """FORWARDED_ALLOW_IPS, each IPv4 network also in the form that a listener on IPv6 sees: ::ffff:10.0.0.0/104."""
+        if self.forwarded_allow_ips == "*":
+            return "*"
+        named = [ipaddress.ip_network(name) for name in sorted(_names(self.forwarded_allow_ips))]
+        mapped = [f"::ffff:{each.network_address}/{96 + each.prefixlen}" for each in named if each.version == 4]
+        return ",".join([*map(str, named), *mapped])
+
+    @property
+    def own_hosts(self) -> set[str]:
+        """The names that this server answers to, beside those of the machine it runs on."""
+        return _names(self.allowed_hosts)
+
     def runs(self, module: str) -> bool:
         """Whether this process runs the module."""
         return module in _names(self.modules)
@@ -272,6 +287,10 @@ class Settings:
                 "FORWARDED_ALLOW_IPS must be * or addresses and networks with commas between them",
             ),
             (
+                all(HOST.fullmatch(name) for name in self.own_hosts),
+                f"ALLOWED_HOSTS is {self.allowed_hosts!r}: it may list names and addresses, without ports, with commas between",
+            ),
+            (
                 _names(self.allow_unsafe) <= set(UNSAFE),
                 f"ALLOW_UNSAFE is {self.allow_unsafe!r}: it may name {', '.join(UNSAFE)}",
             ),
@@ -295,6 +314,7 @@ class Settings:
 EPOCH = datetime.fromtimestamp(0, UTC)
 MODULES = ("gateway", "orders", "payments")
 BUS_URL = re.compile(r"amqps?://(?:[^\s/@]*@)?[^\s/@]+(?:/\S*)?")
+HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}")
 BUS_PREFIX = re.compile(r"[A-Za-z0-9_-]{1,64}")
 LOG_FORMATS = ("auto", "console", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")

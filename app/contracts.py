@@ -293,7 +293,7 @@ class RefundOrder(Request[RefundAccepted]):
     """Give a part of the captured total back; `refund_value` 0 stands for all that is left, in the order's currency.
 
     The asker makes the `refund_id`: the same id again tells of the earlier refund. Refused with NotFound,
-    StaleVersion, IllegalStep, RefundExceedsBalance, WrongCurrency, IdempotencyKeyReused, TimelineFull, Conflict.
+    StaleVersion, IllegalStep, RefundExceedsBalance, TooManyRefunds, WrongCurrency, IdempotencyKeyReused, Conflict.
     """
 
     owner = "orders"
@@ -325,7 +325,9 @@ class CheckPaymentBacklog(Request[Backlog]):
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateOrder(Request[OrderUpdated]):
-    """Take the step to `order_status`. Refused with NotFound, StaleVersion, IllegalStep, TimelineFull, Conflict.
+    """Take the step to `order_status`; `may_refund` is whether the asker may give money back after fulfilment began.
+
+    Refused with NotFound, StaleVersion, MisleadingStatus, IllegalStep, RefundNotAllowed, TimelineFull, Conflict.
 
     Not repeatable: a second time it would undo the step that another client has taken since.
     """
@@ -338,6 +340,7 @@ class UpdateOrder(Request[OrderUpdated]):
     on_behalf_of: str
     expected_versions: tuple[int, ...]
     order_status: str
+    may_refund: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -614,9 +617,12 @@ class PaymentParked(PaymentEvent):
 # ├── NotFound               there is no such order
 # ├── StaleVersion           the order is not as the asker believes
 # ├── IllegalStep            the order's state does not allow it
-# ├── TimelineFull           the order has had as many steps as it may have
+# ├── TimelineFull           the order has had as many texts as it may have
 # ├── RefundExceedsBalance   more than is left of what was captured
+# ├── TooManyRefunds         the order was refunded in as many parts as it may be
+# ├── RefundNotAllowed       cancelling now gives money back, which the asker may not
 # ├── WrongCurrency          an order is refunded in its own currency
+# ├── MisleadingStatus       the status reads like one that only the system sets
 # ├── IdempotencyKeyReused   the key stands for another request
 # ├── Conflict               others changed the order again and again meanwhile
 # ├── Overloaded             more is waiting than can be worked off soon
@@ -653,7 +659,7 @@ class IllegalStep(Refused):
 
 
 class TimelineFull(Refused):
-    """The order has had as many steps as it may have."""
+    """The order has had as many steps as texts of clients may bring it to; what moves money is never refused so."""
 
     code = "timeline_full"
 
@@ -662,6 +668,18 @@ class RefundExceedsBalance(Refused):
     """More than is left of what was captured; member `remaining` in minor units."""
 
     code = "refund_exceeds_balance"
+
+
+class TooManyRefunds(Refused):
+    """The order was refunded in as many parts as it may be; all that is left can still go back at once."""
+
+    code = "too_many_refunds"
+
+
+class RefundNotAllowed(Refused):
+    """Cancelling the order now would give money back, and the asker may not."""
+
+    code = "refund_not_allowed"
 
 
 class WrongCurrency(Refused):
@@ -674,6 +692,12 @@ class IdempotencyKeyReused(Refused):
     """The key stands for another request."""
 
     code = "idempotency_key_reused"
+
+
+class MisleadingStatus(Refused):
+    """The status reads like one that only the system sets."""
+
+    code = "misleading_status"
 
 
 class Conflict(Refused):

@@ -80,10 +80,10 @@ def parked(silent, place, eventually, database):
 
 @pytest.fixture
 def run(app):
-    """Run a command as an operator does, beside the server; tells its exit code and its output."""
+    """Run a command as an operator does, beside the server; tells its exit code and its output; `typed` is what they answer it."""
 
-    def command(*words, within=app):
-        told = within.test_cli_runner().invoke(args=words)
+    def command(*words, within=app, typed=None):
+        told = within.test_cli_runner().invoke(args=words, input=typed)
         assert told.exception is None or isinstance(told.exception, SystemExit), told.exception
         return told.exit_code, told.output
 
@@ -206,7 +206,9 @@ def test_a_retry_settles_an_old_payment_by_what_the_provider_still_knows(run, pa
 )
 def test_a_payment_is_resolved_as_the_operator_found_it(run, parked, becomes, database, answer, status, ends):
     order_id = parked(after=answer == "captured")
-    told = run("payments", "resolve", order_id, answer, "--reference", "ref-9", "--reason", "Ann called the bank")
+    told = run(
+        "payments", "resolve", order_id, answer, "--reference", "ref-9", "--reason", "Ann called the bank", "--yes"
+    )
     assert told == (0, f"{order_id} is now {status}\n")
     becomes(order_id, *ends)
     assert "Ann called the bank" in database.payments.find_one()["attempts"][-1]["reason"]
@@ -243,11 +245,24 @@ def test_a_refund_that_is_refused_for_good_is_given_up(run, live, place, becomes
     assert "the card was closed" in database.orders.find_one()["events"][-1]["detail"]
 
 
+@pytest.mark.parametrize(("answered", "code"), [("y\n", 0), ("n\n", 1), ("\n", 1), ("", 1)])
+def test_a_payment_is_resolved_only_when_the_operator_says_so_twice(run, parked, database, answered, code):
+    order_id = parked(after=True)
+    told = run("payments", "resolve", order_id, "captured", "--reason", "x", typed=answered)
+    assert told[0] == code, told[1]
+    assert f"{order_id} goes on record as captured for good" in told[1]
+    assert database.payments.find_one()["status"] == ("Unknown" if code else "Captured")
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
         (["retry", "0123456789abcdef01234567"], 1, "there is no payment for order"),
-        (["resolve", "0123456789abcdef01234567", "captured", "--reason", "x"], 1, "there is no payment for order"),
+        (
+            ["resolve", "0123456789abcdef01234567", "captured", "--reason", "x", "--yes"],
+            1,
+            "there is no payment for order",
+        ),
         (["resolve", "x", "captured"], 2, "--reason"),
         (["drop-refund", "0123456789abcdef01234567", "r", "--reason", "x"], 1, "there is no payment for order"),
         (["drop-refund", "x", "r"], 2, "--reason"),
@@ -264,7 +279,7 @@ def test_what_cannot_be_done_to_a_payment_is_said_in_a_sentence(run, words, code
 def test_a_payment_that_is_not_parked_is_left_alone(run, served, place, app, becomes, database):
     order_id = place(app.test_client())
     becomes(order_id, "Success", "Captured")
-    for words in (["retry", order_id], ["resolve", order_id, "declined", "--reason", "x"]):
+    for words in (["retry", order_id], ["resolve", order_id, "declined", "--reason", "x", "--yes"]):
         code, output = run("payments", *words)
         assert (code, "not parked" in output) == (1, True)
     assert database.payments.find_one()["status"] == "Captured"
@@ -272,7 +287,7 @@ def test_a_payment_that_is_not_parked_is_left_alone(run, served, place, app, bec
 
 def test_a_refund_cannot_be_resolved_as_a_decline_of_the_charge(run, parked, database):
     order_id = parked()
-    code, output = run("payments", "resolve", order_id, "refunded", "--reason", "x")
+    code, output = run("payments", "resolve", order_id, "refunded", "--reason", "x", "--yes")
     assert (code, "cannot be resolved as refunded" in output) == (1, True)
     assert database.payments.find_one()["status"] == "Unknown"
 
@@ -408,7 +423,8 @@ def test_an_order_that_is_not_there_is_said_in_a_sentence(run, command, order_id
 
 
 @pytest.mark.parametrize(
-    ("word", "more", "status"), [("retry", [], "Processing"), ("resolve", ["captured", "--reason", "x"], "Captured")]
+    ("word", "more", "status"),
+    [("retry", [], "Processing"), ("resolve", ["captured", "--reason", "x", "--yes"], "Captured")],
 )
 def test_what_is_done_to_a_payment_is_told_to_programs_too(run, parked, word, more, status):
     order_id = parked()

@@ -325,6 +325,19 @@ def test_a_value_that_means_nothing_is_refused(name, value):
     assert name in complaint
 
 
+@pytest.mark.parametrize(
+    ("named", "trusted"),
+    [
+        ("", ""),
+        ("*", "*"),
+        ("10.0.0.0/8", "10.0.0.0/8,::ffff:10.0.0.0/104"),
+        ("192.0.2.7, 2001:db8::/32", "192.0.2.7/32,2001:db8::/32,::ffff:192.0.2.7/128"),
+    ],
+)
+def test_a_proxy_is_trusted_in_both_forms_that_its_address_may_have(named, trusted):
+    assert Settings(forwarded_allow_ips=named).trusted_proxies == trusted
+
+
 PUBLIC = ["0.0.0.0", "::", "192.0.2.7", "10.0.0.1", "orders.example", "2001:db8::1", "[::]", "[2001:db8::1]"]
 LOOPBACK = ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"]
 

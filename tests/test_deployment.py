@@ -431,7 +431,7 @@ def test_every_setting_can_be_made_from_outside_the_container():
 def test_apart_every_module_is_told_every_setting_and_only_gateways_what_callers_are_asked():
     given = SERVICES["app"]["environment"]
     asked = {name for name, value in given.items() if value is None and name.startswith(("AUTH_", "METRICS_", "RATE_"))}
-    asked |= {"ALLOW_UNSAFE", "CURSOR_KEY"}
+    asked |= {"ALLOW_UNSAFE", "ALLOWED_HOSTS", "CURSOR_KEY"}
     fixed = {
         "MONGODB_URI_FILE": "/run/secrets/database/mongodb-uri",
         "BUS_URL_FILE": "/run/secrets/broker/bus-url",

@@ -240,3 +240,18 @@ def test_a_refund_that_times_out_is_sent_again_with_its_key_and_made_once(settin
     assert len(set(made[0].refunds)) == 1
     [charge] = database.ledger.find()
     assert (charge["refunded"], len(charge["refunds"])) == (3000, 1)
+
+
+def test_a_paid_order_with_as_many_texts_as_it_may_have_can_still_be_refunded_and_cancelled(
+    live, refund, paid, becomes, money
+):
+    def text(number):
+        return live.put("/orders", json={"orderId": paid, "orderStatus": f"step {number}"})
+
+    answers = [text(number) for number in range(199)]
+    refused = [answer.json["code"] for answer in answers if answer.status_code != 200]
+    assert refused == ["timeline_full"] * len(refused) != []
+    assert refund(paid, "RM 30").status_code == 201
+    assert cancel(live, paid).status_code == 200
+    assert becomes(paid, "Refunded")["orderStatus"] == "Cancelled"
+    assert money(paid) == (0, 2)

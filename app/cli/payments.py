@@ -43,9 +43,13 @@ def group(desk: Desk) -> click.Group:
     @click.argument("answer", type=click.Choice([answer.value for answer in RESOLUTIONS]))
     @click.option("--reference", default="", help="The provider's reference.")
     @click.option("--reason", required=True, help="Who found this out, and how; it goes on record.")
+    @click.option("--yes", is_flag=True, help="Do not ask first: for scripts.")
     @as_json
-    def resolve(order_id: str, answer: str, reference: str, reason: str, as_json: bool) -> None:
+    def resolve(order_id: str, answer: str, reference: str, reason: str, yes: bool, as_json: bool) -> None:
         """Settle a payment as you found it at the provider."""
+        if not yes:
+            # On standard error, which leaves standard output to the answer.
+            click.confirm(f"{order_id} goes on record as {answer} for good. Is it so?", abort=True, err=True)
         _tell(order_id, asking(desk.resolve, order_id, Answer(answer), reference, reason), as_json)
 
     @commands.command("drop-refund")

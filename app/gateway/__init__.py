@@ -12,11 +12,13 @@ from app import traces
 from app.bus import Asks
 from app.config import Settings
 from app.gateway import (
+    addresses,
     auth,
     body,
     console,
     errors,
     health,
+    hosts,
     limits,
     metrics,
     openapi,
@@ -62,8 +64,8 @@ def install(
     _prepare(app, settings)
     if traces.active:
         bus = tracing.TracedBus(bus, traces.active)
-    addresses = limits.Addresses(settings.forwarded_allow_ips)
-    streams = Streams(settings.streams_max, settings.streams_per_caller, addresses)
+    callers = limits.Addresses(settings.forwarded_allow_ips)
+    streams = Streams(settings.streams_max, settings.streams_per_caller, callers)
     for blueprint in (
         routes.blueprint(bus, Admission(bus), streams, Cursors(cursor_key), live.of_order if live else lambda _: []),
         states.blueprint(bus),
@@ -76,6 +78,8 @@ def install(
         app.register_blueprint(blueprint)
     if traces.active:
         tracing.install(app, traces.active)
+    hosts.install(app, settings)
+    addresses.install(app)
     auth.install(app, settings, limits.failures(settings, take))
     limits.install(app, settings, take)
     app.after_request(_tell_request)

@@ -14,13 +14,13 @@ from werkzeug.datastructures import Headers
 from app import keys
 from app.config import Settings
 from app.contracts import Refused
-from app.gateway.caller import ADMIN, READ, WRITE, Caller
+from app.gateway.caller import ADMIN, SCOPES, Caller
+from app.gateway.plain import hides
 from app.gateway.schemas import UNPRINTABLE
 
 LARGEST_TOKEN = 8 * 1024
 REMEMBERED = 4096
 REMEMBERED_SECONDS = 60.0
-SCOPES = frozenset({READ, WRITE, ADMIN})
 TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 REALM = 'Bearer realm="orderflow"'
 BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
@@ -133,7 +133,7 @@ def bearer_token(headers: Headers, query: bytes = b"") -> str:
 
 def check_scope(caller: Caller, scope: str) -> None:
     """Let through who has `scope`, or may do everything; else raise InsufficientScope."""
-    if not caller.scopes & {scope, ADMIN}:
+    if not caller.may(scope):
         challenge = f'{REALM}, error="insufficient_scope", scope="{scope}"'
         raise InsufficientScope(f"this needs the scope {scope}", scope=scope, challenge=challenge)
 
@@ -151,7 +151,7 @@ def policies(app: Flask) -> dict[str, str | None]:
 
 
 def install(app: Flask, settings: Settings, failed: Callable[[], object]) -> None:
-    """Ask callers of `app` who they are, where that is set; `failed` is told of each who cannot tell.
+    """Ask callers of `app` who they are, where that is set; `failed` is called for each whose token does not let them in.
 
     Call it when all routes are there. Raises UndeclaredRoute.
     """
@@ -168,17 +168,17 @@ def install(app: Flask, settings: Settings, failed: Callable[[], object]) -> Non
             return
         try:
             g.caller = verifier.caller(request.headers, request.query_string)
-        except (Unauthenticated, InvalidToken):
+            check_scope(g.caller, scope)
+        except (Unauthenticated, InvalidToken, InvalidCredentials, InsufficientScope):
             failed()
             raise
-        check_scope(g.caller, scope)
 
     app.before_request(identify)
 
 
 def _caller(claims: dict[str, Any]) -> Caller:
     user_id, given = claims["sub"], claims.get("scope", claims.get("scp", ""))
-    if not 1 <= len(user_id) <= 128 or not user_id.strip() or UNPRINTABLE.search(user_id):
+    if not 1 <= len(user_id) <= 128 or not user_id.strip() or UNPRINTABLE.search(user_id) or hides(user_id):
         raise _invalid()
     listed = given.split() if isinstance(given, str) else given
     if not isinstance(listed, list) or not all(isinstance(scope, str) for scope in listed):

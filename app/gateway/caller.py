@@ -10,6 +10,8 @@ from app.contracts import NotFound, Refused
 
 READ = "orders:read"
 WRITE = "orders:write"
+FULFIL = "orders:fulfil"
+REFUND = "orders:refund"
 ADMIN = "orders:admin"
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -27,13 +29,18 @@ class Caller:
     user_id: str
     scopes: frozenset[str]
 
+    def may(self, scope: str) -> bool:
+        """Whether the caller has this scope, or may do everything."""
+        return bool(self.scopes & {scope, ADMIN})
+
     @property
     def owner(self) -> str:
         """Whose orders the caller may see: their own, or (empty) everyone's."""
         return "" if ADMIN in self.scopes else self.user_id
 
 
-ANYONE = Caller(user_id="", scopes=frozenset({READ, WRITE, ADMIN}))
+SCOPES = frozenset({READ, WRITE, FULFIL, REFUND, ADMIN})
+ANYONE = Caller(user_id="", scopes=SCOPES)
 
 
 def caller() -> Caller:

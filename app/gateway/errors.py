@@ -1,6 +1,7 @@
 """Every refusal as `application/problem+json` (RFC 9457): translated here, once, and nowhere else."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -24,21 +25,26 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "unauthenticated": (401, "Who are you?"),
     "invalid_token": (401, "The token does not count here"),
     "insufficient_scope": (403, "The token does not allow this"),
+    "refund_not_allowed": (403, "Cancelling would give money back"),
     "wrong_user": (403, "Not on this user's behalf"),
+    "cross_site_request": (403, "A page of another site"),
     "order_not_found": (404, "No such order"),
     "not_found": (404, "No such page"),
     "method_not_allowed": (405, "This method does not work here"),
     "request_timeout": (408, "The request took too long to arrive"),
     "illegal_step": (409, "The order's state does not allow this"),
-    "timeline_full": (409, "The order has had all the steps it may have"),
+    "timeline_full": (409, "The order has had all the texts it may have"),
     "refund_exceeds_balance": (409, "More than is left of what was captured"),
+    "too_many_refunds": (409, "The order was refunded in all the parts it may be"),
     "conflict": (409, "The order was changed meanwhile"),
     "precondition_failed": (412, "The order is at another version"),
     "body_too_large": (413, "The body is too large"),
     "address_too_long": (414, "The address is too long"),
     "unsupported_media_type": (415, "The body is of the wrong type"),
     "expectation_failed": (417, "The expectation cannot be met"),
+    "misdirected_request": (421, "Not a name of this server"),
     "invalid_members": (422, "Some members cannot be used"),
+    "misleading_status": (422, "A status that only the system sets"),
     "wrong_currency": (422, "Not the order's currency"),
     "idempotency_key_reused": (422, "The Idempotency-Key stands for another request"),
     "rate_limited": (429, "Too often"),
@@ -49,6 +55,9 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "overloaded": (503, "Too much is waiting"),
     "unavailable": (503, "Not now"),
 }
+# An answer must not grow with what is wrong in a request.
+MOST_ERRORS = 20
+LONGEST_NAME = 64
 CODES = {
     400: "bad_request",
     404: "not_found",
@@ -99,7 +108,8 @@ def _refused(refusal: Refused) -> Response:
 
 
 def _invalid(error: ValidationError) -> Response:
-    wrong = [{"pointer": pointer, "detail": detail} for pointer, detail in _pointers("", error.messages)]
+    pointers = islice(_pointers("", error.messages), MOST_ERRORS)
+    wrong = [{"pointer": pointer, "detail": detail} for pointer, detail in pointers]
     return problem("invalid_members", "; ".join(f"{one['pointer']}: {one['detail']}" for one in wrong), errors=wrong)
 
 
@@ -128,10 +138,16 @@ def _sentence(code: str, error: HTTPException) -> str:
     return own.get(code) or error.description or PROBLEMS[code][1]
 
 
+def _token(member: object) -> str:
+    """A member's name as a part of a JSON pointer (RFC 6901); clients choose names, so it is cut, and valid UTF-8."""
+    name = str(member)[:LONGEST_NAME].encode(errors="replace").decode()
+    return name.replace("~", "~0").replace("/", "~1")
+
+
 def _pointers(at: str, messages: Any) -> Iterator[tuple[str, str]]:
     if isinstance(messages, dict):
         for member, below in messages.items():
-            yield from _pointers(f"{at}/{member}", below)
+            yield from _pointers(f"{at}/{_token(member)}", below)
     elif isinstance(messages, list):
         for below in messages:
             yield from _pointers(at, below)

@@ -5,7 +5,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 import limits
 from flask import Flask, Request, Response, g, request
@@ -17,6 +17,8 @@ from app.gateway.caller import caller
 
 REMEMBERED = 10_000
 PAUSE_SECONDS = 1.0
+# Of an IPv6 address that holds an IPv4 one, so many bits come before it.
+MAPPED_BITS = 96
 EXEMPT = frozenset({"health.healthz", "health.readyz", "metrics.show"})
 
 # Count once more for someone: for each window in seconds, how often by now, and the seconds until the window ends.
@@ -99,14 +101,15 @@ class Addresses:
 
     def __init__(self, trusted: str) -> None:
         self._anybody = trusted.strip() == "*"
-        self._networks = [] if self._anybody else [ip_network(one.strip()) for one in trusted.split(",") if one.strip()]
+        named = [] if self._anybody else [one.strip() for one in trusted.split(",") if one.strip()]
+        self._networks = [_unmapped_network(ip_network(one)) for one in named]
 
     def of(self, request: Request) -> str:
         """The nearest address that is no trusted proxy's; of IPv6 the network, since one caller has all of it."""
         hops = [hop.strip() for hop in request.headers.get("X-Forwarded-For", "").split(",") if hop.strip()]
         nearest = request.remote_addr or ""
         while hops and self._trusted(nearest):
-            nearest = hops.pop()
+            nearest = _without_port(hops.pop())
         return _grouped(nearest)
 
     def _trusted(self, address: str) -> bool:
@@ -115,10 +118,28 @@ class Addresses:
         if not address:  # Through a socket file comes nobody but a proxy on this machine.
             return bool(self._networks)
         try:
-            found = ip_address(address)
+            found = unmapped(ip_address(address))
         except ValueError:
             return False
         return any(found in network for network in self._networks)
+
+
+def unmapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """An IPv4 address as itself where an IPv6 listener has it as ::ffff:192.0.2.7; any other as it is."""
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _unmapped_network(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    first = unmapped(network.network_address)
+    mapped = first.version < network.version and network.prefixlen >= MAPPED_BITS
+    return IPv4Network((int(first), network.prefixlen - MAPPED_BITS)) if mapped else network
+
+
+def _without_port(hop: str) -> str:
+    """A hop's address: some proxies add the port, to IPv6 in brackets."""
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0] if "]" in hop else hop
+    return hop.partition(":")[0] if hop.count(":") == 1 else hop
 
 
 def parse(notation: str) -> list[Limit]:
@@ -165,7 +186,7 @@ def _tell(response: Response) -> Response:
 
 def _grouped(address: str) -> str:
     try:
-        found = ip_address(address)
+        found = unmapped(ip_address(address.partition("%")[0]))
     except ValueError:
         return "unknown"
     network: IPv4Network | IPv6Network = ip_network((found, 64 if found.version == 6 else 32), strict=False)

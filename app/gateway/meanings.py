@@ -56,6 +56,18 @@ MEANINGS: dict[str, tuple[str, str]] = {
         "Orders are placed for the user whom the token names, unless it has the scope orders:admin.",
         "Send the userId of the token's sub.",
     ),
+    "refund_not_allowed": (
+        "The order was confirmed or has a status of its own: cancelling it gives money back, which this token may not.",
+        "Get a token with the scope orders:refund beside orders:write.",
+    ),
+    "cross_site_request": (
+        "A browser says that a page of another site sends this, and callers are not asked who they are.",
+        "Send it from this server's own pages, or from a program; or have callers show tokens (AUTH_JWT_…).",
+    ),
+    "misdirected_request": (
+        "The Host header names no host that this server answers to, or there is none.",
+        "Use the server's own name. Operators list further names in ALLOWED_HOSTS.",
+    ),
     "request_timeout": (
         "The request did not arrive whole within the time it may take.",
         "Send it again over a better connection.",
@@ -89,12 +101,16 @@ MEANINGS: dict[str, tuple[str, str]] = {
         "The members from, to and allowed say where the order is and where it may go; GET /state-machine shows all steps.",
     ),
     "timeline_full": (
-        "The order has had 200 steps, which is as many as clients may cause.",
-        "Leave it as it is. What becomes of its money is still recorded.",
+        "The order has had 100 steps; from then on it takes no further text of a client's own as its status.",
+        "Leave it as it is. It can still be confirmed, cancelled and refunded, and what becomes of its money is recorded.",
     ),
     "refund_exceeds_balance": (
         "The refund is more than is left of what was captured.",
-        "The member remaining tells what is left, in minor units; an empty body refunds all of it.",
+        "The member remaining tells what is left, in minor units; an empty object, or the amount all, refunds it.",
+    ),
+    "too_many_refunds": (
+        "The order was refunded in 40 parts, which is as many as it may be.",
+        "Refund all that is left, by a request without an amount, or cancel the order.",
     ),
     "conflict": (
         "Others changed the order again and again while this request tried to.",
@@ -116,9 +132,13 @@ MEANINGS: dict[str, tuple[str, str]] = {
         "Some members of the request are missing or cannot be used.",
         "The member errors names each by a JSON pointer and says what is wrong with it.",
     ),
+    "misleading_status": (
+        "The status reads like one of an order or a payment that only the system sets, such as Refunded.",
+        "Say what happens to the goods. Where the money is, the member paymentStatus of the order tells.",
+    ),
     "wrong_currency": (
         "An order is refunded in the currency it was paid in.",
-        "Give the amount in the order's currency, or none for all that is left.",
+        "Give the amount in the order's currency, or the word all for what is left.",
     ),
     "idempotency_key_reused": (
         "The Idempotency-Key was used for another request. Nothing was done.",

@@ -23,7 +23,12 @@ from app.gateway.schemas import Amount, ProblemSchema
 # What any operation may be answered with, by the server that reads the request.
 ANYWHERE = ("bad_request", "address_too_long", "headers_too_large")
 # What any operation that asks for a scope may be answered with.
-PROTECTED = ("invalid_credentials", "unauthenticated", "invalid_token", "insufficient_scope", "rate_limited")
+PROTECTED = (
+    *("invalid_credentials", "unauthenticated", "invalid_token", "insufficient_scope", "rate_limited"),
+    "misdirected_request",
+)
+# What any operation with a body may be answered with.
+WITH_BODY = ("request_timeout", "cross_site_request")
 PATH_EXAMPLES = {"orderId": "6920c1b05be0d3a1f2c4e687", "userId": "user-7", "code": "illegal_step"}
 HEADERS = {
     "ETag": ("The order's version.", '"6920c1b05be0d3a1f2c4e687-2"'),
@@ -86,14 +91,16 @@ def blueprint() -> Blueprint:
     def api_json() -> Response:
         return Response(text(current_app._get_current_object()), content_type="application/json")  # type: ignore[attr-defined]
 
+    # Browsers that once used a server which moved /api to /api/ may remember that for good: both are the page.
     @routes.get("/api")
+    @routes.get("/api/")
     @open_to(None)
     def api() -> Response:
         page = Response(PAGE, content_type="text/html; charset=utf-8")
         page.headers["Content-Security-Policy"] = PAGE_POLICY
         return page
 
-    @routes.get("/api/assets/<path:name>")
+    @routes.get("/api/assets/<name>")
     @open_to(None)
     def assets(name: str) -> Response:
         if name == "start.js":
@@ -159,7 +166,8 @@ def _described(operation: Operation, rule: Rule) -> dict[str, Any]:
     }
     if operation.scope:
         # OpenAPI 3.0 has no place for the scopes of a bearer token.
-        described["description"] = f"Where callers are asked who they are: needs the scope `{operation.scope}`."
+        needed = f"Where callers are asked who they are: needs the scope `{operation.scope}`."
+        described["description"] = f"{needed} {operation.notes}".strip()
         described["x-scope"] = operation.scope
     else:
         described["security"] = []
@@ -169,8 +177,8 @@ def _described(operation: Operation, rule: Rule) -> dict[str, Any]:
 
 
 def _possible(operation: Operation) -> tuple[str, ...]:
-    late = ("request_timeout",) if operation.body else ()
-    return (*ANYWHERE, *late, *(PROTECTED if operation.scope else ()), *operation.problems)
+    with_body = WITH_BODY if operation.body else ()
+    return (*ANYWHERE, *with_body, *(PROTECTED if operation.scope else ()), *operation.problems)
 
 
 def _answer(operation: Operation, status: int, schema: type[Schema] | None) -> dict[str, Any]:
@@ -258,7 +266,8 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
         "name": parameter.name,
         "description": parameter.description,
         "required": parameter.required,
-        "schema": dict(parameter.schema),
+        # Tools that draw values from a schema, and cannot from a pattern of quotes, take the example that stands in it.
+        "schema": {**parameter.schema, "example": parameter.example},
         "example": parameter.example,
     }
 

@@ -25,10 +25,11 @@ class Parameter:
 class Operation:
     """What a route does, takes and answers; `scope` is what a caller must have, None where anybody may.
 
-    `also` are other media types of its good answer, each with an example; `sends` are headers of good answers.
+    `notes` are for its description; `also` are other media types of its good answer, each with an example; `sends` are headers of good answers.
     """
 
     summary: str
+    notes: str
     scope: str | None
     body: type[Schema] | None
     answers: Mapping[int, type[Schema] | None]
@@ -42,6 +43,7 @@ def documented(
     summary: str,
     *,
     scope: str | None,
+    notes: str = "",
     body: type[Schema] | None = None,
     answers: Mapping[int, type[Schema] | None],
     also: Mapping[str, str] | None = None,
@@ -52,6 +54,7 @@ def documented(
     """Say of a view what it does, takes and answers; an answer without a body has no schema."""
     operation = Operation(
         summary=summary,
+        notes=notes,
         scope=scope,
         body=body,
         answers=answers,

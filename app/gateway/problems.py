@@ -23,7 +23,7 @@ def blueprint() -> Blueprint:
         scope=None,
         answers={200: schemas.ProblemKindSchema},
         also={HTML: "<!doctype html>…"},
-        problems=("not_found", "rate_limited"),
+        problems=("not_found", "rate_limited", "misdirected_request"),
     )
     def show_problem(code: str) -> Response:
         if code not in PROBLEMS:

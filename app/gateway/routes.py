@@ -1,5 +1,6 @@
 """The HTTP of orders. Decides nothing: checks what came, asks the bus, shapes the answer."""
 
+import re
 import secrets
 import time
 from hashlib import sha256
@@ -12,8 +13,9 @@ from app.contracts import CheckOrderStatus, CreateOrder, FindOrder, RefundOrder,
 from app.gateway import explain, lists, schemas, timeline, way
 from app.gateway.admission import Admission
 from app.gateway.answers import etag, json_answer, order_members
+from app.gateway.auth import check_scope
 from app.gateway.body import json_object
-from app.gateway.caller import caller, check_acts_for
+from app.gateway.caller import FULFIL, REFUND, caller, check_acts_for
 from app.gateway.conditions import IF_MATCH, IF_NONE_MATCH, expected_versions, unless_known
 from app.gateway.cursors import Cursors
 from app.gateway.idempotency import IDEMPOTENCY_KEY, idempotency_key
@@ -23,9 +25,12 @@ from app.gateway.streams import Streams
 from app.gateway.waiting import PREFER, WAIT_PARAMETER, Waiting, preferred_wait, wanted_wait
 from app.story import Step
 
+# What the contract calls the status that takes no fulfilment.
+CANCELLED = "Cancelled"
 NEW_ORDER = schemas.NewOrderSchema()
 ORDER_UPDATE = schemas.OrderUpdateSchema()
-REFUND = schemas.RefundRequestSchema()
+REFUND_REQUEST = schemas.RefundRequestSchema()
+ORDER_ID = re.compile(r"[0-9a-f]{24}")
 EMPTY: tuple[dict[str, object], dict[str, str]] = ({}, {})
 
 
@@ -67,14 +72,7 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
         check_acts_for(given["user_id"])
         admission.check()
         order_id = _new_id()
-        story.tell(
-            Step.GATEWAY_RECEIVED,
-            module="gateway",
-            order_id=order_id,
-            request_id=g.request_id,
-            took_ms=(time.perf_counter() - started) * 1000,
-            traceparent=g.get("traceparent", ""),
-        )
+        _log_received(order_id, started)
         total = given["total"]
         written = sent["totalOrderAmount"]
         accepted = bus.ask(
@@ -107,6 +105,8 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
     @routes.put("")
     @documented(
         "Take an order one step on",
+        notes="Any status but Cancelled needs the scope `orders:fulfil` beside it, and cancelling an order that was "
+        "confirmed or has a status of its own `orders:refund`.",
         scope="orders:write",
         body=schemas.OrderUpdateSchema,
         answers={200: schemas.OrderUpdatedSchema},
@@ -116,6 +116,7 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
             "malformed_body",
             "malformed_condition",
             "order_not_found",
+            "refund_not_allowed",
             "illegal_step",
             "timeline_full",
             "conflict",
@@ -123,16 +124,23 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
             "body_too_large",
             "unsupported_media_type",
             "invalid_members",
+            "misleading_status",
             "unavailable",
         ),
     )
     def update_order() -> Response:
+        started = time.perf_counter()
         given = ORDER_UPDATE.load(json_object(request))
+        if given["order_status"] != CANCELLED:
+            check_scope(caller(), FULFIL)
+        expected = expected_versions(given["order_id"])
+        _log_received(given["order_id"], started)
         updated = bus.ask(
             UpdateOrder(
                 request_id=g.request_id,
                 on_behalf_of=caller().owner,
-                expected_versions=expected_versions(given["order_id"]),
+                expected_versions=expected,
+                may_refund=caller().may(REFUND),
                 **given,
             )
         )
@@ -158,7 +166,7 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
     @routes.post("/one/<order_id>/refunds")
     @documented(
         "Give an order's money back, in part or whole",
-        scope="orders:write",
+        scope="orders:refund",
         body=schemas.RefundRequestSchema,
         answers={201: schemas.RefundAnswerSchema},
         parameters=(IDEMPOTENCY_KEY, IF_MATCH),
@@ -170,7 +178,7 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
             "order_not_found",
             "illegal_step",
             "refund_exceeds_balance",
-            "timeline_full",
+            "too_many_refunds",
             "conflict",
             "precondition_failed",
             "body_too_large",
@@ -182,14 +190,17 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
         ),
     )
     def refund_order(order_id: str) -> Response:
+        started = time.perf_counter()
         key = idempotency_key(request)
-        amount = REFUND.load(json_object(request)).get("amount")
+        amount = REFUND_REQUEST.load(json_object(request)).get("amount")
+        expected = expected_versions(order_id)
+        _log_received(order_id, started)
         refund = bus.ask(
             RefundOrder(
                 request_id=g.request_id,
                 order_id=order_id,
                 on_behalf_of=caller().owner,
-                expected_versions=expected_versions(order_id),
+                expected_versions=expected,
                 refund_id=_refund_id(order_id, key),
                 refund_value=amount.value if amount else 0,
                 currency=amount.currency if amount else "",
@@ -228,6 +239,20 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
         return unless_known({"ok": True, "orderStatus": status.order_status}, status.order_id, status.version)
 
     return routes
+
+
+def _log_received(order_id: str, started: float) -> None:
+    """Log the first stage of a request about an order; what is no id of an order belongs to none."""
+    if not ORDER_ID.fullmatch(order_id):
+        return
+    story.tell(
+        Step.GATEWAY_RECEIVED,
+        module="gateway",
+        order_id=order_id,
+        request_id=g.request_id,
+        took_ms=(time.perf_counter() - started) * 1000,
+        traceparent=g.get("traceparent", ""),
+    )
 
 
 def _replayed(replayed: bool) -> dict[str, str]:

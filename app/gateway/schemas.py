@@ -3,9 +3,10 @@
 import re
 from typing import Any
 
-from marshmallow import EXCLUDE, INCLUDE, Schema, ValidationError, fields, validate
+from marshmallow import EXCLUDE, INCLUDE, RAISE, Schema, ValidationError, fields, validate
 
 from app.gateway.money import Money, MoneyError, parse
+from app.gateway.plain import hides
 
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -18,10 +19,19 @@ def _printable(text: str) -> None:
 
 
 class Text(fields.String):
-    """Text of a bounded length, not blank, without control characters."""
+    """Text of a bounded length, not blank, without control characters and characters that are not seen.
 
-    def __init__(self, longest: int = 128, **kwargs: Any) -> None:
-        super().__init__(validate=[validate.Length(1, longest), _printable], **kwargs)
+    With `joiners`, those that are not seen and that scripts and emoji need are taken.
+    """
+
+    def __init__(self, longest: int = 128, *, joiners: bool = False, **kwargs: Any) -> None:
+        def seen(text: str) -> None:
+            if hides(text, joiners=joiners):
+                raise ValidationError(
+                    "Must not contain characters that are not seen or change the direction of writing."
+                )
+
+        super().__init__(validate=[validate.Length(1, longest), _printable, seen], **kwargs)
 
 
 class Amount(fields.Field[Money]):
@@ -34,6 +44,13 @@ class Amount(fields.Field[Money]):
             raise ValidationError(str(exc)) from None
 
 
+class RefundAmount(Amount):
+    """Money to give back, or the word `all` for what is left: None."""
+
+    def _deserialize(self, value: Any, *args: Any, **more: Any) -> Money | None:  # type: ignore[override]
+        return None if value == ALL else super()._deserialize(value, *args, **more)
+
+
 class OK(fields.Boolean):
     """Whether it went well, for clients that look at bodies alone."""
 
@@ -41,6 +58,7 @@ class OK(fields.Boolean):
         super().__init__(required=True, metadata={"example": True})
 
 
+ALL = "all"
 ORDER_ID = {"example": "6920c1b05be0d3a1f2c4e687"}
 
 
@@ -52,7 +70,9 @@ class NewOrderSchema(Schema):
 
     user_id = Text(data_key="userId", required=True, metadata={"example": "user-7"})
     product_id = Text(data_key="productId", required=True, metadata={"example": "1"})
-    product_name = Text(512, data_key="productName", required=True, metadata={"example": "Espresso machine"})
+    product_name = Text(
+        512, joiners=True, data_key="productName", required=True, metadata={"example": "Espresso machine"}
+    )
     total = Amount(data_key="totalOrderAmount", required=True, metadata={"example": "RM 99"})
     order_status = fields.Raw(
         data_key="orderStatus",
@@ -75,12 +95,13 @@ class OrderUpdateSchema(Schema):
 
 
 class RefundRequestSchema(Schema):
-    """A refund to make; all that is left where no amount is given."""
+    """A refund to make; all that is left where no amount is given or it is `all`. No other member is taken."""
 
     class Meta:
-        unknown = EXCLUDE
+        # A misspelt amount must not be taken for none at all, which would give back everything.
+        unknown = RAISE
 
-    amount = Amount(metadata={"example": "RM 10"})
+    amount = RefundAmount(metadata={"example": "RM 10"})
 
 
 class MoneySchema(Schema):

@@ -34,7 +34,7 @@ def blueprint(bus: Asks) -> Blueprint:
         scope=None,
         answers={200: schemas.StateMachineSchema},
         also={MERMAID: SAMPLE, "text/plain": SAMPLE},
-        problems=("invalid_parameter", "rate_limited"),
+        problems=("invalid_parameter", "rate_limited", "misdirected_request"),
         parameters=(FORMAT,),
     )
     def show_state_machine() -> Response:

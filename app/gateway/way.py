@@ -35,10 +35,16 @@ def add(routes: Blueprint, bus: Asks, steps_of: StepsOf) -> None:
             {
                 "ok": True,
                 "attempts": [_attempt(attempt) for attempt in attempts],
-                "steps": [step_members(line) for line in steps_of(order_id)],
+                "steps": [step_members(line) for line in _taken_up(steps_of(order_id))],
             },
             200,
         )
+
+
+def _taken_up(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The steps of requests that some module behind the gateway took up: others may name an order that is not theirs."""
+    behind = {line["request_id"] for line in lines if line["module"] != "gateway"}
+    return [line for line in lines if line["request_id"] in behind]
 
 
 def step_members(line: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """What orders does when asked, and when payments has news. Functions of a message and what they need."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import cache
 from uuid import uuid4
 
 from app import story
@@ -75,6 +76,7 @@ def create_order(request: CreateOrder, orders: OrderRepository) -> OrderAccepted
 
 def update_order(request: UpdateOrder, orders: OrderRepository) -> OrderUpdated:
     """Take the step a client asks for, by the table of states."""
+    log_received = _received_once(request)
 
     def announce(change: Change, sequence: int, at: datetime) -> Event | None:
         if not change.cancels_payment:
@@ -89,10 +91,13 @@ def update_order(request: UpdateOrder, orders: OrderRepository) -> OrderUpdated:
         )
 
     def decide(state: State) -> Change | None:
+        log_received()
         order.check_version(request.order_id, state, request.expected_versions)
-        return order.requested(state, request.order_status)
+        return order.requested(state, request.order_status, request.may_refund)
 
+    started = time.perf_counter()
     state, changed = orders.step(request.order_id, request.on_behalf_of, decide, announce)
+    _log_updated(request, started, state, changed)
     return OrderUpdated(
         order_id=request.order_id,
         order_status=state.order_status,
@@ -103,6 +108,7 @@ def update_order(request: UpdateOrder, orders: OrderRepository) -> OrderUpdated:
 
 def refund_order(request: RefundOrder, orders: OrderRepository) -> RefundAccepted:
     """Reserve a refund in the order, with the event that has it made."""
+    log_received = _received_once(request)
 
     def announce(change: Change, sequence: int, at: datetime) -> Event | None:
         _, value = change.refund or ("", 0)
@@ -118,12 +124,15 @@ def refund_order(request: RefundOrder, orders: OrderRepository) -> RefundAccepte
         )
 
     def decide(state: State) -> Change | None:
+        log_received()
         # A refund that was made before has changed the version itself: repeating it is no reason to refuse.
         if request.refund_id not in dict(state.refunds):
             order.check_version(request.order_id, state, request.expected_versions)
         return order.refunded(state, request.refund_id, request.refund_value, request.currency)
 
+    started = time.perf_counter()
     state, changed = orders.step(request.order_id, request.on_behalf_of, decide, announce)
+    _log_updated(request, started, state, changed)
     return RefundAccepted(
         order_id=request.order_id,
         refund_id=request.refund_id,
@@ -241,7 +250,24 @@ def on_payment_news(news: Sequence[PaymentEvent], orders: OrderRepository) -> No
     )
 
 
-def _line(message: Event | CreateOrder, started: float, **more: str) -> dict[str, object]:
+def _received_once(request: UpdateOrder | RefundOrder) -> Callable[[], None]:
+    """Logs that the request was received, the first time it is called: when the order is found and is the asker's."""
+    received = _line(request, time.perf_counter())
+
+    @cache
+    def log_received() -> None:
+        story.tell_each(Step.ORDERS_RECEIVED, [received])
+
+    return log_received
+
+
+def _log_updated(request: UpdateOrder | RefundOrder, started: float, state: State, changed: bool) -> None:
+    if changed:
+        statuses = {"order_status": state.order_status, "payment_status": state.payment_status}
+        story.tell_each(Step.ORDER_UPDATED, [_line(request, started, **statuses)])
+
+
+def _line(message: Event | CreateOrder | UpdateOrder | RefundOrder, started: float, **more: str) -> dict[str, object]:
     took_ms = (time.perf_counter() - started) * 1000
     return story.line_of(
         module="orders",

@@ -6,11 +6,13 @@ TABLE is the one place that knows them: code, tests, documentation and pages dra
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from unicodedata import category, normalize
 
 from app.contracts import (
     Event,
     IdempotencyKeyReused,
     IllegalStep,
+    MisleadingStatus,
     PaymentCaptured,
     PaymentDeclined,
     PaymentParked,
@@ -18,9 +20,11 @@ from app.contracts import (
     PaymentRefundFailed,
     PaymentVoided,
     RefundExceedsBalance,
+    RefundNotAllowed,
     StaleVersion,
     TimelineEntry,
     TimelineFull,
+    TooManyRefunds,
     WrongCurrency,
 )
 
@@ -33,8 +37,15 @@ CONFIRM = "Confirm"
 CUSTOM = "(custom)"
 
 KNOWN = (PROCESSING, SUCCESS, DECLINED, CANCELLED, CONFIRM)
+# What an order is once a client with the order in hand has moved it on.
+FULFILMENT = frozenset({CONFIRM, CUSTOM})
 FOLDED = frozenset(status.casefold() for status in KNOWN) | {"canceled"}
+# A timeline is meant to have so many steps at the most. Texts of clients end at TEXT_LIMIT, and an order is refunded in
+# at most REFUND_LIMIT parts and once more for all the rest; each part takes two steps, asked for and given back. The
+# rest of the room is for steps that happen once. What payments report is recorded even beyond it.
 TIMELINE_LIMIT = 200
+TEXT_LIMIT = 100
+REFUND_LIMIT = 40
 
 
 class By(StrEnum):
@@ -60,6 +71,10 @@ class PaymentStatus(StrEnum):
     UNKNOWN = "Unknown"
 
 
+# What only payments say of an order's money: no text of a client's own.
+PAYMENT_WORDS = frozenset(status.casefold() for status in PaymentStatus)
+# Categories of Unicode that show nothing of their own: formats and marks.
+UNSEEN = frozenset({"Cf", "Mn"})
 REFUNDABLE = frozenset({PaymentStatus.CAPTURED, PaymentStatus.REFUNDING, PaymentStatus.REFUNDED})
 
 
@@ -182,15 +197,23 @@ def created() -> Change:
     )
 
 
-def requested(state: State, wanted: str) -> Change | None:
-    """The step a client asks for; None where the order is there already. Raises IllegalStep and TimelineFull."""
+def requested(state: State, wanted: str, may_refund: bool = True) -> Change | None:
+    """The step a client asks for; None where the order is there already.
+
+    A client that may not refund cancels only until fulfilment begins. Raises MisleadingStatus, IllegalStep,
+    RefundNotAllowed and TimelineFull.
+    """
     if wanted == state.order_status:
         return None
+    if _misleads(wanted):
+        raise MisleadingStatus("this reads like a status that only the system sets")
     rule = NEXT.get((_kind(state.order_status), _client_step(wanted)))  # type: ignore[arg-type]
     if rule is None:
         raise _illegal(state.order_status, wanted)
-    if state.sequence >= TIMELINE_LIMIT:
-        raise _full()
+    if rule.by == By.TEXT and state.sequence >= TEXT_LIMIT:
+        raise TimelineFull(f"an order that has had {TEXT_LIMIT} steps takes no further text; it can be cancelled")
+    if rule.target == CANCELLED and rule.source in FULFILMENT and not may_refund:
+        raise RefundNotAllowed("fulfilment of this order has begun: cancelling it gives money back")
     cancels = rule.target == CANCELLED and state.order_status != DECLINED
     return Change(
         type="OrderCancelled" if rule.target == CANCELLED else "OrderUpdated",
@@ -206,7 +229,7 @@ def refunded(state: State, refund_id: str, value: int, currency: str) -> Change 
     """The reservation of a refund, `value` 0 for all that is left; None where it was made before.
 
     Raises IllegalStep where nothing was captured or the order is cancelled, RefundExceedsBalance, WrongCurrency,
-    IdempotencyKeyReused and TimelineFull.
+    IdempotencyKeyReused and TooManyRefunds.
     """
     wish = f"{value} {currency}".strip()
     earlier = dict(state.refunds).get(refund_id)
@@ -222,8 +245,8 @@ def refunded(state: State, refund_id: str, value: int, currency: str) -> Change 
     value = value or remaining
     if not 0 < value <= remaining:
         raise RefundExceedsBalance("this is more than is left of what was captured", remaining=remaining)
-    if state.sequence >= TIMELINE_LIMIT:
-        raise _full()
+    if len(state.refunds) >= REFUND_LIMIT and value < remaining:
+        raise TooManyRefunds(f"the order was refunded in {REFUND_LIMIT} parts; ask for all that is left, or cancel it")
     return Change(
         type="RefundRequested",
         actor="client",
@@ -304,12 +327,16 @@ def _client_step(wanted: str) -> By | None:
     return None if wanted.strip().casefold() in FOLDED else By.TEXT
 
 
+def _misleads(wanted: str) -> bool:
+    """Whether a text reads like a known status of an order or a payment, and is not simply a slip in writing it."""
+    if wanted.strip().casefold() in FOLDED:
+        return False
+    read = "".join(char for char in normalize("NFKC", wanted) if category(char) not in UNSEEN)
+    return " ".join(read.split()).casefold() in FOLDED | PAYMENT_WORDS
+
+
 def _kind(order_status: str) -> str:
     return order_status if order_status in KNOWN else CUSTOM
-
-
-def _full() -> TimelineFull:
-    return TimelineFull(f"the order has had {TIMELINE_LIMIT} steps, which is as many as it may have")
 
 
 def _illegal(current: str, wanted: str) -> IllegalStep:

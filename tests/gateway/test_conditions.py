@@ -1,5 +1,7 @@
 """Conditional requests: what the client has already is not sent again, and no step is taken on old knowledge."""
 
+import re
+
 import pytest
 from bson import ObjectId
 
@@ -22,6 +24,13 @@ MALFORMED = [
     "w/{tag}",
     "W/ {tag}",
     "**",
+]
+
+PATTERNED = [
+    ("/orders", "put"),
+    ("/orders/one/{orderId}", "get"),
+    ("/orders/one/{orderId}/refunds", "post"),
+    ("/orders/status/{orderId}", "get"),
 ]
 
 
@@ -128,3 +137,18 @@ def test_of_two_who_expect_the_same_version_one_is_too_late(http, captured):
 def step_if(client, order_id, header, order_status="Cancelled"):
     body = {"orderId": order_id, "orderStatus": order_status}
     return client.put("/orders", json=body, headers={"If-Match": header})
+
+
+@pytest.mark.parametrize(
+    "header", [*UNKNOWN, '"x", "y",W/"z"', "*", "0", "x", *(each for each in MALFORMED if each.strip())]
+)
+def test_the_documented_pattern_takes_what_the_server_does(http, header):
+    paths = http.get("/api-json").json["paths"]
+    operations = [paths[path][method] for path, method in PATTERNED]
+    [pattern] = {
+        each["schema"]["pattern"] for one in operations for each in one["parameters"] if each["name"].startswith("If-")
+    }
+    given = header.format(**tags("692000000000000000000000"))
+    wanted = {"orderId": "692000000000000000000000", "orderStatus": "Confirm"}
+    answer = http.put("/orders", headers={"If-Match": given}, json=wanted)
+    assert answer.json["code"] == ("order_not_found" if re.search(pattern, given) else "malformed_condition")

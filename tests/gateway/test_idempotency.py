@@ -85,8 +85,16 @@ def test_the_key_of_another_body_is_refused(http, refused, new_order, orders, ke
 
 
 @pytest.mark.parametrize("ignored", [{"orderStatus": "Success"}, {"createdAt": "now"}, {"x": [1, 2]}])
-def test_what_is_ignored_does_not_make_another_body(send, key, ignored):
-    assert send(key, **ignored).json == send(key).json
+def test_what_is_ignored_does_not_make_another_order(http, new_order, key, ignored):
+    headers = {"Idempotency-Key": key}
+    answers = [http.post("/orders", json=new_order(**more), headers=headers) for more in (ignored, {})]
+    assert answers[0].json == answers[1].json
+
+
+def test_all_that_is_left_is_one_refund_however_it_is_asked_for(http, captured, key):
+    address, headers = f"/orders/one/{captured}/refunds", {"Idempotency-Key": key}
+    answers = [http.post(address, json=body, headers=headers) for body in ({}, {"amount": "all"})]
+    assert answers[0].json == answers[1].json
 
 
 def test_the_key_of_another_user_is_another_key(http, new_order, key):

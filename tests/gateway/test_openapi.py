@@ -24,7 +24,7 @@ from app.main import create_app, runtime
 
 UNKNOWN = "692000000000000000000000"
 NEW = {"userId": "user-7", "productId": "1", "productName": "Espresso machine", "totalOrderAmount": "RM 99"}
-PAGES = {"/api", "/api-json", "/api/assets/{name}", "/metrics", "/", "/console/{name}", "/console/stream"}
+PAGES = {"/api", "/api/", "/api-json", "/api/assets/{name}", "/metrics", "/", "/console/{name}", "/console/stream"}
 
 # A request to each documented operation that gets as far as the database, with what fills the path.
 SAMPLES = {
@@ -33,7 +33,13 @@ SAMPLES = {
     "refund_order": {"json": {}},
     "list_orders_of": {"query_string": {"userId": "user-7"}},
 }
-ISSUED = {"auth_jwt_algorithm": "HS256", "auth_jwt_key": "k" * 32, "auth_jwt_issuer": "i", "auth_jwt_audience": "a"}
+ISSUED = {
+    "auth_jwt_algorithm": "HS256",
+    "auth_jwt_key": "k" * 32,
+    "auth_jwt_issuer": "i",
+    "auth_jwt_audience": "a",
+    "auth_failure_limit": "1000000/second",
+}
 
 
 class World:
@@ -224,8 +230,8 @@ def invalid(world, operation):
     return call(world, operation, json={"userId": 1, "orderId": 1, "amount": 1})
 
 
-def refund(world, operation, amount):
-    order_id = world.placed(orderStatus="Success", paymentStatus="Captured")
+def refund(world, operation, amount, **state):
+    order_id = world.placed(orderStatus="Success", paymentStatus="Captured", **state)
     return call(world, operation, order_id, json={"amount": amount})
 
 
@@ -247,20 +253,36 @@ REACH = {
     "invalid_token": lambda world, operation: bearing(world, operation, headers={"Authorization": "Bearer x"}),
     "insufficient_scope": bearing,
     "wrong_user": lambda world, operation: bearing(world, operation, "orders:write"),
+    "misdirected_request": lambda world, operation: call(world, operation, base_url="http://evil.example"),
+    "cross_site_request": lambda world, operation: call(world, operation, headers={"Sec-Fetch-Site": "cross-site"}),
     "not_found": lambda world, operation: call(world, operation, code="no_such_code"),
+    "refund_not_allowed": lambda world, operation: bearing(
+        world,
+        operation,
+        "orders:write",
+        json={"orderId": world.placed(userId="eve", orderStatus="Confirm"), "orderStatus": "Cancelled"},
+    ),
+    "misleading_status": lambda world, operation: call(
+        world,
+        operation,
+        json={"orderId": world.placed(orderStatus="Success", paymentStatus="Captured"), "orderStatus": "Refunded"},
+    ),
     "order_not_found": absent,
     "illegal_step": stuck,
     "timeline_full": lambda world, operation: stuck(
         world, operation, orderStatus="Success", paymentStatus="Captured", sequence=200
     ),
     "refund_exceeds_balance": lambda world, operation: refund(world, operation, "RM 99.01"),
+    "too_many_refunds": lambda world, operation: refund(
+        world, operation, "RM 1", refunds=[{"id": f"r{at}", "value": 1, "wish": "1 MYR"} for at in range(40)]
+    ),
     "conflict": in_conflict,
     "precondition_failed": lambda world, operation: call(
         world,
         operation,
         order_id := world.placed(),
         headers={"If-Match": '"x"'},
-        json={"orderId": order_id, "orderStatus": "Cancelled"},
+        json=body_of(operation, order_id),
     ),
     "too_many_streams": crowded,
     "rate_limited": too_often,
@@ -432,7 +454,9 @@ def test_scopes_and_how_to_sign_in_are_told(world, document):
     assert asked["security"] == [{"bearer": []}]
     for _, method, operation in operations(asked):
         if "x-scope" in operation:
-            assert operation["x-scope"] == ("orders:read" if method == "GET" else "orders:write")
+            refunds = operation["operationId"] == "refund_order"
+            written = "orders:refund" if refunds else "orders:write"
+            assert operation["x-scope"] == ("orders:read" if method == "GET" else written)
             assert operation["x-scope"] in operation["description"]
             assert {"401", "403"} <= operation["responses"].keys()
         else:

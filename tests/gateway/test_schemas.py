@@ -253,6 +253,48 @@ def test_unknown_members_are_ignored_and_never_stored(http, orders, extra):
     assert [entry.keys() for entry in odd["outbox"]] == [entry.keys() for entry in plain["outbox"]]
 
 
+MISSPELT = [
+    {"amout": "RM 1"},
+    {"value": 100, "currency": "MYR"},
+    {"Amount": "RM 1"},
+    {"amount": "RM 1", "currency": "MYR"},
+    {"amount": "all", "reason": "broken"},
+    {"amount ": "RM 1"},
+    {"refund": {"amount": "RM 1"}},
+    {"": 1},
+    {"a/b~c": 1},
+    {"\ud800": 1},
+    {"x" * 60_000: 1},
+    {f"member {at}": 1 for at in range(3000)},
+]
+
+
+@pytest.mark.parametrize("body", MISSPELT, ids=lambda body: ascii(next(iter(body)))[:20])
+def test_a_misspelt_refund_gives_nothing_back(http, captured, orders, pointers, body):
+    before = orders.find_one({"_id": ObjectId(captured)})
+    answer = http.post(f"/orders/one/{captured}/refunds", data=json.dumps(body), content_type="application/json")
+    unknown = [name for name in body if name != "amount"]
+    named = {f"/{name[:64]}".replace("\ud800", "?").replace("a/b~c", "a~1b~0c") for name in unknown}
+    told = pointers(answer)
+    assert set(told) <= named
+    assert len(told) == min(len(named), 20)
+    assert len(answer.data) < 8000
+    assert orders.find_one({"_id": ObjectId(captured)}) == before
+
+
+@pytest.mark.parametrize("body", [{}, {"amount": "all"}])
+def test_a_full_refund_says_nothing_or_that_it_is_all(http, captured, body):
+    answer = http.post(f"/orders/one/{captured}/refunds", json=body)
+    assert (answer.status_code, answer.json["refund"]["amount"]) == (201, {"value": 9900, "currency": "MYR"})
+
+
+@pytest.mark.parametrize("amount", ["ALL", " all", "all ", "everything", "", None, True, ["all"], {"all": True}])
+def test_all_has_one_spelling(http, captured, orders, pointers, amount):
+    before = orders.find_one({"_id": ObjectId(captured)})
+    assert pointers(http.post(f"/orders/one/{captured}/refunds", json={"amount": amount})) == ["/amount"]
+    assert orders.find_one({"_id": ObjectId(captured)}) == before
+
+
 @pytest.mark.parametrize("member", ["orderStatus", "createdAt"])
 @pytest.mark.parametrize("value", IGNORED.values(), ids=IGNORED)
 def test_the_status_and_time_of_a_new_order_are_the_servers(http, orders, member, value):

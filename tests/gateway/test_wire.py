@@ -6,7 +6,7 @@ import re
 import socket
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from email.message import Message
 from http.client import HTTPConnection, parse_headers
@@ -62,41 +62,49 @@ def name():
     return f"test_{uuid4().hex}"
 
 
-@pytest.fixture(scope="module")
-def port(mongodb_uri, mongo, name, tmp_path_factory):
+@contextmanager
+def served(uri, name, folder, **environ):
     """The server, as it is run, with one worker; the port it listens on."""
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
-    environ = {
-        **os.environ,
-        "MONGODB_URI": mongodb_uri,
+    own = {
+        "MONGODB_URI": uri,
         "MONGODB_DATABASE": name,
-        "ORDERFLOW_DATA": str(tmp_path_factory.mktemp("data")),
+        "ORDERFLOW_DATA": str(folder),
         "PORT": str(port),
         "WEB_CONCURRENCY": "1",
         "LOG_LEVEL": "error",
     }
+    given = {variable: value.format(port=port) for variable, value in environ.items()}
     command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py"]
-    server = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL)
-    yield port
-    server.terminate()
-    assert server.wait(60) == 0
+    server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **own, **given}, stdout=subprocess.DEVNULL)
+    try:
+        yield port
+    finally:
+        server.terminate()
+        assert server.wait(60) == 0
+
+
+@pytest.fixture(scope="module")
+def port(mongodb_uri, mongo, name, tmp_path_factory):
+    with served(mongodb_uri, name, tmp_path_factory.mktemp("data")) as port:
+        yield port
     mongo.drop_database(name)
+
+
+def ready(port):
+    try:
+        with closing(HTTPConnection("127.0.0.1", port, timeout=30)) as probe:
+            probe.request("GET", "/readyz")
+            return probe.getresponse().status == 200
+    except OSError:
+        return False
 
 
 @pytest.fixture
 def connection(port, eventually):
     """A connection to the server once it can serve."""
-
-    def ready():
-        try:
-            with closing(HTTPConnection("127.0.0.1", port, timeout=30)) as probe:
-                probe.request("GET", "/readyz")
-                return probe.getresponse().status == 200
-        except OSError:
-            return False
-
-    eventually(ready, 60)
+    eventually(lambda: ready(port), 60)
     with Connection(port) as opened:
         yield opened
 
@@ -108,7 +116,7 @@ def stored(mongo, name):
 
 
 def request(method, path, *headers, body=b""):
-    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode() + body
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode() + body
 
 
 def post(*headers, body=b"", kind="application/json"):
@@ -230,7 +238,7 @@ def test_what_a_refused_body_hides_is_not_taken_for_a_request(connection, stored
 
 @pytest.mark.parametrize("header", ["a,b", "a b", "x" * 65, "é", "<x>", ""])
 def test_an_odd_request_id_is_replaced(connection, header):
-    connection.send(f"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Request-Id: {header}\r\n\r\n".encode())
+    connection.send(f"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: {header}\r\n\r\n".encode())
     assert MADE.match(connection.answer().headers["X-Request-Id"])
 
 
@@ -272,3 +280,93 @@ def test_an_order_settles_behind_the_real_server(connection, eventually):
         return json.loads(connection.answer().content)["orderStatus"]
 
     eventually(lambda: status() == "Success")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("Host: evil.example", "Host: evil.example:7000", "Host: 192.0.2.7", "Host: localhost.evil.example", "Host:"),
+        *(
+            "Host: localhost@evil.example",
+            "Host: 2130706433",
+            "X-Forwarded-Host: localhost",
+            "Forwarded: host=localhost",
+        ),
+    ],
+)
+def test_a_request_for_another_host_or_for_none_is_refused(connection, stored, host):
+    before = stored()
+    connection.send(sized(GOOD).replace(b"Host: localhost", host.encode()))
+    check_problem(connection.answer(), 421, "misdirected_request")
+    connection.send(request("GET", "/orders").replace(b"Host: localhost", host.encode()))
+    check_problem(connection.answer(), 421, "misdirected_request")
+    assert stored() == before
+    connection.send(request("GET", "/readyz").replace(b"Host: localhost", host.encode()))
+    assert connection.answer().status == 200
+
+
+@pytest.mark.parametrize("host", ["Host: localhost:1", "Host: 127.0.0.1", "Host: [::1]:7000", "host:LOCALHOST"])
+def test_this_machine_has_several_names(connection, host):
+    connection.send(request("GET", "/orders").replace(b"Host: localhost", host.encode()))
+    assert connection.answer().status == 200
+
+
+def test_of_two_hosts_neither_counts(connection, stored):
+    before = stored()
+    connection.send(sized(GOOD).replace(b"Host: localhost", b"Host: localhost\r\nHost: evil.example"))
+    assert connection.answer().status in {400, 421}
+    assert stored() == before
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "location"),
+    [
+        ("//orders", 404, None),
+        ("//orders/", 404, None),
+        ("/%2Forders", 404, None),
+        ("//evil.example/", 404, None),
+        ("//evil.example/orders/", 404, None),
+        ("http://evil.example//orders", 404, None),
+        ("/orders//", 404, None),
+        ("/orders/?limit=1&cursor=a%2Bb", 308, "/orders?limit=1&cursor=a%2Bb"),
+        ("/orders/user-7/", 308, "/orders/user-7"),
+        ("http://localhost/healthz/", 308, "/healthz"),
+        ("/orders/user-7%2F", 404, None),
+        ("/api/", 200, None),
+    ],
+)
+def test_every_route_has_one_address(connection, target, status, location):
+    connection.send(request("GET", target))
+    answer = connection.answer()
+    assert (answer.status, answer.headers["Location"]) == (status, location)
+    check_lives(connection)
+
+
+@pytest.fixture(scope="module")
+def dual(mongodb_uri, mongo, name, tmp_path_factory):
+    """A server that listens on IPv6 and IPv4 at once, behind a proxy on 127.0.0.1; its port."""
+    environ = {
+        "GUNICORN_CMD_ARGS": "--bind [::]:{port}",
+        "ALLOW_UNSAFE": "no_identity",
+        "FORWARDED_ALLOW_IPS": "127.0.0.1",
+        "RATE_LIMIT": "2/hour",
+    }
+    with served(mongodb_uri, f"{name}_dual", tmp_path_factory.mktemp("dual"), **environ) as port:
+        yield port
+    mongo.drop_database(f"{name}_dual")
+
+
+def test_behind_a_listener_on_ipv6_clients_of_ipv4_are_told_apart(dual, eventually):
+    """They and their proxy are seen as ::ffff:127.0.0.1 there; ports that a proxy adds make no other client."""
+    eventually(lambda: ready(dual), 60)
+    with Connection(dual) as opened:
+
+        def status(client):
+            opened.send(request("GET", "/state-machine", f"X-Forwarded-For: {client}", "X-Forwarded-Proto: https"))
+            answer = opened.answer()
+            assert "Strict-Transport-Security" in answer.headers
+            return answer.status
+
+        first = [status(f"198.51.100.1:{port}") for port in (4711, 4712, 4713)]
+        assert first == [200, 200, 429]
+        assert [status("198.51.100.2"), status("[2001:db8::1]:443"), status("::ffff:198.51.100.3")] == [200] * 3

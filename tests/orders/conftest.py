@@ -9,7 +9,15 @@ from bson import ObjectId
 from pymongo.monitoring import CommandListener
 
 from app.config import Settings
-from app.contracts import CreateOrder, Event, PaymentCaptured, PaymentDeclined, PaymentRefunded, UpdateOrder
+from app.contracts import (
+    CreateOrder,
+    Event,
+    PaymentCaptured,
+    PaymentDeclined,
+    PaymentRefunded,
+    RefundOrder,
+    UpdateOrder,
+)
 from app.database import Database, Store
 from app.orders import handlers
 from app.orders.repository import OrderRepository
@@ -106,6 +114,25 @@ def update(orders: OrderRepository) -> Callable:
             order_status=order_status,
         )
         return handlers.update_order(request, repository or orders)
+
+    return take
+
+
+@pytest.fixture
+def refund(orders: OrderRepository) -> Callable:
+    """Ask for a refund of an order, as a client does."""
+
+    def take(order_id, refund_id, value=0, user="", expected=()):
+        request = RefundOrder(
+            request_id="r-refund",
+            order_id=order_id,
+            on_behalf_of=user,
+            expected_versions=expected,
+            refund_id=refund_id,
+            refund_value=value,
+            currency="MYR",
+        )
+        return handlers.refund_order(request, orders)
 
     return take
 

@@ -10,6 +10,7 @@ from app.contracts import (
     Event,
     IdempotencyKeyReused,
     IllegalStep,
+    MisleadingStatus,
     OrderCreated,
     PaymentCaptured,
     PaymentDeclined,
@@ -18,7 +19,9 @@ from app.contracts import (
     PaymentRefundFailed,
     PaymentVoided,
     RefundExceedsBalance,
+    RefundNotAllowed,
     TimelineFull,
+    TooManyRefunds,
     WrongCurrency,
 )
 from app.orders import order
@@ -246,18 +249,85 @@ def test_an_event_that_orders_does_not_know_is_not_swallowed():
         order.heard(state("Processing"), stranger)
 
 
-@pytest.mark.parametrize(("status", "wanted"), [move for move, mark in MOVES.items() if mark == ">"])
-def test_a_full_timeline_takes_no_more_steps_of_clients(status, wanted):
-    assert order.requested(state(status, sequence=199), wanted).order_status == wanted
-    for sequence in (200, 203):
+TEXT_MOVES = [move for move, mark in MOVES.items() if mark == ">" and move[1] not in {"Confirm", "Cancelled"}]
+OTHER_STEPS = [move for move, mark in MOVES.items() if mark == ">" and move not in TEXT_MOVES]
+
+
+@pytest.mark.parametrize(("status", "wanted"), TEXT_MOVES)
+def test_a_full_timeline_takes_no_more_texts_of_clients(status, wanted):
+    assert order.requested(state(status, sequence=order.TEXT_LIMIT - 1), wanted).order_status == wanted
+    for sequence in (order.TEXT_LIMIT, order.TEXT_LIMIT + 3):
         with pytest.raises(TimelineFull):
             order.requested(state(status, sequence=sequence), wanted)
+
+
+@pytest.mark.parametrize(("status", "wanted"), OTHER_STEPS)
+def test_a_full_timeline_has_room_for_what_can_happen_only_once(status, wanted):
+    for sequence in (order.TEXT_LIMIT, order.TIMELINE_LIMIT, order.TIMELINE_LIMIT + 5):
+        assert order.requested(state(status, sequence=sequence), wanted).order_status == wanted
+
+
+MISLEADING = [
+    *("Refunded", "refunded", "REFUNDING", "Captured", " Voided ", "unknown"),
+    *("\uff23\uff41\uff4e\uff43\uff45\uff4c\uff4c\uff45\uff44", "\uff32\uff45\uff46\uff55\uff4e\uff44\uff45\uff44"),
+    *(
+        "Cancelled\u200b",
+        "\u202eSuccess",
+        "Suc\u00adcess",
+        "C\u1d52nfirm",
+        "\u2060Processing",
+        "Declined\u200d",
+    ),
+    *("Cancelled\ufe0f", "\U0001d402onfirm", "\U0001d4e1efunded", "\u24b8ancelled"),
+]
+
+
+@pytest.mark.parametrize("wanted", MISLEADING, ids=ascii)
+@pytest.mark.parametrize("status", ["Processing", "Success", "Shipped"])
+def test_a_text_that_reads_like_what_only_the_system_sets_is_refused(status, wanted):
+    with pytest.raises(MisleadingStatus):
+        order.requested(state(status), wanted)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "Refunded in cash",
+        "Success!",
+        "Confirmed",
+        "\u914d\u9001\u4e2d\uff08\u6771\u4eac\uff09",
+        "\u0915\u094d\u0937",
+        "Cancell\u00e9d",
+        "\u2460",
+    ],
+)
+def test_a_text_of_ones_own_in_any_script_is_taken_as_it_is(wanted):
+    assert order.requested(state("Success"), wanted).order_status == wanted
+
+
+@pytest.mark.parametrize(
+    ("status", "refused"),
+    [("Processing", False), ("Success", False), ("Declined", False), ("Confirm", True), ("Shipped", True)],
+)
+def test_who_may_not_refund_cancels_only_until_fulfilment_begins(status, refused):
+    assert order.requested(state(status), "Cancelled").order_status == "Cancelled"
+    if refused:
+        with pytest.raises(RefundNotAllowed):
+            order.requested(state(status), "Cancelled", may_refund=False)
+    else:
+        assert order.requested(state(status), "Cancelled", may_refund=False).order_status == "Cancelled"
+    assert order.requested(state("Cancelled"), "Cancelled", may_refund=False) is None
 
 
 def test_a_full_timeline_still_tells_same_from_illegal():
     assert order.requested(state("Shipped", sequence=200), "Shipped") is None
     with pytest.raises(IllegalStep):
         order.requested(state("Shipped", sequence=200), "Success")
+
+
+def test_all_that_clients_can_cause_is_within_the_size_that_a_timeline_is_meant_to_have():
+    """Placed, captured, confirmed, cancelled and refunded in the end, beside all texts and all refunds asked for."""
+    assert order.TEXT_LIMIT + 2 * (order.REFUND_LIMIT + 1) + 5 <= order.TIMELINE_LIMIT
 
 
 @pytest.mark.parametrize("kind", NEWS)
@@ -383,10 +453,26 @@ def test_an_order_is_refunded_in_its_own_currency():
         order.refunded(state("Success"), "r1", 900, "SGD")
 
 
-def test_a_full_timeline_takes_no_refund():
-    assert order.refunded(state("Success", sequence=199), "r1", 900, "MYR")
-    with pytest.raises(TimelineFull):
-        order.refunded(state("Success", sequence=200), "r1", 900, "MYR")
+def test_a_full_timeline_has_room_for_refunds():
+    for sequence in (order.TEXT_LIMIT, order.TIMELINE_LIMIT, order.TIMELINE_LIMIT + 5):
+        assert order.refunded(state("Success", sequence=sequence), "r1", 900, "MYR")
+
+
+def refunded_often(times):
+    return state("Success", "Refunding", refunds=tuple((f"r{at}", 1) for at in range(times)))
+
+
+def test_an_order_is_refunded_in_so_many_parts_and_no_more():
+    assert order.refunded(refunded_often(order.REFUND_LIMIT - 1), "new", 1, "MYR")
+    with pytest.raises(TooManyRefunds):
+        order.refunded(refunded_often(order.REFUND_LIMIT), "new", 1, "MYR")
+
+
+def test_after_the_last_part_all_that_is_left_can_still_go_back():
+    left = TOTAL - order.REFUND_LIMIT
+    for value in (0, left):
+        assert order.refunded(refunded_often(order.REFUND_LIMIT), "new", value, "MYR").refund == ("new", left)
+    assert order.refunded(refunded_often(order.REFUND_LIMIT), "r1", 1, "MYR") is None
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from app.contracts import (
     PaymentRefunded,
     PaymentVoided,
     RefundExceedsBalance,
-    RefundOrder,
     RefundRequested,
 )
 from app.main import runtime
@@ -258,25 +257,6 @@ def test_handlers_never_answer_for_another_order(orders, create, update, stored)
     before = stored(other)
     update(mine, "Cancelled")
     assert stored(other) == before
-
-
-@pytest.fixture
-def refund(orders):
-    """Ask for a refund of an order, as a client does."""
-
-    def take(order_id, refund_id, value=0, user="", expected=()):
-        request = RefundOrder(
-            request_id="r-refund",
-            order_id=order_id,
-            on_behalf_of=user,
-            expected_versions=expected,
-            refund_id=refund_id,
-            refund_value=value,
-            currency="MYR",
-        )
-        return handlers.refund_order(request, orders)
-
-    return take
 
 
 def test_a_refund_is_reserved_and_asked_of_payments_in_one_write(orders, create, refund, commands, news, stored):

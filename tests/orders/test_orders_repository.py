@@ -19,6 +19,7 @@ from app.contracts import (
     PaymentRefunded,
     StaleVersion,
     TimelineFull,
+    TooManyRefunds,
 )
 from app.orders import handlers, order
 from app.orders.order import Change
@@ -190,21 +191,27 @@ def test_a_step_that_changes_nothing_writes_nothing(orders, create, update, comm
     assert stored(order_id) == before
 
 
-def test_a_timeline_takes_two_hundred_steps_of_clients_and_then_only_news(orders, create, update, database, news):
+def test_a_timeline_that_is_full_of_texts_takes_refunds_cancellation_and_news(
+    orders, create, update, refund, database, news
+):
     order_id = create()
     orders.hear([news(PaymentCaptured, order_id)], order.heard)
-    entries = [{"sequence": at, "type": "OrderUpdated", "at": orders.now()} for at in range(3, 200)]
-    database.orders.update_one(
-        {"_id": ObjectId(order_id)},
-        {"$set": {"sequence": 199, "version": 199}, "$push": {"events": {"$each": entries}}},
-    )
-    assert update(order_id, "the 200th").version == 200
+    for at in range(3, order.TEXT_LIMIT + 1):
+        assert update(order_id, f"step {at}").version == at
     with pytest.raises(TimelineFull):
-        update(order_id, "the 201st")
-    assert not update(order_id, "the 200th").changed
+        update(order_id, "one more")
+    assert not update(order_id, f"step {order.TEXT_LIMIT}").changed
+    for at in range(order.REFUND_LIMIT):
+        assert refund(order_id, f"r{at}", 1).refund_value == 1
+    with pytest.raises(TooManyRefunds):
+        refund(order_id, "one more", 1)
+    assert update(order_id, "Cancelled").changed
     assert len(orders.hear([news(PaymentRefunded, order_id, 2)], order.heard)) == 1
     doc = database.orders.find_one({"_id": ObjectId(order_id)})
-    assert (len(doc["events"]), doc["sequence"], doc["paymentStatus"]) == (201, 201, "Refunded")
+    steps = order.TEXT_LIMIT + order.REFUND_LIMIT + 2
+    assert (len(doc["events"]), doc["sequence"], doc["orderStatus"], doc["paymentStatus"]) == (
+        steps, steps, "Cancelled", "Refunded",
+    )  # fmt: skip
 
 
 def test_news_of_many_new_orders_is_one_write_and_no_read(orders, create, commands, news, stored):

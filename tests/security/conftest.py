@@ -20,7 +20,8 @@ from tests.security.surface import BODIES
 
 NEW_ORDER = BODIES["POST", "/orders"]
 ISSUER, AUDIENCE = "https://issuer.example", "orderflow"
-USER_SCOPES = "orders:read orders:write"
+# All that a user may be given for their own orders; what each scope alone allows is tried in test_api5.
+USER_SCOPES = "orders:read orders:write orders:fulfil orders:refund"
 MEMBERS = {"ok", "type", "title", "status", "detail", "code", "requestId"}
 INSIDES = re.compile(
     r"Traceback|File \"|line \d+, in|pymongo|bson|mongo|marshmallow|werkzeug|gunicorn|python|jwt\b|/app/|<html",

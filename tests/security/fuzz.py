@@ -50,7 +50,9 @@ def attack(port: int, folder: Path, *, examples: int, seed: int) -> tuple[bool, 
     """Whether nothing was found, how many cases there were, and what schemathesis says."""
     now = int(time.time())
     claims = {"iss": "fuzz", "aud": "orderflow", "sub": "user-7", "iat": now, "exp": now + 86400}
-    token = jwt.encode({**claims, "scope": "orders:read orders:write"}, KEY, algorithm="HS256")
+    token = jwt.encode(
+        {**claims, "scope": "orders:read orders:write orders:fulfil orders:refund"}, KEY, algorithm="HS256"
+    )
     command = [
         *(str(Path(sys.executable).parent / "schemathesis"), "--config-file", str(ROOT / "schemathesis.toml"), "run"),
         *(f"http://127.0.0.1:{port}/api-json", "-H", f"Authorization: Bearer {token}", "--no-color"),

@@ -5,7 +5,8 @@ import re
 from app.config import Settings
 from app.main import create_app
 
-READ, WRITE, ADMIN = "orders:read", "orders:write", "orders:admin"
+READ, WRITE, REFUND, ADMIN = "orders:read", "orders:write", "orders:refund", "orders:admin"
+FULFIL = "orders:fulfil"
 PUBLIC = None
 
 # What each route asks of its callers. A route without a row fails test_api5; so does a row without a route.
@@ -18,7 +19,7 @@ ROWS = {
     ("GET", "/orders/one/<order_id>/events"): READ,
     ("GET", "/orders/one/<order_id>/explain"): READ,
     ("GET", "/orders/one/<order_id>/way"): READ,
-    ("POST", "/orders/one/<order_id>/refunds"): WRITE,
+    ("POST", "/orders/one/<order_id>/refunds"): REFUND,
     ("GET", "/orders/status/<order_id>"): READ,
     ("GET", "/metrics"): ADMIN,
     ("GET", "/state-machine"): PUBLIC,
@@ -29,6 +30,7 @@ ROWS = {
     ("GET", "/console/<name>"): PUBLIC,
     ("GET", "/console/stream"): ADMIN,
     ("GET", "/api"): PUBLIC,
+    ("GET", "/api/"): PUBLIC,
     ("GET", "/api-json"): PUBLIC,
     ("GET", "/api/assets/<name>"): PUBLIC,
 }

@@ -79,7 +79,7 @@ def stored(orders, order_id):
 
 @pytest.mark.parametrize("member", FORBIDDEN)
 @pytest.mark.parametrize(("method", "rule"), WRITING, ids=named(WRITING))
-def test_a_member_that_is_not_theirs_to_set_sets_nothing(ada, orders, of_ada, method, rule, member):
+def test_a_member_that_is_not_theirs_to_set_sets_nothing(ada, orders, of_ada, refused, method, rule, member):
     if member in TAKEN[method, rule]:
         return
     plain, forged = of_ada, of_ada
@@ -92,12 +92,16 @@ def test_a_member_that_is_not_theirs_to_set_sets_nothing(ada, orders, of_ada, me
         return
     before = stored(orders, of_ada)
     answer = write(ada, method, rule, of_ada, {member: FORBIDDEN[member]})
-    assert answer.status_code in {200, 201}, answer.text
     after = stored(orders, of_ada)
+    if rule.endswith("/refunds"):
+        # Where money goes back nothing is ignored: it might have been meant as the amount.
+        refused(answer, 422, "invalid_members")
+        assert after == before
+        return
+    assert answer.status_code in {200, 201}, answer.text
     assert {name for name in after if after[name] != before.get(name)} <= INHERENT
     assert (after["version"], after["sequence"]) == (before["version"] + 1, before["sequence"] + 1)
     assert after["paymentStatus"] in ("Captured", "Refunding")
-    assert sum(refund["value"] for refund in after.get("refunds", [])) in (0, 100)
 
 
 def check_alike(one, other):

@@ -97,15 +97,15 @@ def exchange(port, data):
         return answer(opened)
 
 
-POST = b"POST /orders HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+POST = b"POST /orders HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 # How a slow client begins, and what it then sends bit by bit.
 SLOWLY = {
     "nothing": (b"", b""),
     "a request line": (b"GET /orders/", b"a"),
-    "headers": (b"POST /orders HTTP/1.1\r\nHost: x\r\n", b"X-A: b\r\n"),
+    "headers": (b"POST /orders HTTP/1.1\r\nHost: localhost\r\n", b"X-A: b\r\n"),
     "a body": (POST + b"Content-Length: 1000\r\n\r\n{", b" "),
     "chunks": (POST + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
-    "a second request": (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /", b"a"),
+    "a second request": (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /", b"a"),
 }
 
 
@@ -159,13 +159,13 @@ MALFORMED = {
     "not ASCII": "GET /é HTTP/1.1\r\n\r\n".encode(),
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
     "another protocol": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "a bare line feed": b"GET /healthz HTTP/1.1\nHost: x\r\n\r\n",
-    "a folded header": b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: b\r\n c\r\n\r\n",
-    "a header without a colon": b"GET /healthz HTTP/1.1\r\nHost: x\r\nSECRET\r\n\r\n",
-    "a header without a name": b"GET /healthz HTTP/1.1\r\nHost: x\r\n: SECRET\r\n\r\n",
-    "a space before the colon": b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A : b\r\n\r\n",
-    "a NUL in a header": b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: a\0b\r\n\r\n",
-    "two hosts": b"GET /healthz HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+    "a bare line feed": b"GET /healthz HTTP/1.1\nHost: localhost\r\n\r\n",
+    "a folded header": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-A: b\r\n c\r\n\r\n",
+    "a header without a colon": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nSECRET\r\n\r\n",
+    "a header without a name": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n: SECRET\r\n\r\n",
+    "a space before the colon": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-A : b\r\n\r\n",
+    "a NUL in a header": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-A: a\0b\r\n\r\n",
+    "two hosts": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: y\r\n\r\n",
     "two types": POST + b"Content-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}",
     "a length and chunks": POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "two lengths": POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{} ",
@@ -177,7 +177,7 @@ TOO_LARGE = {
     "a query": (b"GET /healthz?" + b"a" * 5000 + b" HTTP/1.1\r\n\r\n", 414, "address_too_long"),
     "an endless request line": (b"GET /" + b"a" * 100_000, 414, "address_too_long"),
     "a header": (
-        b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 9000 + b"\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-A: " + b"a" * 9000 + b"\r\n\r\n",
         431,
         "headers_too_large",
     ),
@@ -299,10 +299,24 @@ def test_a_flood_is_turned_away_and_others_notice_nothing(limited, issuer):
     assert other.open("GET", "/orders/calm").status_code == 200
 
 
-def test_whoever_cannot_tell_who_they_are_is_turned_away_sooner(limited, issuer):
+WITHOUT = {
+    "no token": (401, lambda issuer: []),
+    "a bad token": (401, lambda issuer: ["Bearer bad"]),
+    "another scheme": (401, lambda issuer: ["Basic YTpi"]),
+    "a token twice": (400, lambda issuer: [f"Bearer {issuer.token()}"] * 2),
+    "two tokens in one header": (400, lambda issuer: [f"Bearer {issuer.token()}, Bearer {issuer.token()}"]),
+    "a token without scopes": (403, lambda issuer: [f"Bearer {issuer.token(scope='')}"]),
+    "a token with another scope": (403, lambda issuer: [f"Bearer {issuer.token(scope='orders:write')}"]),
+}
+
+
+@pytest.mark.parametrize(("status", "shown"), WITHOUT.values(), ids=WITHOUT)
+def test_whoever_may_not_come_in_is_turned_away_sooner(limited, issuer, status, shown):
     client = limited.test_client()
-    bad = [client.get("/orders/ada", headers={"Authorization": "Bearer bad"}).status_code for _ in range(10)]
-    assert bad == [401] * 5 + [429] * 5
-    good = client.get("/orders/gina", headers={"Authorization": f"Bearer {issuer.token('gina')}"})
-    assert good.status_code == 200
-    assert client.get("/healthz").status_code == 200
+    here = {"REMOTE_ADDR": f"192.0.2.{list(WITHOUT.values()).index((status, shown)) + 1}"}
+    headers = [("Authorization", each) for each in shown(issuer)]
+    bad = [client.get("/orders/ada", headers=headers, environ_overrides=here).status_code for _ in range(10)]
+    assert bad == [status] * 5 + [429] * 5
+    good = {"Authorization": f"Bearer {issuer.token('gina')}"}
+    assert client.get("/orders/gina", headers=good, environ_overrides=here).status_code == 200
+    assert client.get("/healthz", environ_overrides=here).status_code == 200

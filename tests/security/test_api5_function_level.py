@@ -2,9 +2,12 @@
 
 from dataclasses import replace
 from itertools import product
+from urllib.parse import unquote
 
 import pytest
+from bson import ObjectId
 from flask import Flask
+from pymongo import ReturnDocument
 
 from app import gateway
 from app.bus import SignalBus
@@ -12,7 +15,8 @@ from app.config import Settings
 from app.gateway.auth import UndeclaredRoute, policies
 from app.main import create_app, runtime
 from tests.security import surface
-from tests.security.surface import ADMIN, PUBLIC, READ, ROUTES, ROWS, WRITE, named
+from tests.security.conftest import User
+from tests.security.surface import ADMIN, FULFIL, PUBLIC, READ, REFUND, ROUTES, ROWS, WRITE, named
 
 VERBS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "BREW")
 ALIKE = {"HEAD": "GET"}
@@ -23,6 +27,9 @@ CALLERS = {
     "who reads": {READ},
     "who writes": {WRITE},
     "who reads and writes": {READ, WRITE},
+    "who fulfils": {FULFIL},
+    "who refunds": {REFUND},
+    "who does all but refund": {READ, WRITE, FULFIL},
     "an operator": {ADMIN},
     "with scopes of another service": {"orders", "orders:*", "admin", "Orders:Admin", "orders:admin2", "*"},
 }
@@ -47,10 +54,10 @@ def open_as(fort, issuer, scopes, method, rule):
     headers = {}
     if scopes is not None:
         headers["Authorization"] = f"Bearer {issuer.token(scope=' '.join(scopes))}"
-    client = fort.test_client()
-    return client.open(
-        surface.address(rule), method=method, headers=headers, buffered=True, **surface.body(method, rule)
-    )
+    # What needs a further scope is tried below.
+    changes = {"orderStatus": "Cancelled"} if method == "PUT" else {}
+    sent = surface.body(method, rule, **changes)
+    return fort.test_client().open(surface.address(rule), method=method, headers=headers, buffered=True, **sent)
 
 
 @every_route
@@ -116,8 +123,12 @@ SPELLINGS = [
 
 @pytest.mark.parametrize("path", SPELLINGS)
 def test_no_spelling_of_a_path_goes_around_the_question(stranger, path):
-    """Under another name there is nothing, or the same question."""
-    assert stranger.open("GET", path).status_code in {401, 404, 405}
+    """Under another name there is nothing, or the same question, or the way to the plain address, where it is asked."""
+    answer = stranger.open("GET", path, environ_overrides={"PATH_INFO": unquote(path)})
+    assert answer.status_code in {308, 401, 404, 405}
+    if answer.status_code == 308:
+        assert answer.headers["Location"] == path.rstrip("/")
+        assert stranger.open("GET", answer.headers["Location"]).status_code == 401
 
 
 def test_a_route_that_does_not_say_who_may_use_it_does_not_start():
@@ -140,3 +151,44 @@ def test_metrics_are_for_all_where_that_is_set(fort_settings):
     app = create_app(replace(fort_settings, metrics_public=True))
     assert app.test_client().get("/metrics").status_code == 200
     runtime(app).stop()
+
+
+# Who may take an order from one status to another: what each needs beside the scope to write.
+MOVES = {
+    ("Processing", "Cancelled"): set(),
+    ("Success", "Cancelled"): set(),
+    ("Declined", "Cancelled"): set(),
+    ("Confirm", "Cancelled"): {REFUND},
+    ("Packed", "Cancelled"): {REFUND},
+    ("Success", "Confirm"): {FULFIL},
+    ("Success", "Packed"): {FULFIL},
+    ("Confirm", "Packed"): {FULFIL},
+}
+
+
+@pytest.mark.parametrize(
+    "scopes", [set(), {FULFIL}, {REFUND}, {FULFIL, REFUND}, {ADMIN}], ids=lambda each: " ".join(sorted(each))
+)
+@pytest.mark.parametrize(("status", "wanted"), MOVES, ids="-".join)
+def test_a_customer_cancels_in_time_and_neither_confirms_nor_takes_money_back(
+    fort, issuer, orders, order_of, refused, status, wanted, scopes
+):
+    order_id = order_of("ada")
+    before = orders.find_one_and_update(
+        {"_id": ObjectId(order_id)}, {"$set": {"orderStatus": status}}, return_document=ReturnDocument.AFTER
+    )
+    user = User(fort.test_client(), issuer.token("ada", " ".join({READ, WRITE, *scopes})))
+    answer = user.open("PUT", "/orders", json={"orderId": order_id, "orderStatus": wanted})
+    if MOVES[status, wanted] <= scopes or ADMIN in scopes:
+        assert answer.status_code == 200, answer.text
+        return
+    refused(answer, 403, "refund_not_allowed" if wanted == "Cancelled" else "insufficient_scope")
+    assert orders.find_one({"_id": ObjectId(order_id)}) == before
+
+
+def test_whose_orders_a_scope_is_for_does_not_change_with_it(fort, issuer, order_of, refused):
+    """Only orders:admin reaches orders of other users."""
+    of_bob = order_of("bob")
+    ada = User(fort.test_client(), issuer.token("ada", " ".join((READ, WRITE, FULFIL, REFUND))))
+    refused(ada.open("PUT", "/orders", json={"orderId": of_bob, "orderStatus": "Confirm"}), 404, "order_not_found")
+    refused(ada.open("POST", f"/orders/one/{of_bob}/refunds", json={}), 404, "order_not_found")

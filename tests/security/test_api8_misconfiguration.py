@@ -221,6 +221,31 @@ UNSAFE = {
     "half of what identity needs": ({"AUTH_JWT_ALGORITHM": "HS256"}, "AUTH_JWT_"),
     "a secret for a public key": ({**GOOD, "AUTH_JWT_ALGORITHM": "RS256"}, "AUTH_JWT_KEY"),
     "another worker": ({"WORKER_CLASS": "sync"}, "WORKER_CLASS"),
+    "nobody asked, on one address that others reach": ({"BIND": "192.0.2.7"}, "ALLOW_UNSAFE=no_identity"),
+    "nobody asked, on a name that others reach": ({"BIND": "orders.example"}, "ALLOW_UNSAFE=no_identity"),
+    "nobody asked, on all addresses of IPv6": ({"BIND": "::"}, "ALLOW_UNSAFE=no_identity"),
+    "nobody asked, published on all addresses": ({"PUBLISHED_ON": "0.0.0.0"}, "ALLOW_UNSAFE=no_identity"),
+    "what may be unsafe is another thing": ({"BIND": "0.0.0.0", "ALLOW_UNSAFE": "short_jwt_key"}, "no_identity"),
+    "all that is unsafe at once": ({"ALLOW_UNSAFE": "everything"}, "ALLOW_UNSAFE"),
+    "the user's name for a password": ({"MONGODB_URI": "mongodb://orders:orders@x"}, "default_password"),
+    "an empty password": ({"MONGODB_URI": "mongodb://orders:@x"}, "default_password"),
+    "a well-known password, percent-encoded": ({"MONGODB_URI": "mongodb://a:p%61ssword@x"}, "default_password"),
+    "the broker's guest, from elsewhere": ({"BUS_URL": "amqp://guest:guest@rabbit"}, "default_password"),
+    "an algorithm of another's": ({**GOOD, "AUTH_JWT_ALGORITHM": "ES256K"}, "AUTH_JWT_ALGORITHM"),
+    "an algorithm in small letters": ({**GOOD, "AUTH_JWT_ALGORITHM": "hs256"}, "AUTH_JWT_ALGORITHM"),
+    "no issuer": ({**GOOD, "AUTH_JWT_ISSUER": ""}, "AUTH_JWT_"),
+    "no audience": ({**GOOD, "AUTH_JWT_AUDIENCE": ""}, "AUTH_JWT_"),
+    "no key": ({name: value for name, value in GOOD.items() if name != "AUTH_JWT_KEY"}, "AUTH_JWT_"),
+    "a key and a set of keys": ({**GOOD, "AUTH_JWT_JWKS": '{"keys": []}'}, "AUTH_JWT_JWKS"),
+    "a secret that is not there": ({"CURSOR_KEY_FILE": "/nowhere"}, "CURSOR_KEY_FILE"),
+    "an issuer's clock that is far off": ({**GOOD, "AUTH_JWT_LEEWAY": "3600"}, "AUTH_JWT_LEEWAY"),
+    "a key for cursors that can be guessed": ({"CURSOR_KEY": "5h0rt"}, "CURSOR_KEY"),
+    "a limit that is none": ({"RATE_LIMIT": "many"}, "RATE_LIMIT"),
+    "a limit of failures that is none": ({"AUTH_FAILURE_LIMIT": "0/minute"}, "AUTH_FAILURE_LIMIT"),
+    # gunicorn reads this one, too, and first.
+    "a proxy by name": ({"FORWARDED_ALLOW_IPS": "proxy"}, "'proxy'"),
+    "a network that is none": ({"FORWARDED_ALLOW_IPS": "10.0.0.1/8"}, "10.0.0.1/8"),
+    "every name": ({"ALLOWED_HOSTS": "*"}, "ALLOWED_HOSTS"),
 }
 
 
@@ -230,7 +255,7 @@ def test_what_is_unsafe_does_not_start_and_says_why_in_a_sentence(tmp_path, envi
     plain = {"PATH": os.environ["PATH"], "PORT": "0", "ORDERFLOW_DATA": str(tmp_path), **environ}
     done = subprocess.run(command, cwd=ROOT, env=plain, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode not in {0, None}
-    told = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("[20")]
+    told = [line for line in (done.stdout + done.stderr).splitlines() if line and not line.startswith("[20")]
     assert len(told) == 1, told
     assert named in told[0]
     assert "Traceback" not in done.stderr

@@ -8,7 +8,7 @@ from tests.security.surface import ROUTES, ROWS
 AROUND = {
     ("GET", path)
     for path in (
-        *("/metrics", "/api", "/api-json", "/api/assets/<name>"),
+        *("/metrics", "/api", "/api/", "/api-json", "/api/assets/<name>"),
         *("/", "/console/<name>", "/console/stream"),
     )
 }

@@ -262,7 +262,7 @@ export class Picture {
 
   #tellRooms(found) {
     const { orders, payments } = this.#queues;
-    const placed = found["gateway received"]?.rate || 0;
+    const placed = found["order stored"]?.rate || 0;
     const words = {
       client: [placed ? `${rate(placed)} orders/s` : "POST /orders"],
       gateway: ["HTTP in and out"],
@@ -285,8 +285,8 @@ export class Picture {
     const shown = Math.min(all, this.#sampled.length / (WINDOW_MS / 1000));
     const updated = found["order updated"]?.rate || 0;
     if (!all && !updated) this.#note.textContent = "Quiet. Place an order and watch it.";
-    else if (shown < all * 0.9) this.#note.textContent = `${rate(all)} orders a second; about ${rate(shown)} of them are drawn.`;
-    else this.#note.textContent = `${rate(all)} orders a second, each drawn.`;
+    else if (shown < all * 0.9) this.#note.textContent = `${rate(all)} requests a second; about ${rate(shown)} of them are drawn.`;
+    else this.#note.textContent = `${rate(all)} requests a second, each drawn.`;
   }
 
   #prune(now) {
