@@ -69,6 +69,7 @@ class Settings:
     breaker_failures: int = 10
     breaker_recovery: float = 10.0
     backlog_limit: int = 10_000
+    open_orders_per_user: int = 1000
     idempotency_hours: float = 24.0
 
     relay_lease: float = 10.0
@@ -208,6 +209,7 @@ class Settings:
             (self.relay_tries >= 1, "RELAY_TRIES must be at least 1"),
             (self.breaker_failures >= 1, "BREAKER_FAILURES must be at least 1"),
             (self.backlog_limit >= 1, "BACKLOG_LIMIT must be at least 1"),
+            (self.open_orders_per_user >= 1, "OPEN_ORDERS_PER_USER must be at least 1"),
             (
                 0 <= self.streams_per_caller <= self.streams_max,
                 "STREAMS_PER_CALLER must not be below 0 or exceed STREAMS_MAX",

@@ -625,6 +625,7 @@ class PaymentParked(PaymentEvent):
 # ├── MisleadingStatus       the status reads like one that only the system sets
 # ├── IdempotencyKeyReused   the key stands for another request
 # ├── Conflict               others changed the order again and again meanwhile
+# ├── TooManyOpenOrders      as many orders of the user wait to be paid as may
 # ├── Overloaded             more is waiting than can be worked off soon
 # └── Unavailable            nobody can answer now; repeating later may help
 
@@ -704,6 +705,12 @@ class Conflict(Refused):
     """Others changed the order again and again meanwhile."""
 
     code = "conflict"
+
+
+class TooManyOpenOrders(Refused):
+    """As many orders of the user wait to be paid as may; member `retry_after` in seconds."""
+
+    code = "too_many_open_orders"
 
 
 class Overloaded(Refused):

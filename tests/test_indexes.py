@@ -18,6 +18,7 @@ from app.contracts import CreateOrder, OrderCreated, PaymentCaptured
 from app.database import Database
 from app.main import create_app, runtime
 from app.orders import handlers, order
+from app.orders.open_order_limit import OpenOrderLimit
 from app.orders.order import Change
 from app.orders.repository import OrderRepository
 from app.outbox import Outbox, entry_of
@@ -26,11 +27,13 @@ from app.payments.payment import Answer, Call, Kind
 from app.payments.providers.ledger import Ledger
 from app.payments.repository import PaymentRepository, Result
 
+NO_LIMIT = OpenOrderLimit(lambda *_: 0, 1)
+
 DOCUMENTS = 400
 # What looks nothing up.
 OTHERS = frozenset({
     "collMod", "create", "createIndexes", "endSessions", "getMore", "hello", "insert", "isMaster", "killCursors",
-    "listCollections", "listIndexes", "ping",
+    "listCollections", "listIndexes", "ping", "saslContinue", "saslStart",
 })  # fmt: skip
 LOOK_UPS = {
     "find": ("filter", "sort", "limit", "skip", "projection", "hint"),
@@ -182,7 +185,7 @@ def parts(settings, commands, database) -> Iterator[Parts]:
     )
     for one in (made.orders, made.payments, made.ledger):
         one.prepare()
-    order_id = handlers.create_order(new_order(), made.orders).order_id
+    order_id = handlers.create_order(new_order(), made.orders, NO_LIMIT).order_id
     made.payments.record([domain.opened(created(order_id))], 0)
     made.ledger.enter(call(Kind.CHARGE, order_id), Answer.CAPTURED)
     now = made.orders.now()
@@ -224,7 +227,7 @@ def silent(change, sequence, at):
 
 
 def new_in(parts: Parts) -> str:
-    return handlers.create_order(new_order(), parts.orders).order_id
+    return handlers.create_order(new_order(), parts.orders, NO_LIMIT).order_id
 
 
 def leased_in(parts: Parts):
@@ -241,7 +244,7 @@ def settled_in(parts: Parts) -> None:
 
 def repeated_in(parts: Parts) -> None:
     for _ in range(2):
-        handlers.create_order(new_order(idempotency_key="k"), parts.orders)
+        handlers.create_order(new_order(idempotency_key="k"), parts.orders, NO_LIMIT)
 
 
 def heard_in(parts: Parts) -> None:
@@ -325,6 +328,7 @@ OUTBOX = {
 CALLS: dict[tuple[type, str], Callable[[Parts], object]] = {
     (OrderRepository, "add"): repeated_in,
     (OrderRepository, "forget_keys"): lambda parts: parts.orders.forget_keys(3600.0),
+    (OrderRepository, "count_open"): lambda parts: parts.orders.count_open("user-7", 100),
     (OrderRepository, "view"): lambda parts: parts.orders.view(new_in(parts), ""),
     (OrderRepository, "status"): lambda parts: parts.orders.status(new_in(parts), ""),
     (OrderRepository, "of_user"): lambda parts: pages_in(parts),

@@ -49,6 +49,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "idempotency_key_reused": (422, "The Idempotency-Key stands for another request"),
     "rate_limited": (429, "Too often"),
     "too_many_streams": (429, "Too many are waiting"),
+    "too_many_open_orders": (429, "Too many orders wait to be paid"),
     "headers_too_large": (431, "The headers are too large"),
     "internal_error": (500, "Something went wrong on our side"),
     "not_implemented": (501, "This is not understood here"),

@@ -148,6 +148,10 @@ MEANINGS: dict[str, tuple[str, str]] = {
         "As many requests wait or stream as may at once, here or of yours.",
         "End some of yours, or wait as long as Retry-After says.",
     ),
+    "too_many_open_orders": (
+        "As many orders of the user wait for the outcome of their payment as may. Nothing was stored.",
+        "Wait until some have settled; Retry-After says when it may be worth another try.",
+    ),
     "internal_error": (
         "The server made a mistake. What it tells nobody here is in its log, under the request id.",
         "Tell the operators the request id. Repeating a POST with its Idempotency-Key does no harm.",

@@ -60,6 +60,7 @@ def blueprint(bus: Asks, admission: Admission, streams: Streams, cursors: Cursor
             "invalid_members",
             "idempotency_key_reused",
             "wrong_user",
+            "too_many_open_orders",
             "overloaded",
             "unavailable",
         ),

@@ -29,6 +29,7 @@ from app.contracts import (
 )
 from app.database import Store
 from app.orders import handlers
+from app.orders.open_order_limit import OpenOrderLimit
 from app.orders.repository import OrderRepository
 from app.orders.watch import Watch
 from app.outbox import Outbox, Relay
@@ -86,7 +87,8 @@ def install(bus: Answers, publisher: Publishes, store: Store, settings: Settings
         patience=min(NEWS_SECONDS, settings.relay_lease / 4),
         chore=partial(orders.forget_keys, settings.idempotency_hours * 3600),
     )
-    bus.answer(CreateOrder, partial(handlers.create_order, orders=orders))
+    limit = OpenOrderLimit(orders.count_open, settings.open_orders_per_user)
+    bus.answer(CreateOrder, partial(handlers.create_order, orders=orders, limit=limit))
     bus.answer(UpdateOrder, partial(handlers.update_order, orders=orders))
     bus.answer(RefundOrder, partial(handlers.refund_order, orders=orders))
     bus.answer(FindOrder, partial(handlers.find_order, orders=orders))

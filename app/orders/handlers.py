@@ -45,6 +45,7 @@ from app.contracts import (
     UpdateOrder,
 )
 from app.orders import order
+from app.orders.open_order_limit import OpenOrderLimit
 from app.orders.order import Change, State
 from app.orders.repository import NewOrder, OrderRepository
 from app.orders.watch import Watch
@@ -52,9 +53,10 @@ from app.outbox import Outbox
 from app.story import Step
 
 
-def create_order(request: CreateOrder, orders: OrderRepository) -> OrderAccepted:
+def create_order(request: CreateOrder, orders: OrderRepository, limit: OpenOrderLimit) -> OrderAccepted:
     """Store the order, durably, with the event that has it paid for."""
     started = time.perf_counter()
+    limit.check(request.user_id)
     at = orders.now()
     story.tell_each(Step.ORDERS_RECEIVED, [_line(request, started)])
     created = OrderCreated(

@@ -210,6 +210,11 @@ class OrderRepository:
         self._outbox.recorded(key, outbox)
         return order.order_id
 
+    def count_open(self, user_id: str, limit: int) -> int:
+        """How many orders of a user wait for the outcome of their payment, counted up to `limit`."""
+        with self._store.bounded() as documents:
+            return documents.count_documents({"userId": user_id, "orderStatus": PROCESSING}, limit=limit)
+
     def forget_keys(self, seconds: float) -> int:
         """Clear the idempotency keys of orders older than this; tells how many."""
         old = {"createdAt": {"$lt": self.now() - timedelta(seconds=seconds)}, "idempotency.key": {"$exists": True}}

@@ -192,6 +192,12 @@ def overloaded(world, operation):
         world.orders().delete_one({"_id": ObjectId(order_id)})
 
 
+def one_open_order_too_many(world, operation):
+    client = world.serve(open_orders_per_user=1)
+    answers = [call(world, operation, client=client) for _ in range(2)]
+    return answers[-1]
+
+
 def meddled(world, command, update):
     return world.serve(event_listeners=[Meddler(world.orders(), command, update)])
 
@@ -291,6 +297,7 @@ REACH = {
     "invalid_members": invalid,
     "wrong_currency": lambda world, operation: refund(world, operation, "USD 1"),
     "idempotency_key_reused": reused_key,
+    "too_many_open_orders": one_open_order_too_many,
     "overloaded": overloaded,
     "unavailable": lambda world, operation: call(world, operation, client=world.gone),
 }

@@ -20,8 +20,11 @@ from app.contracts import (
 )
 from app.database import Database, Store
 from app.orders import handlers
+from app.orders.open_order_limit import OpenOrderLimit
 from app.orders.repository import OrderRepository
 from app.outbox import Outbox
+
+NO_LIMIT = OpenOrderLimit(lambda *_: 0, 1)
 
 
 class Commands(CommandListener):
@@ -98,7 +101,7 @@ def request_for() -> Callable[..., CreateOrder]:
 @pytest.fixture
 def create(orders: OrderRepository, request_for) -> Callable[..., str]:
     """Store a new order and tell its id."""
-    return lambda **changes: handlers.create_order(request_for(**changes), orders).order_id
+    return lambda **changes: handlers.create_order(request_for(**changes), orders, NO_LIMIT).order_id
 
 
 @pytest.fixture

@@ -25,7 +25,10 @@ from app.contracts import (
 )
 from app.main import runtime
 from app.orders import handlers
+from app.orders.open_order_limit import OpenOrderLimit
 from app.outbox import Pending, entry_of, event_of
+
+NO_LIMIT = OpenOrderLimit(lambda *_: 0, 1)
 
 MEMBERS = {
     "_id", "userId", "productId", "productName", "totalOrderAmount", "total", "orderStatus", "paymentStatus", "version",
@@ -44,14 +47,14 @@ def outbox_of(doc):
 
 def test_a_new_order_is_acknowledged_with_its_id_and_first_version(orders, request_for, stored):
     request = request_for()
-    accepted = handlers.create_order(request, orders)
+    accepted = handlers.create_order(request, orders, NO_LIMIT)
     assert (type(accepted), accepted.order_id, accepted.version) == (OrderAccepted, request.order_id, 1)
     assert stored(request.order_id)["requestId"] == request.request_id
 
 
 def test_a_new_order_asks_for_its_payment(orders, request_for, stored):
     request = request_for(product_id="p-9", total_value=123, total_currency="JPY", user_id="u-3")
-    handlers.create_order(request, orders)
+    handlers.create_order(request, orders, NO_LIMIT)
     doc = stored(request.order_id)
     [event] = outbox_of(doc)
     assert event == OrderCreated(

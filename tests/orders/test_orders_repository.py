@@ -22,9 +22,12 @@ from app.contracts import (
     TooManyRefunds,
 )
 from app.orders import handlers, order
+from app.orders.open_order_limit import OpenOrderLimit
 from app.orders.order import Change
 from app.orders.repository import view_of
 from app.outbox import event_of
+
+NO_LIMIT = OpenOrderLimit(lambda *_: 0, 1)
 
 NOT_IDS = (
     "",
@@ -519,7 +522,7 @@ def test_a_listed_order_is_the_one_that_is_found(orders, create):
 def test_many_at_once_read_what_they_have_just_written(orders, rival, request_for, update):
     def live_through(walker: int) -> None:
         for _ in range(6):
-            order_id = handlers.create_order(request_for(user_id=f"w{walker}"), orders).order_id
+            order_id = handlers.create_order(request_for(user_id=f"w{walker}"), orders, NO_LIMIT).order_id
             assert orders.view(order_id, "").version == 1
             assert rival.status(order_id, "").order_status == "Processing"
             update(order_id, "Cancelled", rival)
