@@ -88,11 +88,12 @@ class Faults:
         self.last = time.monotonic()
 
     def run(self, seconds: float, gap: tuple[float, float]) -> None:
-        """Follow the schedule for so long, then end what is still going on."""
+        """Follow the schedule for so long, and until the first kinds were done; then end what is still going on."""
         ends = time.monotonic() + seconds
         try:
-            for wait, kind in schedule(self._random, gap, self._kinds, self._first):
-                if time.monotonic() + wait >= ends:
+            following = schedule(self._random, gap, self._kinds, self._first)
+            for number, (wait, kind) in enumerate(following):
+                if number >= self._first and time.monotonic() + wait >= ends:
                     break
                 self.wait(wait)
                 self.strike(kind)

@@ -26,7 +26,7 @@ APPLICATION = "chaos.attacked:create_app()"
 SUPERVISOR = "app.embedded"
 DATA_MEGABYTES = 2048
 LOG_MEGABYTES = 256
-THREAD_SECONDS = 3.0
+THREAD_SECONDS = 10.0
 SMALLEST_FILE = 1
 # So small that an unread pipe is full at once.
 PIPE_BYTES = 4096
@@ -175,11 +175,13 @@ class Target(Server):
         """End the same background thread in each worker, from inside; whether that happened in any."""
         before = self.ended_threads()
         self._choice.write_text(str(chosen))
-        for worker in self.workers():
-            if _catches(worker, signal.SIGUSR2):
-                hurt(worker, signal.SIGUSR2)
         ends = time.monotonic() + THREAD_SECONDS
+        told: set[psutil.Process] = set()
         while self.ended_threads() == before and time.monotonic() < ends:
+            for worker in self.workers(0):
+                if worker not in told and _catches(worker, signal.SIGUSR2):
+                    told.add(worker)
+                    hurt(worker, signal.SIGUSR2)
             time.sleep(0.05)
         return self.ended_threads() != before
 

@@ -18,7 +18,7 @@ SHORT = (
 
 
 def test_killing_all_that_can_be_killed_and_letting_days_pass_loses_no_order_and_charges_none_twice(tmp_path):
-    plan = Plan(seed=20, duration=14.0, rate=20.0, gap=(1.5, 2.4), kinds=SHORT, first=len(SHORT))
+    plan = Plan(seed=20, duration=12.0, rate=20.0, gap=(1.0, 2.0), kinds=SHORT, first=len(SHORT))
     verdict = run(plan, tmp_path)
 
     assert verdict.faults.keys() >= {*SHORT}, verdict.as_dict()
