@@ -85,7 +85,7 @@ class Faults:
         self._lasting: list[tuple[float, Callable[[], object]]] = []
         self.done: list[Strike] = []
         self.broken: list[str] = []
-        self.last = time.monotonic()
+        self.last = self._began = time.monotonic()
 
     def run(self, seconds: float, gap: tuple[float, float]) -> None:
         """Follow the schedule for so long, and until the first kinds were done; then end what is still going on."""
@@ -103,15 +103,19 @@ class Faults:
 
     def strike(self, kind: Kind) -> None:
         """Do one."""
-        at = time.monotonic()
+        self.begins()
         try:
             done = self._ways[kind]()
         except NotReady as exc:
             self.broken.append(f"{kind}: {exc}")
             done = True
         if done:
-            self.done.append(Strike(kind, at))
+            self.done.append(Strike(kind, self._began))
             self.last = time.monotonic()
+
+    def begins(self) -> None:
+        """Note that the fault begins now: what was done before only prepared it."""
+        self._began = time.monotonic()
 
     def lasts(self, seconds: float, undo: Callable[[], object]) -> None:
         """Have what was done undone in so many seconds."""

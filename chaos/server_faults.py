@@ -65,8 +65,8 @@ class ServerFaults(Faults):
             Kind.RELOAD: self._reload,
             Kind.KILL_SERVER: self._kill_server,
             Kind.KILL_DATABASE: self._kill_database,
-            Kind.KILL_LOG_READER: target.kill_log_reader,
-            Kind.STOP_LOG_READER: target.stop_log_reader,
+            Kind.KILL_LOG_READER: self._kill_log_reader,
+            Kind.STOP_LOG_READER: self._stop_log_reader,
             Kind.FILL_LOG_DISK: self._fill_log_disk,
             Kind.FILL_DATA_DISK: self._fill_data_disk,
             Kind.END_THREAD: lambda: target.end_threads(random.randrange(1000)),
@@ -142,10 +142,26 @@ class ServerFaults(Faults):
             taken = socket.create_server((HOST, port))
         finally:
             hurt(supervisor, signal.SIGCONT)
+        self.begins()
         self.lasts(self._random.uniform(*TAKEN_SECONDS), taken.close)
         return True
 
+    def _kill_log_reader(self) -> bool:
+        self._write_log_to(LogTo.PIPE)
+        self._target.kill_log_reader()
+        return True
+
+    def _stop_log_reader(self) -> bool:
+        self._write_log_to(LogTo.PIPE)
+        return self._target.stop_log_reader()
+
+    def _write_log_to(self, where: LogTo) -> None:
+        """Restart the server unless its log goes there already; that is not yet the fault."""
+        self._target.write_log_to(where)
+        self.begins()
+
     def _fill_log_disk(self) -> bool:
+        self._write_log_to(LogTo.DISK)
         if not self._target.fill_log_disk():
             return False
         self.lasts(self._random.uniform(*FULL_SECONDS), self._target.free_log_disk)
@@ -155,6 +171,7 @@ class ServerFaults(Faults):
         disk = self._target.data_disk
         if disk is None or not fill_under_mongod(disk, self._target.mongodb_uri):
             return False
+        self.begins()
         self.lasts(self._random.uniform(*FULL_SECONDS), disk.free)
         return True
 

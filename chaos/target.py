@@ -150,20 +150,16 @@ class Target(Server):
         self.log_to = where
         self.restart()
 
-    def kill_log_reader(self) -> bool:
-        """Nobody reads the log until the server is started again."""
-        self.write_log_to(LogTo.PIPE)
+    def kill_log_reader(self) -> None:
+        """Nobody reads the log, if it goes to a pipe, until the server is started again."""
         self._reader.kill()
-        return True
 
     def stop_log_reader(self) -> bool:
-        """The log's pipe gets full and stays so until the server is started again."""
-        self.write_log_to(LogTo.PIPE)
+        """The log's pipe gets full and stays so until the server is started again. False where nothing reads it."""
         return self._reader.stop()
 
     def fill_log_disk(self) -> bool:
-        """Let every write to the log fail. Where nothing can be mounted, a limit on the size of files does it."""
-        self.write_log_to(LogTo.DISK)
+        """Let every write to a log on a disk fail. Where nothing can be mounted, a limit on the size of files does it."""
         return self._disks[0].fill() or self._limit_files(SMALLEST_FILE)
 
     def free_log_disk(self) -> None:

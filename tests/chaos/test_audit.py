@@ -1,6 +1,9 @@
 """The judge of a chaos run finds each kind of wrong, and nothing where all is well."""
 
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from bson import ObjectId
@@ -9,6 +12,7 @@ from chaos import audit
 from chaos.clients import Book
 from chaos.time_jump import age_open_work
 
+ROOT = Path(__file__).parents[2]
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TOTAL = {"value": 900, "currency": "MYR"}
 
@@ -265,3 +269,10 @@ def test_a_jump_makes_all_times_of_open_work_older_and_no_others(database, setti
     times = [payment["dueAt"], payment["firstAt"], order["createdAt"], order["events"][0]["at"], charge["at"]]
     assert [*times, charge["refunds"][0]["at"]] == [AT - by] * 6
     assert database.orders.find_one({"_id": rests.key})["events"][0]["at"] == AT
+
+
+def test_the_judge_loads_nothing_of_the_application():
+    code = "import sys, chaos.audit; print(*(name for name in sys.modules if name.split('.')[0] in ('app', 'chaos')))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert set(done.stdout.split()) == {"chaos", "chaos.audit", "chaos.clients"}
