@@ -126,7 +126,8 @@ def _judge(case: Case, result: Audit, refunds: Mapping[str, int], cancelled: boo
     else:
         result.settled.add(case.order_id)
         problems += _wrong_at_rest(case)
-        problems += _wrong_cancellation(case) if cancelled else ()
+    if cancelled:
+        problems += _wrong_cancellation(case, settled=case.order_id in result.settled)
     problems += _wrong_refunds(case, refunds, made=case.order_id in result.settled)
     keys = {refund["key"].rpartition(":")[2] for refund in case.given_back}
     result.booked += len(keys & refunds.keys())
@@ -198,10 +199,10 @@ def _wrong_at_rest(case: Case) -> Iterator[tuple[str, str]]:
         yield MONEY, f"the order says {order['paymentStatus']}, the payment {payment['status']}"
 
 
-def _wrong_cancellation(case: Case) -> Iterator[tuple[str, str]]:
+def _wrong_cancellation(case: Case, *, settled: bool) -> Iterator[tuple[str, str]]:
     if case.order["orderStatus"] != "Cancelled":
         yield CANCEL, f"was acknowledged, and the order is {case.order['orderStatus']}"
-    elif case.held:
+    elif settled and case.held:
         yield CANCEL, f"was acknowledged, and the provider holds {case.held}"
 
 

@@ -18,7 +18,7 @@ from typing import IO, Self
 
 import psutil
 
-from app.embedded import HOST
+from app import embedded
 from chaos.servers import GUNICORN, ROOT, Server, begin, command_of, hurt, wait_until_ended
 from chaos.small_disk import SmallDisk
 
@@ -89,6 +89,7 @@ class Target(Server):
             self._disks.append(SmallDisk(self.data, DATA_MEGABYTES))
         self.log_to = LogTo.PIPE
         self.log_format = LOG_FORMATS[0]
+        self._mongodb_uri = ""
         self._folder = folder
         self._reader = LogReader(folder / "server.log")
         self._choice, self._ended = folder / "thread-to-end", folder / "ended-threads"
@@ -103,7 +104,9 @@ class Target(Server):
     def __enter__(self) -> Self:
         for disk in self._disks:
             disk.__enter__()
-        return super().__enter__()
+        super().__enter__()
+        self._mongodb_uri = self.mongodb_uri
+        return self
 
     def __exit__(self, *exc: object) -> None:
         super().__exit__(*exc)
@@ -122,8 +125,9 @@ class Target(Server):
 
     @property
     def mongodb_uri(self) -> str:
-        """Where its database is, or was last."""
-        return f"mongodb://{HOST}:{self.mongodb_port}/?replicaSet=orderflow"
+        """Where its database is, or was when it was last asked for."""
+        self._mongodb_uri = embedded.running(self.data) or self._mongodb_uri
+        return self._mongodb_uri
 
     @property
     def mongodb_port(self) -> int:

@@ -32,11 +32,18 @@ def _age(collection: Collection[Any], query: dict[str, Any], by: timedelta) -> N
 
 
 def older(value: Any, by: timedelta) -> Any:
-    """A copy of a document, or of any value in it, in which all times are earlier by `by`."""
+    """A copy of a document, or of any value in it, in which all times are earlier by `by`.
+
+    An undelivered event has its time, `at`, in milliseconds since 1970.
+    """
     if isinstance(value, datetime):
         return value - by
     if isinstance(value, dict):
-        return {name: older(one, by) for name, one in value.items()}
+        milliseconds = int(by.total_seconds() * 1000)
+        return {
+            name: one - milliseconds if name == "at" and isinstance(one, int) else older(one, by)
+            for name, one in value.items()
+        }
     if isinstance(value, list):
         return [older(one, by) for one in value]
     return value

@@ -254,7 +254,8 @@ def test_a_payment_and_a_charge_without_an_order_are_found(database):
 def test_a_jump_makes_all_times_of_open_work_older_and_no_others(database, settings, mongodb_uri, stored):
     rests = Stored()
     stored.payment |= {"dueAt": AT, "status": "Processing"}
-    stored.order |= {"paymentStatus": "Processing", "createdAt": AT}
+    event = {"type": "OrderCreated", "at": int(AT.timestamp() * 1000)}
+    stored.order |= {"paymentStatus": "Processing", "createdAt": AT, "outbox": [event]}
     stored.give_back("one", 1)
     for one in (stored, rests):
         database.orders.insert_one(one.order)
@@ -266,6 +267,7 @@ def test_a_jump_makes_all_times_of_open_work_older_and_no_others(database, setti
 
     payment = database.payments.find_one({"_id": stored.id})
     order, charge = database.orders.find_one({"_id": stored.key}), database.ledger.find_one({"orderId": stored.id})
+    assert order["outbox"][0]["at"] == event["at"] - by.total_seconds() * 1000
     times = [payment["dueAt"], payment["firstAt"], order["createdAt"], order["events"][0]["at"], charge["at"]]
     assert [*times, charge["refunds"][0]["at"]] == [AT - by] * 6
     assert database.orders.find_one({"_id": rests.key})["events"][0]["at"] == AT

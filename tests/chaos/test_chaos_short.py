@@ -5,7 +5,8 @@ import pytest
 from chaos.faults import Kind
 from chaos.harness import Plan, run
 
-pytestmark = pytest.mark.long
+# A run that fails waits long for what may still come.
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 SHORT = (
     Kind.KILL_WORKER,
