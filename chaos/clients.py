@@ -16,7 +16,7 @@ import httpx
 TIMEOUT = 5.0
 PAUSE = 0.15
 GIVE_UP_SECONDS = 30.0
-FOLLOW_SECONDS = 20.0
+FOLLOW_SECONDS = 5.0
 RECENT = 40
 RECONNECT = 10
 # When after an order was placed its payment is likely to be under way.
@@ -228,7 +228,7 @@ class Client(threading.Thread):
 
 
 class Follower(Client):
-    """A client that waits for each order to be settled before it places the next one."""
+    """A client that waits for each order to be settled, and has some of the money given back, before it places the next."""
 
     def _order(self, http: httpx.Client) -> None:
         self._count += 1
@@ -237,6 +237,9 @@ class Follower(Client):
         order_id = self._post(http, f"{self._number}-{self._count}", body)
         if order_id and self._settled(http, order_id, began + FOLLOW_SECONDS):
             self._book.settlements.append((began, time.monotonic()))
+            self._refund_some(
+                http, Placed(order_id, *TOTALS[body["totalOrderAmount"]]), f"{self._number}-{self._count}"
+            )
 
     def _settled(self, http: httpx.Client, order_id: str, until: float) -> bool:
         def send() -> httpx.Response:
