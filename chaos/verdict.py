@@ -63,7 +63,7 @@ class Recovery:
 
 @dataclass
 class Verdict:
-    """One run in figures; `details` are the first of whatever is wrong."""
+    """One run in figures; `details` are the first of whatever is wrong, `history` the faults with their times."""
 
     seed: int
     duration: float
@@ -87,6 +87,7 @@ class Verdict:
     settled_after: float = 0.0
     slowest_answer: float = 0.0
     broken: list[str] = field(default_factory=list)
+    history: list[str] = field(default_factory=list)
     threads: dict[str, int] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
     recoveries: dict[str, Recovery] = field(default_factory=dict)
@@ -206,6 +207,8 @@ def sum_up(verdict: Verdict, report: Report, book: Book, strikes: Sequence[Strik
     verdict.answers = dict(book.answers)
     verdict.faults = dict(Counter(str(strike.kind) for strike in strikes))
     verdict.recoveries = {kind: _recovery(kind, book, strikes) for kind in verdict.faults}
+    began = strikes[0].at if strikes else 0.0
+    verdict.history = [f"{strike.at - began:.1f} s: {strike.kind}" for strike in strikes]
     verdict.details = _details(report, book, verdict.broken)
     return verdict
 
