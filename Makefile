@@ -26,7 +26,7 @@ check: $(VENV)/installed  ## Lint, check types and module boundaries
 split: $(VENV)/installed  ## Serve with each module in a process of its own, over RabbitMQ; SPLIT=--once only shows it
 	@$(BIN)/python -m split $(SPLIT)
 
-chaos: $(VENV)/installed  ## Kill workers, server and database under load; DURATION= seconds, SEED= to repeat, CHAOS=--split
+chaos: $(VENV)/installed  ## Let processes, threads, disks and the clock fail under load; DURATION= seconds, SEED= to repeat, CHAOS=--split
 	@$(BIN)/python -m chaos --duration $(or $(DURATION),120) --seed $(SEED) $(CHAOS)
 
 bench: $(VENV)/benched  ## Measure speed beside plain peers, about 10 minutes; BENCH=--quick for one; needs wrk

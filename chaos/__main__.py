@@ -6,13 +6,16 @@ import shutil
 import signal
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from secrets import randbelow
 
 from rich.console import Console
 
 from chaos import harness, split
+from chaos.faults import Kind
 from chaos.harness import Plan
+from chaos.server_faults import ROUND
 from split import hosts
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - mkdtemp makes a folder of its own there
@@ -32,6 +35,13 @@ def main() -> int:
     parser.add_argument(
         "--hosts", action="store_true", help="that, with a host of its own for each: network namespaces"
     )
+    parser.add_argument(
+        "--only",
+        type=_kind,
+        action="append",
+        metavar="NAME",
+        help="this kind of fault, for one server; may be repeated",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     given = parser.parse_args()
     if not (0 < given.duration <= LONGEST_SECONDS and 0 < given.rate <= HIGHEST_RATE and 0 < given.clients <= 64):
@@ -48,7 +58,8 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="orderflow-chaos-", dir=_fast_place()))
     keep = True
     try:
-        verdict = run(Plan(seed=seed, duration=given.duration, clients=given.clients, rate=given.rate), folder)
+        plan = Plan(seed=seed, duration=given.duration, clients=given.clients, rate=given.rate)
+        verdict = run(replace(plan, kinds=given.only, first=len(given.only)) if given.only else plan, folder)
         keep = not verdict.clean
     except (KeyboardInterrupt, SystemExit):
         keep = False
@@ -66,6 +77,14 @@ def main() -> int:
     if keep:
         told.print(f"logs and data: {folder}")
     return 0 if verdict.clean else 1
+
+
+def _kind(name: str) -> Kind:
+    """A kind of fault by its name, such as time_jump."""
+    try:
+        return Kind[name.upper()]
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"use some of {', '.join(kind.name.lower() for kind in ROUND)}") from None
 
 
 def _fast_place() -> Path | None:

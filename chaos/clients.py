@@ -1,9 +1,12 @@
-"""Clients as they should be: they repeat what was not clearly answered, with the same Idempotency-Key."""
+"""Clients as they should be: they repeat what was not clearly answered, with the same Idempotency-Key.
+
+They cancel orders at all moments and ask for refunds of drawn amounts, some of them of more than is left.
+"""
 
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Self
@@ -13,9 +16,13 @@ import httpx
 TIMEOUT = 5.0
 PAUSE = 0.15
 GIVE_UP_SECONDS = 30.0
+FOLLOW_SECONDS = 5.0
 RECENT = 40
 RECONNECT = 10
-TOTALS = ("RM 99", "RM 12.50", "USD 7.05", "JPY 1200")
+# When after an order was placed its payment is likely to be under way.
+CALL_SECONDS = (0.0, 0.5)
+# By what clients write: minor units and currency.
+TOTALS = {"RM 99": (9900, "MYR"), "RM 12.50": (1250, "MYR"), "USD 7.05": (705, "USD"), "JPY 1200": (1200, "JPY")}
 PLACED = ("POST order", "201")
 PRODUCTS = ("1", "1", "1", "1", "1", "1", "1", "2", "2", "3")
 
@@ -35,13 +42,29 @@ class Sent:
         return self.ended - self.began
 
 
+@dataclass(frozen=True)
+class Placed:
+    """An acknowledged order and its total in minor units."""
+
+    order_id: str
+    value: int
+    currency: str
+
+
 @dataclass
 class Book:
-    """What clients were told, all of them together."""
+    """What clients were answered, all of them together.
+
+    `refunded` has the value of each acknowledged refund, by the ids of the order and of the refund; `asked` and
+    `overdrawn` count the refunds that were asked for, and those refused because they exceed the balance.
+    """
 
     acknowledged: set[str] = field(default_factory=set)
     cancelled: set[str] = field(default_factory=set)
-    refunded: set[tuple[str, str]] = field(default_factory=set)
+    refunded: dict[tuple[str, str], int] = field(default_factory=dict)
+    asked: int = 0
+    overdrawn: int = 0
+    settlements: list[tuple[float, float]] = field(default_factory=list)
     sent: list[Sent] = field(default_factory=list)
     contradictions: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -59,6 +82,11 @@ class Book:
     def recovery(self, at: float) -> float | None:
         """Seconds from `at` to the first success of a POST that began after it."""
         ends = [one.ended for one in self.sent if one.began >= at and (one.what, one.answer) == PLACED]
+        return min(ends) - at if ends else None
+
+    def settlement(self, at: float) -> float | None:
+        """Seconds from `at` until an order that was placed after it was seen to be settled."""
+        ends = [settled for placed, settled in self.settlements if placed >= at]
         return min(ends) - at if ends else None
 
 
@@ -86,7 +114,7 @@ class Client(threading.Thread):
         self._stopping = stopping
         self._timeout = timeout
         self._limits = httpx.Limits(max_keepalive_connections=None if keep_alive else 0)
-        self._recent: deque[str] = deque(maxlen=RECENT)
+        self._recent: deque[Placed] = deque(maxlen=RECENT)
         self._count = 0
         self.gave_up = 0
 
@@ -102,23 +130,27 @@ class Client(threading.Thread):
     def _order(self, http: httpx.Client) -> None:
         self._count += 1
         key = f"{self._number}-{self._count}"
+        text = self._random.choice([*TOTALS])
         body = {
             "userId": f"user-{self._random.randrange(20)}",
             "productId": self._random.choice(PRODUCTS),
             "productName": "Espresso machine",
-            "totalOrderAmount": self._random.choice(TOTALS),
+            "totalOrderAmount": text,
         }
-        told = {self._post(http, key, body)}
+        answers = {self._post(http, key, body)}
         if self._random.random() < 0.2:
-            told.add(self._post(http, key, body))
-        known = told - {None}
+            answers.add(self._post(http, key, body))
+        known = sorted(filter(None, answers))
         if len(known) > 1:
-            self._book.contradictions.append(f"key {key} told {sorted(filter(None, known))}")
-        self._recent.extend(filter(None, known))
-        if self._recent and self._random.random() < 0.15:
+            self._book.contradictions.append(f"key {key} was answered with {known}")
+        placed = [Placed(order_id, *TOTALS[text]) for order_id in known]
+        self._recent.extend(placed)
+        if self._random.random() < 0.08:
+            self._cancel_soon(http, placed)
+        if self._recent and self._random.random() < 0.08:
             self._cancel(http, self._random.choice(self._recent))
-        if self._recent and self._random.random() < 0.12:
-            self._refund(http, self._random.choice(self._recent), f"r-{key}")
+        if self._recent and self._random.random() < 0.2:
+            self._refund_some(http, self._random.choice(self._recent), key)
 
     def _post(self, http: httpx.Client, key: str, body: dict[str, Any]) -> str | None:
         def send() -> httpx.Response:
@@ -131,20 +163,35 @@ class Client(threading.Thread):
         self._book.acknowledged.add(order_id)
         return order_id
 
-    def _cancel(self, http: httpx.Client, order_id: str) -> None:
-        body = {"orderId": order_id, "orderStatus": "Cancelled"}
+    def _cancel_soon(self, http: httpx.Client, orders: Sequence[Placed]) -> None:
+        """Cancel at once, or about when the payment is made."""
+        self._stopping.wait(self._random.choice((0.0, self._random.uniform(*CALL_SECONDS))))
+        for order in orders:
+            self._cancel(http, order)
+
+    def _cancel(self, http: httpx.Client, order: Placed) -> None:
+        body = {"orderId": order.order_id, "orderStatus": "Cancelled"}
         if self._clear("PUT cancel", lambda: http.put(f"{self._where()}/orders", json=body), {200}, {409}):
-            self._book.cancelled.add(order_id)
+            self._book.cancelled.add(order.order_id)
 
-    def _refund(self, http: httpx.Client, order_id: str, key: str) -> None:
+    def _refund_some(self, http: httpx.Client, order: Placed, key: str) -> None:
+        """Up to three refunds of one order: of a part, of all that is left, or of more than there is."""
+        for number in range(self._random.randint(1, 3)):
+            value = self._random.choice((0, order.value + 1, *(self._random.randint(1, order.value) for _ in range(4))))
+            self._refund(http, order, value, f"r-{key}-{number}")
+
+    def _refund(self, http: httpx.Client, order: Placed, value: int, key: str) -> None:
+        body = {"amount": {"value": value, "currency": order.currency}} if value else {}
+        url = f"/orders/one/{order.order_id}/refunds"
+
         def send() -> httpx.Response:
-            return http.post(
-                f"{self._where()}/orders/one/{order_id}/refunds", json={}, headers={"Idempotency-Key": key}
-            )
+            return http.post(f"{self._where()}{url}", json=body, headers={"Idempotency-Key": key})
 
+        self._book.asked += 1
         answer = self._clear("POST refund", send, {201}, {409})
         if answer:
-            self._book.refunded.add((order_id, answer.json()["refund"]["id"]))
+            refund = answer.json()["refund"]
+            self._book.refunded[order.order_id, refund["id"]] = refund["amount"]["value"]
 
     def _clear(
         self, what: str, send: Callable[[], httpx.Response], good: set[int], refused: set[int] = frozenset()
@@ -156,6 +203,7 @@ class Client(threading.Thread):
             if answer is not None and answer.status_code in good:
                 return answer
             if answer is not None and answer.status_code in refused:
+                self._book.overdrawn += answer.json().get("code") == "refund_exceeds_balance"
                 return None
             if answer is not None and answer.status_code != 503:
                 self._book.unexpected.append(f"{what}: {answer.status_code} {answer.text[:300]}")
@@ -179,6 +227,31 @@ class Client(threading.Thread):
         return answer
 
 
+class Follower(Client):
+    """A client that waits for each order to be settled, and has some of the money given back, before it places the next."""
+
+    def _order(self, http: httpx.Client) -> None:
+        self._count += 1
+        began = time.monotonic()
+        body = {"userId": "follower", "productId": "1", "productName": "Grinder", "totalOrderAmount": "RM 99"}
+        order_id = self._post(http, f"{self._number}-{self._count}", body)
+        if order_id and self._settled(http, order_id, began + FOLLOW_SECONDS):
+            self._book.settlements.append((began, time.monotonic()))
+            self._refund_some(
+                http, Placed(order_id, *TOTALS[body["totalOrderAmount"]]), f"{self._number}-{self._count}"
+            )
+
+    def _settled(self, http: httpx.Client, order_id: str, until: float) -> bool:
+        def send() -> httpx.Response:
+            return http.get(f"{self._where()}/orders/status/{order_id}", params={"wait": 1})
+
+        while time.monotonic() < until and not self._stopping.is_set():
+            answer = self._clear("GET status", send, {200})
+            if answer and answer.json()["orderStatus"] != "Processing":
+                return True
+        return False
+
+
 def _since(began: float) -> float:
     return time.monotonic() - began
 
@@ -186,7 +259,8 @@ def _since(began: float) -> float:
 class Load:
     """Some clients at work, from entering to leaving it; `rate` is orders a second, all together.
 
-    `url` is where they send to, or tells it anew for each request.
+    `url` is where they send to, or tells it anew for each request. `follow` adds a client that waits until each of its
+    orders is settled.
     """
 
     def __init__(
@@ -198,23 +272,21 @@ class Load:
         seed: int = 0,
         keep_alive: bool = True,
         timeout: float = TIMEOUT,
+        follow: bool = False,
     ) -> None:
         self.book = Book()
         self._timeout = timeout
         self._stopping = threading.Event()
-        self._clients = [
-            Client(
-                url if callable(url) else lambda: url,
-                number,
-                seed,
-                clients / rate,
-                self.book,
-                self._stopping,
-                keep_alive=keep_alive,
-                timeout=timeout,
+
+        def client(kind: type[Client], number: int) -> Client:
+            where = url if callable(url) else lambda: url
+            return kind(
+                where, number, seed, clients / rate, self.book, self._stopping, keep_alive=keep_alive, timeout=timeout
             )
-            for number in range(1, clients + 1)
-        ]
+
+        self._clients = [client(Client, number) for number in range(1, clients + 1)]
+        if follow:
+            self._clients.append(client(Follower, 0))
 
     def __enter__(self) -> Self:
         for client in self._clients:

@@ -1,15 +1,12 @@
-"""What goes wrong, and when: a schedule made from a seed. Here for one server, in split.py for a fleet."""
+"""What goes wrong, and when: a schedule made from a seed. server_faults.py has it for one server, split.py for a fleet."""
 
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
-import psutil
-
-from chaos.servers import Base, Server, hurt
+from chaos.servers import NotReady
 
 
 class Kind(StrEnum):
@@ -21,6 +18,15 @@ class Kind(StrEnum):
     PAUSE_WORKER = "SIGSTOP of a worker past its lease"
     END_WORKER = "SIGTERM of a worker"
     RELOAD = "HUP of the server"
+    KILL_LOG_READER = "kill -9 of the log's reader until the next start"
+    STOP_LOG_READER = "SIGSTOP of the log's reader until the next start"
+    FILL_LOG_DISK = "the log's disk is full"
+    FILL_DATA_DISK = "mongod's disk is full"
+    END_THREAD = "SystemExit in a background thread of each worker"
+    KILL_SUPERVISOR = "kill -9 of the supervisor of mongod"
+    KILL_SUPERVISOR_AND_DATABASE = "kill -9 of mongod and its supervisor"
+    TAKE_PORT = "kill -9 of mongod, and its port is taken"
+    TIME_JUMP = "kill -9 of all workers, and stored times a day or more older"
 
     KILL_BROKER = "kill -9 of the broker"
     WIPE_BROKER = "kill -9 of the broker, and all it had is lost"
@@ -41,21 +47,6 @@ class Kind(StrEnum):
     UNPLUG = "a host's link down"
 
 
-# What one round holds. The first round begins with the first two, so that even a short run has both.
-ROUND = (
-    Kind.KILL_WORKER,
-    Kind.KILL_DATABASE,
-    Kind.PAUSE_WORKER,
-    Kind.KILL_WORKER,
-    Kind.KILL_SERVER,
-    Kind.KILL_WORKER,
-    Kind.END_WORKER,
-    Kind.KILL_WORKER,
-    Kind.RELOAD,
-)
-FIRST = 2
-
-
 @dataclass(frozen=True)
 class Strike:
     """One fault that was done, by the monotonic clock."""
@@ -65,7 +56,7 @@ class Strike:
 
 
 def schedule(
-    random: Random, gap: tuple[float, float], kinds: Sequence[Kind] = ROUND, first: int = FIRST
+    random: Random, gap: tuple[float, float], kinds: Sequence[Kind], first: int
 ) -> Iterator[tuple[float, Kind]]:
     """Without end: how many seconds to wait, from shortest to longest `gap`, then what to do."""
     rest = list(kinds[first:])
@@ -80,11 +71,12 @@ def schedule(
 class Faults:
     """Does the faults, one after the other; what lasts goes on beside the next ones, and is undone in its time.
 
-    `ways` tells how each is done: the way tells whether it was.
+    `ways` tells how each is done: the way tells whether it was. `broken` names those that something did not come back
+    from.
     """
 
     def __init__(
-        self, random: Random, ways: Mapping[Kind, Callable[[], bool]], kinds: Sequence[Kind], first: int = FIRST
+        self, random: Random, ways: Mapping[Kind, Callable[[], bool]], kinds: Sequence[Kind], first: int
     ) -> None:
         self._random = random
         self._ways = ways
@@ -92,14 +84,16 @@ class Faults:
         self._first = first
         self._lasting: list[tuple[float, Callable[[], object]]] = []
         self.done: list[Strike] = []
-        self.last = time.monotonic()
+        self.broken: list[str] = []
+        self.last = self._began = time.monotonic()
 
     def run(self, seconds: float, gap: tuple[float, float]) -> None:
-        """Follow the schedule for so long, then end what is still going on."""
+        """Follow the schedule for so long, and until the first kinds were done; then end what is still going on."""
         ends = time.monotonic() + seconds
         try:
-            for wait, kind in schedule(self._random, gap, self._kinds, self._first):
-                if time.monotonic() + wait >= ends:
+            following = schedule(self._random, gap, self._kinds, self._first)
+            for number, (wait, kind) in enumerate(following):
+                if number >= self._first and time.monotonic() + wait >= ends:
                     break
                 self.wait(wait)
                 self.strike(kind)
@@ -109,10 +103,19 @@ class Faults:
 
     def strike(self, kind: Kind) -> None:
         """Do one."""
-        at = time.monotonic()
-        if self._ways[kind]():
-            self.done.append(Strike(kind, at))
+        self.begins()
+        try:
+            done = self._ways[kind]()
+        except NotReady as exc:
+            self.broken.append(f"{kind}: {exc}")
+            done = True
+        if done:
+            self.done.append(Strike(kind, self._began))
             self.last = time.monotonic()
+
+    def begins(self) -> None:
+        """Note that the fault begins now: what was done before only prepared it."""
+        self._began = time.monotonic()
 
     def lasts(self, seconds: float, undo: Callable[[], object]) -> None:
         """Have what was done undone in so many seconds."""
@@ -135,53 +138,3 @@ class Faults:
         for _, undo in due:
             undo()
             self.last = time.monotonic()
-
-
-class ServerFaults(Faults):
-    """Those of one server and its database; a paused worker stays paused `pause` seconds."""
-
-    def __init__(self, server: Server, base: Base, random: Random, pause: float) -> None:
-        ways = {
-            Kind.KILL_WORKER: lambda: hurt(self._victim(), signal.SIGKILL),
-            Kind.END_WORKER: lambda: hurt(self._victim(), signal.SIGTERM),
-            Kind.PAUSE_WORKER: self._pause_worker,
-            Kind.RELOAD: self._reload,
-            Kind.KILL_SERVER: self._kill_server,
-            Kind.KILL_DATABASE: self._kill_database,
-        }
-        super().__init__(random, ways, ROUND)
-        self._server = server
-        self._base = base
-        self._pause = pause
-        self._paused: psutil.Process | None = None
-
-    def _victim(self) -> psutil.Process:
-        workers = self._server.workers()
-        return self._random.choice([worker for worker in workers if worker != self._paused] or workers)
-
-    def _pause_worker(self) -> bool:
-        if self._paused:
-            return False
-        self._paused = self._victim()
-        self.lasts(self._pause, self._resume)
-        return hurt(self._paused, signal.SIGSTOP)
-
-    def _resume(self) -> None:
-        if self._paused:
-            hurt(self._paused, signal.SIGCONT)
-        self._paused = None
-
-    def _reload(self) -> bool:
-        self._server.reload()
-        return True
-
-    def _kill_server(self) -> bool:
-        self._server.kill()
-        self._server.start()
-        return True
-
-    def _kill_database(self) -> bool:
-        self._base.kill()
-        self.wait(self._random.uniform(0.0, 1.5))
-        self._base.restart()
-        return True

@@ -1,16 +1,20 @@
-"""One run: a database, a server, clients, faults; then quiet, and the verdict.
+"""One run: a server with its database, clients, faults; then quiet, and the verdict.
 
-The provider goes on failing, being slow and timing out on a fifth of its calls to the very end.
+The provider goes on failing, being slow and timing out on a fifth of its calls to the very end, and it forgets keys.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from app.embedded import Mongod
 from chaos.clients import Load
-from chaos.faults import ServerFaults
-from chaos.servers import ROOT, Base, Server
+from chaos.faults import Kind
+from chaos.server_faults import FIRST, ROUND, ServerFaults
+from chaos.servers import ROOT
+from chaos.target import Target
 from chaos.verdict import Verdict, examine, sum_up, wait_until_settled
 
 DATABASE = "orderflow"
@@ -28,6 +32,8 @@ ENVIRONMENT = {
     "SIMULATED_FAIL_PERCENT": "8",
     "SIMULATED_TIMEOUT_BEFORE_PERCENT": "6",
     "SIMULATED_TIMEOUT_AFTER_PERCENT": "6",
+    # Clients repeat requests across a jump in time, which takes no time for them.
+    "IDEMPOTENCY_HOURS": "100000",
 }
 
 
@@ -35,7 +41,8 @@ ENVIRONMENT = {
 class Plan:
     """What to do: for how many seconds, with which seed, how many clients at how many orders a second in all.
 
-    `gap` is the shortest and the longest time between two faults.
+    `gap` is the shortest and the longest time between two faults, `kinds` are those of one round, of which the `first`
+    ones come first and in their order.
     """
 
     seed: int
@@ -43,6 +50,8 @@ class Plan:
     clients: int = 8
     rate: float = 30.0
     gap: tuple[float, float] = (2.5, 6.5)
+    kinds: Sequence[Kind] = ROUND
+    first: int = FIRST
     environment: Mapping[str, str] = field(default_factory=dict)
     root: Path = ROOT
 
@@ -50,14 +59,20 @@ class Plan:
 def run(plan: Plan, folder: Path) -> Verdict:
     """Do it, with all files in `folder`. Call it from the main thread."""
     verdict = Verdict(plan.seed, plan.duration)
-    with Base(folder / "data") as base:
-        environ = {**ENVIRONMENT, **plan.environment, "MONGODB_URI": base.uri, "MONGODB_DATABASE": DATABASE}
-        with Server(folder, environ, plan.root) as server:
-            random = Random(plan.seed)  # noqa: S311 - a simulation
-            faults = ServerFaults(server, base, random, LEASE + 1.5)
-            with Load(server.url, clients=plan.clients, rate=plan.rate, seed=plan.seed) as load:
+    environ = {**ENVIRONMENT, **plan.environment, "MONGODB_DATABASE": DATABASE}
+    target = Target(folder, environ, plan.root, small_data_disk=Kind.FILL_DATA_DISK in plan.kinds)
+    random = Random(plan.seed)  # noqa: S311 - a simulation
+    faults = ServerFaults(target, DATABASE, random, LEASE + 1.5, plan.kinds, plan.first)
+    try:
+        with target:
+            with Load(target.url, clients=plan.clients, rate=plan.rate, seed=plan.seed, follow=True) as load:
                 faults.run(plan.duration, plan.gap)
             verdict.gave_up = load.gave_up
-            verdict.settled_after = wait_until_settled(base.uri, DATABASE) - faults.last
-            report = examine(base.uri, DATABASE, load.book)
+            verdict.settled_after = wait_until_settled(target.mongodb_uri, DATABASE) - faults.last
+        # Whatever became of the server's own database, it is judged by what is on its disk.
+        with Mongod(target.data) as mongod:
+            report = examine(mongod.uri, DATABASE, load.book, aged=faults.aged)
+    finally:
+        target.unmount()
+    verdict.threads, verdict.broken = dict(Counter(target.ended_threads())), faults.broken
     return sum_up(verdict, report, load.book, faults.done)

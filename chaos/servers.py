@@ -1,4 +1,4 @@
-"""The programs that get killed: servers under gunicorn, and a mongod on a port that stays the same."""
+"""The programs that get killed, such as servers under gunicorn."""
 
 import os
 import signal
@@ -8,16 +8,17 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import httpx
 import psutil
 from pymongo import MongoClient
 
-from app.embedded import HOST, TIED_TO_OWNER, Mongod
+from app.embedded import HOST, TIED_TO_OWNER
 
 ROOT = Path(__file__).resolve().parent.parent
 READY_SECONDS = 60.0
@@ -56,37 +57,24 @@ def free_port() -> int:
             return port
 
 
-class Base:
-    """A mongod that can be killed and comes back with the same data on the same port.
-
-    Use it from the main thread: Linux ends mongod with the thread that started it.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._port = free_port()
-        self._mongod = Mongod(folder, port=self._port)
-
-    def __enter__(self) -> Self:
-        self._mongod.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._mongod.stop()
-
-    @property
-    def uri(self) -> str:
-        """Where it is, killed or not."""
-        return self._mongod.uri
-
-    def kill(self) -> None:
-        """End it with kill -9."""
-        self._mongod.kill()
-
-    def restart(self) -> None:
-        """Start it again on what it left; returns when it takes writes."""
-        self._mongod = Mongod(self._folder, port=self._port)
-        self._mongod.start()
+def begin(
+    command: Sequence[str],
+    output: IO[bytes],
+    *,
+    source: IO[bytes] | int = subprocess.DEVNULL,
+    cwd: Path = ROOT,
+    environ: Mapping[str, str] | None = None,
+) -> "subprocess.Popen[bytes]":
+    """Start a command that writes to `output`, reads from `source`, and ends with the thread that starts it."""
+    return subprocess.Popen(
+        [sys.executable, "-ISc", TIED_TO_OWNER, str(os.getpid()), *command],
+        cwd=cwd,
+        env=None if environ is None else dict(environ),
+        stdin=source,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
 
 
 class Started(ABC):
@@ -153,16 +141,12 @@ class Program(Started):
 
     def start(self) -> None:
         """Start it; it may take a while to be of use."""
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-ISc", TIED_TO_OWNER, str(os.getpid()), *self._command],
-                cwd=self._cwd,
-                env=dict(self._environ),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        with self._output() as output:
+            self._process = begin(self._command, output, cwd=self._cwd, environ=self._environ)
+
+    def _output(self) -> AbstractContextManager[IO[bytes]]:
+        """What it writes its log to."""
+        return self.log.open("ab")
 
     def ready(self) -> bool:
         """Whether it is of use already."""
@@ -203,8 +187,7 @@ class Program(Started):
         self._process.wait()
         for other in others:
             hurt(other, signal.SIGKILL)
-        while not all(map(_ended, others)):
-            time.sleep(0.01)
+        wait_until_ended(others)
 
     def restart(self) -> None:
         """Start it again on what it left; returns when it is of use."""
@@ -271,7 +254,8 @@ class Server(Program):
         """Its workers, as soon as there are that many."""
         ends = time.monotonic() + READY_SECONDS
         while True:
-            found = [child for child in self.master.children() if child.status() != psutil.STATUS_ZOMBIE]
+            command = command_of(self.master)
+            found = [child for child in self.master.children() if command and command_of(child) == command]
             if len(found) >= least:
                 return sorted(found, key=lambda one: one.pid)
             if time.monotonic() > ends:
@@ -286,6 +270,21 @@ def hurt(process: psutil.Process, number: signal.Signals) -> bool:
     except psutil.NoSuchProcess:
         return False
     return True
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """The command that a process runs; empty once it has ended."""
+    try:
+        command: list[str] = process.cmdline()
+    except psutil.Error:
+        return []
+    return command
+
+
+def wait_until_ended(processes: Sequence[psutil.Process]) -> None:
+    """Wait for processes that were killed."""
+    while not all(map(_ended, processes)):
+        time.sleep(0.01)
 
 
 def _ended(process: psutil.Process) -> bool:

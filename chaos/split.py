@@ -189,4 +189,5 @@ def attack(fleet: Fleet, network: Network, plan: Plan, kinds: Sequence[Kind] = R
     verdict.copies = tap.copies
     report = examine(fleet.mongodb_uri, names["orders"], load.book, payments=names["payments"])
     fleet.kill()
+    verdict.broken = faults.broken
     return sum_up(verdict, report, load.book, faults.done)

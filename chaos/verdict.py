@@ -1,30 +1,26 @@
-"""What became of it all: waits until everything has settled, asks the doctor, and sums up."""
+"""What became of it all: waits until everything has settled, judges it, asks the doctor as well, and sums up."""
 
 import time
 from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
-from bson import ObjectId
 from pymongo.errors import PyMongoError
 from rich.table import Table
 
+from app import doctor
 from app.database import Database
-from app.doctor import Doctor, Finding, Report
+from chaos import audit
+from chaos.audit import Audit
 from chaos.clients import Book
 from chaos.faults import Strike
 from chaos.servers import documents
 
 SETTLE_SECONDS = 60.0
 LIMIT_SECONDS = 30.0
-EXAMINED_AS = {
-    "acknowledged": "lost",
-    "one charge": "double_charged",
-    "settled": "stuck",
-    "delivered": "stuck",
-    "scheduled": "stuck",
-}
+DETAILS = 50
 OPEN_ORDER = {
     "$or": [
         {"orderStatus": "Processing", "paymentStatus": {"$ne": "Unknown"}},
@@ -35,37 +31,76 @@ OPEN_ORDER = {
 OPEN_PAYMENT = {"$or": [{"dueAt": {"$exists": True}}, {"outbox": {"$ne": []}}]}
 
 
+@dataclass(frozen=True)
+class Report:
+    """Two judgements of one run: the audit's own sums, and the doctor's, who knows the application."""
+
+    audit: Audit
+    doctor: doctor.Report
+
+    @property
+    def findings(self) -> list[Any]:
+        """Whatever either of them found wrong."""
+        return [*self.audit.findings, *self.doctor.findings]
+
+    @property
+    def attention(self) -> list[doctor.Finding]:
+        """What waits for an operator and may not."""
+        return [one for one in self.doctor.attention if one.order_id not in self.audit.parked]
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How often a fault was done, and the median and the worst of the seconds until the next success; None if unknown.
+
+    `accepted` is until an order was accepted, `settled` until one that was placed after the fault was settled.
+    """
+
+    times: int
+    accepted: tuple[float, float] | None
+    settled: tuple[float, float] | None
+
+
 @dataclass
 class Verdict:
-    """One run in figures; `details` are the first of whatever is wrong."""
+    """One run in figures; `details` are the first of whatever is wrong, `history` the faults with their times."""
 
     seed: int
     duration: float
     acknowledged: int = 0
     settled: int = 0
+    parked: int = 0
     lost: int = 0
     stuck: int = 0
     double_charged: int = 0
+    over_refunded: int = 0
     violated: int = 0
+    doctor: int = 0
     unexpected: int = 0
     cancelled: int = 0
+    refunds_asked: int = 0
+    refunds_overdrawn: int = 0
     refunded: int = 0
+    refunds_booked: int = 0
     gave_up: int = 0
     copies: int = 0
     settled_after: float = 0.0
     slowest_answer: float = 0.0
-    recovery_median: float = 0.0
-    recovery_worst: float = 0.0
+    broken: list[str] = field(default_factory=list)
+    history: list[str] = field(default_factory=list)
+    threads: dict[str, int] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
-    recoveries: dict[str, tuple[float, float]] = field(default_factory=dict)
+    recoveries: dict[str, Recovery] = field(default_factory=dict)
     answers: dict[str, int] = field(default_factory=dict)
+    unexpected_answers: dict[str, int] = field(default_factory=dict)
     details: list[str] = field(default_factory=list)
 
     @property
     def clean(self) -> bool:
-        """Whether every promise was kept."""
-        wrong = self.lost + self.stuck + self.double_charged + self.violated + self.unexpected
-        return wrong == 0 and self.acknowledged > 0 and self.settled_after <= LIMIT_SECONDS
+        """Whether every promise was kept, and there was something to keep: orders, cancellations and refunds."""
+        wrong = self.lost + self.stuck + self.double_charged + self.over_refunded + self.violated + self.doctor
+        happened = self.acknowledged and self.cancelled and self.refunds_booked
+        return not (wrong or self.unexpected or self.broken) and bool(happened) and self.settled_after <= LIMIT_SECONDS
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -77,27 +112,39 @@ class Verdict:
         for name, value in self._rows():
             table.add_row(name, value)
         table.add_section()
+        for kind, recovery in self.recoveries.items():
+            accepted, settled = _seconds(recovery.accepted), _seconds(recovery.settled)
+            table.add_row(kind, f"{recovery.times}; next order accepted {accepted}, settled {settled}")
         for kind, times in self.faults.items():
-            middle, worst = self.recoveries.get(kind, (0.0, 0.0))
-            table.add_row(kind, f"{times}, next POST after {middle:.2f} s, at worst {worst:.2f} s")
+            if kind not in self.recoveries:
+                table.add_row(kind, str(times))
         table.add_section()
         for answer, times in sorted(self.answers.items()):
             table.add_row(answer, str(times))
         return table
 
     def _rows(self) -> list[tuple[str, str]]:
+        refunds = f"{self.refunds_asked}, {self.refunded}, {self.refunds_booked}"
+        threads = ", ".join(f"{name} {times}" for name, times in sorted(self.threads.items()))
+        unexpected = ", ".join(f"{answer} {times}" for answer, times in sorted(self.unexpected_answers.items()))
         return [
             ("acknowledged", str(self.acknowledged)),
             ("settled", str(self.settled)),
+            ("parked, key too old, with a reason", str(self.parked)),
             ("lost", str(self.lost)),
             ("stuck", str(self.stuck)),
             ("double-charged", str(self.double_charged)),
-            ("invariants violated", str(self.violated)),
-            ("unexpected answers", str(self.unexpected)),
-            ("cancellations, refunds", f"{self.cancelled}, {self.refunded}"),
+            ("over-refunded", str(self.over_refunded)),
+            ("other violations", str(self.violated)),
+            ("findings of the doctor", str(self.doctor)),
+            ("cancellations acknowledged", str(self.cancelled)),
+            ("refunds asked for, acknowledged, booked", refunds),
+            ("refunds refused as more than is left", str(self.refunds_overdrawn)),
+            ("unexpected answers", unexpected or "0"),
+            *([("threads ended from inside", threads)] if threads else []),
             *([("events delivered once more", str(self.copies))] if self.copies else []),
+            ("faults that the server did not come back from", str(len(self.broken))),
             ("all settled after the last fault", f"{self.settled_after:.1f} s (limit {LIMIT_SECONDS:g} s)"),
-            ("recovery", f"median {self.recovery_median:.2f} s, worst {self.recovery_worst:.2f} s"),
             ("slowest answer", f"{self.slowest_answer:.2f} s"),
             ("repeats given up at the end", str(self.gave_up)),
         ]
@@ -121,53 +168,68 @@ def wait_until_settled(uri: str, name: str, seconds: float = SETTLE_SECONDS, *, 
     return time.monotonic()
 
 
-def examine(uri: str, name: str, book: Book, *, payments: str = "") -> Report:
-    """The doctor's report, and beside it whether every cancellation and refund is there that clients were told of."""
+def examine(uri: str, name: str, book: Book, *, payments: str = "", aged: Collection[str] = ()) -> Report:
+    """Judge what is stored and booked against what clients were answered.
+
+    `payments` is their database where it is another than that of the orders; only payments of `aged` orders may be
+    parked.
+    """
     database = Database(uri, name)
+    where = {"orders": name, "payments": payments, "ledger": payments}
     try:
-        where = {"orders": name, "payments": payments, "ledger": payments}
         stores = [database.collection(one, 30.0, other) for one, other in where.items()]
-        report = Doctor(*stores, grace=0.0).examine(sorted(book.acknowledged), pause=1.0)
-        orders = stores[0].collection
-        keys = [ObjectId(one) for one in book.cancelled | {order_id for order_id, _ in book.refunded}]
-        found = {str(doc["_id"]): doc for doc in orders.find({"_id": {"$in": keys}}, {"orderStatus": 1, "refunds": 1})}
+        second = doctor.Doctor(*stores, grace=0.0).examine(sorted(book.acknowledged), pause=1.0)
+        own = audit.audit(*(store.collection for store in stores), book, aged)
     finally:
         database.close()
-    for order_id in sorted(book.cancelled):
-        if found.get(order_id, {}).get("orderStatus") != "Cancelled":
-            report.findings.append(Finding("acknowledged", order_id, "its cancellation is not there"))
-    for order_id, refund_id in sorted(book.refunded):
-        if refund_id not in {refund["id"] for refund in found.get(order_id, {}).get("refunds", ())}:
-            report.findings.append(Finding("acknowledged", order_id, f"its refund {refund_id} is not there"))
-    report.findings += [Finding("one key", "", told) for told in book.contradictions]
-    return report
+    return Report(own, second)
 
 
-def sum_up(verdict: Verdict, report: Report, book: Book, strikes: list[Strike]) -> Verdict:
+def sum_up(verdict: Verdict, report: Report, book: Book, strikes: Sequence[Strike]) -> Verdict:
     """Fill the figures in."""
-    wrong: dict[str, set[str]] = {"lost": set(), "stuck": set(), "double_charged": set()}
-    for finding in report.findings:
-        name = EXAMINED_AS.get(finding.invariant)
-        if name:
-            wrong[name].add(finding.order_id)
-        else:
-            verdict.violated += 1
-    wrong["stuck"] |= {finding.order_id for finding in report.attention}
-    verdict.lost, verdict.stuck, verdict.double_charged = (len(found) for found in wrong.values())
-    verdict.details = [f"{one.invariant}: {one.order_id} {one.detail}" for one in report.findings + report.attention]
-    verdict.details = (verdict.details + book.unexpected)[:50]
+    own = report.audit
+    waiting = {one.order_id for one in report.attention}
+    verdict.lost = len(own.of(audit.LOST))
+    verdict.stuck = len(own.of(audit.STUCK) | waiting)
+    verdict.double_charged = len(own.of(audit.CHARGED))
+    verdict.over_refunded = len(own.of(audit.OVER_REFUNDED))
+    counted = (audit.LOST, audit.STUCK, audit.CHARGED, audit.OVER_REFUNDED)
+    verdict.violated = sum(one.kind not in counted for one in own.findings)
+    verdict.doctor = len(report.doctor.findings)
     verdict.acknowledged = len(book.acknowledged)
-    verdict.settled = len(book.acknowledged - wrong["lost"] - wrong["stuck"])
+    verdict.settled = len(book.acknowledged & own.settled)
+    verdict.parked = len(book.acknowledged & own.parked)
     verdict.cancelled, verdict.refunded = len(book.cancelled), len(book.refunded)
+    verdict.refunds_asked, verdict.refunds_overdrawn = book.asked, book.overdrawn
+    verdict.refunds_booked = own.booked
     verdict.unexpected, verdict.slowest_answer = len(book.unexpected), book.slowest
+    verdict.unexpected_answers = dict(Counter(" ".join(text.split()[:3]) for text in book.unexpected))
     verdict.answers = dict(book.answers)
     verdict.faults = dict(Counter(str(strike.kind) for strike in strikes))
-    seconds = {strike: book.recovery(strike.at) for strike in strikes}
-    for kind in verdict.faults:
-        known = [took for strike, took in seconds.items() if strike.kind == kind and took is not None]
-        if known:
-            verdict.recoveries[kind] = (median(known), max(known))
-    every = [took for took in seconds.values() if took is not None]
-    if every:
-        verdict.recovery_median, verdict.recovery_worst = median(every), max(every)
+    verdict.recoveries = {kind: _recovery(kind, book, strikes) for kind in verdict.faults}
+    began = strikes[0].at if strikes else 0.0
+    verdict.history = [f"{strike.at - began:.1f} s: {strike.kind}" for strike in strikes]
+    verdict.details = _details(report, book, verdict.broken)
     return verdict
+
+
+def _details(report: Report, book: Book, broken: Sequence[str]) -> list[str]:
+    own = [f"{one.kind}: {one.order_id} {one.detail}" for one in report.audit.findings]
+    second = [f"doctor, {one.invariant}: {one.order_id} {one.detail}" for one in report.doctor.findings]
+    waiting = [f"{one.invariant}: {one.order_id} {one.detail}" for one in report.attention]
+    return [*broken, *own[:DETAILS], *second[:DETAILS], *waiting[:DETAILS], *book.unexpected[:DETAILS]]
+
+
+def _recovery(kind: str, book: Book, strikes: Sequence[Strike]) -> Recovery:
+    moments = [strike.at for strike in strikes if strike.kind == kind]
+    return Recovery(len(moments), _spread(book.recovery, moments), _spread(book.settlement, moments))
+
+
+def _spread(seconds: Callable[[float], float | None], moments: Sequence[float]) -> tuple[float, float] | None:
+    """The median and the greatest of what is known."""
+    known = [took for took in map(seconds, moments) if took is not None]
+    return (median(known), max(known)) if known else None
+
+
+def _seconds(spread: tuple[float, float] | None) -> str:
+    return f"after {spread[0]:.2f} s, at worst {spread[1]:.2f} s" if spread else "never"

@@ -1,11 +1,14 @@
 """The embedded database of a running server: it comes back whatever dies, and is for its owner alone."""
 
+import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -61,6 +64,20 @@ def log(server):
 
 def ready(server):
     return lambda: server.ready()
+
+
+@pytest.fixture
+def full_pipe():
+    """Where to write to a pipe that is full and that nobody reads."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writing, b".")
+    os.set_blocking(writing, True)
+    yield writing
+    os.close(writing)
+    os.close(reading)
 
 
 @pytest.fixture
@@ -168,3 +185,21 @@ def test_another_user_of_this_machine_reads_and_changes_nothing(server, place):
         assert stranger.admin.command("ping")["ok"] == 1
         with pytest.raises(OperationFailure, match="requires authentication"):
             stranger.orderflow.orders.find_one()
+
+
+def test_the_database_comes_back_again_and_again_although_nobody_reads_the_log(folder, full_pipe, eventually):
+    command = [sys.executable, "-m", "app.embedded", str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=full_pipe) as supervising:
+        try:
+            assert supervising.stdout.readline()
+            killed = set()
+            for _ in range(2):
+                killed.add(pid_of_mongod(folder))
+                os.kill(pid_of_mongod(folder), signal.SIGKILL)
+                eventually(lambda: embedded.running(folder) and pid_of_mongod(folder) not in killed, 30)
+        finally:
+            supervising.kill()
+
+
+def pid_of_mongod(folder):
+    return json.loads((folder / "mongod.json").read_text())["pid"]

@@ -15,7 +15,13 @@ pytestmark = pytest.mark.long
 
 
 # So long that whatever is not given back is not settled before the test fails.
-LONG = {"PAYMENT_LEASE": "600", "RELAY_LEASE": "600", "PAYMENT_TIMEOUT": "4", "BACKGROUND_DEADLINE": "2"}
+LONG = {
+    "PAYMENT_LEASE": "600",
+    "RELAY_LEASE": "600",
+    "PAYMENT_TIMEOUT": "4",
+    "BACKGROUND_DEADLINE": "2",
+    "BACKGROUND_STALL": "700",
+}
 SOON = 40.0
 ORDER = {"userId": "user-7", "productId": "1", "productName": "Espresso machine", "totalOrderAmount": "RM 99"}
 

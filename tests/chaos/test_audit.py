@@ -1,0 +1,280 @@
+"""The judge of a chaos run finds each kind of wrong, and nothing where all is well."""
+
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from bson import ObjectId
+
+from chaos import audit
+from chaos.clients import Book
+from chaos.time_jump import age_open_work
+
+ROOT = Path(__file__).parents[2]
+AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+TOTAL = {"value": 900, "currency": "MYR"}
+
+
+class Stored:
+    """One order with its payment and its charge, paid for, ready to be spoiled."""
+
+    def __init__(self, order_id=None):
+        self.key = ObjectId(order_id)
+        self.id = str(self.key)
+        steps = [("(new)", "Processing", "Processing"), ("Processing", "Success", "Captured")]
+        self.order = {
+            "_id": self.key,
+            "orderStatus": "Success",
+            "paymentStatus": "Captured",
+            "sequence": 2,
+            "total": TOTAL,
+            "refunds": [],
+            "events": [
+                {"sequence": number, "at": AT, "from": before, "to": after, "paymentStatus": payment}
+                for number, (before, after, payment) in enumerate(steps, 1)
+            ],
+            "outbox": [],
+        }
+        self.payment = {"_id": self.id, "status": "Captured", "parked": "", "firstAt": AT, "outbox": []}
+        self.charge = {
+            "_id": f"{self.id}:1",
+            "orderId": self.id,
+            "answer": "captured",
+            "refunds": [],
+            "at": AT,
+            **TOTAL,
+        }
+
+    def move(self, order_status, payment_status):
+        """One more step, and the payment with it."""
+        before, sequence = self.order["orderStatus"], self.order["sequence"] + 1
+        self.order |= {"orderStatus": order_status, "paymentStatus": payment_status, "sequence": sequence}
+        self.order["events"].append(
+            {"sequence": sequence, "at": AT, "from": before, "to": order_status, "paymentStatus": payment_status}
+        )
+        self.payment["status"] = payment_status
+        return self
+
+    def promise(self, refund_id, value):
+        self.order["refunds"].append({"id": refund_id, "value": value})
+        return self
+
+    def give_back(self, refund_id, value):
+        self.charge["refunds"].append({"key": f"{self.id}:1:refund:{refund_id}", "value": value, "at": AT})
+        return self
+
+
+@pytest.fixture
+def stored():
+    return Stored()
+
+
+@pytest.fixture
+def judge(database):
+    """Judge what is stored, and more charges if there are any, by what clients were answered."""
+
+    def judged(stored, *more_charges, cancelled=False, refunded=(), aged=()):
+        charges = [charge for charge in (stored.charge, *more_charges) if charge]
+        database.orders.insert_one(stored.order)
+        database.payments.insert_one(stored.payment)
+        if charges:
+            database.ledger.insert_many(charges)
+        book = Book(
+            acknowledged={stored.id},
+            cancelled={stored.id} if cancelled else set(),
+            refunded={(stored.id, refund_id): value for refund_id, value in refunded},
+        )
+        return audit.audit(database.orders, database.payments, database.ledger, book, aged)
+
+    return judged
+
+
+def kinds(result):
+    return {finding.kind for finding in result.findings}
+
+
+def test_a_paid_order_is_settled(stored, judge):
+    result = judge(stored)
+
+    assert not result.findings
+    assert result.settled == {stored.id}
+
+
+def test_acknowledged_refunds_that_are_booked_once_are_counted(stored, judge):
+    stored.promise("one", 300).promise("two", 200).give_back("one", 300).give_back("two", 200)
+    result = judge(stored, refunded=[("one", 300), ("two", 200)])
+
+    assert not result.findings
+    assert result.booked == 2
+
+
+def test_an_order_that_is_not_stored_is_lost(database):
+    result = audit.audit(database.orders, database.payments, database.ledger, Book(acknowledged={"a" * 24}))
+
+    assert result.of(audit.LOST) == {"a" * 24}
+
+
+def test_a_second_charge_counts_as_charged_twice(stored, judge):
+    result = judge(stored, {**stored.charge, "_id": f"{stored.id}:1~2"})
+
+    assert result.of(audit.CHARGED) == {stored.id}
+
+
+def test_a_charge_of_another_amount_is_wrong(stored, judge):
+    stored.charge["value"] = 901
+
+    assert audit.MONEY in kinds(judge(stored))
+
+
+def test_success_without_a_charge_is_wrong(stored, judge):
+    stored.charge = None
+
+    assert kinds(judge(stored)) == {audit.MONEY}
+
+
+def test_a_refund_under_a_key_that_was_used_before_is_one_too_many(stored, judge):
+    stored.promise("one", 300).give_back("one", 300).give_back("one", 300)
+
+    assert audit.OVER_REFUNDED in kinds(judge(stored))
+
+
+def test_giving_back_what_nobody_asked_for_is_one_too_many(stored, judge):
+    stored.give_back("cancel", 900)
+
+    assert kinds(judge(stored)) == {audit.OVER_REFUNDED}
+
+
+def test_promising_back_more_than_the_total_is_too_much(stored, judge):
+    stored.promise("one", 500).promise("two", 500)
+
+    assert audit.OVER_REFUNDED in kinds(judge(stored))
+
+
+def test_an_acknowledged_refund_that_the_order_does_not_know_is_missed(stored, judge):
+    assert kinds(judge(stored, refunded=[("one", 300)])) == {audit.REFUND}
+
+
+def test_an_acknowledged_refund_that_the_provider_never_made_is_missed(stored, judge):
+    stored.promise("one", 300)
+
+    assert audit.REFUND in kinds(judge(stored, refunded=[("one", 300)]))
+
+
+def test_a_cancelled_order_whose_money_went_back_is_settled(stored, judge):
+    stored.move("Cancelled", "Refunding").move("Cancelled", "Refunded").give_back("cancel", 900)
+    result = judge(stored, cancelled=True)
+
+    assert not result.findings
+    assert result.settled == {stored.id}
+
+
+def test_an_acknowledged_cancellation_that_is_not_there_is_missed(stored, judge):
+    assert kinds(judge(stored, cancelled=True)) == {audit.CANCEL}
+
+
+def test_an_acknowledged_cancellation_whose_money_did_not_go_back_is_missed(stored, judge):
+    stored.move("Cancelled", "Refunded")
+
+    assert audit.CANCEL in kinds(judge(stored, cancelled=True))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda one: one.order.update(outbox=[{"type": "OrderCreated"}]),
+        lambda one: one.payment.update(outbox=[{"type": "PaymentCaptured"}]),
+        lambda one: one.payment.update(dueAt=AT),
+        lambda one: one.order.update(deadLetter={"reason": "x"}),
+        lambda one: one.move("Success", "Refunding"),
+        lambda one: one.move("Cancelled", "Captured"),
+        lambda one: one.move("Processing", "Processing"),
+    ],
+    ids=["event", "payment event", "due", "dead letter", "refunding", "cancelled and kept", "processing"],
+)
+def test_work_that_is_not_at_rest_is_stuck(stored, judge, spoil):
+    spoil(stored)
+    result = judge(stored)
+
+    assert result.of(audit.STUCK) == {stored.id}
+    assert not result.settled
+
+
+@pytest.mark.parametrize("spoil", ["gap", "from", "end"])
+def test_a_broken_timeline_is_found(stored, judge, spoil):
+    events = stored.order["events"]
+    if spoil == "gap":
+        events[1]["sequence"] = 3
+    if spoil == "from":
+        events[1]["from"] = "Cancelled"
+    if spoil == "end":
+        events[1]["paymentStatus"] = "Refunded"
+
+    assert kinds(judge(stored)) == {audit.TIMELINE}
+
+
+def test_a_parked_payment_may_be_so_only_where_its_key_was_made_too_old(stored, judge, database):
+    stored.move("Success", "Unknown")
+    stored.payment["parked"] = "the provider did not answer in time"
+
+    assert judge(stored).of(audit.STUCK) == {stored.id}
+    book = Book(acknowledged={stored.id})
+    result = audit.audit(database.orders, database.payments, database.ledger, book, {stored.id})
+    assert not result.findings
+    assert (result.parked, result.settled) == ({stored.id}, set())
+
+
+@pytest.mark.parametrize("missing", ["reason", "order"])
+def test_a_parked_payment_without_a_reason_or_out_of_view_is_stuck(stored, judge, missing):
+    stored.move("Success", "Unknown")
+    stored.payment["parked"] = "" if missing == "reason" else "the provider did not answer in time"
+    if missing == "order":
+        stored.order["paymentStatus"] = stored.order["events"][-1]["paymentStatus"] = "Processing"
+
+    assert judge(stored, aged={stored.id}).of(audit.STUCK) == {stored.id}
+
+
+def test_a_parked_payment_that_was_charged_twice_is_found_all_the_same(stored, judge):
+    stored.move("Success", "Unknown")
+    stored.payment["parked"] = "the provider did not answer in time"
+    result = judge(stored, {**stored.charge, "_id": f"{stored.id}:1~2"}, aged={stored.id})
+
+    assert result.of(audit.CHARGED) == result.parked == {stored.id}
+
+
+def test_a_payment_and_a_charge_without_an_order_are_found(database):
+    database.payments.insert_one({"_id": "a" * 24})
+    database.ledger.insert_one({"_id": "1", "orderId": "b" * 24})
+    result = audit.audit(database.orders, database.payments, database.ledger, Book())
+
+    assert result.of(audit.STRAY) == {"a" * 24, "b" * 24}
+
+
+def test_a_jump_makes_all_times_of_open_work_older_and_no_others(database, settings, mongodb_uri, stored):
+    rests = Stored()
+    stored.payment |= {"dueAt": AT, "status": "Processing"}
+    event = {"type": "OrderCreated", "at": int(AT.timestamp() * 1000)}
+    stored.order |= {"paymentStatus": "Processing", "createdAt": AT, "outbox": [event]}
+    stored.give_back("one", 1)
+    for one in (stored, rests):
+        database.orders.insert_one(one.order)
+        database.payments.insert_one(one.payment)
+        database.ledger.insert_one(one.charge)
+    by = timedelta(hours=30)
+
+    assert age_open_work(mongodb_uri, settings.database, by) == {stored.id}
+
+    payment = database.payments.find_one({"_id": stored.id})
+    order, charge = database.orders.find_one({"_id": stored.key}), database.ledger.find_one({"orderId": stored.id})
+    assert order["outbox"][0]["at"] == event["at"] - by.total_seconds() * 1000
+    times = [payment["dueAt"], payment["firstAt"], order["createdAt"], order["events"][0]["at"], charge["at"]]
+    assert [*times, charge["refunds"][0]["at"]] == [AT - by] * 6
+    assert database.orders.find_one({"_id": rests.key})["events"][0]["at"] == AT
+
+
+def test_the_judge_loads_nothing_of_the_application():
+    code = "import sys, chaos.audit; print(*(name for name in sys.modules if name.split('.')[0] in ('app', 'chaos')))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert set(done.stdout.split()) == {"chaos", "chaos.audit", "chaos.clients"}

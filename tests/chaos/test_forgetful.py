@@ -1,0 +1,69 @@
+"""The provider of a chaos run knows a key for as long as it says, and moves money again under a forgotten one."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from app.database import Database
+from app.payments.payment import Answer, Call, Kind
+from chaos.forgetful import ForgetfulLedger
+from chaos.time_jump import older
+
+LIFE = 3600.0
+CHARGE = Call(kind=Kind.CHARGE, key="a:1", charge_key="a:1", order_id="a", product_id="1", value=900, currency="MYR")
+REFUND = replace(CHARGE, kind=Kind.REFUND, key="a:1:refund:one", value=400, refund_id="one")
+
+
+@pytest.fixture
+def ledger(mongodb_uri, settings):
+    database = Database(mongodb_uri, settings.database)
+    made = ForgetfulLedger(database.collection("ledger", 5.0), LIFE)
+    made.prepare()
+    yield made
+    database.close()
+
+
+@pytest.fixture
+def wait(database):
+    """Let so many seconds pass for what is booked."""
+
+    def passed(seconds):
+        for entry in database.ledger.find({}):
+            database.ledger.replace_one({"_id": entry["_id"]}, older(entry, timedelta(seconds=seconds)))
+
+    return passed
+
+
+def test_a_known_key_is_charged_once(ledger, database, wait):
+    first = ledger.enter(CHARGE, Answer.CAPTURED)
+    wait(LIFE - 60)
+
+    assert ledger.enter(CHARGE, Answer.VOIDED)["_id"] == first["_id"]
+    assert ledger.find(CHARGE.key)["answer"] == Answer.CAPTURED
+    assert database.ledger.count_documents({}) == 1
+
+
+def test_a_forgotten_key_is_not_found_and_is_charged_again(ledger, database, wait):
+    ledger.enter(CHARGE, Answer.CAPTURED)
+    wait(LIFE + 60)
+
+    assert ledger.find(CHARGE.key) is None
+    ledger.enter(CHARGE, Answer.CAPTURED)
+    assert database.ledger.count_documents({"orderId": "a", "answer": "captured"}) == 2
+
+
+def test_a_known_refund_is_made_once_and_a_forgotten_one_again_while_the_charge_covers_it(ledger, database, wait):
+    ledger.enter(CHARGE, Answer.CAPTURED)
+    refunded = []
+    for seconds in (0, LIFE - 60, 120, LIFE + 60):
+        wait(seconds)
+        refunded.append((ledger.refund(REFUND), database.ledger.find_one({})["refunded"]))
+
+    assert refunded == [(True, 400), (True, 400), (True, 800), (False, 800)]
+
+
+def test_nothing_goes_back_of_what_was_not_captured(ledger):
+    ledger.enter(CHARGE, Answer.DECLINED)
+
+    assert not ledger.refund(REFUND)
