@@ -8,7 +8,8 @@ from contextlib import suppress
 import httpx
 import pytest
 
-from chaos.servers import Base, Server, hurt
+from app.embedded import Mongod
+from chaos.servers import Server, free_port, hurt
 
 pytestmark = pytest.mark.long
 
@@ -17,11 +18,30 @@ SOON = 40.0
 DATABASE = "orderflow"
 
 
+class Base:
+    """A mongod that can be killed and comes back with the same data on the same port."""
+
+    def __init__(self, folder):
+        self._folder, self._port = folder, free_port()
+        self.restart()
+
+    def restart(self):
+        self._mongod = Mongod(self._folder, port=self._port)
+        self.uri = self._mongod.start()
+
+    def kill(self):
+        self._mongod.kill()
+
+    def stop(self):
+        self._mongod.stop()
+
+
 @pytest.fixture
 def base(tmp_path):
-    """A mongod that can be killed."""
-    with Base(tmp_path / "data") as started:
-        yield started
+    """A database of the test's own."""
+    made = Base(tmp_path / "data")
+    yield made
+    made.stop()
 
 
 @pytest.fixture
