@@ -96,11 +96,15 @@ class Verdict:
     details: list[str] = field(default_factory=list)
 
     @property
+    def sound(self) -> bool:
+        """Whether every promise was kept."""
+        wrong = self.lost + self.stuck + self.double_charged + self.over_refunded + self.violated + self.doctor
+        return not (wrong or self.unexpected or self.broken) and self.settled_after <= LIMIT_SECONDS
+
+    @property
     def clean(self) -> bool:
         """Whether every promise was kept, and there was something to keep: orders, cancellations and refunds."""
-        wrong = self.lost + self.stuck + self.double_charged + self.over_refunded + self.violated + self.doctor
-        happened = self.acknowledged and self.cancelled and self.refunds_booked
-        return not (wrong or self.unexpected or self.broken) and bool(happened) and self.settled_after <= LIMIT_SECONDS
+        return self.sound and bool(self.acknowledged and self.cancelled and self.refunds_booked)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -344,7 +344,7 @@ CALLS: dict[tuple[type, str], Callable[[Parts], object]] = {
     (PaymentRepository, "backlog"): lambda parts: parts.payments.backlog(1000),
     (PaymentRepository, "queue"): lambda parts: parts.payments.queue(1000),
     (PaymentRepository, "unfinished"): lambda parts: parts.payments.unfinished(1000),
-    (PaymentRepository, "stuck"): lambda parts: parts.payments.stuck(60.0, 10),
+    (PaymentRepository, "stuck"): lambda parts: parts.payments.stuck(60.0, 10_000),
     (PaymentRepository, "attempts"): lambda parts: parts.payments.attempts(str(ObjectId()), "user-7"),
     (PaymentRepository, "parked"): lambda parts: parts.payments.parked(10),
     (PaymentRepository, "standing"): lambda parts: parts.payments.standing(str(ObjectId()), "user-7"),

@@ -69,7 +69,7 @@ class Limiter:
             self._remember(who, now + max(waits))
             raise self._refusal(max(waits))
         return ", ".join(
-            f'"{limit.name}";r={limit.most - count};t={math.ceil(ends)}'
+            f'"{limit.name}";r={limit.most - count};t={min(limit.seconds, math.ceil(ends))}'
             for limit, (count, ends) in zip(self.limits, counted, strict=False)
         )
 

@@ -44,7 +44,7 @@ def retry_parked(client: Any, order_id: str) -> None:
 
 def resolve(client: Any, order_id: str, answer: str) -> None:
     """An operator settles a parked payment by what the provider knows of it."""
-    _command(client, "payments", "resolve", order_id, answer, "--reason", REASON)
+    _command(client, "payments", "resolve", order_id, answer, "--reason", REASON, "--yes")
 
 
 def drop_refused(client: Any, order_id: str) -> None:
