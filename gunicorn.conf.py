@@ -18,12 +18,13 @@ from pathlib import Path
 from gunicorn.arbiter import Arbiter
 from gunicorn.systemd import SD_LISTEN_FDS_START, listen_fds
 
-from app import server as serving
 from app.config import BadSettings, Settings, foreign_names
 from app.embedded_process import EmbeddedDatabase, NotStarted
+from app.server import workers as serving
+from app.server.log import ServerLogger, server_log
 
-# app.server bounds what a slow client may cost; see there.
-WORKERS = {"gevent": "app.server.Gevent", "gthread": "app.server.Threads"}
+# app.server bounds what one client may cost; see there.
+WORKERS = {"gevent": "app.server.workers.Gevent", "gthread": "app.server.workers.Threads"}
 
 CONNECTIONS = 1000
 # For up to 64 connections to the database, 64 calls to the provider, the broker and files; about 20 are open at rest.
@@ -54,8 +55,13 @@ if worker_name not in WORKERS:
 wsgi_app = "app.main:create_app()"
 bind = settings.listen_address
 worker_class = WORKERS[worker_name]
-logger_class = serving.ServerLogger
-serving.BODY_SECONDS = settings.body_deadline
+logger_class = ServerLogger
+serving.limits = serving.ConnectionLimits(
+    head_seconds=settings.head_deadline,
+    body_seconds=settings.body_deadline,
+    requests=settings.requests_per_connection,
+    per_address=settings.connections_per_address,
+)
 workers = int(os.environ.get("WEB_CONCURRENCY") or "2")
 worker_connections = _connections()
 threads = 32
@@ -77,8 +83,8 @@ limit_request_field_size = 8190
 
 def on_starting(server):
     """Start the embedded database where no other is named, for all workers to share."""
-    serving.server_log.start()
-    atexit.register(serving.server_log.stop)
+    server_log.start()
+    atexit.register(server_log.stop)
     _refuse_unsafe_addresses(server)
     if unread := foreign_names(os.environ):
         server.log.warning(unread)
@@ -149,7 +155,7 @@ def post_worker_init(worker):
     running = worker.wsgi.extensions["orderflow"]
     running.start(on_unusable=_fail_to_boot)
     story.start_writing()
-    serving.server_log.start()
+    server_log.start()
     # What is here now stays; the rest is mostly freed without a search for cycles, so one is made less often.
     gc.collect()
     gc.freeze()
@@ -176,7 +182,7 @@ def worker_exit(server, worker):
     running = app.extensions["orderflow"]
     running.stop()
     story.stop_writing()
-    serving.server_log.stop()
+    server_log.stop()
     if running.hung_calls:
         # Python would wait for their threads, which may never come back.
         os._exit(0)

@@ -51,7 +51,10 @@ class Settings:
     streams_max: int = 256
     streams_per_caller: int = 16
 
+    head_deadline: float = 5.0
     body_deadline: float = 10.0
+    requests_per_connection: int = 1000
+    connections_per_address: int = 500
     request_deadline: float = 1.8
     background_deadline: float = 5.0
 
@@ -206,6 +209,8 @@ class Settings:
                 not self.restored_at or bool(_moment(self.restored_at)),
                 "RESTORED_AT must be a time with its offset from UTC, such as 2026-11-24T03:00:00Z",
             ),
+            (self.requests_per_connection >= 1, "REQUESTS_PER_CONNECTION must be at least 1"),
+            (self.connections_per_address >= 1, "CONNECTIONS_PER_ADDRESS must be at least 1"),
             (self.relay_tries >= 1, "RELAY_TRIES must be at least 1"),
             (self.breaker_failures >= 1, "BREAKER_FAILURES must be at least 1"),
             (self.backlog_limit >= 1, "BACKLOG_LIMIT must be at least 1"),

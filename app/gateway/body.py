@@ -52,6 +52,8 @@ def _whole(request: Request) -> bytes:
         data: bytes = request.get_data(cache=False) if length is None else request.environ["wsgi.input"].read(length)
     except TimeoutError:
         raise RequestTimeout from None
+    except OverflowError:  # More bytes on the wire, around small chunks, than the server takes.
+        raise RequestEntityTooLarge from None
     except HTTPException as exc:
         if isinstance(exc.__context__, TimeoutError):
             raise RequestTimeout from None

@@ -5,20 +5,19 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 
 import limits
 from flask import Flask, Request, Response, g, request
 
 from app import story
+from app.addresses import grouped, unmapped, unmapped_network
 from app.config import Settings
 from app.contracts import Refused
 from app.gateway.caller import caller
 
 REMEMBERED = 10_000
 PAUSE_SECONDS = 1.0
-# Of an IPv6 address that holds an IPv4 one, so many bits come before it.
-MAPPED_BITS = 96
 EXEMPT = frozenset({"health.healthz", "health.readyz", "metrics.show"})
 
 # Count once more for someone: for each window in seconds, how often by now, and the seconds until the window ends.
@@ -102,7 +101,7 @@ class Addresses:
     def __init__(self, trusted: str) -> None:
         self._anybody = trusted.strip() == "*"
         named = [] if self._anybody else [one.strip() for one in trusted.split(",") if one.strip()]
-        self._networks = [_unmapped_network(ip_network(one)) for one in named]
+        self._networks = [unmapped_network(ip_network(one)) for one in named]
 
     def of(self, request: Request) -> str:
         """The nearest address that is no trusted proxy's; of IPv6 the network, since one caller has all of it."""
@@ -110,7 +109,7 @@ class Addresses:
         nearest = request.remote_addr or ""
         while hops and self._trusted(nearest):
             nearest = _without_port(hops.pop())
-        return _grouped(nearest)
+        return grouped(nearest)
 
     def _trusted(self, address: str) -> bool:
         if self._anybody:
@@ -122,17 +121,6 @@ class Addresses:
         except ValueError:
             return False
         return any(found in network for network in self._networks)
-
-
-def unmapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """An IPv4 address as itself where an IPv6 listener has it as ::ffff:192.0.2.7; any other as it is."""
-    return getattr(address, "ipv4_mapped", None) or address
-
-
-def _unmapped_network(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
-    first = unmapped(network.network_address)
-    mapped = first.version < network.version and network.prefixlen >= MAPPED_BITS
-    return IPv4Network((int(first), network.prefixlen - MAPPED_BITS)) if mapped else network
 
 
 def _without_port(hop: str) -> str:
@@ -182,12 +170,3 @@ def _tell(response: Response) -> Response:
         response.headers["RateLimit-Policy"] = policy
         response.headers["RateLimit"] = standing
     return response
-
-
-def _grouped(address: str) -> str:
-    try:
-        found = unmapped(ip_address(address.partition("%")[0]))
-    except ValueError:
-        return "unknown"
-    network: IPv4Network | IPv6Network = ip_network((found, 64 if found.version == 6 else 32), strict=False)
-    return str(network.network_address)

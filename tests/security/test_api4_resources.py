@@ -1,88 +1,37 @@
 """API4:2023 Unrestricted resource consumption: everything a client can make the server spend has a bound."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
 from collections import Counter
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import replace
-from http.client import HTTPConnection, HTTPResponse
-from pathlib import Path
-from uuid import uuid4
+from http.client import HTTPResponse
 
 import pytest
 
 from app.main import create_app, runtime
 from tests.security import surface
 from tests.security.conftest import User
+from tests.security.served import connect, get, served
 from tests.security.surface import WRITING, named
 
-ROOT = Path(__file__).parents[2]
 HEAD_SECONDS, BODY_SECONDS = 2, 1
 SLOW = 200
 
 
 @pytest.fixture(scope="module")
-def port(mongodb_uri, mongo, tmp_path_factory, eventually_ready):
-    """The server, as it is run, with one worker and less patience; the port it listens on."""
-    name = f"test_{uuid4().hex}"
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = free.getsockname()[1]
-    environ = {
-        **os.environ,
-        "MONGODB_URI": mongodb_uri,
-        "MONGODB_DATABASE": name,
-        "ORDERFLOW_DATA": str(tmp_path_factory.mktemp("data")),
-        "PORT": str(port),
-        "WEB_CONCURRENCY": "1",
-        "LOG_LEVEL": "error",
-        "BODY_DEADLINE": str(BODY_SECONDS),
-        "GUNICORN_CMD_ARGS": f"--keep-alive={HEAD_SECONDS}",
-    }
-    command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py"]
-    with (tmp_path_factory.mktemp("log") / "log").open("w+") as log:
-        served = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log)
-        eventually_ready(port)
+def port(mongodb_uri, mongo, tmp_path_factory):
+    """The port of a server with less patience."""
+    with served(
+        mongodb_uri,
+        mongo,
+        tmp_path_factory.mktemp("served"),
+        HEAD_DEADLINE=str(HEAD_SECONDS),
+        BODY_DEADLINE=str(BODY_SECONDS),
+        CONNECTIONS_PER_ADDRESS="10000",
+        GUNICORN_CMD_ARGS=f"--keep-alive={HEAD_SECONDS}",
+    ) as port:
         yield port
-        served.terminate()
-        assert served.wait(60) == 0
-        log.seek(0)
-        told = log.read()
-    mongo.drop_database(name)
-    assert "Traceback" not in told, told
-    assert "SECRET" not in told
-
-
-@pytest.fixture(scope="module")
-def eventually_ready():
-    def wait(port):
-        ends = time.monotonic() + 60
-        while time.monotonic() < ends:
-            try:
-                if get(port, "/readyz").status == 200:
-                    return
-            except OSError:
-                time.sleep(0.05)
-        raise AssertionError("never ready")
-
-    return wait
-
-
-def get(port, address):
-    with closing(HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
-        connection.request("GET", address)
-        answer = connection.getresponse()
-        answer.read()
-        return answer
-
-
-def connect(port, data):
-    opened = socket.create_connection(("127.0.0.1", port), 10)
-    opened.sendall(data)
-    return opened
 
 
 def answer(opened):
