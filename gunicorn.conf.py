@@ -198,13 +198,16 @@ def on_exit(server):
 
 def _metrics_folder():
     """A folder that is locked while this server or a worker of it lives; those that nobody holds any more go."""
-    for old in Path(tempfile.gettempdir()).glob(f"{METRICS}*"):
+    # In memory where nothing else is wished for: on a full disk a worker would die of a metric it cannot write.
+    wished = os.environ.get("TMPDIR")
+    place = wished or (worker_tmp_dir if os.access(MEMORY, os.W_OK) else None) or tempfile.gettempdir()
+    for old in Path(place).glob(f"{METRICS}*"):
         mark = _open_mark(old)
         if mark is not None:
             if _locked(mark):
                 shutil.rmtree(old, ignore_errors=True)
             os.close(mark)
-    folder = Path(tempfile.mkdtemp(prefix=METRICS))
+    folder = Path(tempfile.mkdtemp(prefix=METRICS, dir=place))
     held = (folder / "new").open("w")
     _locked(held)
     # Only now by the name that servers look for which start at the same moment.

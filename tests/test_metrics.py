@@ -336,3 +336,23 @@ def test_folders_of_servers_that_were_killed_go_and_those_in_use_stay(tmp_path, 
             assert [folder.is_dir() for folder in folders] == [False, True, True]
             third.stdin.close()
         second.stdin.close()
+
+
+def test_a_disk_that_is_full_fails_no_figure_of_a_process_that_has_begun(tmp_path):
+    program = (
+        "import resource; from app import metrics; metrics.hops.labels('first'); metrics.refusal('first')\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, resource.RLIM_INFINITY))\n"
+        "for number in range(100): metrics.hops.labels(f'step {number}').observe(1); metrics.refusal(f'{number}').inc()\n"
+    )
+    environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", program], env=environ, check=True, timeout=60)
+
+
+def test_an_answer_is_not_lost_for_a_figure(live, monkeypatch):
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(metrics, "request_took", fail)
+    answer = live.get("/state-machine")
+    assert answer.status_code == 200
+    assert answer.headers["X-Request-Id"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import Flask, Response, g, request
 
-from app import traces
+from app import story, traces
 from app.bus import Asks
 from app.config import Settings
 from app.gateway import (
@@ -114,7 +114,11 @@ def _name_request() -> None:
 
 def _tell_request(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.get("request_id", "")
-    metrics.measure(request, response)
+    try:
+        metrics.measure(request, response)
+    except Exception:
+        # What was done for the client is done: no answer is lost for a figure.
+        story.log.exception("request not measured", module="gateway")
     return response
 
 
