@@ -1,0 +1,299 @@
+"""The documentation against the truth: calls that are shown are made, links lead somewhere, README stays short."""
+
+import json
+import re
+import shlex
+from argparse import ArgumentParser
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import httpx
+import pytest
+
+from chaos.servers import Server
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+CALLS = (README, ROOT / "docs/api.md")
+PAGES = sorted([README, ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")])
+SHOWN_AT = "localhost:7000"
+MORE = "…"
+
+BLOCK = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#{1,6} +(.+?)$", re.MULTILINE)
+# What differs from run to run. Every order id and refund id stands for one of the run, the others for any of their kind.
+VARIES = re.compile(
+    r"(?P<id>(?<![0-9a-f])[0-9a-f]{24}(?![0-9a-f]))"
+    r"|(?P<request>(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f]))"
+    r"|(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z)"
+)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A call as it is shown, and the answer below it."""
+
+    page: str
+    command: str
+    answer: str
+
+
+def exchanges(page):
+    """The calls of curl that a page shows, in their order."""
+    for block in BLOCK.findall(page.read_text()):
+        for shown in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            lines = shown.splitlines()
+            ends = next(number for number, line in enumerate(lines) if not line.endswith("\\"))
+            if lines[0].startswith("curl "):
+                command = " ".join(line.rstrip("\\") for line in lines[: ends + 1])
+                yield Exchange(page.name, command, "\n".join(lines[ends + 1 :]).strip("\n"))
+
+
+def request(command):
+    """Method, address, headers and body that curl sends, and whether it shows the answer's head (`-i`)."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("-X", dest="method")
+    parser.add_argument("-H", dest="headers", action="append", default=[])
+    parser.add_argument("-d", dest="body")
+    for flag in "siN":
+        parser.add_argument(f"-{flag}", action="store_true")
+    parser.add_argument("address")
+    given = parser.parse_args(shlex.split(command)[1:])
+    headers = dict(header.split(": ", 1) for header in given.headers)
+    if given.body is not None:
+        headers = {"Content-Type": "application/x-www-form-urlencoded", **headers}
+    method = given.method or ("GET" if given.body is None else "POST")
+    return method, given.address, headers, given.body, given.i
+
+
+class Comparison:
+    """Answers as shown against answers as met; learns which id of the run each id of the page stands for."""
+
+    def __init__(self):
+        self.ids = {}
+
+    def met(self, text):
+        """The text with the ids of the run in place of those of the page."""
+        return VARIES.sub(lambda found: self.ids.get(found[0], found[0]), text)
+
+    def head(self, shown, answer):
+        status, *headers = shown.splitlines()
+        assert status == f"HTTP/1.1 {answer.status_code} {answer.reason_phrase}"
+        for name, value in (header.split(": ", 1) for header in headers):
+            self.text(value, answer.headers[name])
+
+    def body(self, shown, text, media_type):
+        if media_type.endswith("json"):
+            self.json(json.loads(marked(" ".join(shown.splitlines()))), json.loads(text))
+        elif media_type == "text/event-stream":
+            wanted = events(shown)
+            for one, other in zip(wanted, events(text)[: len(wanted)], strict=True):
+                self.event(one, other)
+        else:
+            assert shown.splitlines() == text.splitlines()
+
+    def event(self, shown, met):
+        assert shown.keys() == met.keys()
+        for name in shown.keys() - {"data"}:
+            self.text(shown[name], met[name])
+        if "data" in shown:
+            self.json(json.loads(marked(shown["data"])), json.loads(met["data"]))
+
+    def json(self, shown, met):
+        if isinstance(shown, dict):
+            assert isinstance(met, dict)
+            assert shown.keys() - {MORE} == (met.keys() & shown.keys() if MORE in shown else met.keys())
+            for name in shown.keys() - {MORE}:
+                self.json(shown[name], met[name])
+        elif isinstance(shown, list):
+            assert isinstance(met, list)
+            wanted = [one for one in shown if one != MORE]
+            assert len(met) == len(wanted) or (MORE in shown and len(met) > len(wanted))
+            for one, other in zip(wanted, met, strict=False):
+                self.json(one, other)
+        elif isinstance(shown, str):
+            self.text(shown, met)
+        elif isinstance(shown, float):
+            assert isinstance(met, float)
+        else:
+            assert (type(shown), shown) == (type(met), met)
+
+    def text(self, shown, met):
+        """The same text but for what varies; `…` stands for any more."""
+        assert isinstance(met, str)
+        pattern, names = "", []
+        for literal, found in parts(shown):
+            pattern += re.escape(literal).replace(MORE, ".*")
+            if found:
+                pattern += f"({kind(found)})"
+                names.append(found)
+        same = re.fullmatch(pattern, met)
+        assert same, (shown, met)
+        for one, other in zip(names, same.groups(), strict=True):
+            if one.lastgroup == "id":
+                assert self.ids.setdefault(one[0], other) == other, (shown, met)
+
+
+def parts(text):
+    """The text between what varies, each with the match that follows it; None follows the last."""
+    found = list(VARIES.finditer(text))
+    for before, after in pairwise([None, *found, None]):
+        yield text[before.end() if before else 0 : after.start() if after else len(text)], after
+
+
+def kind(found):
+    return {"id": "[0-9a-f]{24}", "request": "[0-9a-f]{32}", "time": r"[0-9T:.-]+Z"}[found.lastgroup]
+
+
+def marked(text):
+    """JSON in which `…` stands for more members or elements, with a member or an element for it."""
+    text = re.sub(r"([{,])\s*…\s*}", rf'\1"{MORE}": "{MORE}"}}', text)
+    return re.sub(r",\s*…\s*]", f', "{MORE}"]', text)
+
+
+def events(stream):
+    """The events of a stream, and what is sent beside them, each as its fields; comments are left out."""
+    blocks = [[line for line in block.splitlines() if not line.startswith(":")] for block in stream.split("\n\n")]
+    return [dict(line.split(": ", 1) for line in block) for block in blocks if block]
+
+
+def make(server, comparison, exchange):
+    """Make the call that is shown, and hold what is answered against what is shown."""
+    method, address, headers, body, with_head = request(comparison.met(exchange.command))
+    assert address.startswith(SHOWN_AT), exchange.command
+    address = server.url + address.removeprefix(SHOWN_AT)
+    shown = exchange.answer
+    head, _, shown = shown.partition("\n\n") if with_head else ("", "", shown)
+    wanted = events(shown) if headers.get("Accept") == "text/event-stream" else []
+    with httpx.stream(method, address, headers=headers, content=body, timeout=30) as answer:
+        text = ""
+        for chunk in answer.iter_text():
+            text += chunk
+            if wanted and len(events(text.rpartition("\n\n")[0])) >= len(wanted):
+                break
+    if with_head:
+        comparison.head(head, answer)
+    else:
+        assert answer.is_success or answer.status_code == json.loads(shown)["status"], text
+    comparison.body(shown, text, answer.headers.get("Content-Type", "text/plain").partition(";")[0])
+
+
+@pytest.fixture
+def server(settings, tmp_path):
+    """One worker on the test's own database."""
+    environ = {"MONGODB_URI": settings.mongodb_uri, "MONGODB_DATABASE": settings.database, "WEB_CONCURRENCY": "1"}
+    with Server(tmp_path, {**environ, "PAYMENT_BACKOFF": "0.1"}) as running:
+        yield running
+
+
+def test_every_call_that_is_shown_is_answered_as_shown(server, new_order, database, eventually):
+    """In the order in which they are shown, each once all orders have settled."""
+    for _ in range(2):
+        declined = new_order(productId="2", productName="Grinder", totalOrderAmount="RM 50")
+        httpx.post(f"{server.url}/orders", json=declined).raise_for_status()
+    comparison = Comparison()
+    for page in CALLS:
+        for exchange in exchanges(page):
+            eventually(lambda: not database.orders.find_one({"orderStatus": "Processing"}))
+            try:
+                make(server, comparison, exchange)
+            except Exception as exc:
+                exc.add_note(f"{exchange.page}: {exchange.command}")
+                raise
+
+
+def test_every_call_is_found():
+    shown = [page.read_text().count("$ curl ") for page in CALLS]
+    assert all(shown)
+    assert [len(list(exchanges(page))) for page in CALLS] == shown
+
+
+def test_a_call_is_understood_as_curl_understands_it():
+    assert request("curl -s localhost:7000/orders/one") == ("GET", "localhost:7000/orders/one", {}, None, False)
+    command = 'curl -si -X PUT localhost:7000/orders -H "If-Match: 1" -d "{}"'
+    sent = {"Content-Type": "application/x-www-form-urlencoded", "If-Match": "1"}
+    assert request(command) == ("PUT", "localhost:7000/orders", sent, "{}", True)
+
+
+@pytest.mark.parametrize(
+    ("shown", "met"),
+    [
+        ('{"a":1}', '{"a":1,"b":2}'),
+        ('{"a":1,"b":2}', '{"a":1}'),
+        ('{"a":1}', '{"a":2}'),
+        ('{"a":1}', '{"a":1.0}'),
+        ('{"a":1}', '{"a":true}'),
+        ('{"a":0.5}', '{"a":1}'),
+        ('{"a":"x"}', '{"a":"y"}'),
+        ('{"a":"x"}', '{"a":null}'),
+        ('{"a":[]}', '{"a":[1]}'),
+        ('{"a":[1,2, …]}', '{"a":[1]}'),
+        ('{"a":1, …}', '{"b":2}'),
+        ('{"at":"2026-11-25T20:09:23.354Z"}', '{"at":"yesterday"}'),
+        (f'{{"a":"{"0" * 24}","b":"{"0" * 24}"}}', f'{{"a":"{"1" * 24}","b":"{"2" * 24}"}}'),
+    ],
+)
+def test_an_answer_of_another_shape_is_noticed(shown, met):
+    with pytest.raises(AssertionError):
+        Comparison().body(shown, met, "application/json")
+
+
+@pytest.mark.parametrize(
+    ("shown", "met"),
+    [
+        ('{"a":"one\ntwo",\n"b":2}', '{"a":"one two","b":2}'),
+        ('{"a":1, …}', '{"a":1,"b":2}'),
+        ('{"a":{…}}', '{"a":{"b":2}}'),
+        ('{"a":[1, …]}', '{"a":[1,2]}'),
+        ('{"a":"x…"}', '{"a":"xyz"}'),
+        ('{"tookMs":0.5}', '{"tookMs":7.25}'),
+        ('{"at":"2026-11-25T20:09:23.354Z"}', '{"at":"2027-01-01T00:00:00.000Z"}'),
+        (f'{{"a":"{"0" * 24}","b":"{"0" * 24}:1"}}', f'{{"a":"{"1" * 24}","b":"{"1" * 24}:1"}}'),
+    ],
+)
+def test_what_differs_from_run_to_run_counts_as_the_same(shown, met):
+    Comparison().body(shown, met, "application/json")
+
+
+def anchors(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = BLOCK.sub("", page.read_text())
+    titles = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title) for title in HEADING.findall(text)]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def broken(page, text):
+    """The links of a page's text that lead nowhere."""
+    for target in LINK.findall(BLOCK.sub("", text)):
+        if re.match(r"https?://|mailto:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        to = (page.parent / path).resolve() if path else page
+        if not to.exists() or not to.is_relative_to(ROOT) or (anchor and anchor not in anchors(to)):
+            yield target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_to_a_page_and_a_heading(page):
+    assert not list(broken(page, page.read_text()))
+
+
+@pytest.mark.parametrize(
+    "target", ["docs/nothing.md", "#nothing", "docs/api.md#nothing", "../README.md", "deploy/mongo/nothing"]
+)
+def test_a_link_that_leads_nowhere_is_noticed(target):
+    assert list(broken(README, f"[there]({target})")) == [target]
+
+
+def test_the_codes_own_words_in_the_glossary_are_in_the_code():
+    terms = re.findall(r"^\| ([^|]+) \|", (ROOT / "docs/glossary.md").read_text(), re.MULTILINE)
+    words = {word for term in terms for word in re.findall(r"`([^`]+)`", term)}
+    code = "\n".join(file.read_text() for file in (ROOT / "app").rglob("*.py"))
+    assert words
+    assert not {word for word in words if not re.search(rf"\b{re.escape(word)}\b", code)}
+
+
+def test_the_readme_is_read_in_minutes():
+    assert len(README.read_text().split()) <= 900
