@@ -189,14 +189,20 @@ def server(settings, tmp_path):
 
 
 def test_every_call_that_is_shown_is_answered_as_shown(server, new_order, database, eventually):
-    """In the order in which they are shown, each once all orders have settled."""
+    """In the order in which they are shown, each once all orders have settled and the live feed knows of it."""
+
+    def settled():
+        known = database.steps.distinct("order_id", {"step": "order updated"})
+        stored = list(database.orders.find())
+        return len(known) == len(stored) and all(order["orderStatus"] != "Processing" for order in stored)
+
     for _ in range(2):
         declined = new_order(productId="2", productName="Grinder", totalOrderAmount="RM 50")
         httpx.post(f"{server.url}/orders", json=declined).raise_for_status()
     comparison = Comparison()
     for page in CALLS:
         for exchange in exchanges(page):
-            eventually(lambda: not database.orders.find_one({"orderStatus": "Processing"}))
+            eventually(settled)
             try:
                 make(server, comparison, exchange)
             except Exception as exc:
