@@ -135,7 +135,7 @@ def generated(server, tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_a_client_made_of_the_document_does_all_that_the_readme_does(server, generated):
+def test_a_client_made_of_the_document_does_what_the_documentation_shows(server, generated):
     models = generated("models")
     # A server that stops waits for connections that are kept open.
     headers = {"Accept": "application/json", "Connection": "close"}
