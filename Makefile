@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 XDIST ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check picture chaos split bench profile fuzz audit lock clean screenshots
+.PHONY: help run test test-all check picture chaos split bench profile fuzz audit lock clean screenshots
 
 help:  ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,8 +14,13 @@ help:  ## List the commands
 run: $(VENV)/installed  ## Serve on port 7000 with a database of its own; data stays in .orderflow/
 	@exec $(BIN)/gunicorn -c gunicorn.conf.py
 
-test: $(VENV)/installed  ## Run all tests
-	$(BIN)/python -m pytest -n $(XDIST) --dist worksteal $(PYTEST)
+TESTS := $(BIN)/python -m pytest -n $(XDIST) --dist worksteal
+
+test: $(VENV)/installed  ## Run the everyday tests: at most four minutes on two cores
+	$(TESTS) -m "not extended" $(PYTEST)
+
+test-all: $(VENV)/installed  ## Run all tests, with deployments, bench, console, fuzz, fleets and chaos
+	$(TESTS) $(PYTEST)
 
 check: $(VENV)/installed  ## Lint, check types and module boundaries
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""A real mongod and a real RabbitMQ for the whole session, shared by all xdist workers.
+"""A real mongod for the whole session and, from the first test that asks for it, a real RabbitMQ; all xdist workers share them.
 
 Every test has a database of its own.
 """
@@ -20,7 +20,8 @@ from app.config import Settings
 from app.embedded import Mongod
 from app.main import Runtime, create_app, runtime
 from split import rabbit
-from split.rabbit import Rabbit
+from tests import session_broker
+from tests.session_broker import SessionBroker
 
 # How long something takes on a busy machine says nothing about it.
 hypothesis.settings.register_profile("orderflow", deadline=None)
@@ -28,7 +29,7 @@ hypothesis.settings.load_profile("orderflow")
 
 MEMORY = Path("/dev/shm")
 MONGOD = pytest.StashKey[tuple[Mongod, Path]]()
-RABBIT = pytest.StashKey[Rabbit]()
+BROKER = pytest.StashKey[SessionBroker]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,25 +39,25 @@ def pytest_configure(config: pytest.Config) -> None:
     mongod = Mongod(folder, extra=["--setParameter=enableTestCommands=1"])
     config.stash[MONGOD] = (mongod, folder)
     if rabbit.installed():
-        config.stash[RABBIT] = Rabbit(folder / "rabbit")
+        config.stash[BROKER] = SessionBroker(folder)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     if MONGOD in session.config.stash:
         session.config.stash[MONGOD][0].start()
-    if RABBIT in session.config.stash:
-        session.config.stash[RABBIT].start()
 
 
 def pytest_configure_node(node) -> None:
     """xdist: tell each worker where database and broker are."""
     node.workerinput["mongodb_uri"] = node.config.stash[MONGOD][0].uri
-    node.workerinput["bus_url"] = broker_of(node.config)
+    node.workerinput["broker"] = broker_of(node.config)
 
 
-def broker_of(config: pytest.Config) -> str:
-    """Where the session's RabbitMQ will answer; nothing where none is installed."""
-    return config.stash[RABBIT].url if RABBIT in config.stash else ""
+def broker_of(config: pytest.Config) -> tuple[str, str]:
+    """Where the session's RabbitMQ will answer, and the pipe to ask for it; nothing where none is installed."""
+    if BROKER not in config.stash:
+        return "", ""
+    return config.stash[BROKER].url, str(config.stash[BROKER].requests)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -73,8 +74,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if RABBIT in config.stash:
-        config.stash[RABBIT].kill()
+    if BROKER in config.stash:
+        config.stash[BROKER].stop()
     if MONGOD in config.stash:
         mongod, folder = config.stash[MONGOD]
         mongod.stop()
@@ -100,9 +101,10 @@ def rabbit_installed() -> None:
 
 @pytest.fixture(scope="session")
 def bus_url(request: pytest.FixtureRequest, rabbit_installed: None) -> str:
-    """The session's RabbitMQ; it has been starting since the session began."""
+    """The session's RabbitMQ, which the first test that needs it starts."""
     workerinput = getattr(request.config, "workerinput", None)
-    url = workerinput["bus_url"] if workerinput else broker_of(request.config)
+    url, requests = workerinput["broker"] if workerinput else broker_of(request.config)
+    session_broker.request(Path(requests))
     ends = time.monotonic() + 60
     while not rabbit.answers(url):
         assert time.monotonic() < ends, "RabbitMQ does not answer"

@@ -26,6 +26,8 @@ from bench.seed import PAGE_USER, list_users, seed
 from bench.targets import AT_MOST, Judged, limits, ratios
 from chaos.servers import free_port
 
+pytestmark = pytest.mark.extended
+
 ROOT = Path(__file__).parent.parent.parent
 PRINTED = """Running 1s test @ http://127.0.0.1:7000
   1 threads and 32 connections

@@ -8,7 +8,7 @@ import pytest
 
 from chaos.servers import GUNICORN, ROOT, Server
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.extended, pytest.mark.long]
 
 ORDER = {"userId": "user-7", "productId": "1", "productName": "Espresso machine", "totalOrderAmount": "RM 99"}
 SOON = 60.0

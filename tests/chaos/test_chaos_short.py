@@ -6,7 +6,7 @@ from chaos.faults import Kind
 from chaos.harness import Plan, run
 
 # A run that fails waits long for what may still come.
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.extended, pytest.mark.long, pytest.mark.timeout(300)]
 
 SHORT = (
     Kind.KILL_WORKER,

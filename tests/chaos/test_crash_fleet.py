@@ -11,7 +11,7 @@ from app.config import MODULES
 from tests.chaos.crash.fleet import Death, FleetLaboratory
 
 FULL = os.environ.get("CRASH_MATRIX") == "full"
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1200 if FULL else 300)]
+pytestmark = [pytest.mark.extended, pytest.mark.long, pytest.mark.timeout(1200 if FULL else 300)]
 
 # What each process writes while an order is paid for, and while it is cancelled later.
 PAID = {

@@ -16,7 +16,7 @@ from tests.chaos.crash.scenarios import SCENARIOS
 
 FULL = os.environ.get("CRASH_MATRIX") == "full"
 # Many cells a test, and the machine may be busy.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.extended, pytest.mark.timeout(300)]
 
 READS = ("find", "aggregate")
 KEPT_IN_MIND = ("acknowledge_later", "acknowledged", "acknowledge_all")

@@ -15,6 +15,8 @@ from app.doctor import Doctor
 from app.embedded import Mongod
 from app.main import create_app, runtime
 
+pytestmark = pytest.mark.extended
+
 REQUEST_DEADLINE = 1.8
 BLOCKED_MS = 2500
 TOTAL = 9900

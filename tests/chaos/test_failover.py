@@ -9,7 +9,7 @@ from chaos.servers import Server
 from chaos.verdict import examine, wait_until_settled
 from tests.chaos.replica_set import ReplicaSet
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.extended, pytest.mark.long]
 
 ENVIRONMENT = {
     "MONGODB_DATABASE": "orderflow",

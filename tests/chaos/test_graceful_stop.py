@@ -11,7 +11,7 @@ from chaos.clients import Load
 from chaos.servers import Server, hurt
 from chaos.verdict import examine, wait_until_settled
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.extended, pytest.mark.long]
 
 
 # So long that whatever is not given back is not settled before the test fails.

@@ -11,7 +11,7 @@ import pytest
 from app.embedded import Mongod
 from chaos.servers import Server, free_port, hurt
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.extended, pytest.mark.long]
 
 ORDER = {"userId": "user-7", "productId": "1", "productName": "Espresso machine", "totalOrderAmount": "RM 99"}
 SOON = 40.0

@@ -6,6 +6,8 @@ from tests.chaos.crash.cells import KILL, STOP, Cell
 from tests.chaos.crash.laboratory import Laboratory
 from tests.chaos.sabotages import SABOTAGES
 
+pytestmark = pytest.mark.extended
+
 STUCK, CHARGED_TWICE, WRONG_BOOKS, LOST = "settled: ", "one charge: ", "books: ", "acknowledged: "
 BLIND_WITHOUT = {
     "outbox_by_a_second_write": ("create", KILL, STUCK),

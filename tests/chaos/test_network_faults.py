@@ -10,7 +10,7 @@ from chaos.proxy import Mode, Proxy
 from chaos.servers import Server
 from chaos.verdict import examine, wait_until_settled
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.extended, pytest.mark.long]
 
 
 ENVIRONMENT = {

@@ -5,7 +5,7 @@ import pytest
 
 from chaos.servers import Server
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.extended, pytest.mark.long]
 
 ORDER = {"productId": "1", "productName": "Espresso machine", "totalOrderAmount": "RM 99"}
 

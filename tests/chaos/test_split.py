@@ -18,7 +18,7 @@ from chaos.verdict import examine, wait_until_settled
 from split import hosts
 from split.fleet import Fleet
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.extended, pytest.mark.long]
 
 ROOT = Path(__file__).parents[2]
 SOON = 40.0

@@ -6,6 +6,8 @@ from playwright.sync_api import Page, expect
 
 from tests.console.server import ARGUMENTS, installed
 
+pytestmark = pytest.mark.extended
+
 # A name of the attacker's that leads to this machine by now.
 REBOUND = "rebound.example"
 # Newer browsers guard this machine's addresses themselves; others do not, and it is the server that is tried here.

@@ -16,6 +16,8 @@ from app.feed import Feed
 from app.story import Step
 from tests.console.server import running
 
+pytestmark = pytest.mark.extended
+
 KEY = "k" * 40
 IDENTITY = {
     "AUTH_JWT_ALGORITHM": "HS256",

@@ -13,13 +13,12 @@ import subprocess
 import sysconfig
 import warnings
 from dataclasses import fields
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
-import boto3
 import pytest
 import yaml
-from cfnlint.decode.cfn_yaml import load
-from moto import mock_aws
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.config import Settings, env_name
@@ -29,8 +28,6 @@ ROOT = Path(__file__).parent.parent.parent
 AWS = ROOT / "deploy/aws"
 TEMPLATES = [AWS / "network.yaml", AWS / "orderflow.yaml"]
 README = (AWS / "README.md").read_text()
-TEMPLATE = load(str(AWS / "orderflow.yaml"))
-RESOURCES = TEMPLATE["Resources"]
 MODULES = {"gateway": "Gateway", "orders": "Orders", "payments": "Payments"}
 SECRET = {"MONGODB_URI", "BUS_URL", "AUTH_JWT_KEY", "AUTH_JWT_JWKS", "CURSOR_KEY"}
 NOT_SETTINGS = {"WEB_CONCURRENCY", "GUNICORN_CMD_ARGS", "TMPDIR"}
@@ -44,14 +41,33 @@ UNKNOWN_TO_MOTO = {
 }
 ANYWHERE = "0.0.0.0/0"
 every_module = pytest.mark.parametrize("module", MODULES)
+pytestmark = pytest.mark.extended
+
+
+# cfn-lint, moto and boto3 take seconds to import: only the worker that uses them does.
+@cache
+def read(template):
+    return import_module("cfnlint.decode.cfn_yaml").load(str(template))
+
+
+def client(service):
+    return import_module("boto3").client(service)
+
+
+def stack():
+    return read(AWS / "orderflow.yaml")
+
+
+def resources():
+    return stack()["Resources"]
 
 
 def of_type(kind):
-    return {name: one["Properties"] for name, one in RESOURCES.items() if one["Type"] == kind}
+    return {name: one["Properties"] for name, one in resources().items() if one["Type"] == kind}
 
 
 def properties(name):
-    return RESOURCES[name]["Properties"]
+    return resources()[name]["Properties"]
 
 
 def containers(module):
@@ -72,19 +88,19 @@ def test_the_linter_finds_nothing_not_even_to_mention():
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda file: file.name)
 def test_a_template_is_small_enough_to_be_sent_as_it_is_and_explains_what_it_asks(template):
     assert template.stat().st_size <= 51_200
-    assert all(one["Description"].endswith(".") for one in load(str(template))["Parameters"].values())
+    assert all(one["Description"].endswith(".") for one in read(template)["Parameters"].values())
 
 
 def test_every_parameter_is_used_shown_in_a_group_and_every_one_the_readme_names_is_there():
     text = (AWS / "orderflow.yaml").read_text()
-    names = set(TEMPLATE["Parameters"])
-    groups = TEMPLATE["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+    names = set(stack()["Parameters"])
+    groups = stack()["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
     assert sorted(name for group in groups for name in group["Parameters"]) == sorted(names)
     used = set(re.findall(r"!Ref (\w+)", text)) | set(re.findall(r"\$\{(\w+)\}", text))
     assert names <= used
-    asked = {name for name, one in TEMPLATE["Parameters"].items() if "Default" not in one}
+    asked = {name for name, one in stack()["Parameters"].items() if "Default" not in one}
     given = set(re.findall(r"^\s+(\w+)=", README, re.MULTILINE))
-    assert asked <= given <= names | set(load(str(AWS / "network.yaml"))["Parameters"])
+    assert asked <= given <= names | set(read(AWS / "network.yaml")["Parameters"])
 
 
 # --- the stacks, made by moto ---
@@ -96,14 +112,14 @@ class Made:
     left_out: set[str]
 
     def __init__(self) -> None:
-        self.cloudformation = boto3.client("cloudformation")
+        self.cloudformation = client("cloudformation")
         network = self._make("network", TEMPLATES[0], {})
-        secrets = boto3.client("secretsmanager")
+        secrets = client("secretsmanager")
         self.secrets = {
             name: secrets.create_secret(Name=name, SecretString="x")["ARN"]
             for name in ("TokenKeySecret", *(f"{title}DatabaseSecret" for title in MODULES.values()))
         }
-        certificate = boto3.client("acm").request_certificate(DomainName="orders.example")["CertificateArn"]
+        certificate = client("acm").request_certificate(DomainName="orders.example")["CertificateArn"]
         shared = ("VpcId", "PublicSubnetCidrs", "PublicSubnets", "PrivateSubnets")
         self.network = network
         self.given = {**self.secrets, **{name: network[name] for name in shared}}
@@ -121,7 +137,7 @@ class Made:
         return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
 
     def task(self, module):
-        ecs = boto3.client("ecs")
+        ecs = client("ecs")
         return ecs.describe_task_definition(taskDefinition=f"orderflow-{module}")["taskDefinition"]
 
 
@@ -134,7 +150,7 @@ def region():
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "testing")
         patch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
-        with mock_aws():
+        with import_module("moto").mock_aws():
             yield
 
 
@@ -152,7 +168,7 @@ def test_moto_makes_all_but_what_it_says_it_cannot(made):
 
 
 def test_private_subnets_go_out_through_their_own_zone_and_public_ones_straight(made):
-    ec2 = boto3.client("ec2")
+    ec2 = client("ec2")
     zones = {one["SubnetId"]: one["AvailabilityZone"] for one in ec2.describe_subnets()["Subnets"]}
     public, private = (made.network[name].split(",") for name in ("PublicSubnets", "PrivateSubnets"))
     assert [zones[subnet] for subnet in public] == [zones[subnet] for subnet in private]
@@ -161,7 +177,7 @@ def test_private_subnets_go_out_through_their_own_zone_and_public_ones_straight(
     ways = [route for table in tables for route in table["Routes"] if route.get("DestinationCidrBlock") == ANYWHERE]
     assert sorted("nat" if "NatGatewayId" in way else way["GatewayId"][:3] for way in ways) == ["igw", *["nat"] * 3]
     # Which table a subnet has moto forgets.
-    network = load(str(TEMPLATES[0]))["Resources"]
+    network = read(TEMPLATES[0])["Resources"]
     for zone in "ABC":
         assert network[f"PrivateSubnetRoutes{zone}"]["Properties"] == {
             "RouteTableId": {"Ref": f"PrivateRoutes{zone}"}, "SubnetId": {"Ref": f"PrivateSubnet{zone}"},
@@ -173,7 +189,7 @@ def test_private_subnets_go_out_through_their_own_zone_and_public_ones_straight(
 
 
 def test_only_the_load_balancer_is_open_and_each_lets_in_only_whom_it_must(made):
-    found = boto3.client("ec2").describe_security_groups()["SecurityGroups"]
+    found = client("ec2").describe_security_groups()["SecurityGroups"]
     groups = {one["GroupId"]: one for one in found if one["GroupName"].startswith("orderflow-")}
     names = {group: one["GroupName"].split("-")[1] for group, one in groups.items()}
     ways_in = {
@@ -194,7 +210,7 @@ def test_only_the_load_balancer_is_open_and_each_lets_in_only_whom_it_must(made)
 
 
 def test_plain_http_is_sent_to_https_and_https_to_the_gateway(made):
-    elb = boto3.client("elbv2")
+    elb = client("elbv2")
     [balancer] = elb.describe_load_balancers()["LoadBalancers"]
     assert {zone["SubnetId"] for zone in balancer["AvailabilityZones"]} == set(made.network["PublicSubnets"].split(","))
     listeners = {
@@ -210,7 +226,7 @@ def test_plain_http_is_sent_to_https_and_https_to_the_gateway(made):
 
 
 def test_logs_are_kept_for_a_time(made):
-    groups = boto3.client("logs").describe_log_groups()["logGroups"]
+    groups = client("logs").describe_log_groups()["logGroups"]
     assert {one["logGroupName"]: one["retentionInDays"] for one in groups} == {
         **{f"/orderflow/{module}": 30 for module in MODULES},
         "/orderflow/metrics": 1,
@@ -219,7 +235,7 @@ def test_logs_are_kept_for_a_time(made):
 
 @every_module
 def test_a_task_may_read_its_own_secrets_and_write_its_own_log_and_nothing_else(made, module):
-    iam = boto3.client("iam")
+    iam = client("iam")
     [role] = [one["RoleName"] for one in iam.list_roles()["Roles"] if f"-{MODULES[module]}Start-" in one["RoleName"]]
     text = iam.get_role_policy(RoleName=role, PolicyName="start")["PolicyDocument"]
     statements = (text if isinstance(text, dict) else yaml.safe_load(text.replace("None", "null")))["Statement"]
@@ -304,11 +320,11 @@ def test_a_module_can_have_a_user_of_its_own_at_the_broker_and_then_reads_no_oth
         if statement["Action"] == "secretsmanager:GetSecretValue"
     ]
     assert [one for one in rights[0] if "Bus" in str(one)] == [own]
-    assert TEMPLATE["Conditions"][HAS_ONE_USER[module]] == {"Fn::Equals": [{"Ref": f"{MODULES[module]}BusSecret"}, ""]}
+    assert stack()["Conditions"][HAS_ONE_USER[module]] == {"Fn::Equals": [{"Ref": f"{MODULES[module]}BusSecret"}, ""]}
 
 
 def test_where_the_database_is_has_to_be_said():
-    assert "Default" not in TEMPLATE["Parameters"]["DatabaseCidr"]
+    assert "Default" not in stack()["Parameters"]["DatabaseCidr"]
     for module in MODULES.values():
         assert {"Ref": "DatabaseCidr"} in [
             rule["CidrIp"] for rule in properties(f"{module}Group")["SecurityGroupEgress"] if "CidrIp" in rule
@@ -319,7 +335,7 @@ def test_where_the_database_is_has_to_be_said():
 def test_no_secret_lies_in_the_open(module):
     for container in containers(module).values():
         assert not {one["Name"] for one in container.get("Environment", ())} & SECRET
-    assert not any("NoEcho" in one for one in TEMPLATE["Parameters"].values())
+    assert not any("NoEcho" in one for one in stack()["Parameters"].values())
     assert "Secret" in properties(f"{MODULES[module]}Task")["ContainerDefinitions"][0]["Secrets"][0]["ValueFrom"]["Ref"]
 
 
@@ -451,7 +467,7 @@ def test_the_collector_reads_beside_it_and_writes_where_it_may(module, made):
     assert exporter["namespace"] == "orderflow"
     assert exporter["metric_declarations"][0]["dimensions"] == [["module"]]
     assert exporter["log_group_name"] in {
-        one["logGroupName"] for one in boto3.client("logs").describe_log_groups()["logGroups"]
+        one["logGroupName"] for one in client("logs").describe_log_groups()["logGroups"]
     }
     pipeline = config["service"]["pipelines"]["metrics"]
     assert set(pipeline["receivers"]) == set(config["receivers"])
@@ -480,8 +496,8 @@ def test_both_workers_are_scaled_by_their_backlog_for_each_task_and_the_gateway_
         assert metrics["each"]["Expression"] == "due / tasks"
         assert [name for name, one in metrics.items() if one["ReturnData"]] == ["each"]
     # What is counted up to BACKLOG_LIMIT must be able to ask for as many tasks as there may be.
-    most = Settings().backlog_limit / TEMPLATE["Parameters"]["TargetBacklog"]["Default"]
-    assert most >= TEMPLATE["Parameters"]["OrdersMost"]["Default"]
+    most = Settings().backlog_limit / stack()["Parameters"]["TargetBacklog"]["Default"]
+    assert most >= stack()["Parameters"]["OrdersMost"]["Default"]
 
 
 def test_the_paths_that_are_looked_at_exist(app):

@@ -11,7 +11,6 @@ from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
-import kubernetes_validate
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
@@ -31,6 +30,7 @@ SECRET = {"MONGODB_URI", "BUS_URL", "AUTH_JWT_KEY", "AUTH_JWT_JWKS", "CURSOR_KEY
 NOT_SETTINGS = {"WEB_CONCURRENCY", "GUNICORN_CMD_ARGS"}
 every_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
 every_module = pytest.mark.parametrize("module", MODULES)
+pytestmark = pytest.mark.extended
 
 
 @pytest.fixture(scope="module")
@@ -77,24 +77,24 @@ def environment(objects, name):
 
 
 # --- schemas ---
+# What holds them takes seconds to import, and only the test that uses it imports it.
 
 
 @every_overlay
 def test_every_object_is_what_kubernetes_or_an_operator_understands(built, overlay):
     for (kind, name), one in built(overlay).items():
         if kind in CUSTOM:
-            # Imported here, for it takes seconds, and in one worker is enough.
             model = getattr(import_module(f"cloudcoil.models.{CUSTOM[kind]}"), kind)
             kept = model.model_validate(one).model_dump(mode="json", by_alias=True, exclude_unset=True)
             assert kept == one, f"{kind} {name} has members that its schema does not know"
         else:
-            kubernetes_validate.validate(one, NEWEST, strict=True)
+            import_module("kubernetes_validate").validate(one, NEWEST, strict=True)
 
 
 def test_the_oldest_kubernetes_that_will_do_understands_it_as_well(built):
     for (kind, _), one in built("production").items():
         if kind not in CUSTOM:
-            kubernetes_validate.validate(one, OLDEST, strict=True)
+            import_module("kubernetes_validate").validate(one, OLDEST, strict=True)
     assert f"Kubernetes {OLDEST} or later" in README
 
 

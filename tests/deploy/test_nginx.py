@@ -20,6 +20,8 @@ from app.gateway.errors import PROBLEMS
 from app.gateway.timeline import HEARTBEAT_SECONDS
 from app.gateway.waiting import LONGEST as LONGEST_WAIT
 
+pytestmark = pytest.mark.extended
+
 FILE = Path(__file__).parents[2] / "deploy/nginx/nginx.conf"
 CONF = FILE.read_text()
 STATUSES = {int(status): json.loads(f"{{{told}}}") for status, told in re.findall(r"(?m)^\s+(\d{3}) '(\".*)';$", CONF)}

@@ -25,6 +25,8 @@ from app.payments.repository import PaymentRepository
 from tests.deploy.sharded import ENVELOPE, ROUTED, SHARDS, Cluster
 from tests.test_indexes import USES, captured, new_in, parts  # noqa: F401 - a fixture
 
+pytestmark = pytest.mark.extended
+
 PAGE = (Path(__file__).parent.parent.parent / "docs/scaling.md").read_text()
 COLLECTIONS = ("orders", "payments")
 TARGETED, EVERYWHERE = "one shard", "all shards"

@@ -6,10 +6,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from bson import ObjectId
 
+from app.gateway.schemas import NewOrderSchema, OrderUpdateSchema
+
 UNKNOWN_ORDER = "692000000000000000000000"
 NEW = {"userId": "user-7", "productId": "1", "productName": "Espresso machine", "totalOrderAmount": "RM 99"}
 STEP = {"orderId": UNKNOWN_ORDER, "orderStatus": "Cancelled"}
 ROUTE = {"POST": NEW, "PUT": STEP}
+SCHEMAS = {"POST": NewOrderSchema(), "PUT": OrderUpdateSchema()}
 TEXTS = [("POST", "userId", 128), ("POST", "productId", 128), ("POST", "productName", 512)]
 TEXTS += [("PUT", "orderId", 128), ("PUT", "orderStatus", 64)]
 
@@ -142,12 +145,24 @@ def test_blank_text_is_refused(http, pointers, method, member, longest, value):
     assert pointers(send(http, method, **{member: value})) == [f"/{member}"]
 
 
-@untouched
-@every_text
 @pytest.mark.parametrize("control", CONTROLS.values(), ids=CONTROLS)
 @pytest.mark.parametrize("text", ["{}", "x{}", "{}x", "x{}x"])
-def test_control_characters_and_half_characters_are_refused(http, pointers, method, member, longest, control, text):
-    assert pointers(send(http, method, **{member: text.format(control)})) == [f"/{member}"]
+def test_no_text_may_have_a_control_character_or_half_a_character_anywhere(control, text):
+    for method, member, _ in TEXTS:
+        wrong = SCHEMAS[method].validate({**ROUTE[method], member: text.format(control)})
+        assert wrong.keys() == {member}
+
+
+@untouched
+@every_text
+def test_control_characters_are_refused_in_every_text_of_a_request(http, pointers, method, member, longest):
+    assert pointers(send(http, method, **{member: "x\x07x"})) == [f"/{member}"]
+
+
+@untouched
+@pytest.mark.parametrize("control", CONTROLS.values(), ids=CONTROLS)
+def test_every_control_character_and_half_character_is_refused_as_json_brings_it(http, pointers, control):
+    assert pointers(send(http, "POST", userId=control)) == ["/userId"]
 
 
 @untouched

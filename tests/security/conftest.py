@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from app.config import Settings
 from app.main import create_app, runtime
 from tests.security.surface import BODIES
+from tests.stored import hash_of
 
 NEW_ORDER = BODIES["POST", "/orders"]
 ISSUER, AUDIENCE = "https://issuer.example", "orderflow"
@@ -139,9 +140,9 @@ def order_of(fort, issuer, orders) -> Callable[..., str]:
 @pytest.fixture
 def untouched(orders) -> Iterator[None]:
     """Whatever the test does leaves every stored order as it was, and adds none."""
-    before = list(orders.find().sort("_id"))
+    before = hash_of(orders)
     yield
-    assert list(orders.find().sort("_id")) == before
+    assert hash_of(orders) == before
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import pytest
 
 from tests.security.fuzz import attack, served
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.extended, pytest.mark.long]
 
 
 def test_schemathesis_finds_nothing(mongodb_uri, mongo, tmp_path):

@@ -14,6 +14,8 @@ import pytest
 
 from split import rabbit
 
+pytestmark = pytest.mark.extended
+
 ROOT = Path(__file__).parents[2]
 HOLD = """
 import sys

@@ -13,7 +13,7 @@ from app.config import MODULES
 from chaos.servers import free_port
 from split import rabbit
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.extended, pytest.mark.long]
 
 
 ROOT = Path(__file__).parents[2]
