@@ -46,6 +46,8 @@ from app.outbox import Outbox, Relay, entry_of
 from app.story import Step
 from app.supervision import BackgroundThread
 
+pytestmark = pytest.mark.extended
+
 ORDER = "1" * 24
 CHECK = CheckOrderStatus(request_id="r-1", order_id=ORDER, on_behalf_of="")
 REPLY = OrderStatusView(order_id=ORDER, order_status="Success", payment_status="Captured", version=2)

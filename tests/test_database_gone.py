@@ -16,6 +16,8 @@ import pytest
 from app.embedded import Mongod
 from app.main import create_app, runtime
 
+pytestmark = pytest.mark.extended
+
 MEMORY = Path("/dev/shm")
 UNKNOWN = "692000000000000000000000"
 

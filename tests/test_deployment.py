@@ -36,6 +36,8 @@ from app.feed import CAPPED_BYTES
 from app.main import create_app, runtime
 from split.rabbit import Rabbit
 
+pytestmark = pytest.mark.extended
+
 ROOT = Path(__file__).parent.parent
 DOCKERFILE = ROOT / "Dockerfile"
 COMPOSE, SPLIT = (yaml.safe_load((ROOT / f"docker-compose{kind}.yml").read_text()) for kind in ("", ".split"))

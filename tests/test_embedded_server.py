@@ -21,6 +21,8 @@ from pymongo.errors import OperationFailure
 from app import embedded
 from chaos.servers import Server
 
+pytestmark = pytest.mark.extended
+
 MEMORY = Path("/dev/shm")
 NOBODY = 65534
 

@@ -11,6 +11,8 @@ from app.main import create_app, runtime
 from app.payments.payment import Answer, Outcome
 from app.payments.providers import make
 
+pytestmark = pytest.mark.extended
+
 
 class Hanging:
     """The simulated provider; calls for product "hangs" hang until it is well, those for "1" do not.

@@ -20,7 +20,11 @@ INSIDES = re.compile(
 @pytest.fixture(scope="session")
 def shared_settings(mongodb_uri, mongo) -> Iterator[Settings]:
     name = f"test_{uuid4().hex}"
-    yield Settings(mongodb_uri=mongodb_uri, database=name, log_format="json", log_level="warning")
+    # The tests of one worker place more orders than a user may have open.
+    limit = 1_000_000
+    yield Settings(
+        mongodb_uri=mongodb_uri, database=name, log_format="json", log_level="warning", open_orders_per_user=limit
+    )
     mongo.drop_database(name)
 
 
