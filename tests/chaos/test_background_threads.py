@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from chaos.servers import GUNICORN, ROOT, Server
+from tests.chaos.http_client import CLIENT
 
 pytestmark = [pytest.mark.extended, pytest.mark.long]
 
@@ -65,7 +66,7 @@ def serve(tmp_path, settings):
 
 
 def post(server):
-    answer = httpx.post(f"{server.url}/orders", json=ORDER, timeout=10, trust_env=False)
+    answer = CLIENT.post(f"{server.url}/orders", json=ORDER)
     assert answer.status_code == 201, answer.text
     return answer.json()["created"]["id"]
 
@@ -73,7 +74,7 @@ def post(server):
 def paid(server, order_id):
     def look():
         try:
-            answer = httpx.get(f"{server.url}/orders/status/{order_id}", timeout=10, trust_env=False)
+            answer = CLIENT.get(f"{server.url}/orders/status/{order_id}")
         except httpx.TransportError:
             return False
         return answer.json().get("orderStatus") == "Success"
@@ -83,7 +84,7 @@ def paid(server, order_id):
 
 def counted(server, metric):
     """How often a metric counted something, by thread."""
-    text = httpx.get(f"{server.url}/metrics", timeout=10, trust_env=False).text
+    text = CLIENT.get(f"{server.url}/metrics").text
     values = re.findall(rf'^{metric}{{thread="(\S+)"}} (\S+)', text, re.MULTILINE)
     return {name: float(value) for name, value in values if float(value)}
 
@@ -99,7 +100,7 @@ def test_every_background_thread_goes_on_after_it_was_killed_from_inside(serve, 
         eventually(paid(server, post(server)), SOON)
         eventually(lambda: counted(server, "orderflow_thread_failures_total").keys() == set(THREADS), SOON)
         assert server.workers() == [worker]
-        assert httpx.get(f"{server.url}/healthz", timeout=10, trust_env=False).status_code == 200
+        assert CLIENT.get(f"{server.url}/healthz").status_code == 200
 
 
 @pytest.mark.parametrize("name", ["orders-relay", "payments-sweep"])

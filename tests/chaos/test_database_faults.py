@@ -17,8 +17,9 @@ from app.main import create_app, runtime
 
 pytestmark = pytest.mark.extended
 
-REQUEST_DEADLINE = 1.8
-BLOCKED_MS = 2500
+# Short, for most of these tests wait for them to pass; a blocked command outlasts both.
+REQUEST_DEADLINE, BACKGROUND_DEADLINE = 1.2, 1.0
+BLOCKED_MS = 1600
 TOTAL = 9900
 ONCE, ALWAYS = {"times": 1}, "alwaysOn"
 
@@ -126,9 +127,9 @@ def served(mongod: str) -> Iterator[Any]:
         mongodb_uri=mongod,
         database="faulty",
         request_deadline=REQUEST_DEADLINE,
-        background_deadline=1.5,
-        payment_timeout=0.5,
-        payment_lease=3.6,
+        background_deadline=BACKGROUND_DEADLINE,
+        payment_timeout=0.3,
+        payment_lease=2.4,
         payment_tries=100_000,
         payment_backoff=0.05,
         payment_backoff_max=0.2,

@@ -5,11 +5,11 @@ import re
 import signal
 from contextlib import suppress
 
-import httpx
 import pytest
 
 from app.embedded import Mongod
 from chaos.servers import Server, free_port, hurt
+from tests.chaos.http_client import CLIENT
 
 pytestmark = [pytest.mark.extended, pytest.mark.long]
 
@@ -71,13 +71,24 @@ def serve(folder, base, **environ):
 
 
 def post(server):
-    answer = httpx.post(f"{server.url}/orders", json=ORDER, timeout=10, trust_env=False)
+    answer = CLIENT.post(f"{server.url}/orders", json=ORDER)
     assert answer.status_code == 201, answer.text
     return answer.json()["created"]["id"]
 
 
+def post_ten(server, eventually):
+    """Ten orders, each sent again while a worker has not seen yet that the database is back."""
+
+    def accepted():
+        answer = CLIENT.post(f"{server.url}/orders", json=ORDER)
+        assert answer.status_code in (201, 503), answer.text
+        return answer.json().get("created")
+
+    return [eventually(accepted, SOON)["id"] for _ in range(10)]
+
+
 def status(server, order_id):
-    return httpx.get(f"{server.url}/orders/status/{order_id}", timeout=10, trust_env=False).json().get("orderStatus")
+    return CLIENT.get(f"{server.url}/orders/status/{order_id}").json().get("orderStatus")
 
 
 def all_paid(server, orders):
@@ -85,13 +96,13 @@ def all_paid(server, orders):
 
 
 def dropped(server):
-    text = httpx.get(f"{server.url}/metrics", timeout=10, trust_env=False).text
+    text = CLIENT.get(f"{server.url}/metrics").text
     return sum(float(value) for value in re.findall(r"^orderflow_log_lines_dropped_total (\S+)", text, re.MULTILINE))
 
 
 def restart_database(base, server, eventually):
     base.kill()
-    eventually(lambda: httpx.get(f"{server.url}/readyz", timeout=5, trust_env=False).status_code == 503, SOON)
+    eventually(lambda: CLIENT.get(f"{server.url}/readyz", timeout=5).status_code == 503, SOON)
     base.restart()
     eventually(server.ready, SOON)
 
@@ -102,7 +113,7 @@ def test_orders_are_paid_after_the_reader_of_the_log_has_gone(tmp_path, base, lo
         eventually(all_paid(server, [post(server)]), SOON)
         os.close(log_reader)
         restart_database(base, server, eventually)
-        orders = [post(server) for _ in range(10)]
+        orders = post_ten(server, eventually)
         eventually(all_paid(server, orders), SOON)
         eventually(lambda: dropped(server) > 0, SOON)
 
@@ -114,7 +125,7 @@ def test_orders_are_paid_while_the_reader_of_the_log_reads_no_more(tmp_path, bas
         hurt(first, signal.SIGKILL)
         eventually(lambda: set(server.workers(2)) - set(before), SOON)
         restart_database(base, server, eventually)
-        orders += [post(server) for _ in range(10)]
+        orders += post_ten(server, eventually)
         eventually(all_paid(server, orders), SOON)
 
 
@@ -123,6 +134,6 @@ def test_orders_are_paid_while_the_disk_of_the_log_is_full(tmp_path, base, event
     (tmp_path / "server.log").symlink_to("/dev/full")
     with serve(tmp_path, base, LOG_FORMAT=log_format) as server:
         restart_database(base, server, eventually)
-        orders = [post(server) for _ in range(10)]
+        orders = post_ten(server, eventually)
         eventually(all_paid(server, orders), SOON)
         eventually(lambda: dropped(server) > 0, SOON)

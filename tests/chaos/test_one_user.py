@@ -1,9 +1,9 @@
 """One user's failing or slow payments hold up nobody else's."""
 
-import httpx
 import pytest
 
 from chaos.servers import Server
+from tests.chaos.http_client import CLIENT
 
 pytestmark = [pytest.mark.extended, pytest.mark.long]
 
@@ -26,7 +26,7 @@ def server(tmp_path, settings):
 
 def place(server, user_id, product_id="1", **headers):
     body = {**ORDER, "userId": user_id, "productId": product_id}
-    answer = httpx.post(f"{server.url}/orders", json=body, headers=headers, timeout=40, trust_env=False)
+    answer = CLIENT.post(f"{server.url}/orders", json=body, headers=headers, timeout=40)
     assert answer.status_code == 201, answer.text
     return answer.json()
 
