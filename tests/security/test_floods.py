@@ -15,6 +15,8 @@ from tests.security.conftest import AUDIENCE, ISSUER
 from tests.security.flood import CHUNKED, ENDLESS, FROM, GET, KINDS, POST, flooding
 from tests.security.served import PATIENCE, connect, get, served, settled_order
 
+pytestmark = pytest.mark.extended
+
 ASKED = 20
 WORKERS = ["gevent", "gthread", "gevent with identity"]
 

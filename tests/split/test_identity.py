@@ -8,7 +8,7 @@ import pytest
 
 from split.fleet import Fleet
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.extended, pytest.mark.long]
 
 KEY = "a key of 32 bytes, neither more or less"
 ASKED = {
