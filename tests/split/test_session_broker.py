@@ -1,6 +1,7 @@
 """The RabbitMQ of a test session: started when a test needs it, once for all workers, and gone with the session."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ def test_until_released(mongodb_uri{fixture}, number):
 @pytest.fixture
 def session(rabbit_installed, tmp_path, eventually):
     """Start a session of two workers whose tests use this fixture too; returned when both tests run."""
-    started = []
+    started, folders = [], []
 
     def start(fixture=""):
         (tmp_path / "test_session.py").write_text(SESSION.format(fixture=f", {fixture}" if fixture else ""))
@@ -42,12 +43,17 @@ def session(rabbit_installed, tmp_path, eventually):
         process = subprocess.Popen([sys.executable, "-m", "pytest", *options], cwd=ROOT, start_new_session=True)
         started.append(process)
         eventually(lambda: len([*tmp_path.glob("running-*")]) == 2, 60)
+        # A session that is killed cannot remove the folder of its servers.
+        [mongod] = servers_of(process)["mongod"]
+        folders.append(Path(mongod.cwd()))
         return process
 
     yield start
     for process in started:
         process.kill()
         process.wait()
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def servers_of(process):
