@@ -41,6 +41,10 @@ class Place:
 HERE = Place()
 
 
+# SIGKILL ends a process that is suspended, too: its owner may die between suspending and killing it.
+KILLED_WITH_OWNER = TIED_TO_OWNER.replace("signal.SIGTERM", "signal.SIGKILL")
+
+
 class NotReady(RuntimeError):
     """A program is of no use yet; the text names its log."""
 
@@ -68,7 +72,7 @@ def begin(
 ) -> "subprocess.Popen[bytes]":
     """Start a command that writes to `output`, reads from `source`, and ends with the thread that starts it."""
     return subprocess.Popen(
-        [sys.executable, "-ISc", TIED_TO_OWNER, str(os.getpid()), *command],
+        [sys.executable, "-ISc", KILLED_WITH_OWNER, str(os.getpid()), *command],
         cwd=cwd,
         env=None if environ is None else dict(environ),
         stdin=source,
