@@ -273,7 +273,7 @@ class Worker:
         if not self._has_line():
             return
         self._calls.beat()
-        learned, has_line = None, True
+        held, learned, has_line = None, None, True
         try:
             held = self._queue.take()
             if held and self._may_begin(held):
@@ -281,7 +281,8 @@ class Worker:
         except TakenOver:
             has_line = False  # It was given to others when the call was taken over.
         except Exception:
-            story.log.exception("payment failed", module="payments")
+            order_id = held.payment.order_id if held else ""
+            story.log.exception("payment failed", module="payments", order_id=order_id)
         finally:
             if has_line:
                 self._lines.release()
