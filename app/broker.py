@@ -761,7 +761,12 @@ class BrokerBus:
         return [None] * len(answers)
 
     def _on_events(self, module: str, delivered: Delivered) -> None:
-        self._work.submit(self._takers, self._take_in, module, delivered)
+        if _times_delivered(delivered) >= DELIVERIES:
+            # Refused here, before another message of the same kind can end this process: the broker discards a message
+            # that was given back once more, and its sender would never learn why.
+            self._take_in(module, delivered)
+        else:
+            self._work.submit(self._takers, self._take_in, module, delivered)
 
     def _take_in(self, module: str, delivered: Delivered) -> None:
         try:
@@ -773,7 +778,7 @@ class BrokerBus:
 
     def _take(self, module: str, delivered: Delivered) -> None:
         headers = delivered.properties.get("application_headers") or {}
-        times = headers.get(DELIVERED, 0)
+        times = _times_delivered(delivered)
         if 0 < times < DELIVERIES:
             self._stopping.wait(random.uniform(0, AGAIN_SECONDS * times))  # noqa: S311 - spreads load  # nosec B311
         trouble = self._trouble(module, delivered, times)
@@ -858,6 +863,13 @@ class BrokerBus:
                 "x-overflow": "reject-publish",
             },
         ).declare(channel=channel)
+
+
+def _times_delivered(delivered: Delivered) -> int:
+    """How often the broker has delivered the message before this time."""
+    headers = delivered.properties.get("application_headers") or {}
+    times: int = headers.get(DELIVERED, 0)
+    return times
 
 
 class Work:

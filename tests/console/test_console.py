@@ -235,3 +235,29 @@ def test_who_must_say_who_they_are_sees_what_is_theirs(
         expect(page.locator(f'.orders a[data-id="{own}"]')).to_be_visible()
         expect(page.locator(f'.orders a[data-id="{foreign}"]')).to_be_visible()
     mongo.drop_database(f"{console_database}_identity")
+
+
+def test_a_late_refusal_of_a_request_without_the_token_does_not_ask_for_it_again(
+    open_page, mongodb_uri, console_database, tmp_path, mongo
+):
+    name, held = f"{console_database}_late", []
+
+    def hold_one(route):
+        bare = route.request.resource_type == "fetch" and "authorization" not in route.request.headers
+        if bare and not held and "/orders" in route.request.url:
+            held.append(route)
+        else:
+            route.continue_()
+
+    with running(mongodb_uri, name, tmp_path, **IDENTITY, WEB_CONCURRENCY="1") as fort:
+        page = open_page("about:blank")
+        page.route("**/*", hold_one)
+        page.goto(fort.url)
+        page.get_by_label("Token", exact=True).fill(token("ada", "orders:read orders:write"))
+        page.get_by_role("button", name="Use it").click()
+        expect(page.locator("#connection")).to_contain_text("Your own orders")
+        with page.expect_response(lambda response: response.status == 401):
+            held[0].continue_()
+        place(page)
+        expect(page.locator("#token-dialog")).to_be_hidden()
+    mongo.drop_database(name)

@@ -53,7 +53,8 @@ export function setServerNow(now) {
 async function request(method, path, { body, headers = {}, signal } = {}) {
   for (;;) {
     const sent = { ...headers };
-    if (token) sent.Authorization = `Bearer ${token}`;
+    const used = token;
+    if (used) sent.Authorization = `Bearer ${used}`;
     if (body !== undefined) sent["Content-Type"] = "application/json";
     const response = await fetch(path, {
       method, signal, headers: sent, cache: "no-store", credentials: "omit",
@@ -61,6 +62,8 @@ async function request(method, path, { body, headers = {}, signal } = {}) {
     });
     if (response.status !== 401) return response;
     const problem = await response.json();
+    // A late answer to a request without the present token is no reason to ask for another one.
+    if (used !== token) continue;
     asked ??= ask(problem.detail).finally(() => { asked = null; });
     await asked;
   }
