@@ -29,16 +29,16 @@ check: $(VENV)/installed  ## Lint, check types and module boundaries
 	$(BIN)/lint-imports
 
 split: $(VENV)/installed  ## Serve with each module in a process of its own, over RabbitMQ; SPLIT=--once only shows it
-	@$(BIN)/python -m split $(SPLIT)
+	@$(BIN)/python -m tools.cluster $(SPLIT)
 
 chaos: $(VENV)/installed  ## Let processes, threads, disks and the clock fail under load; DURATION= seconds, SEED= to repeat, CHAOS=--split
-	@$(BIN)/python -m chaos --duration $(or $(DURATION),120) --seed $(SEED) $(CHAOS)
+	@$(BIN)/python -m tools.chaos --duration $(or $(DURATION),120) --seed $(SEED) $(CHAOS)
 
 bench: $(VENV)/benched  ## Measure speed beside plain peers, about 10 minutes; BENCH=--quick for one; needs wrk
-	@$(BIN)/python -m bench $(BENCH)
+	@$(BIN)/python -m tools.bench $(BENCH)
 
 profile: $(VENV)/benched  ## Sample a worker under load, into .orderflow/profile/; PROFILE="--kind one"; needs wrk
-	@$(BIN)/python -m bench profile $(PROFILE)
+	@$(BIN)/python -m tools.bench profile $(PROFILE)
 
 fuzz: $(VENV)/installed  ## Attack the interface with thousands of drawn requests; EXAMPLES= an operation, SEED= to repeat
 	@$(BIN)/python -m tests.security.fuzz --examples $(or $(EXAMPLES),500) --seed $(or $(SEED),1)

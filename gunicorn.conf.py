@@ -19,11 +19,13 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.systemd import SD_LISTEN_FDS_START, listen_fds
 
 from app.config import BadSettings, Settings, foreign_names
-from app.embedded_process import EmbeddedDatabase, NotStarted
+from app.observability.logging import start_writing, stop_writing
 from app.server import workers as serving
+from app.server.embedded_database import EmbeddedDatabase, NotStarted
 from app.server.log import ServerLogger, server_log
 
 # app.server bounds what one client may cost; see there.
+CHECK_KEYS = "from app.gateway.security.jwt_keys import main; main()"
 WORKERS = {"gevent": "app.server.workers.Gevent", "gthread": "app.server.workers.Threads"}
 
 CONNECTIONS = 1000
@@ -90,7 +92,7 @@ def on_starting(server):
         server.log.warning(unread)
     if settings.identity:
         # In a process of its own: what it loads must not be there before workers patch it for gevent.
-        if subprocess.run([sys.executable, "-m", "app.keys"], check=False).returncode:  # as it stands here  # nosec B603
+        if subprocess.run([sys.executable, "-c", CHECK_KEYS], check=False).returncode:  # as it stands here  # nosec B603
             sys.exit(1)
     elif settings.runs("gateway"):
         server.log.warning("nobody is asked who they are; AUTH_JWT_… in .env.example tells how to change that")
@@ -150,11 +152,9 @@ def post_fork(server, worker):
 
 def post_worker_init(worker):
     """Start relays and payments in the worker, after the fork; stop claiming at the first sign of the end."""
-    from app import story
-
     running = worker.wsgi.extensions["orderflow"]
     running.start(on_unusable=_fail_to_boot)
-    story.start_writing()
+    start_writing()
     server_log.start()
     # What is here now stays; the rest is mostly freed without a search for cycles, so one is made less often.
     gc.collect()
@@ -166,22 +166,18 @@ def post_worker_init(worker):
 
 def _fail_to_boot():
     """End this worker, its log written, with the code by which gunicorn ends the server instead of starting another one."""
-    from app import story
-
-    story.stop_writing()
+    stop_writing()
     os._exit(Arbiter.WORKER_BOOT_ERROR)
 
 
 def worker_exit(server, worker):
     """End what runs, give back the rest."""
-    from app import story
-
     app = getattr(worker, "wsgi", None)
     if app is None:
         return
     running = app.extensions["orderflow"]
     running.stop()
-    story.stop_writing()
+    stop_writing()
     server_log.stop()
     if running.hung_calls:
         # Python would wait for their threads, which may never come back.

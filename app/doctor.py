@@ -15,11 +15,11 @@ from typing import Any
 from bson import ObjectId
 from pymongo.errors import PyMongoError
 
-from app.contracts import Unavailable
-from app.database import Document, Store
+from app.contracts.base import Unavailable
 from app.orders.order import CANCELLED, DECLINED, NEW, PROCESSING, fold
 from app.orders.repository import SCHEMA as ORDER_SCHEMA
 from app.payments.repository import SCHEMA as PAYMENT_SCHEMA
+from app.storage.mongodb import Document, Store
 
 BATCH = 500
 OPEN_PAYMENT = frozenset({"Processing", "Refunding"})

@@ -8,17 +8,21 @@ from typing import Any
 
 from flask import Flask
 
-from app import cli, embedded, gateway, metrics, orders, payments, story, traces
-from app.bus import Bus, SignalBus
+from app import cli, gateway, orders, payments
 from app.config import BadSettings, Settings
-from app.database import Database, ForeignDocuments, Store
 from app.doctor import Doctor
-from app.feed import Feed
+from app.messaging.bus import Bus
+from app.messaging.live_feed import Feed
+from app.messaging.signal_bus import SignalBus
+from app.observability import metrics, stages, tracing
+from app.observability.logging import configure, log
+from app.observability.metrics_flusher import Pulse
+from app.observability.supervision import BackgroundThread, Heartbeat, Watchdog
 from app.payments import providers
 from app.payments.providers import Provider
-from app.pulse import Pulse
-from app.quota import Quota
-from app.supervision import BackgroundThread, Heartbeat, Watchdog
+from app.storage import embedded_mongod
+from app.storage.mongodb import Database, ForeignDocuments, Store
+from app.storage.rate_limits import Quota
 
 # Where nothing ever listens: commands that need no database work, the others say that there is none.
 NO_DATABASE = "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=500"
@@ -77,7 +81,7 @@ class Runtime:
         """
         self._started = True
         self._on_unusable = on_unusable
-        story.listeners.append(self.feed.take)
+        stages.subscribe(self.feed.take)
         self._pulse.start()
         self.bus.start()
         self._preparing.start()
@@ -105,10 +109,10 @@ class Runtime:
             for module in self._background:
                 module.stop(timeout)
             self.feed.stop()
-            story.listeners.remove(self.feed.take)
+            stages.unsubscribe(self.feed.take)
             self._pulse.stop()
-            if traces.active:
-                traces.active.flush()
+            if tracing.active:
+                tracing.active.flush()
         self.bus.stop()
         self.database.close()
 
@@ -152,13 +156,13 @@ class Runtime:
             try:
                 self.prepare()
             except ForeignDocuments as exc:
-                story.log.critical(str(exc))
+                log.critical(str(exc))
                 self._on_unusable()
                 return
             except Exception as exc:
                 # A client that was closed meanwhile is no news.
                 level = "debug" if self.stopping else "warning"
-                getattr(story.log, level)("database not ready", reason=str(exc)[:200])
+                getattr(log, level)("database not ready", reason=str(exc)[:200])
                 self._preparing.beat()
                 wait.wait(1.0)
                 continue
@@ -180,11 +184,11 @@ def create_app(
     `make_provider` and `client_options` (for pymongo's client) let tests and embedders hand in their own.
     """
     settings = settings or Settings.read(os.environ)
-    story.configure(settings.log_format, settings.log_level)
-    story.meter = metrics.steps_took
-    if traces.wanted(os.environ):
+    configure(settings.log_format, settings.log_level)
+    stages.subscribe(metrics.stages_took)
+    if tracing.wanted(os.environ):
         _trace()
-    uri = settings.mongodb_uri or embedded.running(settings.data) or NO_DATABASE
+    uri = settings.mongodb_uri or embedded_mongod.running(settings.data) or NO_DATABASE
     database = Database(uri, settings.database, **client_options)
     bus = _bus(settings)
     of_orders = of_payments = provider = None
@@ -220,7 +224,7 @@ def _bus(settings: Settings) -> Bus:
     if not settings.bus_url:
         return SignalBus()
     # Known only where it is wanted: the driver is not loaded for one process.
-    from app.broker import BrokerBus
+    from app.messaging.rabbitmq.bus import BrokerBus
 
     return BrokerBus(
         settings.bus_url,
@@ -237,12 +241,12 @@ def _collection(database: Database, settings: Settings, module: str, name: str, 
 def _trace() -> None:
     """Have traces made from now on, for all applications of this process."""
     try:
-        from app.otel import OpenTelemetry
+        from app.observability.opentelemetry import OpenTelemetry
     except ImportError as exc:
         raise BadSettings(f"OTEL_… asks for traces: pip install orderflow[otel] ({exc})") from exc
-    if traces.active is None:
-        traces.active = OpenTelemetry.from_environment(os.environ)
-    story.tracer = traces.active.told
+    if tracing.active is None:
+        tracing.active = OpenTelemetry.from_environment(os.environ)
+    stages.subscribe(tracing.active.record_stages)
 
 
 def _cursor_key(database: Database, settings: Settings) -> bytes:

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Iterator
 from html import escape
 from pathlib import Path
 
-from app.bus import SignalBus
 from app.config import Settings
-from app.contracts import Event, PaymentEvent, Request, concrete
+from app.contracts.base import Event, Request, concrete
+from app.contracts.payments import PaymentEvent
 from app.main import create_app, runtime
+from app.messaging.signal_bus import SignalBus
 
 FILE = Path(__file__).parent / "images" / "architecture.svg"
 STYLE = """

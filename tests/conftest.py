@@ -17,11 +17,11 @@ import pytest
 from pymongo import MongoClient
 
 from app.config import Settings
-from app.embedded import Mongod
 from app.main import Runtime, create_app, runtime
-from split import rabbit
+from app.storage.embedded_mongod import Mongod
 from tests import session_broker
 from tests.session_broker import SessionBroker
+from tools.cluster import rabbitmq
 
 # How long something takes on a busy machine says nothing about it.
 hypothesis.settings.register_profile("orderflow", deadline=None)
@@ -38,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = Path(tempfile.mkdtemp(prefix="orderflow-test-", dir=MEMORY if MEMORY.is_dir() else None))
     mongod = Mongod(folder, extra=["--setParameter=enableTestCommands=1"])
     config.stash[MONGOD] = (mongod, folder)
-    if rabbit.installed():
+    if rabbitmq.installed():
         config.stash[BROKER] = SessionBroker(folder)
 
 
@@ -93,10 +93,10 @@ def mongodb_uri(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def rabbit_installed() -> None:
     """For tests that start a RabbitMQ of their own."""
-    if not rabbit.installed():
+    if not rabbitmq.installed():
         if os.environ.get("CI"):
-            pytest.fail(rabbit.MISSING)
-        pytest.skip(rabbit.MISSING)
+            pytest.fail(rabbitmq.MISSING)
+        pytest.skip(rabbitmq.MISSING)
 
 
 @pytest.fixture(scope="session")
@@ -106,7 +106,7 @@ def bus_url(request: pytest.FixtureRequest, rabbit_installed: None) -> str:
     url, requests = workerinput["broker"] if workerinput else broker_of(request.config)
     session_broker.request(Path(requests))
     ends = time.monotonic() + 60
-    while not rabbit.answers(url):
+    while not rabbitmq.answers(url):
         assert time.monotonic() < ends, "RabbitMQ does not answer"
         time.sleep(0.05)
     return url

@@ -4,7 +4,7 @@ import os
 import threading
 from pathlib import Path
 
-from split.rabbit import Rabbit
+from tools.cluster.rabbitmq import Rabbit
 
 START, STOP = b"+", b"-"
 

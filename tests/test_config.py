@@ -8,7 +8,7 @@ import pytest
 
 from app.config import FOREIGN_NAMES, BadSettings, Settings, env_name, foreign_names
 
-EXAMPLE = Path(__file__).parent.parent / ".env.example"
+EXAMPLE = Path(__file__).parents[1] / ".env.example"
 # Read by the server's own configuration or by the embedded database, not by Settings.
 ELSEWHERE = {"MONGOD", "WEB_CONCURRENCY", "WORKER_CLASS", "EDGE_NETWORK"}
 # Read by the libraries that they are named after.

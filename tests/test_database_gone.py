@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.embedded import Mongod
 from app.main import create_app, runtime
+from app.storage.embedded_mongod import Mongod
 
 pytestmark = pytest.mark.extended
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from chaos.servers import Server
+from tools.cluster.servers import Server
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 CALLS = (README, ROOT / "docs/api.md")
 PAGES = sorted([README, ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")])

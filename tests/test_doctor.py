@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from bson import ObjectId
 
-from app.database import Database
 from app.doctor import INVARIANTS, Doctor
 from app.main import create_app, runtime
+from app.storage.mongodb import Database
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 

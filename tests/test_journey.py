@@ -9,7 +9,7 @@ import pytest
 from bson import ObjectId
 
 from app.main import create_app, runtime
-from app.outbox import Outbox
+from app.messaging.outbox import Outbox
 
 
 def settled(client, order_id, status, payment=None):

@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from chaos.servers import GUNICORN, Server
+from tools.cluster.servers import GUNICORN, Server
 
 ROOT = Path(__file__).parents[1]
 REFUSED = "Others can reach {} and nobody is asked who they are: set AUTH_JWT_… or ALLOW_UNSAFE=no_identity"

@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 
 from flask import Flask
 
-from app.bus import Asks
 from app.cli import dead_letters, demo, doctor, load, orders, payments, worker
 from app.doctor import Doctor
-from app.feed import Feed
-from app.outbox import Outbox
-from app.payments.desk import Desk
+from app.messaging.bus import Asks
+from app.messaging.live_feed import Feed
+from app.messaging.outbox import Outbox
+from app.payments.manual_review import Desk
 
 
 def install(

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import click
 from flask.cli import AppGroup
 
-from app.cli.shown import as_json, asking, table, tell
-from app.outbox import Outbox
+from app.cli.output import as_json, asking, table, tell
+from app.messaging.outbox import Outbox
 
 
 def group(outboxes: Mapping[str, Outbox]) -> click.Group:

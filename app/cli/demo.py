@@ -10,10 +10,10 @@ import click
 import httpx
 from rich.console import Console
 
-from app.cli.shown import NotReached, as_json, asking, console, tell
-from app.contracts import Unavailable
-from app.feed import Feed
-from app.story import Step
+from app.cli.output import NotReached, as_json, asking, console, tell
+from app.contracts.base import Unavailable
+from app.messaging.live_feed import Feed
+from app.observability.stages import Stage
 
 COLOURS = {"gateway": "cyan", "orders": "green", "payments": "magenta"}
 WAYS = {"1": ("a good order", "Success"), "2": ("an order that is declined", "Declined")}
@@ -42,8 +42,8 @@ def _show(feed: Feed, url: str, seconds: float, product_id: str, to: Console | N
     lines = _Watch(feed, request_id, seconds)
     order_id = _place(url, product_id, request_id)
     told = asking(_print_all, to, lines)
-    if told < len(Step):
-        raise click.ClickException(f"only {told} of {len(Step)} steps were seen within {seconds:g} s")
+    if told < len(Stage):
+        raise click.ClickException(f"only {told} of {len(Stage)} steps were seen within {seconds:g} s")
     status = httpx.get(f"{url}/orders/status/{order_id}").json()["orderStatus"]
     if status != outcome:
         raise click.ClickException(f"order {order_id} is {status} instead of {outcome}")
@@ -98,7 +98,7 @@ class _Watch:
         try:
             for line in feed.follow({"request_id": request_id}, seconds):
                 self._lines.append(line)
-                if len({line["step"] for line in self._lines}) == len(Step):
+                if len({line["step"] for line in self._lines}) == len(Stage):
                     return
         except Unavailable as exc:
             self._error = exc
@@ -117,7 +117,7 @@ def _place(url: str, product_id: str, request_id: str) -> str:
 
 
 def _number(line: dict[str, Any]) -> int:
-    return list(Step).index(line["step"])
+    return list(Stage).index(line["step"])
 
 
 def _print(to: Console, line: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from app.cli.shown import as_json, asking, tell
+from app.cli.output import as_json, asking, tell
 from app.doctor import Doctor, Report
 
 ORDER_ID = re.compile(r"[0-9a-f]{24}")

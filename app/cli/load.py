@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from app.cli.shown import NotReached, as_json, tell
+from app.cli.output import NotReached, as_json, tell
 
 PERCENTILES = (50, 90, 99)
 POLL_SECONDS = 0.25

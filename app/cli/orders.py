@@ -14,26 +14,24 @@ from flask.cli import AppGroup
 from rich.markup import escape
 from rich.table import Table
 
-from app.bus import Asks
-from app.cli import way
-from app.cli.shown import as_json, asking, console, table, tell
-from app.contracts import (
+from app.cli import latency
+from app.cli.output import as_json, asking, console, table, tell
+from app.contracts.orders import (
     AwaitTimeline,
     ExplainOrder,
-    ExplainPayment,
     FindOrder,
     FindOrders,
     ListAllOrders,
-    ListAttempts,
     ListOrders,
     ListStuckOrders,
-    ListStuckPayments,
     OrderView,
     TimelineEntry,
 )
-from app.feed import Feed
-from app.gateway.answers import entry_members, order_members
-from app.gateway.explain import explanation
+from app.contracts.payments import ExplainPayment, ListAttempts, ListStuckPayments
+from app.gateway.http.responses import entry_members, order_members
+from app.gateway.routes.explain import explanation
+from app.messaging.bus import Asks
+from app.messaging.live_feed import Feed
 
 PAGES = 20
 OPEN = frozenset({"Processing", "Refunding"})
@@ -116,7 +114,7 @@ def _show(bus: Asks, feed: Feed, order_id: str, as_json: bool) -> None:
         )
         return
     _print_order(order)
-    way.draw([*way.of_events(entries), *way.of_steps(steps), *way.of_attempts(attempts)])
+    latency.draw([*latency.of_events(entries), *latency.of_steps(steps), *latency.of_attempts(attempts)])
 
 
 def _watch(bus: Asks, order_id: str, seconds: float, as_json: bool) -> None:

@@ -3,8 +3,8 @@
 import click
 from flask.cli import AppGroup
 
-from app.cli.shown import as_json, asking, table, tell
-from app.payments.desk import Desk
+from app.cli.output import as_json, asking, table, tell
+from app.payments.manual_review import Desk
 from app.payments.payment import Answer
 
 RESOLUTIONS = (Answer.CAPTURED, Answer.DECLINED, Answer.VOIDED, Answer.REFUNDED)

@@ -8,30 +8,20 @@ from typing import Any
 
 from flask import Flask, Response, g, request
 
-from app import story, traces
-from app.bus import Asks
 from app.config import Settings
-from app.gateway import (
-    addresses,
-    auth,
-    body,
-    console,
-    errors,
-    health,
-    hosts,
-    limits,
-    metrics,
-    openapi,
-    problems,
-    routes,
-    states,
-    tracing,
-)
-from app.gateway.admission import Admission
-from app.gateway.caller import ADMIN
+from app.gateway import console
+from app.gateway.apidocs import openapi, problem_pages
 from app.gateway.console import Live
-from app.gateway.cursors import Cursors
-from app.gateway.streams import Streams
+from app.gateway.http import body, problems, request_tracing
+from app.gateway.http.cursors import Cursors
+from app.gateway.routes import health, metrics, orders, states
+from app.gateway.security import allowed_hosts, authentication, client_addresses, rate_limits
+from app.gateway.security.admission import Admission
+from app.gateway.security.caller import ADMIN
+from app.gateway.security.connection_limits import Streams
+from app.messaging.bus import Asks
+from app.observability import tracing
+from app.observability.logging import log
 
 Wsgi = Callable[[Any, Any], Any]
 
@@ -50,7 +40,7 @@ def install(
     bus: Asks,
     ready: Callable[[], bool],
     settings: Settings,
-    take: limits.Take,
+    take: rate_limits.Take,
     cursor_key: Callable[[], bytes],
     live: Live | None = None,
     alive: Callable[[], bool] = lambda: True,
@@ -62,26 +52,26 @@ def install(
     Without a `live` feed there is no console.
     """
     _prepare(app, settings)
-    if traces.active:
-        bus = tracing.TracedBus(bus, traces.active)
-    callers = limits.Addresses(settings.forwarded_allow_ips)
+    if tracing.active:
+        bus = request_tracing.TracedBus(bus, tracing.active)
+    callers = rate_limits.Addresses(settings.forwarded_allow_ips)
     streams = Streams(settings.streams_max, settings.streams_per_caller, callers)
     for blueprint in (
-        routes.blueprint(bus, Admission(bus), streams, Cursors(cursor_key), live.of_order if live else lambda _: []),
+        orders.blueprint(bus, Admission(bus), streams, Cursors(cursor_key), live.of_order if live else lambda _: []),
         states.blueprint(bus),
-        problems.blueprint(),
+        problem_pages.blueprint(),
         health.blueprint(ready, alive),
         metrics.blueprint(bus, None if settings.metrics_public else ADMIN, metrics.CHECKS),
         openapi.blueprint(),
         *([console.blueprint(bus, streams, live)] if live else []),
     ):
         app.register_blueprint(blueprint)
-    if traces.active:
-        tracing.install(app, traces.active)
-    hosts.install(app, settings)
-    addresses.install(app)
-    auth.install(app, settings, limits.failures(settings, take))
-    limits.install(app, settings, take)
+    if tracing.active:
+        request_tracing.install(app, tracing.active)
+    allowed_hosts.install(app, settings)
+    client_addresses.install(app)
+    authentication.install(app, settings, rate_limits.failures(settings, take))
+    rate_limits.install(app, settings, take)
     app.after_request(_tell_request)
 
 
@@ -101,7 +91,7 @@ def _prepare(app: Flask, settings: Settings) -> None:
     app.url_map.strict_slashes = True
     app.url_map.merge_slashes = False
     app.url_map.redirect_defaults = False
-    errors.install(app)
+    problems.install(app)
     app.before_request(_name_request)
     app.wsgi_app = _with_headers(app.wsgi_app)  # type: ignore[assignment]
 
@@ -118,7 +108,7 @@ def _tell_request(response: Response) -> Response:
         metrics.measure(request, response)
     except Exception:
         # What was done for the client is done: no answer is lost for a figure.
-        story.log.exception("request not measured", module="gateway")
+        log.exception("request not measured", module="gateway")
     return response
 
 

@@ -2,9 +2,8 @@
 
 from functools import partial
 
-from app.bus import Answers, Publishes
 from app.config import Settings
-from app.contracts import (
+from app.contracts.orders import (
     AwaitOrder,
     AwaitTimeline,
     CheckOrderBacklog,
@@ -18,23 +17,27 @@ from app.contracts import (
     ListAllOrders,
     ListOrders,
     ListStuckOrders,
+    RefundOrder,
+    UpdateOrder,
+)
+from app.contracts.payments import (
     PaymentCaptured,
     PaymentDeclined,
     PaymentParked,
     PaymentRefunded,
     PaymentRefundFailed,
     PaymentVoided,
-    RefundOrder,
-    UpdateOrder,
 )
-from app.database import Store
-from app.orders import handlers
+from app.messaging.bus import Answers, Publishes
+from app.messaging.outbox import Outbox
+from app.messaging.relay import Relay
+from app.observability.stages import Stage
+from app.observability.supervision import Heartbeat
+from app.orders import service
+from app.orders.notifier import Watch
 from app.orders.open_order_limit import OpenOrderLimit
 from app.orders.repository import OrderRepository
-from app.orders.watch import Watch
-from app.outbox import Outbox, Relay
-from app.story import Step
-from app.supervision import Heartbeat
+from app.storage.mongodb import Store
 
 # By then most payments have news, which acknowledges what they were told.
 NEWS_SECONDS = 1.0
@@ -79,7 +82,7 @@ def install(bus: Answers, publisher: Publishes, store: Store, settings: Settings
     watch = Watch(store)
     relay = Relay(
         "orders",
-        Step.HANDED_TO_PAYMENTS,
+        Stage.HANDED_TO_PAYMENTS,
         outbox,
         publisher,
         interval=settings.sweep_interval,
@@ -88,21 +91,21 @@ def install(bus: Answers, publisher: Publishes, store: Store, settings: Settings
         chore=partial(orders.forget_keys, settings.idempotency_hours * 3600),
     )
     limit = OpenOrderLimit(orders.count_open, settings.open_orders_per_user)
-    bus.answer(CreateOrder, partial(handlers.create_order, orders=orders, limit=limit))
-    bus.answer(UpdateOrder, partial(handlers.update_order, orders=orders))
-    bus.answer(RefundOrder, partial(handlers.refund_order, orders=orders))
-    bus.answer(FindOrder, partial(handlers.find_order, orders=orders))
-    bus.answer(CheckOrderStatus, partial(handlers.check_order_status, orders=orders))
-    bus.answer(ListOrders, partial(handlers.list_orders, orders=orders))
-    bus.answer(ListAllOrders, partial(handlers.list_all_orders, orders=orders))
-    bus.answer(FindOrders, partial(handlers.find_orders, orders=orders))
-    bus.answer(ListStuckOrders, partial(handlers.list_stuck_orders, outbox=outbox))
-    bus.answer(CheckOrderQueue, partial(handlers.check_queue, outbox=outbox, limit=settings.backlog_limit))
-    bus.answer(AwaitOrder, partial(handlers.await_order, orders=orders, watch=watch))
-    bus.answer(AwaitTimeline, partial(handlers.await_timeline, orders=orders, watch=watch))
-    bus.answer(ExplainOrder, partial(handlers.explain_order, orders=orders))
-    bus.answer(DescribeStates, handlers.describe_states)
-    bus.answer(CheckOrderBacklog, partial(handlers.check_backlog, outbox=outbox, limit=settings.backlog_limit))
+    bus.answer(CreateOrder, partial(service.create_order, orders=orders, limit=limit))
+    bus.answer(UpdateOrder, partial(service.update_order, orders=orders))
+    bus.answer(RefundOrder, partial(service.refund_order, orders=orders))
+    bus.answer(FindOrder, partial(service.find_order, orders=orders))
+    bus.answer(CheckOrderStatus, partial(service.check_order_status, orders=orders))
+    bus.answer(ListOrders, partial(service.list_orders, orders=orders))
+    bus.answer(ListAllOrders, partial(service.list_all_orders, orders=orders))
+    bus.answer(FindOrders, partial(service.find_orders, orders=orders))
+    bus.answer(ListStuckOrders, partial(service.list_stuck_orders, outbox=outbox))
+    bus.answer(CheckOrderQueue, partial(service.check_queue, outbox=outbox, limit=settings.backlog_limit))
+    bus.answer(AwaitOrder, partial(service.await_order, orders=orders, watch=watch))
+    bus.answer(AwaitTimeline, partial(service.await_timeline, orders=orders, watch=watch))
+    bus.answer(ExplainOrder, partial(service.explain_order, orders=orders))
+    bus.answer(DescribeStates, service.describe_states)
+    bus.answer(CheckOrderBacklog, partial(service.check_backlog, outbox=outbox, limit=settings.backlog_limit))
     for news in NEWS:
-        bus.subscribe("orders", news, partial(handlers.on_payment_news, orders=orders))
+        bus.subscribe("orders", news, partial(service.on_payment_news, orders=orders))
     return Orders(orders, relay, outbox, watch)

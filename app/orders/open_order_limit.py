@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.contracts import TooManyOpenOrders
+from app.contracts.orders import TooManyOpenOrders
 
 Count = Callable[[str, int], int]
 

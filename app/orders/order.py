@@ -8,17 +8,11 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from unicodedata import category, normalize
 
-from app.contracts import (
-    Event,
+from app.contracts.base import Event
+from app.contracts.orders import (
     IdempotencyKeyReused,
     IllegalStep,
     MisleadingStatus,
-    PaymentCaptured,
-    PaymentDeclined,
-    PaymentParked,
-    PaymentRefunded,
-    PaymentRefundFailed,
-    PaymentVoided,
     RefundExceedsBalance,
     RefundNotAllowed,
     StaleVersion,
@@ -26,6 +20,14 @@ from app.contracts import (
     TimelineFull,
     TooManyRefunds,
     WrongCurrency,
+)
+from app.contracts.payments import (
+    PaymentCaptured,
+    PaymentDeclined,
+    PaymentParked,
+    PaymentRefunded,
+    PaymentRefundFailed,
+    PaymentVoided,
 )
 
 NEW = "(new)"

@@ -14,23 +14,15 @@ import pymongo
 from bson import ObjectId
 from pymongo import ReturnDocument
 
-from app import metrics
-from app.coalesce import Coalescer
-from app.contracts import (
-    Conflict,
-    Event,
-    IdempotencyKeyReused,
-    NotFound,
-    OrderList,
-    OrderStatusView,
-    OrderView,
-    PaymentEvent,
-    Timeline,
-    TimelineEntry,
-)
-from app.database import Document, NotStored, Patch, Store, insert_each, patch_each
+from app.contracts.base import Conflict, Event, NotFound
+from app.contracts.orders import IdempotencyKeyReused, OrderList, OrderStatusView, OrderView, Timeline, TimelineEntry
+from app.contracts.payments import PaymentEvent
+from app.messaging.outbox import OUTBOX_INDEXES, OUTBOX_RULE, OUTBOX_SCHEMA, RELAY_FIELDS, Outbox, entry_of
+from app.observability import metrics
 from app.orders.order import NEW, PROCESSING, Change, State
-from app.outbox import OUTBOX_INDEXES, OUTBOX_RULE, OUTBOX_SCHEMA, RELAY_FIELDS, Outbox, entry_of
+from app.storage.bulk import NotStored, Patch, insert_each, patch_each
+from app.storage.group_commit import Coalescer
+from app.storage.mongodb import Document, Store
 
 RETRIES = 8
 REMEMBERED = 8192

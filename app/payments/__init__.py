@@ -2,30 +2,29 @@
 
 from functools import partial
 
-from app.bus import Answers, Publishes
 from app.config import Settings
-from app.contracts import (
+from app.contracts.orders import OrderCancelled, OrderCreated, RefundRequested
+from app.contracts.payments import (
     CheckPaymentBacklog,
     CheckPaymentQueue,
     ExplainPayment,
     ListAttempts,
     ListStuckPayments,
-    OrderCancelled,
-    OrderCreated,
-    RefundRequested,
 )
-from app.database import Store
-from app.outbox import Outbox, Relay
-from app.payments import handlers
-from app.payments.desk import Desk
-from app.payments.guard import Guard
+from app.messaging.bus import Answers, Publishes
+from app.messaging.outbox import Outbox
+from app.messaging.relay import Relay
+from app.observability.stages import Stage
+from app.observability.supervision import Heartbeat
+from app.payments import service
+from app.payments.manual_review import Desk
 from app.payments.payment import Patience
+from app.payments.provider_client import Guard
 from app.payments.providers import Provider
 from app.payments.repository import PaymentRepository
-from app.payments.settlement import Settler
+from app.payments.results import Settler
 from app.payments.worker import Worker
-from app.story import Step
-from app.supervision import Heartbeat
+from app.storage.mongodb import Store
 
 
 class Payments:
@@ -85,33 +84,33 @@ def install(bus: Answers, publisher: Publishes, store: Store, provider: Provider
     )
     relay = Relay(
         "payments",
-        Step.HANDED_TO_ORDERS,
+        Stage.HANDED_TO_ORDERS,
         outbox,
         publisher,
         interval=settings.sweep_interval,
         tries=settings.relay_tries,
     )
-    bus.subscribe("payments", OrderCreated, partial(handlers.on_orders_created, payments=payments, worker=worker))
+    bus.subscribe("payments", OrderCreated, partial(service.on_orders_created, payments=payments, worker=worker))
     bus.subscribe(
         "payments",
         OrderCancelled,
-        partial(handlers.on_orders_cancelled, payments=payments, settler=settler, worker=worker),
+        partial(service.on_orders_cancelled, payments=payments, settler=settler, worker=worker),
     )
     bus.subscribe(
         "payments",
         RefundRequested,
-        partial(handlers.on_refunds_requested, payments=payments, settler=settler, worker=worker),
+        partial(service.on_refunds_requested, payments=payments, settler=settler, worker=worker),
     )
     bus.answer(
         CheckPaymentBacklog,
-        partial(handlers.check_backlog, payments=payments, outbox=outbox, limit=settings.backlog_limit),
+        partial(service.check_backlog, payments=payments, outbox=outbox, limit=settings.backlog_limit),
     )
     bus.answer(
         CheckPaymentQueue,
-        partial(handlers.check_queue, payments=payments, outbox=outbox, limit=settings.backlog_limit),
+        partial(service.check_queue, payments=payments, outbox=outbox, limit=settings.backlog_limit),
     )
-    bus.answer(ListStuckPayments, partial(handlers.list_stuck_payments, payments=payments, outbox=outbox))
-    bus.answer(ListAttempts, partial(handlers.list_attempts, payments=payments))
-    bus.answer(ExplainPayment, partial(handlers.explain_payment, payments=payments))
+    bus.answer(ListStuckPayments, partial(service.list_stuck_payments, payments=payments, outbox=outbox))
+    bus.answer(ListAttempts, partial(service.list_attempts, payments=payments))
+    bus.answer(ExplainPayment, partial(service.explain_payment, payments=payments))
     desk = Desk(payments, provider, settler, patience)
     return Payments(payments, worker, relay, outbox, desk)

@@ -10,7 +10,8 @@ A provider forgets a key some time after it first received it. Sent again after 
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from app.contracts import Event, OrderCreated
+from app.contracts.base import Event
+from app.contracts.orders import OrderCreated
 
 
 class Status(StrEnum):

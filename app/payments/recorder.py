@@ -6,13 +6,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from app import metrics, story
-from app.contracts import Unavailable
+from app.contracts.base import Unavailable
+from app.observability import metrics
+from app.observability.logging import log
+from app.observability.stages import Stage, record_stages, stage_record
 from app.payments import payment as domain
 from app.payments.payment import Call, Change, News, Outcome, Patience
 from app.payments.repository import Held, PaymentRepository, Result
-from app.payments.settlement import Settler, log_line
-from app.story import Step
+from app.payments.results import Settler, log_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +83,10 @@ class Recorder:
             self._record(batch)
         except Unavailable as exc:
             orders = [learned.order_id for learned in batch]
-            story.log.warning("results kept back", module="payments", orders=orders, reason=exc.detail)
+            log.warning("results kept back", module="payments", orders=orders, reason=exc.detail)
         except Exception:
             if len(batch) == 1:
-                story.log.exception("result not recorded", module="payments", order_id=batch[0].order_id)
+                log.exception("result not recorded", module="payments", order_id=batch[0].order_id)
                 return
             # One of them spoils the command for all.
             for learned in batch:
@@ -111,7 +112,7 @@ class Recorder:
                 self._tell([(learned, change)])
                 return
         metrics.leases_lost.inc()
-        story.log.warning("lease lost or result recorded", module="payments", order_id=learned.order_id)
+        log.warning("lease lost or result recorded", module="payments", order_id=learned.order_id)
 
     def _result(self, held: Held, learned: Learned, change: Change) -> Result:
         now = self._payments.now()
@@ -145,11 +146,11 @@ class Recorder:
                 metrics.payments_parked.inc()
             if change.due == 0.0:
                 self._prompt()
-        story.tell_each(Step.PAYMENT_PROCESSED, [_line(learned, change) for learned, change in recorded])
+        record_stages(Stage.PAYMENT_PROCESSED, [_line(learned, change) for learned, change in recorded])
 
 
 def _line(learned: Learned, change: Change) -> dict[str, object]:
-    return story.line_of(
+    return stage_record(
         module="payments",
         order_id=learned.order_id,
         request_id=learned.held.payment.request_id,

@@ -15,11 +15,12 @@ from uuid import uuid4
 import pymongo
 from pymongo import UpdateOne
 
-from app.contracts import Event
-from app.database import EVER, GLANCE_SECONDS, Document, Patch, Store, insert_each, patch_each
-from app.outbox import OUTBOX_INDEXES, OUTBOX_RULE, OUTBOX_SCHEMA, Outbox, entry_of
+from app.contracts.base import Event
+from app.messaging.outbox import OUTBOX_INDEXES, OUTBOX_RULE, OUTBOX_SCHEMA, Outbox, entry_of
 from app.payments import payment as domain
 from app.payments.payment import Payment, Refund, Status
+from app.storage.bulk import Patch, insert_each, patch_each
+from app.storage.mongodb import EVER, GLANCE_SECONDS, Document, Store
 
 LOG_LIMIT = 50
 # Among so many due payments users take turns.

@@ -13,17 +13,18 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
-from app import metrics, story, traces
-from app.contracts import Unavailable
+from app.contracts.base import Unavailable
+from app.observability import metrics, tracing
+from app.observability.logging import log
+from app.observability.stages import Stage
+from app.observability.supervision import BackgroundThread, Heartbeat
 from app.payments import payment as domain
 from app.payments.fair_queue import FairQueue
-from app.payments.guard import Guard
 from app.payments.payment import Answer, Call, Outcome, Patience, Payment
+from app.payments.provider_client import Guard
 from app.payments.recorder import Learned, Recorder
 from app.payments.repository import Held, PaymentRepository
-from app.payments.settlement import Settler
-from app.story import Step
-from app.supervision import BackgroundThread, Heartbeat
+from app.payments.results import Settler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +201,7 @@ class Worker:
         """Take a call off those that are under way. Raises TakenOver where that was done before."""
         if self._begun.pop(begun.key, None) is None:
             self._hung.discard(begun.key)
-            story.log.warning("answer came too late", module="payments", order_id=begun.call.order_id)
+            log.warning("answer came too late", module="payments", order_id=begun.call.order_id)
             raise TakenOver
 
     def take_over(self) -> None:
@@ -240,12 +241,12 @@ class Worker:
     def _traced(self, held: Held, call: Call) -> tuple[Outcome, str]:
         """The guard's answer, and how the call is named in its trace: the one step that is a span while it lasts."""
         payment, again = held.payment, held.payment.attempt > 1
-        if traces.active is None or not payment.traceparent:
+        if tracing.active is None or not payment.traceparent:
             return self._guard.ask(call, again, partial(self._may_send, held), payment.user_id), ""
         # A call that died with its process has left no name: then the trace as such is taken up.
         link = (held.traced or payment.traceparent) if again else ""
         noted: dict[str, str | int] = {"order_id": call.order_id, "attempt": payment.attempt, "call": call.kind.value}
-        with traces.active.during(Step.PAYMENT_PROCESSED, payment.traceparent, link=link, **noted) as span:
+        with tracing.active.during(Stage.PAYMENT_PROCESSED, payment.traceparent, link=link, **noted) as span:
             outcome = self._guard.ask(call, again, partial(self._may_send, held), payment.user_id)
             span.note(answer=outcome.answer.value)
         return outcome, span.traceparent
@@ -260,7 +261,7 @@ class Worker:
         try:
             self._payments.give_back(unbegun)
         except Unavailable as exc:
-            story.log.warning("leases not given back", module="payments", reason=exc.detail)
+            log.warning("leases not given back", module="payments", reason=exc.detail)
 
     def _may_begin(self, held: Held) -> bool:
         if self.draining:
@@ -282,7 +283,7 @@ class Worker:
             has_line = False  # It was given to others when the call was taken over.
         except Exception:
             order_id = held.payment.order_id if held else ""
-            story.log.exception("payment failed", module="payments", order_id=order_id)
+            log.exception("payment failed", module="payments", order_id=order_id)
         finally:
             if has_line:
                 self._lines.release()
@@ -304,9 +305,9 @@ class Worker:
                 self.take_over()
                 more = self.sweep() == self.SWEEP
             except Unavailable as exc:
-                story.log.warning("sweep waits", module="payments", reason=exc.detail)
+                log.warning("sweep waits", module="payments", reason=exc.detail)
             except Exception:
-                story.log.exception("sweep failed", module="payments")
+                log.exception("sweep failed", module="payments")
             if not more:
                 self._prompted.wait(self._interval)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from gunicorn.glogging import Logger
 
-from app.log_writer import LogWriter
+from app.observability.log_writer import LogWriter
 
 server_log = LogWriter(lambda: sys.stderr)
 

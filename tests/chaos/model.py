@@ -11,10 +11,11 @@ from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
 
-from app.bus import Delivery, SignalBus
 from app.config import Settings
-from app.contracts import Event
+from app.contracts.base import Event
 from app.main import create_app, runtime
+from app.messaging.bus import Delivery
+from app.messaging.signal_bus import SignalBus
 from app.payments.payment import Answer, Call, Outcome
 from app.payments.providers import make
 

@@ -8,11 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-from chaos.clients import Load
-from chaos.verdict import Verdict, examine, sum_up, wait_until_settled
-from split import hosts
-from split.fleet import Fleet
-from split.hosts import Hosts
+from tools.chaos.clients import Load
+from tools.chaos.verdict import Verdict, examine, sum_up, wait_until_settled
+from tools.cluster import hosts
+from tools.cluster.fleet import Fleet
+from tools.cluster.hosts import Hosts
 
 ENVIRONMENT = {
     "ALLOW_UNSAFE": "no_identity",

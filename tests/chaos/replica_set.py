@@ -10,8 +10,8 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from app.embedded import HOST, TIED_TO_OWNER, find_binary
-from chaos.servers import free_port
+from app.storage.embedded_mongod import HOST, TIED_TO_OWNER, find_binary
+from tools.cluster.servers import free_port
 
 NAME = "three"
 START_SECONDS = 60.0

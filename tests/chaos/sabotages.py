@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from app.database import Patch, insert_each
+from app.messaging.outbox import EMPTIED, Outbox, Pending
+from app.messaging.relay import Relay
 from app.orders import repository as orders_repository
 from app.orders.repository import OrderRepository
-from app.outbox import EMPTIED, Outbox, Pending, Relay
 from app.payments import payment as domain
 from app.payments import repository as payments_repository
 from app.payments.repository import Held, PaymentRepository
+from app.storage.bulk import Patch, insert_each
 
 
 def outbox_by_a_second_write() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from bson import ObjectId
 
-from chaos import audit
-from chaos.clients import Book
-from chaos.time_jump import age_open_work
+from tools.chaos import audit
+from tools.chaos.clients import Book
+from tools.chaos.time_jump import age_open_work
 
 ROOT = Path(__file__).parents[2]
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -274,7 +274,7 @@ def test_a_jump_makes_all_times_of_open_work_older_and_no_others(database, setti
 
 
 def test_the_judge_loads_nothing_of_the_application():
-    code = "import sys, chaos.audit; print(*(name for name in sys.modules if name.split('.')[0] in ('app', 'chaos')))"
+    code = "import sys, tools.chaos.audit; print(*(name for name in sys.modules if name.startswith(('app', 'tools.chaos'))))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 
-    assert set(done.stdout.split()) == {"chaos", "chaos.audit", "chaos.clients"}
+    assert set(done.stdout.split()) == {"tools.chaos", "tools.chaos.audit", "tools.chaos.clients"}

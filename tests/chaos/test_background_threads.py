@@ -6,8 +6,8 @@ import textwrap
 import httpx
 import pytest
 
-from chaos.servers import GUNICORN, ROOT, Server
 from tests.chaos.http_client import CLIENT
+from tools.cluster.servers import GUNICORN, ROOT, Server
 
 pytestmark = [pytest.mark.extended, pytest.mark.long]
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from chaos.faults import Kind
-from chaos.harness import Plan, run
+from tools.chaos.faults import Kind
+from tools.chaos.harness import Plan, run
 
 # A run that fails waits long for what may still come.
 pytestmark = [pytest.mark.extended, pytest.mark.long, pytest.mark.timeout(300)]

@@ -12,8 +12,8 @@ from pymongo import MongoClient
 
 from app.config import Settings
 from app.doctor import Doctor
-from app.embedded import Mongod
 from app.main import create_app, runtime
+from app.storage.embedded_mongod import Mongod
 
 pytestmark = pytest.mark.extended
 

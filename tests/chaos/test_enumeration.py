@@ -16,18 +16,15 @@ from typing import NamedTuple
 
 import pytest
 
-from app.contracts import (
-    Event,
-    OrderCancelled,
-    OrderCreated,
+from app.contracts.base import Event, Refused
+from app.contracts.orders import OrderCancelled, OrderCreated, RefundRequested
+from app.contracts.payments import (
     PaymentCaptured,
     PaymentDeclined,
     PaymentParked,
     PaymentRefunded,
     PaymentRefundFailed,
     PaymentVoided,
-    RefundRequested,
-    Refused,
 )
 from app.orders import order as orders
 from app.orders.order import CANCELLED, DECLINED, PROCESSING, PaymentStatus

@@ -4,10 +4,10 @@ import time
 
 import pytest
 
-from chaos.clients import Load
-from chaos.servers import Server
-from chaos.verdict import examine, wait_until_settled
 from tests.chaos.replica_set import ReplicaSet
+from tools.chaos.clients import Load
+from tools.chaos.verdict import examine, wait_until_settled
+from tools.cluster.servers import Server
 
 pytestmark = [pytest.mark.extended, pytest.mark.long]
 

@@ -5,10 +5,10 @@ from datetime import timedelta
 
 import pytest
 
-from app.database import Database
 from app.payments.payment import Answer, Call, Kind
-from chaos.forgetful import ForgetfulLedger
-from chaos.time_jump import older
+from app.storage.mongodb import Database
+from tools.chaos.forgetful import ForgetfulLedger
+from tools.chaos.time_jump import older
 
 LIFE = 3600.0
 CHARGE = Call(kind=Kind.CHARGE, key="a:1", charge_key="a:1", order_id="a", product_id="1", value=900, currency="MYR")

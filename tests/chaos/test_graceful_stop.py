@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from chaos.clients import Load
-from chaos.servers import Server, hurt
-from chaos.verdict import examine, wait_until_settled
+from tools.chaos.clients import Load
+from tools.chaos.verdict import examine, wait_until_settled
+from tools.cluster.servers import Server, hurt
 
 pytestmark = [pytest.mark.extended, pytest.mark.long]
 

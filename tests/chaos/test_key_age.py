@@ -7,7 +7,7 @@ from bson import ObjectId
 
 from app.main import _doctor
 from app.payments import payment as domain
-from app.payments.desk import NotPossible
+from app.payments.manual_review import NotPossible
 from app.payments.payment import Kind
 from tests.chaos.forgetful import Forgetful
 from tests.chaos.model import Process, unhurried

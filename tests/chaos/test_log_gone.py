@@ -7,9 +7,9 @@ from contextlib import suppress
 
 import pytest
 
-from app.embedded import Mongod
-from chaos.servers import Server, free_port, hurt
+from app.storage.embedded_mongod import Mongod
 from tests.chaos.http_client import CLIENT
+from tools.cluster.servers import Server, free_port, hurt
 
 pytestmark = [pytest.mark.extended, pytest.mark.long]
 

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 )
 
 from app.main import _doctor
-from app.payments.desk import NotPossible
+from app.payments.manual_review import NotPossible
 from tests.chaos.model import MOODS, Process, unhurried
 
 TOTAL = 9900

@@ -5,10 +5,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from chaos.clients import Load
-from chaos.proxy import Mode, Proxy
-from chaos.servers import Server
-from chaos.verdict import examine, wait_until_settled
+from tools.chaos.clients import Load
+from tools.chaos.proxy import Mode, Proxy
+from tools.chaos.verdict import examine, wait_until_settled
+from tools.cluster.servers import Server
 
 pytestmark = [pytest.mark.extended, pytest.mark.long]
 

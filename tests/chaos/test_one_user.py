@@ -2,8 +2,8 @@
 
 import pytest
 
-from chaos.servers import Server
 from tests.chaos.http_client import CLIENT
+from tools.cluster.servers import Server
 
 pytestmark = [pytest.mark.extended, pytest.mark.long]
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from app.config import MODULES
-from chaos.clients import Load
-from chaos.faults import Kind
-from chaos.harness import ENVIRONMENT, Plan
-from chaos.network import Proxies
-from chaos.split import TWO_EACH, attack
-from chaos.verdict import examine, wait_until_settled
-from split import hosts
-from split.fleet import Fleet
+from tools.chaos.clients import Load
+from tools.chaos.faults import Kind
+from tools.chaos.fleet_run import TWO_EACH, attack
+from tools.chaos.harness import ENVIRONMENT, Plan
+from tools.chaos.network import Proxies
+from tools.chaos.verdict import examine, wait_until_settled
+from tools.cluster import hosts
+from tools.cluster.fleet import Fleet
 
 pytestmark = [pytest.mark.extended, pytest.mark.long]
 

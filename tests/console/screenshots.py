@@ -8,7 +8,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from app.embedded import Mongod
+from app.storage.embedded_mongod import Mongod
 from tests.console.server import ROOT, Server, browser, installed, running
 
 IMAGES = ROOT / "docs" / "images"

@@ -11,9 +11,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from app.database import Database
-from app.feed import Feed
-from app.story import Step
+from app.messaging.live_feed import Feed
+from app.observability.stages import Stage
+from app.storage.mongodb import Database
 from tests.console.server import running
 
 pytestmark = pytest.mark.extended
@@ -149,7 +149,7 @@ def test_thousands_of_orders_leave_the_page_calm(page, server, mongodb_uri, cons
                 {"module": "m", "order_id": f"{number:08x}{at:08x}{one:08x}", "request_id": "r", "took_ms": 1.0}
                 for one in range(10)
             ]
-            for step in Step:
+            for step in Stage:
                 feed.take(step, time.time(), lines)
         time.sleep(max(0.0, began + (number + 1) * 3 / 50 - time.monotonic()))
     expect(page.locator("#flow-note")).to_contain_text("of them are drawn")

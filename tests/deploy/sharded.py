@@ -14,8 +14,8 @@ from uuid import uuid4
 
 from pymongo import MongoClient
 
-from app.embedded import HOST, TIED_TO_OWNER, find_binary
-from chaos.servers import free_port
+from app.storage.embedded_mongod import HOST, TIED_TO_OWNER, find_binary
+from tools.cluster.servers import free_port
 
 CONFIG, SHARDS = "config", ("north", "south")
 DATABASE = "orderflow"

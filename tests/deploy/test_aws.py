@@ -22,9 +22,9 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.config import Settings, env_name
-from app.gateway.waiting import LONGEST
+from app.gateway.http.long_poll import LONGEST
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 AWS = ROOT / "deploy/aws"
 TEMPLATES = [AWS / "network.yaml", AWS / "orderflow.yaml"]
 README = (AWS / "README.md").read_text()

@@ -16,9 +16,9 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.config import Settings, env_name
-from app.gateway.waiting import LONGEST
+from app.gateway.http.long_poll import LONGEST
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy/kubernetes"
 README = (KUBERNETES / "README.md").read_text()
 OVERLAYS = ("production", "small")

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from app.gateway import body
-from app.gateway.errors import PROBLEMS
-from app.gateway.timeline import HEARTBEAT_SECONDS
-from app.gateway.waiting import LONGEST as LONGEST_WAIT
+from app.gateway.http import body
+from app.gateway.http.long_poll import LONGEST as LONGEST_WAIT
+from app.gateway.http.problems import PROBLEMS
+from app.gateway.routes.timeline import HEARTBEAT_SECONDS
 
 pytestmark = pytest.mark.extended
 

@@ -15,19 +15,19 @@ from bson import ObjectId
 from pymongo.errors import OperationFailure
 from pymongo.monitoring import CommandListener
 
+from app.messaging.outbox import Outbox
 from app.orders import order
 from app.orders import repository as of_orders
 from app.orders.order import Change
 from app.orders.repository import OrderRepository
-from app.outbox import Outbox
 from app.payments import repository as of_payments
 from app.payments.repository import PaymentRepository
 from tests.deploy.sharded import ENVELOPE, ROUTED, SHARDS, Cluster
-from tests.test_indexes import USES, captured, new_in, parts  # noqa: F401 - a fixture
+from tests.storage.test_indexes import USES, captured, new_in, parts  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.extended
 
-PAGE = (Path(__file__).parent.parent.parent / "docs/scaling.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/scaling.md").read_text()
 COLLECTIONS = ("orders", "payments")
 TARGETED, EVERYWHERE = "one shard", "all shards"
 # A findAndModify that does not say where it is to go is refused before MongoDB 7.1, and looked for everywhere since.

@@ -9,20 +9,14 @@ from bson import ObjectId
 from pymongo.monitoring import CommandListener
 
 from app.config import Settings
-from app.contracts import (
-    CreateOrder,
-    Event,
-    PaymentCaptured,
-    PaymentDeclined,
-    PaymentRefunded,
-    RefundOrder,
-    UpdateOrder,
-)
-from app.database import Database, Store
-from app.orders import handlers
+from app.contracts.base import Event
+from app.contracts.orders import CreateOrder, RefundOrder, UpdateOrder
+from app.contracts.payments import PaymentCaptured, PaymentDeclined, PaymentRefunded
+from app.messaging.outbox import Outbox
+from app.orders import service
 from app.orders.open_order_limit import OpenOrderLimit
 from app.orders.repository import OrderRepository
-from app.outbox import Outbox
+from app.storage.mongodb import Database, Store
 
 NO_LIMIT = OpenOrderLimit(lambda *_: 0, 1)
 
@@ -101,7 +95,7 @@ def request_for() -> Callable[..., CreateOrder]:
 @pytest.fixture
 def create(orders: OrderRepository, request_for) -> Callable[..., str]:
     """Store a new order and tell its id."""
-    return lambda **changes: handlers.create_order(request_for(**changes), orders, NO_LIMIT).order_id
+    return lambda **changes: service.create_order(request_for(**changes), orders, NO_LIMIT).order_id
 
 
 @pytest.fixture
@@ -116,7 +110,7 @@ def update(orders: OrderRepository) -> Callable:
             expected_versions=expected,
             order_status=order_status,
         )
-        return handlers.update_order(request, repository or orders)
+        return service.update_order(request, repository or orders)
 
     return take
 
@@ -135,7 +129,7 @@ def refund(orders: OrderRepository) -> Callable:
             refund_value=value,
             currency="MYR",
         )
-        return handlers.refund_order(request, orders)
+        return service.refund_order(request, orders)
 
     return take
 

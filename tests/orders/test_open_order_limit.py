@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.contracts import TooManyOpenOrders
+from app.contracts.orders import TooManyOpenOrders
 from app.main import create_app, runtime
 from app.orders import open_order_limit as module
 from app.orders.open_order_limit import OpenOrderLimit

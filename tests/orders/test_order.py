@@ -6,23 +6,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.contracts import (
-    Event,
+from app.contracts.base import Event
+from app.contracts.orders import (
     IdempotencyKeyReused,
     IllegalStep,
     MisleadingStatus,
     OrderCreated,
+    RefundExceedsBalance,
+    RefundNotAllowed,
+    TimelineFull,
+    TooManyRefunds,
+    WrongCurrency,
+)
+from app.contracts.payments import (
     PaymentCaptured,
     PaymentDeclined,
     PaymentParked,
     PaymentRefunded,
     PaymentRefundFailed,
     PaymentVoided,
-    RefundExceedsBalance,
-    RefundNotAllowed,
-    TimelineFull,
-    TooManyRefunds,
-    WrongCurrency,
 )
 from app.orders import order
 from app.orders.order import State

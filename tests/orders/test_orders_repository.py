@@ -8,24 +8,14 @@ import pytest
 from bson import Int64, ObjectId
 from pymongo.errors import WriteError
 
-from app.contracts import (
-    Conflict,
-    IllegalStep,
-    NotFound,
-    OrderList,
-    OrderView,
-    PaymentCaptured,
-    PaymentDeclined,
-    PaymentRefunded,
-    StaleVersion,
-    TimelineFull,
-    TooManyRefunds,
-)
-from app.orders import handlers, order
+from app.contracts.base import Conflict, NotFound
+from app.contracts.orders import IllegalStep, OrderList, OrderView, StaleVersion, TimelineFull, TooManyRefunds
+from app.contracts.payments import PaymentCaptured, PaymentDeclined, PaymentRefunded
+from app.messaging.outbox import event_of
+from app.orders import order, service
 from app.orders.open_order_limit import OpenOrderLimit
 from app.orders.order import Change
 from app.orders.repository import view_of
-from app.outbox import event_of
 
 NO_LIMIT = OpenOrderLimit(lambda *_: 0, 1)
 
@@ -522,7 +512,7 @@ def test_a_listed_order_is_the_one_that_is_found(orders, create):
 def test_many_at_once_read_what_they_have_just_written(orders, rival, request_for, update):
     def live_through(walker: int) -> None:
         for _ in range(6):
-            order_id = handlers.create_order(request_for(user_id=f"w{walker}"), orders, NO_LIMIT).order_id
+            order_id = service.create_order(request_for(user_id=f"w{walker}"), orders, NO_LIMIT).order_id
             assert orders.view(order_id, "").version == 1
             assert rival.status(order_id, "").order_status == "Processing"
             update(order_id, "Cancelled", rival)
@@ -626,7 +616,7 @@ def test_on_behalf_of_a_user_only_that_users_orders_are_there(orders, create, up
 
 def test_a_step_on_old_knowledge_is_judged_with_the_write_itself(orders, rival, create, update, news, stored):
     order_id = create()
-    handlers.on_payment_news([news(PaymentCaptured, order_id)], orders)
+    service.on_payment_news([news(PaymentCaptured, order_id)], orders)
     taken = []
 
     def decide(state):

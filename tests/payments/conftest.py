@@ -12,16 +12,17 @@ import pytest
 from bson import ObjectId
 
 from app.config import Settings
-from app.contracts import OrderCancelled, OrderCreated, Unavailable
-from app.database import Database, DatabaseClock, Store
-from app.outbox import Outbox
-from app.payments import handlers
+from app.contracts.base import Unavailable
+from app.contracts.orders import OrderCancelled, OrderCreated
+from app.messaging.outbox import Outbox
 from app.payments import payment as domain
-from app.payments.guard import Guard
+from app.payments import service
 from app.payments.payment import Answer, Call, Outcome, Patience, Payment
+from app.payments.provider_client import Guard
 from app.payments.repository import Held, PaymentRepository
-from app.payments.settlement import Settler
+from app.payments.results import Settler
 from app.payments.worker import Worker
+from app.storage.mongodb import Database, DatabaseClock, Store
 
 SETTLED = {"charge": Answer.CAPTURED, "void": Answer.VOIDED, "refund": Answer.REFUNDED}
 
@@ -221,7 +222,7 @@ def cancel(payments: PaymentRepository) -> Callable:
             OrderCancelled(event_id=uuid4().hex, order_id=order_id, sequence=sequence, request_id="r-cancel", at=1)
             for order_id in order_ids
         ]
-        handlers.on_orders_cancelled(events, payments, Settler(payments), worker)
+        service.on_orders_cancelled(events, payments, Settler(payments), worker)
 
     return tell
 

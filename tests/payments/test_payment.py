@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.contracts import OrderCancelled, OrderCreated
+from app.contracts.orders import OrderCancelled, OrderCreated
 from app.payments import payment as domain
 from app.payments.payment import Answer, Call, Kind, News, Outcome, Patience, Payment, Refund, Status
 

@@ -9,11 +9,11 @@ import pytest
 from bson import Int64
 from pymongo.errors import WriteError
 
-from app.contracts import PaymentCaptured, PaymentDeclined
-from app.database import EVER
-from app.outbox import event_of
+from app.contracts.payments import PaymentCaptured, PaymentDeclined
+from app.messaging.outbox import event_of
 from app.payments.payment import Refund, Status
 from app.payments.repository import PaymentRepository, Result
+from app.storage.mongodb import EVER
 
 
 def captured(held, sequence: int = 1) -> Result:

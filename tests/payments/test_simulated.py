@@ -10,13 +10,13 @@ from types import SimpleNamespace
 import pytest
 
 from app.config import BadSettings
-from app.contracts import Unavailable
-from app.database import Database
+from app.contracts.base import Unavailable
 from app.payments import providers
 from app.payments.payment import Answer, Call, Kind
 from app.payments.providers import simulated
 from app.payments.providers.ledger import Ledger
 from app.payments.providers.simulated import Faults, SimulatedProvider
+from app.storage.mongodb import Database
 
 CHARGE = Call(
     kind=Kind.CHARGE,

@@ -7,14 +7,15 @@ from datetime import timedelta
 
 import pytest
 
-from app.contracts import PaymentCaptured, PaymentParked, Unavailable
-from app.outbox import event_of
-from app.payments import handlers
+from app.contracts.base import Unavailable
+from app.contracts.payments import PaymentCaptured, PaymentParked
+from app.messaging.outbox import event_of
+from app.observability.supervision import Watchdog
 from app.payments import payment as domain
+from app.payments import service
 from app.payments.payment import Answer, Outcome, Patience, Status
 from app.payments.repository import PaymentRepository
-from app.payments.settlement import Settler
-from app.supervision import Watchdog
+from app.payments.results import Settler
 
 UNKNOWN = Outcome(answer=Answer.UNKNOWN, reason="no answer in time")
 NOT_ATTEMPTED = Outcome(answer=Answer.NOT_ATTEMPTED, reason="refused the connection")
@@ -41,7 +42,7 @@ def test_a_payment_is_on_record_with_its_attempt_and_lease_before_the_provider_i
     seen = []
     provider.watch = lambda verb, call: seen.append((verb, call.key, database.payments.find_one(call.order_id)))
     event = created()
-    handlers.on_orders_created([event], payments, worker)
+    service.on_orders_created([event], payments, worker)
     eventually(lambda: payments.find(event.order_id).payment.status == Status.CAPTURED)
     [(verb, asked, doc)] = seen
     assert (verb, asked) == ("charge", f"{event.order_id}:1")
@@ -450,7 +451,7 @@ def test_the_sweep_alone_pays_when_every_hint_is_lost(make_worker, payments, pro
     worker.prompt = lambda: None
     worker.room = lambda: 0
     batch = [created() for _ in range(10)]
-    handlers.on_orders_created(batch, payments, worker)
+    service.on_orders_created(batch, payments, worker)
     assert provider.asked == []
     del worker.room
     worker.start()
@@ -487,7 +488,7 @@ def test_a_capture_that_is_refunded_goes_on_without_waiting_for_the_sweep(
     worker.start()
     event = created()
     provider.watch = lambda verb, call: gate() if verb == "charge" else None
-    handlers.on_orders_created([event], payments, worker)
+    service.on_orders_created([event], payments, worker)
     assert gate.came.wait(10)
     cancel(worker, event.order_id)
     gate.open()
@@ -514,7 +515,7 @@ def test_stopping_lets_the_running_call_end_and_gives_back_what_was_not_begun(
     worker = make_worker(payments, threads=1)
     provider.watch = gate
     batch = [created() for _ in range(4)]
-    handlers.on_orders_created(batch, payments, worker)
+    service.on_orders_created(batch, payments, worker)
     assert gate.came.wait(10)
     stopping = in_thread(worker.stop, 20.0)
     while not worker.draining:
@@ -538,7 +539,7 @@ def test_a_worker_that_stops_takes_nothing_more_up(make_worker, payments, provid
     worker.draining = True
     assert worker.room() == 0
     event = created()
-    handlers.on_orders_created([event], payments, worker)
+    service.on_orders_created([event], payments, worker)
     payments.record([new_payment()], 0)
     assert worker.sweep() == 0
     assert provider.asked == []
@@ -551,7 +552,7 @@ def test_what_is_cancelled_in_the_queue_of_a_worker_that_stops_does_not_spoil_th
     worker = make_worker(payments, threads=1)
     provider.watch = gate
     batch = [created() for _ in range(3)]
-    handlers.on_orders_created(batch, payments, worker)
+    service.on_orders_created(batch, payments, worker)
     assert gate.came.wait(10)
     waiting = [event.order_id for event in batch if ("charge", f"{event.order_id}:1") not in provider.asked]
     cancel(worker, waiting[0])
@@ -684,10 +685,10 @@ def test_a_users_payment_waits_for_no_more_than_one_of_another_users_queue(
     provider.watch = lambda verb, call: gate() if len(provider.asked) == 1 else order.append(call.order_id)
     worker = make_worker(payments, threads=1)
     crowd = [created(user_id="crowd") for _ in range(20)]
-    handlers.on_orders_created(crowd, payments, worker)
+    service.on_orders_created(crowd, payments, worker)
     assert gate.came.wait(10)
     single = created(user_id="single")
-    handlers.on_orders_created([single], payments, worker)
+    service.on_orders_created([single], payments, worker)
     gate.open()
     eventually(lambda: stored(single.order_id)["status"] == "Captured")
     assert order.index(single.order_id) <= 1
@@ -727,14 +728,14 @@ def test_calls_that_hang_hold_up_no_others(make_worker, payments, provider, crea
     provider.watch = lambda verb, call: gate() if call.key in stuck else None
     worker = make_worker(payments, timeout=0.5, threads=2)
     worker.start()
-    handlers.on_orders_created(batch, payments, worker)
+    service.on_orders_created(batch, payments, worker)
     for event in batch[2:]:
         eventually(lambda event=event: stored(event.order_id)["status"] == "Captured")
     eventually(lambda: all(stored(event.order_id)["attempts"] for event in batch))
     assert worker.hung == 2
     assert worker.room() >= 2
     more = [created() for _ in range(3)]
-    handlers.on_orders_created(more, payments, worker)
+    service.on_orders_created(more, payments, worker)
     for event in more:
         eventually(lambda event=event: stored(event.order_id)["status"] == "Captured")
     gate.open()
@@ -758,7 +759,7 @@ def test_a_call_that_answers_after_it_was_given_up_opens_no_second_line_to_the_p
     provider.watch = count
     worker = make_worker(payments, timeout=0.3, threads=1)
     late = created()
-    handlers.on_orders_created([late], payments, worker)
+    service.on_orders_created([late], payments, worker)
     assert gate.came.wait(10)
     eventually(lambda: worker.take_over() or worker.hung)
     gate.open()
@@ -778,7 +779,7 @@ def test_a_worker_whose_calls_hang_beyond_its_threads_is_not_alive_until_they_co
     worker = make_worker(payments, timeout=0.05, threads=16)
     worker.start()
     watchdog = Watchdog(limit=60.0)
-    handlers.on_orders_created([created() for _ in range(16)], payments, worker)
+    service.on_orders_created([created() for _ in range(16)], payments, worker)
     eventually(lambda: [one.name for one in watchdog.failing(worker.heartbeats)] == ["payments-calls"])
     assert (worker.hung, worker.room()) == (16, 0)
     gate.open()
@@ -795,10 +796,10 @@ def test_an_error_that_nothing_expects_during_a_call_costs_no_line_to_the_provid
     provider.watch = end_the_thread
     worker = make_worker(payments, threads=2)
     worker.start()
-    handlers.on_orders_created([created() for _ in range(4)], payments, worker)
+    service.on_orders_created([created() for _ in range(4)], payments, worker)
     eventually(lambda: len(provider.asked) == 4)
     event = created()
-    handlers.on_orders_created([event], payments, worker)
+    service.on_orders_created([event], payments, worker)
     eventually(lambda: stored(event.order_id)["status"] == "Captured")
     assert worker.hung == 0
 
@@ -823,7 +824,7 @@ def test_stopping_gives_back_at_once_what_was_not_begun_though_a_call_still_runs
     """A provider that hangs must not keep the payments behind it from other workers."""
     worker = make_worker(payments, threads=1)
     provider.watch = gate
-    handlers.on_orders_created([created() for _ in range(5)], payments, worker)
+    service.on_orders_created([created() for _ in range(5)], payments, worker)
     assert gate.came.wait(10)
     stopping = in_thread(worker.stop, 30.0)
     eventually(lambda: database.payments.count_documents({"owner": {"$exists": True}}) == 1, 5)

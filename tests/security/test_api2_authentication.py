@@ -287,7 +287,7 @@ def test_a_token_that_counted_once_does_not_count_beyond_its_end(fort, issuer, r
     authorization = f"Bearer {issuer.token(exp=int(time.time()) + 20)}"
     assert send(fort, "GET", "/orders/<user_id>", authorization).status_code == 200
     now = time.time()
-    monkeypatch.setattr("app.gateway.auth.time.time", lambda: now + 31)
+    monkeypatch.setattr("app.gateway.security.authentication.time.time", lambda: now + 31)
     monkeypatch.setattr("jwt.api_jwt.datetime", _Later(31))
     refused(send(fort, "GET", "/orders/<user_id>", authorization), 401, "invalid_token")
 

@@ -10,10 +10,10 @@ from flask import Flask
 from pymongo import ReturnDocument
 
 from app import gateway
-from app.bus import SignalBus
 from app.config import Settings
-from app.gateway.auth import UndeclaredRoute, policies
+from app.gateway.security.authentication import UndeclaredRoute, policies
 from app.main import create_app, runtime
+from app.messaging.signal_bus import SignalBus
 from tests.security import surface
 from tests.security.conftest import User
 from tests.security.surface import ADMIN, FULFIL, PUBLIC, READ, REFUND, ROUTES, ROWS, WRITE, named

@@ -5,10 +5,10 @@ from importlib import resources
 
 from flask import Blueprint, Response, abort, request
 
-from app.bus import Asks
-from app.gateway.caller import ADMIN, open_to
 from app.gateway.console.stream import Live, stream
-from app.gateway.streams import Streams
+from app.gateway.security.caller import ADMIN, open_to
+from app.gateway.security.connection_limits import Streams
+from app.messaging.bus import Asks
 
 __all__ = ["Live", "blueprint"]
 

@@ -12,13 +12,15 @@ from typing import Any, Protocol
 import orjson
 from flask import Response, request
 
-from app.bus import Asks
-from app.contracts import CheckOrderQueue, CheckPaymentQueue, Queue, Unavailable
-from app.contracts import Request as Question
-from app.gateway.answers import json_answer
-from app.gateway.parameters import InvalidParameter
-from app.gateway.streams import Streams, hung_up
-from app.gateway.timeline import EVENT_STREAM, LONGEST_SECONDS, RETRY_MS
+from app.contracts.base import Queue, Unavailable
+from app.contracts.base import Request as Question
+from app.contracts.orders import CheckOrderQueue
+from app.contracts.payments import CheckPaymentQueue
+from app.gateway.http.query import InvalidParameter
+from app.gateway.http.responses import json_answer
+from app.gateway.routes.timeline import EVENT_STREAM, LONGEST_SECONDS, RETRY_MS
+from app.gateway.security.connection_limits import Streams, hung_up
+from app.messaging.bus import Asks
 
 Line = dict[str, Any]
 

@@ -3,8 +3,8 @@
 from typing import Protocol
 
 from app.config import BadSettings, Settings
-from app.database import Store
 from app.payments.payment import Call, Outcome
+from app.storage.mongodb import Store
 
 
 class Provider(Protocol):

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from app.coalesce import Coalescer
-from app.database import Document, NotStored, Store, insert_each
 from app.payments.payment import Answer, Call
+from app.storage.bulk import NotStored, insert_each
+from app.storage.group_commit import Coalescer
+from app.storage.mongodb import Document, Store
 
 SCHEMA: Document = {
     "bsonType": "object",

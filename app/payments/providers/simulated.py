@@ -11,10 +11,10 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from app.config import Settings
-from app.contracts import Unavailable
-from app.database import Document, Store
+from app.contracts.base import Unavailable
 from app.payments.payment import Answer, Call, Kind, Outcome
 from app.payments.providers.ledger import Ledger
+from app.storage.mongodb import Document, Store
 
 
 @dataclass(frozen=True, kw_only=True)

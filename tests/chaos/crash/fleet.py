@@ -9,11 +9,11 @@ from uuid import uuid4
 import httpx
 from pymongo import MongoClient
 
-from chaos.servers import GUNICORN
-from split.fleet import Fleet
 from tests.chaos.crash import judge
 from tests.chaos.crash.armed import FIRED, POINT_FILE, SABOTAGE
 from tests.chaos.crash.judge import Stored
+from tools.cluster.fleet import Fleet
+from tools.cluster.servers import GUNICORN
 
 WORKER = (*GUNICORN, "tests.chaos.crash.armed:create_app()")
 SECONDS = 60.0

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
-from app.outbox import Outbox, Pending
+from app.messaging.outbox import Outbox, Pending
 from app.payments import providers
 from app.payments.payment import Answer, Call, Outcome
 from tests.chaos.crash.cells import PATIENCE, Cell

@@ -10,10 +10,10 @@ from typing import Any
 
 from pymongo import MongoClient
 
-from app import database
 from app.doctor import Doctor
-from app.gateway import admission
+from app.gateway.security import admission
 from app.main import create_app, runtime
+from app.storage import mongodb
 from tests.chaos import sabotages
 from tests.chaos.crash import clients, judge
 from tests.chaos.crash.cells import PATIENCE, Cell, settings_for
@@ -65,7 +65,7 @@ def successor(cell: Cell, pipe: Any, acknowledged: Sequence[str], meanwhile: str
 def _look_at_backlogs_every_time() -> None:
     # Once a second and for a moment at the most, they are points that do not always come.
     admission.LOOK_SECONDS = 0.0
-    database.GLANCE_SECONDS = PATIENCE
+    mongodb.GLANCE_SECONDS = PATIENCE
 
 
 def _teller(cell: Cell, pipe: Any) -> Callable[..., None]:

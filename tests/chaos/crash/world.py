@@ -9,7 +9,7 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from app.main import create_app, runtime
-from app.outbox import Pending
+from app.messaging.outbox import Pending
 from app.payments import providers
 from tests.chaos.crash import clients
 from tests.chaos.crash.cells import PATIENCE, STOP, Cell, settings_for

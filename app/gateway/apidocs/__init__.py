@@ -1,0 +1,1 @@
+"""The description of the API: OpenAPI document, its page, and a page for each problem."""

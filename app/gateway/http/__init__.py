@@ -1,0 +1,1 @@
+"""HTTP without orders: bodies, query parameters, conditional requests, cursors, problems, streams."""

@@ -1,0 +1,35 @@
+"""The Idempotency-Key header: 1 to 255 visible ASCII characters, quoted or bare."""
+
+import re
+
+from flask import Request
+
+from app.contracts.base import Refused
+from app.gateway.apidocs.operation import Parameter
+
+IDEMPOTENCY_KEY = Parameter(
+    name="Idempotency-Key",
+    where="header",
+    description="Makes repeating safe: the same key and body have one effect. Kept for 24 hours.",
+    schema={"type": "string", "pattern": '^("[!#-~]{1,255}"|[!#-~]{1,255})$'},
+    example="5f1c7b1e-3a52-4f0a-9d37-0d6a2a1c9e11",
+)
+KEY = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e]{1,255})')
+
+
+class MalformedKey(Refused):
+    """The header is there but cannot be used."""
+
+    code = "malformed_idempotency_key"
+
+
+def idempotency_key(request: Request) -> str:
+    """The key that the request names, empty where it names none. Raises MalformedKey."""
+    given = request.environ.get("HTTP_IDEMPOTENCY_KEY")
+    if given is None:
+        return ""
+    # A header that came twice has become one with a comma in it.
+    key = KEY.fullmatch(given.strip())
+    if key is None:
+        raise MalformedKey("an Idempotency-Key is 1 to 255 visible ASCII characters, and there is one of it")
+    return key[1] or key[2]

@@ -1,0 +1,1 @@
+"""The HTTP routes: each checks a request, asks the bus and shapes the response."""

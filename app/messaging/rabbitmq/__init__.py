@@ -1,0 +1,1 @@
+"""The bus between processes, over RabbitMQ. The only code that knows AMQP."""

@@ -1,0 +1,69 @@
+"""The supervisor of the embedded database, as a child of the server: started, replaced when it dies, ended last.
+
+The server is about to fork, so nothing here loads the driver.
+"""
+
+import os
+import subprocess  # starts parts of this program, with arguments of our own  # nosec B404
+import sys
+import time
+from logging import Logger
+from pathlib import Path
+from urllib.parse import urlsplit
+
+RESTART_SECONDS = 1.0
+STOP_SECONDS = 45.0
+
+
+class NotStarted(RuntimeError):
+    """The embedded database did not start; it has said why on standard error."""
+
+
+class EmbeddedDatabase:
+    """Runs `python -m app.storage.embedded_mongod` on a data folder.
+
+    The database lives as long as a process holds the writing end of one pipe: the server and, because they inherit it,
+    its workers. A replaced supervisor reads from the same pipe.
+    """
+
+    def __init__(self, data: Path, log: Logger) -> None:
+        self._data = data
+        self._log = log
+        self._reading, self._writing = os.pipe()
+        self._started_at = 0.0
+        self._port: int | None = None
+        self._process: subprocess.Popen[str]
+
+    def start(self) -> str:
+        """Start the database; its URI, with user and password, once it takes writes. Raises NotStarted."""
+        self._process = self._spawn(subprocess.PIPE)
+        with self._process.stdout as answer:  # type: ignore[union-attr]
+            uri = answer.readline().strip()
+        if not uri:
+            raise NotStarted
+        self._port = urlsplit(uri).port
+        return uri
+
+    def ensure_supervised(self) -> None:
+        """Start another supervisor, at most once a second, if this one has ended: on the port that clients know."""
+        if self._process.poll() is None or time.monotonic() < self._started_at + RESTART_SECONDS:
+            return
+        self._log.warning("the supervisor of the embedded database has ended; another one is started")
+        self._process = self._spawn(subprocess.DEVNULL, str(self._port))
+
+    def stop(self) -> None:
+        """End the database in order, and its supervisor at the latest after STOP_SECONDS."""
+        os.close(self._writing)
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+    def _spawn(self, stdout: int, *port: str) -> subprocess.Popen[str]:
+        self._started_at = time.monotonic()
+        return subprocess.Popen(  # no shell, and only the name of our own folder in it  # nosec B603
+            [sys.executable, "-m", "app.storage.embedded_mongod", str(self._data), *port],
+            stdin=self._reading,
+            stdout=stdout,
+            text=True,
+        )

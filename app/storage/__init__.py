@@ -1,0 +1,4 @@
+"""Access to MongoDB: connection, deadlines, bulk writes, group commit, rate limit counters, the embedded server.
+
+May import observability and what is below it. Knows nothing of orders or payments.
+"""

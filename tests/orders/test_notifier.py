@@ -1,0 +1,259 @@
+"""Live updates: whoever waits is woken by whatever process changes the order, and never hangs where the stream does."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+from bson import ObjectId
+from pymongo.errors import AutoReconnect, OperationFailure
+from pymongo.synchronous.change_stream import ChangeStream
+
+from app.contracts.base import NotFound, Unavailable
+from app.contracts.orders import AwaitOrder, AwaitTimeline
+from app.contracts.payments import PaymentCaptured
+from app.orders import notifier as watching
+from app.orders import service
+from app.orders.notifier import Watch
+
+LONG = 20.0
+# Well below the second after which everybody looks again anyhow.
+SOON = 0.9
+
+
+@pytest.fixture
+def watch(store):
+    """A watch of its own; ended with the test."""
+    made = Watch(store)
+    yield made
+    made.ending = True
+
+
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor(32) as threads:
+        yield threads
+
+
+@pytest.fixture
+def waits(orders, watch, pool):
+    """Have somebody wait for an order to settle."""
+
+    def start(order_id, seconds=LONG, user=""):
+        request = AwaitOrder(request_id="r", order_id=order_id, on_behalf_of=user, wait_ms=int(seconds * 1000))
+        return pool.submit(service.await_order, request, orders, watch)
+
+    return start
+
+
+@pytest.fixture
+def streams(eventually, commands):
+    """Wait until the change stream asks for more, so many times since it was opened."""
+
+    def opened(times=1):
+        eventually(lambda: sum("$changeStream" in str(sent) for _, sent in commands.sent) >= times)
+        asked = sum(name == "getMore" for name, _ in commands.sent)
+        eventually(lambda: sum(name == "getMore" for name, _ in commands.sent) > asked)
+
+    return opened
+
+
+@contextmanager
+def within(seconds):
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < seconds
+
+
+def capture(orders, news, *order_ids):
+    service.on_payment_news([news(PaymentCaptured, order_id) for order_id in order_ids], orders)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """Nobody looks again by himself, unless a test says so: what is seen has come by the stream."""
+    monkeypatch.setattr(watching, "LOOK_AGAIN_SECONDS", LONG)
+
+
+def test_who_waits_is_woken_by_the_change_another_process_makes(rival, create, waits, streams, news):
+    order_id, other = create(), create()
+    waiting, left = waits(order_id), waits(other, 1.5)
+    streams()
+    with within(SOON):
+        capture(rival, news, order_id)
+        status = waiting.result(LONG)
+    assert (status.order_status, status.version) == ("Success", 2)
+    assert left.result(LONG).order_status == "Processing"
+
+
+def test_many_wait_on_one_stream(orders, create, waits, streams, news, commands):
+    ids = [create() for _ in range(8)]
+    waiting = [waits(order_id) for order_id in ids * 4]
+    streams()
+    with within(SOON):
+        capture(orders, news, *ids)
+        assert {one.result(LONG).order_status for one in waiting} == {"Success"}
+    assert sum("$changeStream" in str(sent) for _, sent in commands.sent) == 1
+
+
+def test_what_is_settled_already_or_not_waited_for_is_told_at_once(orders, create, waits, watch, news):
+    order_id, open_one = create(), create()
+    capture(orders, news, order_id)
+    with within(SOON):
+        assert waits(order_id).result(LONG).order_status == "Success"
+        assert waits(open_one, 0).result(LONG).order_status == "Processing"
+    assert not watch.streaming
+
+
+def test_time_out_tells_the_state_as_it_is(create, waits):
+    started = time.monotonic()
+    assert waits(create(), 0.3).result(LONG).order_status == "Processing"
+    assert 0.25 < time.monotonic() - started < 3
+
+
+def test_nobody_waits_for_an_order_that_is_not_theirs_or_not_there(create, waits, watch):
+    for order_id, user in ((create(), "user-8"), (str(ObjectId()), ""), ("nothing", "")):
+        with within(SOON), pytest.raises(NotFound):
+            waits(order_id, user=user).result(LONG)
+    assert not watch.streaming
+
+
+def test_an_ending_process_lets_all_go_with_the_state_as_it_is(create, waits, watch, streams):
+    waiting = [waits(create()) for _ in range(5)]
+    streams()
+    with within(2.0):
+        watch.ending = True
+        assert {one.result(LONG).order_status for one in waiting} == {"Processing"}
+        assert waits(create()).result(LONG).order_status == "Processing"
+
+
+def test_the_stream_ends_when_nobody_has_waited_for_a_while_and_begins_anew(
+    orders, create, waits, watch, streams, news, eventually, monkeypatch
+):
+    monkeypatch.setattr(watching, "IDLE_SECONDS", 0.1)
+    waits(create(), 0.2).result(LONG)
+    eventually(lambda: not watch.streaming)
+    order_id = create()
+    waiting = waits(order_id)
+    streams(2)
+    capture(orders, news, order_id)
+    assert waiting.result(LONG).order_status == "Success"
+
+
+@pytest.mark.parametrize(
+    ("trouble", "resumes"), [(AutoReconnect("away"), True), (OperationFailure("forgotten", 286), False)], ids=str
+)
+def test_a_stream_that_breaks_off_resumes_where_it_was_unless_that_is_forgotten(
+    orders, create, waits, watch, streams, news, commands, monkeypatch, trouble, resumes
+):
+    really_open, troubles = watch._open, []
+
+    def prone():
+        stream = really_open()
+        stream.try_next = lambda: raising(troubles.pop()) if troubles else ChangeStream.try_next(stream)
+        return stream
+
+    monkeypatch.setattr(watch, "_open", prone)
+    order_id, last = create(), create()
+    seen, waiting = waits(order_id), waits(last)
+    streams()
+    capture(orders, news, order_id)
+    seen.result(LONG)
+    troubles.append(trouble)
+    streams(2)
+    capture(orders, news, last)
+    assert waiting.result(LONG).order_status == "Success"
+    [_, again] = [sent["pipeline"][0]["$changeStream"] for _, sent in commands.sent if "$changeStream" in str(sent)]
+    assert ("resumeAfter" in again) == resumes
+
+
+def raising(trouble):
+    raise trouble
+
+
+def test_a_stream_that_was_killed_misses_nothing(orders, create, waits, streams, news, database, commands, eventually):
+    order_id = create()
+    waiting = waits(order_id)
+    streams()
+    cursor = next(sent["getMore"] for name, sent in reversed(commands.sent) if name == "getMore")
+    database.command("killCursors", "orders", cursors=[cursor])
+    capture(orders, news, order_id)
+    assert waiting.result(LONG).order_status == "Success"
+    assert waits(create(), 0).result(LONG).order_status == "Processing"
+
+
+def test_when_a_stream_opens_all_look_again(orders, create, waits, watch, streams, news, monkeypatch):
+    order_id = create()
+    waiting = waits(order_id)
+    streams()
+    monkeypatch.setattr(watch, "_ring", lambda key: 1 / 0)
+    capture(orders, news, order_id)
+    assert waiting.result(LONG).order_status == "Success"
+
+
+def test_without_a_stream_a_change_is_seen_a_little_later(orders, create, waits, watch, news, monkeypatch):
+    monkeypatch.setattr(watching, "LOOK_AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr(watch, "_open", lambda: 1 / 0)
+    order_id = create()
+    waiting = waits(order_id)
+    time.sleep(0.3)
+    with within(2.0):
+        capture(orders, news, order_id)
+        assert waiting.result(LONG).order_status == "Success"
+
+
+def test_who_waits_outlasts_a_database_that_is_away_for_a_moment(watch, monkeypatch):
+    monkeypatch.setattr(watching, "LOOK_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(watch, "_open", lambda: 1 / 0)
+    answers = ["no", Unavailable("away"), Unavailable("away"), "yes"]
+
+    def look():
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert watch.until("an order", look, lambda answer: answer == "yes", LONG) == "yes"
+    answers[:] = ["no", *[Unavailable("away")] * 99]
+    with pytest.raises(Unavailable):
+        watch.until("an order", look, lambda answer: answer == "yes", 0.3)
+    answers[:] = [Unavailable("away")]
+    with within(SOON), pytest.raises(Unavailable):
+        watch.until("an order", look, lambda answer: answer == "yes", LONG)
+
+
+def test_steps_are_told_as_they_are_taken_and_after_what_was_seen(orders, create, update, watch, pool, streams, news):
+    order_id = create()
+
+    def follow(after, seconds=LONG):
+        request = AwaitTimeline(
+            request_id="r", order_id=order_id, on_behalf_of="user-7", after=after, wait_ms=int(seconds * 1000)
+        )
+        return service.await_timeline(request, orders, watch)
+
+    first = follow(0)
+    assert [(one.sequence, one.came_from, one.to) for one in first.entries] == [(1, "(new)", "Processing")]
+    waiting = pool.submit(follow, 1)
+    streams()
+    with within(SOON):
+        capture(orders, news, order_id)
+        told = waiting.result(LONG)
+    assert [(one.sequence, one.type, one.payment_status) for one in told.entries] == [
+        (2, "PaymentCaptured", "Captured")
+    ]
+    update(order_id, "Confirm")
+    assert [one.to for one in follow(0).entries] == ["Processing", "Success", "Confirm"]
+    assert (follow(3, 0.1).entries, follow(99, 0).entries, follow(3, 0).version) == ((), (), 3)
+    assert not follow(3, 0).ending
+    watch.ending = True
+    assert follow(3).ending
+
+
+def test_no_bell_is_left_behind(orders, create, waits, watch, streams, news):
+    order_id = create()
+    waiting = [waits(order_id) for _ in range(3)] + [waits(create(), 0.1)]
+    streams()
+    capture(orders, news, order_id)
+    for one in waiting:
+        one.result(LONG)
+    assert watch.waiting == 0

@@ -1,0 +1,312 @@
+"""What orders answers to requests, and makes of news."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from bson import ObjectId
+
+from app.contracts.base import Conflict, NotFound
+from app.contracts.orders import (
+    CheckOrderStatus,
+    FindOrder,
+    IllegalStep,
+    ListOrders,
+    OrderAccepted,
+    OrderCancelled,
+    OrderCreated,
+    RefundExceedsBalance,
+    RefundRequested,
+)
+from app.contracts.payments import PaymentCaptured, PaymentDeclined, PaymentParked, PaymentRefunded, PaymentVoided
+from app.main import runtime
+from app.messaging.outbox import Pending, entry_of, event_of
+from app.orders import service
+from app.orders.open_order_limit import OpenOrderLimit
+
+NO_LIMIT = OpenOrderLimit(lambda *_: 0, 1)
+
+MEMBERS = {
+    "_id", "userId", "productId", "productName", "totalOrderAmount", "total", "orderStatus", "paymentStatus", "version",
+    "sequence", "paymentSequence", "requestId", "createdAt", "updatedAt", "events", "outbox", "relayDue",
+}  # fmt: skip
+
+
+def list_of(user_id, limit=100, **more):
+    nothing = {"order_status": "", "before_at": "", "before_id": ""}
+    return ListOrders(request_id="r", user_id=user_id, limit=limit, **nothing | more)
+
+
+def outbox_of(doc):
+    return [event_of(entry) for entry in doc["outbox"]]
+
+
+def test_a_new_order_is_acknowledged_with_its_id_and_first_version(orders, request_for, stored):
+    request = request_for()
+    accepted = service.create_order(request, orders, NO_LIMIT)
+    assert (type(accepted), accepted.order_id, accepted.version) == (OrderAccepted, request.order_id, 1)
+    assert stored(request.order_id)["requestId"] == request.request_id
+
+
+def test_a_new_order_asks_for_its_payment(orders, request_for, stored):
+    request = request_for(product_id="p-9", total_value=123, total_currency="JPY", user_id="u-3")
+    service.create_order(request, orders, NO_LIMIT)
+    doc = stored(request.order_id)
+    [event] = outbox_of(doc)
+    assert event == OrderCreated(
+        event_id=event.event_id,
+        order_id=request.order_id,
+        sequence=1,
+        request_id=request.request_id,
+        at=round(doc["createdAt"].timestamp() * 1000),
+        user_id="u-3",
+        product_id="p-9",
+        total_value=123,
+        total_currency="JPY",
+    )
+    assert event.event_id
+
+
+def test_every_event_has_an_id_of_its_own(orders, create, stored):
+    ids = {event.event_id for _ in range(20) for event in outbox_of(stored(create()))}
+    assert len(ids) == 20
+
+
+def test_a_step_is_told_with_the_version_it_led_to(orders, create, update, news):
+    order_id = create()
+    service.on_payment_news([news(PaymentCaptured, order_id)], orders)
+    answers = [update(order_id, text) for text in ("Confirm", "Shipped", "Shipped", "Delivered", "Cancelled")]
+    assert [(answer.order_status, answer.version, answer.changed) for answer in answers] == [
+        ("Confirm", 3, True),
+        ("Shipped", 4, True),
+        ("Shipped", 4, False),
+        ("Delivered", 5, True),
+        ("Cancelled", 6, True),
+    ]
+
+
+def test_an_illegal_step_changes_nothing(orders, create, update, stored):
+    order_id = create()
+    before = stored(order_id)
+    for text in ("Confirm", "Success", "Declined", "Shipped", "cancelled"):
+        with pytest.raises(IllegalStep):
+            update(order_id, text)
+    assert stored(order_id) == before
+
+
+def test_a_step_of_an_unknown_order_is_refused(orders, update):
+    for order_id in (str(ObjectId()), "no-such-order"):
+        with pytest.raises(NotFound):
+            update(order_id, "Cancelled")
+
+
+def test_a_cancellation_is_announced_once_with_its_place_in_the_timeline(orders, create, update, news, stored):
+    order_id = create()
+    service.on_payment_news([news(PaymentCaptured, order_id)], orders)
+    update(order_id, "Confirm")
+    for _ in range(3):
+        update(order_id, "Cancelled")
+    doc = stored(order_id)
+    [_, event] = outbox_of(doc)
+    assert isinstance(event, OrderCancelled)
+    assert (event.order_id, event.sequence, event.request_id) == (order_id, 4, "r-update")
+    assert event.at == round(doc["updatedAt"].timestamp() * 1000)
+
+
+def test_only_cancelling_is_announced_and_only_where_money_is_involved(orders, create, update, news, stored):
+    fulfilled, declined = create(), create()
+    service.on_payment_news([news(PaymentCaptured, fulfilled), news(PaymentDeclined, declined)], orders)
+    update(fulfilled, "Confirm")
+    update(fulfilled, "Shipped")
+    update(declined, "Cancelled")
+    assert [type(event) for event in outbox_of(stored(fulfilled))] == [OrderCreated]
+    assert [type(event) for event in outbox_of(stored(declined))] == [OrderCreated]
+    assert (stored(declined)["orderStatus"], stored(declined)["paymentStatus"]) == ("Cancelled", "Declined")
+
+
+def test_the_timeline_tells_who_did_what(orders, create, update, news, stored):
+    order_id = create()
+    service.on_payment_news([news(PaymentCaptured, order_id, reference="ref-9")], orders)
+    update(order_id, "Confirm")
+    update(order_id, "Shipped")
+    update(order_id, "Cancelled")
+    service.on_payment_news([news(PaymentRefunded, order_id, 2)], orders)
+    entries = stored(order_id)["events"]
+    assert [(entry["type"], entry["actor"], entry["from"], entry["to"], entry["paymentStatus"]) for entry in entries] == [
+        ("OrderCreated", "client", "(new)", "Processing", "Processing"),
+        ("PaymentCaptured", "payments", "Processing", "Success", "Captured"),
+        ("OrderUpdated", "client", "Success", "Confirm", "Captured"),
+        ("OrderUpdated", "client", "Confirm", "Shipped", "Captured"),
+        ("OrderCancelled", "client", "Shipped", "Cancelled", "Refunding"),
+        ("PaymentRefunded", "payments", "Cancelled", "Cancelled", "Refunded"),
+    ]  # fmt: skip
+    assert entries[1]["detail"] == "ref-9"
+    assert all(
+        set(entry) == {"sequence", "type", "at", "actor", "from", "to", "paymentStatus", "detail"} for entry in entries
+    )
+    assert (entries[0]["at"], entries[-1]["at"]) == (stored(order_id)["createdAt"], stored(order_id)["updatedAt"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "members", "statuses"),
+    [
+        (PaymentCaptured, {}, ("Success", "Captured")),
+        (PaymentDeclined, {}, ("Declined", "Declined")),
+        (PaymentVoided, {}, ("Declined", "Voided")),
+        (PaymentParked, {"reason": "nobody knows"}, ("Processing", "Unknown")),
+    ],
+)
+def test_news_is_applied_once_however_often_it_comes(orders, create, news, stored, kind, members, statuses):
+    order_id = create()
+    event = news(kind, order_id, **members)
+    for batch in ([event], [event, event], [event]):
+        service.on_payment_news(batch, orders)
+    doc = stored(order_id)
+    assert (doc["orderStatus"], doc["paymentStatus"]) == statuses
+    assert [entry["type"] for entry in doc["events"]] == ["OrderCreated", kind.__name__]
+
+
+def test_news_of_a_missing_order_is_refused_so_that_the_relay_sees_it(orders, create, news):
+    with pytest.raises(NotFound):
+        service.on_payment_news([news(PaymentCaptured, str(ObjectId()))], orders)
+
+
+def test_an_order_its_status_and_the_list_agree(orders, create, update):
+    order_id = create(user_id="u-8")
+    update(order_id, "Cancelled")
+    view = service.find_order(FindOrder(request_id="r", order_id=order_id, on_behalf_of=""), orders)
+    status = service.check_order_status(CheckOrderStatus(request_id="r", order_id=order_id, on_behalf_of=""), orders)
+    listed = service.list_orders(list_of("u-8"), orders)
+    assert listed.orders == (view,)
+    assert (status.order_id, status.order_status, status.payment_status, status.version) == (
+        view.order_id,
+        view.order_status,
+        view.payment_status,
+        view.version,
+    )
+
+
+def test_asking_for_an_unknown_order_is_refused(orders, create):
+    create()
+    for order_id in (str(ObjectId()), "no-such-order"):
+        with pytest.raises(NotFound):
+            service.find_order(FindOrder(request_id="r", order_id=order_id, on_behalf_of=""), orders)
+        with pytest.raises(NotFound):
+            service.check_order_status(CheckOrderStatus(request_id="r", order_id=order_id, on_behalf_of=""), orders)
+    assert service.list_orders(list_of("nobody"), orders).orders == ()
+
+
+def test_what_a_client_adds_to_an_order_is_never_stored(client, place, database):
+    order_id = place(
+        client,
+        orderStatus="Success",
+        createdAt="1999-01-01T00:00:00Z",
+        paymentStatus="Captured",
+        version=7,
+        outbox=[],
+        isAdmin=True,
+        _id="6920c1b05be0d3a1f2c4e687",
+        **{"$set": {"orderStatus": "Success"}, "total": {"value": 1, "currency": "MYR"}, "a.b": 1},
+    )
+    doc = database.orders.find_one()
+    assert set(doc) == MEMBERS
+    assert str(doc["_id"]) == order_id
+    assert (doc["orderStatus"], doc["paymentStatus"], doc["version"]) == ("Processing", "Processing", 1)
+    assert doc["total"] == {"value": 9900, "currency": "MYR"}
+    assert doc["createdAt"].year > 2000
+
+
+def test_an_update_changes_the_status_and_nothing_else(client, place, database):
+    order_id = place(client)
+    [before] = database.orders.find()
+    sent = {
+        "orderId": order_id,
+        "orderStatus": "Cancelled",
+        "userId": "thief",
+        "totalOrderAmount": "RM 1",
+        "isAdmin": 1,
+    }
+    assert client.put("/orders", json=sent).status_code == 200
+    [after] = database.orders.find()
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed <= {"orderStatus", "version", "sequence", "updatedAt", "events", "outbox", "relayDue"}
+    assert set(after) == set(before)
+
+
+def test_internal_members_never_leave_the_house(client, place):
+    order_id = place(client, userId="u-8")
+    order = client.get(f"/orders/one/{order_id}").json["order"]
+    assert not {"_id", "events", "outbox", "sequence", "paymentSequence", "requestId", "relayDue", "relayClaim"} & set(
+        order
+    )
+    assert client.get("/orders/u-8").json["orders"] == [order]
+    assert set(client.get(f"/orders/status/{order_id}").json) == {"ok", "orderStatus"}
+
+
+def test_news_of_a_missing_order_holds_back_no_other(app, client, place, database, news):
+    ids = [place(client), str(ObjectId()), place(client)]
+    batch = [Pending(order_id, [entry_of(news(PaymentCaptured, order_id))]) for order_id in ids]
+    runtime(app).payments.relay.deliver(batch)
+    assert [doc["orderStatus"] for doc in database.orders.find()] == ["Success", "Success"]
+    assert [bool(pending.trouble) for pending in batch] == [False, True, False]
+
+
+def test_handlers_never_answer_for_another_order(orders, create, update, stored):
+    mine, other = create(), create()
+    before = stored(other)
+    update(mine, "Cancelled")
+    assert stored(other) == before
+
+
+def test_a_refund_is_reserved_and_asked_of_payments_in_one_write(orders, create, refund, commands, news, stored):
+    order_id = create()
+    service.on_payment_news([news(PaymentCaptured, order_id)], orders)
+    commands.sent.clear()
+    answer = refund(order_id, "r1", 900)
+    assert [name for name, _ in commands.sent] == ["find", "findAndModify"]
+    assert (answer.refund_id, answer.refund_value, answer.currency, answer.version) == ("r1", 900, "MYR", 3)
+    assert not answer.replayed
+    doc = stored(order_id)
+    assert [(made["id"], made["value"]) for made in doc["refunds"]] == [("r1", 900)]
+    [_, event] = outbox_of(doc)
+    assert isinstance(event, RefundRequested)
+    assert (event.order_id, event.sequence, event.refund_id, event.refund_value) == (order_id, 3, "r1", 900)
+
+
+def test_a_refund_without_a_value_is_all_that_is_left(orders, create, refund, news):
+    order_id = create()
+    service.on_payment_news([news(PaymentCaptured, order_id)], orders)
+    assert refund(order_id, "r1", 900).refund_value == 900
+    assert refund(order_id, "rest").refund_value == 9000
+    with pytest.raises(RefundExceedsBalance):
+        refund(order_id, "more")
+
+
+def test_a_refund_asked_for_again_is_told_again_and_not_made_again(orders, create, refund, news, stored):
+    order_id = create()
+    service.on_payment_news([news(PaymentCaptured, order_id)], orders)
+    refund(order_id, "r1", 900)
+    before = stored(order_id)
+    again = refund(order_id, "r1", 900)
+    assert (again.replayed, again.refund_value, again.version) == (True, 900, 3)
+    assert stored(order_id) == before
+
+
+def test_refunds_asked_for_at_once_never_exceed_what_was_captured(orders, create, refund, news, stored):
+    order_id = create()
+    service.on_payment_news([news(PaymentCaptured, order_id)], orders)
+
+    def ask(at: int) -> int:
+        while True:
+            try:
+                return refund(order_id, f"r{at}", 4000).refund_value
+            except Conflict:
+                continue
+            except RefundExceedsBalance:
+                return 0
+
+    with ThreadPoolExecutor(8) as pool:
+        granted = list(pool.map(ask, range(8)))
+    assert sorted(granted) == [0] * 6 + [4000] * 2
+    doc = stored(order_id)
+    assert sum(made["value"] for made in doc["refunds"]) == 8000
+    assert [entry["type"] for entry in doc["outbox"]] == ["OrderCreated", "RefundRequested", "RefundRequested"]

@@ -1,0 +1,467 @@
+"""Every query has its index: what is really sent to the database is explained, on collections with some content.
+
+No query may scan a collection or sort in memory. The calls below are every public one of the repositories, so that a
+new query comes under the same rule; a running application is listened to as well.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from bson import ObjectId
+from pymongo.monitoring import CommandListener
+
+from app.contracts.orders import CreateOrder, OrderCreated
+from app.contracts.payments import PaymentCaptured
+from app.main import create_app, runtime
+from app.messaging.outbox import Outbox, entry_of
+from app.orders import order, service
+from app.orders.open_order_limit import OpenOrderLimit
+from app.orders.order import Change
+from app.orders.repository import OrderRepository
+from app.payments import payment as domain
+from app.payments.payment import Answer, Call, Kind
+from app.payments.providers.ledger import Ledger
+from app.payments.repository import PaymentRepository, Result
+from app.storage.mongodb import Database
+
+NO_LIMIT = OpenOrderLimit(lambda *_: 0, 1)
+
+DOCUMENTS = 400
+# What looks nothing up.
+OTHERS = frozenset({
+    "collMod", "create", "createIndexes", "endSessions", "getMore", "hello", "insert", "isMaster", "killCursors",
+    "listCollections", "listIndexes", "ping", "saslContinue", "saslStart",
+})  # fmt: skip
+LOOK_UPS = {
+    "find": ("filter", "sort", "limit", "skip", "projection", "hint"),
+    "findAndModify": ("query", "sort", "update", "remove", "new", "fields", "hint", "arrayFilters"),
+    "aggregate": ("pipeline", "cursor", "hint"),
+    "count": ("query", "limit", "skip", "hint"),
+    "distinct": ("key", "query"),
+}
+BULK = {"update": "updates", "delete": "deletes"}
+# What begins with this is a change stream: the server reads its log for it, and no collection.
+STREAM = "$changeStream"
+FORBIDDEN = {"COLLSCAN", "SORT", "$sort"}
+
+
+class Commands(CommandListener):
+    """Every command sent to the database."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, dict]] = []
+
+    def started(self, event) -> None:
+        self.sent.append((event.command_name, event.command))
+
+    def succeeded(self, event) -> None:
+        """Not of interest."""
+
+    def failed(self, event) -> None:
+        """Not of interest."""
+
+
+@pytest.fixture
+def commands() -> Commands:
+    """What was sent."""
+    return Commands()
+
+
+def look_ups(sent: list[tuple[str, dict]]) -> Iterator[dict]:
+    """The commands that look something up, each as it can be explained."""
+    for name, command in sent:
+        if name in BULK:
+            for one in command[BULK[name]]:
+                yield {name: command[name], BULK[name]: [one]}
+        elif name in LOOK_UPS and STREAM not in command.get("pipeline", [{}])[0]:
+            yield {name: command[name], **{part: command[part] for part in LOOK_UPS[name] if part in command}}
+        else:
+            assert name in OTHERS or "pipeline" in command, f"{name} is new here: say how to explain it"
+
+
+def stages(plan) -> Iterator[str]:
+    """The names of all stages of what explain tells, other than those of plans that were rejected."""
+    if isinstance(plan, dict):
+        for name, value in plan.items():
+            if name == "stage":
+                yield value
+            elif name == "$sort":
+                yield name
+            elif name not in ("rejectedPlans", "command", "parsedQuery"):
+                yield from stages(value)
+    elif isinstance(plan, list):
+        for one in plan:
+            yield from stages(one)
+
+
+def shape(command: dict) -> str:
+    """A look-up without its values."""
+
+    def bare(value):
+        if isinstance(value, dict):
+            return {name: bare(member) for name, member in value.items()}
+        return [bare(value[0])] if isinstance(value, list) and value else "…"
+
+    kept = {name: value for name, value in command.items() if name not in ("projection", "fields", "update")}
+    return str({name: value if isinstance(value, str) else bare(value) for name, value in kept.items()})
+
+
+@pytest.fixture
+def offences(database) -> Callable[[list], dict[str, set[str]]]:
+    """Which of the commands sent scan a collection or sort in memory, once for each shape."""
+
+    def look(sent) -> dict[str, set[str]]:
+        found = {}
+        for command in {shape(command): command for command in look_ups(sent)}.values():
+            explained = database.command("explain", command, verbosity="queryPlanner")
+            if bad := FORBIDDEN & set(stages(explained)):
+                found[shape(command)] = bad
+        return found
+
+    return look
+
+
+@dataclass
+class Parts:
+    """The repositories of both modules, on collections with content."""
+
+    orders: OrderRepository
+    payments: PaymentRepository
+    orders_outbox: Outbox
+    payments_outbox: Outbox
+    ledger: Ledger
+
+
+def created(order_id: str) -> OrderCreated:
+    return OrderCreated(
+        event_id=uuid4().hex, order_id=order_id, sequence=1, request_id="r", at=1,
+        user_id="user-7", product_id="1", total_value=9900, total_currency="MYR",
+    )  # fmt: skip
+
+
+def captured(order_id: str) -> PaymentCaptured:
+    return PaymentCaptured(
+        event_id=uuid4().hex, order_id=order_id, sequence=1, request_id="r", at=1, reference="ref", took_ms=1
+    )
+
+
+def call(kind: Kind, order_id: str, value: int = 9900) -> Call:
+    key = f"{order_id}:1"
+    return Call(
+        kind=kind, key=f"{key}:refund:cancel" if kind == Kind.REFUND else key, charge_key=key, order_id=order_id,
+        product_id="1", value=value, currency="MYR", refund_id="cancel",
+    )  # fmt: skip
+
+
+def new_order(**changes) -> CreateOrder:
+    given = {field.name: "" for field in fields(CreateOrder)}
+    given |= {"order_id": str(ObjectId()), "request_id": "r", "user_id": "user-7", "product_id": "1"}
+    given |= {"product_name": "Espresso machine", "total_text": "RM 99", "total_value": 9900, "total_currency": "MYR"}
+    return CreateOrder(**given | changes)
+
+
+def fill(collection, seeds: list[dict], change: Callable[[int], dict]) -> None:
+    """Make some hundred documents of a few good ones."""
+    collection.insert_many([
+        {**seeds[at % len(seeds)], **change(at)} for at in range(DOCUMENTS)
+    ])  # fmt: skip
+
+
+@pytest.fixture
+def parts(settings, commands, database) -> Iterator[Parts]:
+    """Repositories on collections with content, of which some is due and some is a dead letter."""
+    connection = Database(settings.mongodb_uri, settings.database, event_listeners=[commands])
+    stores = {name: connection.collection(name, 10.0) for name in ("orders", "payments", "ledger")}
+    outboxes = {name: Outbox(stores[name], 10.0) for name in ("orders", "payments")}
+    made = Parts(
+        OrderRepository(stores["orders"], outboxes["orders"], 10.0),
+        PaymentRepository(stores["payments"], outboxes["payments"], 60.0),
+        outboxes["orders"],
+        outboxes["payments"],
+        Ledger(stores["ledger"]),
+    )
+    for one in (made.orders, made.payments, made.ledger):
+        one.prepare()
+    order_id = service.create_order(new_order(), made.orders, NO_LIMIT).order_id
+    made.payments.record([domain.opened(created(order_id))], 0)
+    made.ledger.enter(call(Kind.CHARGE, order_id), Answer.CAPTURED)
+    now = made.orders.now()
+
+    def relayed(at: int) -> dict:
+        letter = {"reason": "poison", "event_id": "e", "failures": 8, "at": now - timedelta(seconds=at)}
+        due = {"relayDue": now + timedelta(seconds=at - DOCUMENTS)}
+        return {"deadLetter": letter} if at % 20 == 0 else due if at % 20 == 1 else {"outbox": []}
+
+    order_doc, payment_doc, entry = (database[name].find_one() for name in ("orders", "payments", "ledger"))
+    del order_doc["relayDue"], payment_doc["dueAt"]
+    payment_doc["outbox"] = [entry_of(captured(order_id))]
+    fill(
+        database.orders,
+        [order_doc],
+        lambda at: (
+            {"_id": ObjectId(), "userId": f"user-{at % 10}", "createdAt": now - timedelta(seconds=at)}
+            | {"orderStatus": "Success" if at % 20 < 10 else "Processing"}
+            | relayed(at)
+        ),
+    )
+    fill(
+        database.payments,
+        [payment_doc],
+        lambda at: (
+            {"_id": str(ObjectId())}
+            | relayed(at)
+            | ({"dueAt": now + timedelta(seconds=at - 100)} if at % 10 == 1 else {})
+        ),
+    )
+    fill(database.ledger, [entry], lambda at: {"_id": f"{ObjectId()}:1"})
+    commands.sent.clear()
+    yield made
+    connection.close()
+
+
+def silent(change, sequence, at):
+    return None
+
+
+def new_in(parts: Parts) -> str:
+    return service.create_order(new_order(), parts.orders, NO_LIMIT).order_id
+
+
+def leased_in(parts: Parts):
+    [held] = parts.payments.record([domain.opened(created(str(ObjectId())))], 1)
+    return held
+
+
+def settled_in(parts: Parts) -> None:
+    held = leased_in(parts)
+    parts.payments.settle([Result(before=held, payment=held.payment, line={"attempt": 1})])
+    # Out of date by now: what was settled has to be looked up.
+    parts.payments.settle([Result(before=held, payment=held.payment)])
+
+
+def repeated_in(parts: Parts) -> None:
+    for _ in range(2):
+        service.create_order(new_order(idempotency_key="k"), parts.orders, NO_LIMIT)
+
+
+def heard_in(parts: Parts) -> None:
+    ids = [new_in(parts), new_in(parts)]
+    parts.orders.hear([captured(order_id) for order_id in ids], order.heard)
+
+
+def pages_in(parts: Parts, *status: str) -> None:
+    """Two pages of a user's orders, whole and of one status; the second begins between two of one moment."""
+    page = parts.orders.of_user("user-7", 10, *status).orders
+    assert parts.orders.of_user("user-7", 10, *(status or [""]), page[-1].created_at, page[-1].order_id).orders
+
+
+def all_pages_in(parts: Parts, *status: str) -> None:
+    """Two pages of everybody's orders."""
+    orders, last_id = parts.orders.of_all(10, *status)
+    assert orders
+    parts.orders.of_all(10, *(status or [""]), last_id or orders[-1].order_id)
+
+
+def step_in(parts: Parts) -> None:
+    def decide(state):
+        return Change(type="OrderUpdated", actor="client", order_status="x", payment_status=state.payment_status)
+
+    parts.orders.step(new_in(parts), "", decide, silent)
+
+
+def relayed_in(outbox: Outbox) -> None:
+    batch = outbox.claim(3)
+    assert batch
+    for pending in batch:
+        pending.delivered = [entry["event_id"] for entry in pending.entries]
+    outbox.acknowledge(batch)
+
+
+def acknowledged_later_in(outbox: Outbox) -> None:
+    batch = outbox.claim(3)
+    for pending in batch:
+        pending.delivered = [entry["event_id"] for entry in pending.entries]
+    outbox.acknowledge_later(batch)
+    outbox.acknowledge_all()
+
+
+def replayed_in(outbox: Outbox) -> None:
+    assert outbox.replay(outbox.dead_letters(1)[0]["_id"])
+
+
+def buried_in(outbox: Outbox) -> None:
+    pending = outbox.claim(1)[0]
+    outbox.bury(pending.key, pending.entries[0]["event_id"], "poison", 8)
+
+
+def failed_in(outbox: Outbox) -> None:
+    pending = outbox.claim(1)[0]
+    assert outbox.count_failure(pending.key, pending.entries[0]["event_id"]) == 1
+
+
+def charged_in(parts: Parts) -> str:
+    order_id = str(ObjectId())
+    parts.ledger.enter(call(Kind.CHARGE, order_id), Answer.CAPTURED)
+    return order_id
+
+
+OUTBOX = {
+    "claim": lambda outbox: outbox.claim(3),
+    "acknowledge": relayed_in,
+    "acknowledge_all": acknowledged_later_in,
+    "postpone": lambda outbox: outbox.postpone(outbox.claim(1)[0].key, 1.0),
+    "count_failure": failed_in,
+    "bury": buried_in,
+    "dead_letters": lambda outbox: outbox.dead_letters(10),
+    "replay": replayed_in,
+    "count_attempt": lambda outbox: outbox.count_attempt(outbox.claim(1)[0].key),
+    "schedule_unscheduled": lambda outbox: outbox.schedule_unscheduled(),
+    "replay_order": lambda outbox: outbox.replay_order(str(outbox.dead_letters(1)[0]["_id"])),
+    "backlog": lambda outbox: outbox.backlog(1000),
+    "queue": lambda outbox: outbox.queue(1000),
+    "unfinished": lambda outbox: outbox.unfinished(1000),
+    "stuck": lambda outbox: [outbox.stuck(dead, 0.0, 10) for dead in (True, False)],
+}
+CALLS: dict[tuple[type, str], Callable[[Parts], object]] = {
+    (OrderRepository, "add"): repeated_in,
+    (OrderRepository, "forget_keys"): lambda parts: parts.orders.forget_keys(3600.0),
+    (OrderRepository, "count_open"): lambda parts: parts.orders.count_open("user-7", 100),
+    (OrderRepository, "view"): lambda parts: parts.orders.view(new_in(parts), ""),
+    (OrderRepository, "status"): lambda parts: parts.orders.status(new_in(parts), ""),
+    (OrderRepository, "of_user"): lambda parts: pages_in(parts),
+    (OrderRepository, "of_all"): lambda parts: [all_pages_in(parts), all_pages_in(parts, "Success")],
+    (OrderRepository, "these"): lambda parts: parts.orders.these([new_in(parts)]),
+    (OrderRepository, "timeline"): lambda parts: parts.orders.timeline(new_in(parts), "", 0),
+    (OrderRepository, "standing"): lambda parts: parts.orders.standing(new_in(parts), "user-7"),
+    (OrderRepository, "step"): step_in,
+    (OrderRepository, "hear"): heard_in,
+    (PaymentRepository, "record"): leased_in,
+    (PaymentRepository, "claim"): lambda parts: parts.payments.claim(10),
+    (PaymentRepository, "renewed"): lambda parts: parts.payments.renewed(leased_in(parts)),
+    (PaymentRepository, "backlog"): lambda parts: parts.payments.backlog(1000),
+    (PaymentRepository, "queue"): lambda parts: parts.payments.queue(1000),
+    (PaymentRepository, "unfinished"): lambda parts: parts.payments.unfinished(1000),
+    (PaymentRepository, "stuck"): lambda parts: parts.payments.stuck(60.0, 10_000),
+    (PaymentRepository, "attempts"): lambda parts: parts.payments.attempts(str(ObjectId()), "user-7"),
+    (PaymentRepository, "parked"): lambda parts: parts.payments.parked(10),
+    (PaymentRepository, "standing"): lambda parts: parts.payments.standing(str(ObjectId()), "user-7"),
+    (PaymentRepository, "find"): lambda parts: parts.payments.find(str(ObjectId())),
+    (PaymentRepository, "settle"): settled_in,
+    (PaymentRepository, "give_back"): lambda parts: parts.payments.give_back([leased_in(parts)]),
+    (Ledger, "enter"): charged_in,
+    (Ledger, "find"): lambda parts: parts.ledger.find(f"{charged_in(parts)}:1"),
+    (Ledger, "refund"): lambda parts: parts.ledger.refund(call(Kind.REFUND, charged_in(parts))),
+    (Ledger, "refunded"): lambda parts: parts.ledger.refunded(call(Kind.REFUND, charged_in(parts))),
+    **{
+        (Outbox, name): lambda parts, use=use: [use(parts.orders_outbox), use(parts.payments_outbox)]
+        for name, use in OUTBOX.items()
+    },
+}
+USES = {**CALLS, (OrderRepository, "of_user_by_status"): lambda parts: pages_in(parts, "Success")}
+NO_QUERY = {"prepare", "now", "recorded", "take_hints", "wake", "lease_end", "acknowledge_later", "acknowledged"}
+KINDS = (OrderRepository, PaymentRepository, Outbox, Ledger)
+
+
+def test_every_call_of_a_repository_is_explained_here():
+    public = {
+        (kind, name)
+        for kind in KINDS
+        for name, _ in inspect.getmembers(kind, inspect.isfunction)
+        if not name.startswith("_") and name not in NO_QUERY
+    }
+    assert public == set(CALLS)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_no_query_scans_a_collection_or_sorts_in_memory(parts, commands, offences, kind):
+    for (owner, _), use in USES.items():
+        if owner is kind:
+            use(parts)
+    explained = {shape(command) for command in look_ups(commands.sent)}
+    assert len(explained) >= 3
+    assert offences(commands.sent) == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "index"),
+    [
+        (OrderRepository, "of_user", "newest_of_user"),
+        (OrderRepository, "of_user_by_status", "newest_of_user_by_status"),
+        (PaymentRepository, "claim", "due"),
+        (Outbox, "claim", "relay_due"),
+        (Outbox, "dead_letters", "dead_letters"),
+    ],
+    ids=["a user's orders", "those of one status", "payments due", "events due", "dead letters"],
+)
+def test_a_query_by_something_else_than_the_id_uses_its_index_and_reads_no_more_than_it_returns(
+    parts, commands, database, kind, name, index
+):
+    USES[kind, name](parts)
+    queries = [command for command in look_ups(commands.sent) if "sort" in command]
+    assert {command["find"] for command in queries} <= {"orders", "payments"}
+    assert queries
+    for command in queries:
+        explained = database.command("explain", command, verbosity="executionStats")
+        assert f"'indexName': '{index}'" in str(explained["queryPlanner"]["winningPlan"])
+        stats = explained["executionStats"]
+        assert stats["totalKeysExamined"] <= stats["nReturned"] + 1
+
+
+def test_pages_that_share_a_command_use_the_same_indexes(parts, commands, offences, database):
+    pages = [({"userId": "user-1"}, 5), ({"userId": "user-2", "orderStatus": "Success"}, 5), ({"userId": "user-3"}, 5)]
+    parts.orders._several_pages(pages)
+    [(name, command)] = commands.sent
+    assert (name, offences(commands.sent)) == ("aggregate", {})
+    explained = database.command(
+        "explain", {"aggregate": "orders", "pipeline": command["pipeline"], "cursor": {}}, verbosity="executionStats"
+    )
+    assert str(explained).count("'stage': 'IXSCAN'") >= len(pages)
+    assert "COLLSCAN" not in str(explained)
+
+
+def test_a_running_application_sends_no_other_queries(
+    settings, commands, offences, database, monkeypatch, eventually, place
+):
+    monkeypatch.setattr(Outbox, "recorded", lambda self, key, entries: None)
+    app = create_app(
+        replace(settings, simulated_timeout_after_percent=50, relay_lease=0.1, breaker_failures=1000),
+        event_listeners=[commands],
+    )
+    runtime(app).prepare()
+    runtime(app).start()
+    try:
+        client = app.test_client()
+        ids = [place(client, productId="1" if at % 2 else "2", userId=f"user-{at % 3}") for at in range(20)]
+        for order_id in ids[:10]:
+            client.put("/orders", json={"orderId": order_id, "orderStatus": "Cancelled"})
+        ways = (f"one/{ids[0]}", f"status/{ids[0]}?wait=1", "user-1?limit=2&status=Success")
+        for path in (*ways, f"one/{ids[0]}/events", f"one/{ids[0]}/explain"):
+            assert client.get(f"/orders/{path}").status_code == 200
+        eventually(lambda: database.orders.count_documents({"orderStatus": "Processing"}) == 0)
+        eventually(lambda: database.orders.count_documents({"orderStatus": "Cancelled", "paymentStatus": "Refunded"}))
+        eventually(lambda: database.payments.count_documents({"dueAt": {"$exists": True}}) == 0)
+    finally:
+        runtime(app).stop()
+    # Every one of them was sent while the collections had some content, and is explained while they have more.
+    [order_doc, payment_doc, entry] = [database[name].find_one() for name in ("orders", "payments", "ledger")]
+    fill(database.orders, [order_doc], lambda at: {"_id": ObjectId()})
+    fill(database.payments, [payment_doc], lambda at: {"_id": str(ObjectId())})
+    fill(database.ledger, [entry], lambda at: {"_id": str(ObjectId())})
+    used = {name for name, _ in commands.sent}
+    assert {"find", "findAndModify", "update"} <= used
+    assert offences(commands.sent) == {}
+
+
+def test_the_explanation_sees_a_scan_and_a_sort(parts, commands, offences, settings):
+    connection = Database(settings.mongodb_uri, settings.database, event_listeners=[commands])
+    orders = connection.collection("orders", 10.0).collection
+    list(orders.find({"productName": "Espresso machine"}))
+    list(orders.find({"userId": "user-7"}).sort("productName", 1))
+    orders.update_many({"productId": "none"}, {"$set": {"productId": "1"}})
+    list(orders.aggregate([{"$match": {"userId": "user-7"}}, {"$sort": {"productName": 1}}]))
+    connection.close()
+    assert sorted(map(sorted, offences(commands.sent).values())) == [["COLLSCAN"], ["COLLSCAN"], ["SORT"], ["SORT"]]

@@ -1,0 +1,113 @@
+"""A payment provider that forgets its idempotency keys, as real ones do: for the server of a chaos run.
+
+It behaves as the simulated one. Its books keep one document a charge, with the key it was sent under. A key whose
+charge or refund is older than the provider's key life is unknown: sent again, it moves money again.
+"""
+
+from datetime import datetime, timedelta
+
+from pymongo import DESCENDING
+
+from app.config import Settings
+from app.payments.payment import Answer, Call
+from app.payments.providers import Provider
+from app.payments.providers.ledger import SCHEMA, Ledger
+from app.payments.providers.simulated import Faults, SimulatedProvider
+from app.storage.bulk import NotStored
+from app.storage.mongodb import Document, Store
+
+
+class ForgetfulLedger(Ledger):
+    """Books of a provider that knows a key for `key_life` seconds; the n-th charge under a key is `<key>~<n>`."""
+
+    def __init__(self, store: Store, key_life: float) -> None:
+        super().__init__(store)
+        self._store = store
+        self._key_life = timedelta(seconds=key_life)
+
+    def prepare(self) -> None:
+        """Create what the collection needs."""
+        self._store.prepare(SCHEMA, [])
+        with self._store.bounded() as entries:
+            entries.create_index([("key", 1), ("at", -1)])
+
+    def enter(self, call: Call, answer: Answer, reason: str = "") -> Document:
+        """Book `answer` under the call's key, or return what is booked there and not forgotten."""
+        while True:
+            latest = self._latest({"key": call.key})
+            if latest and not self._forgotten(latest["at"]):
+                return latest
+            entry = self._entry(call, answer, reason, latest["number"] + 1 if latest else 1)
+            try:
+                self._inserts(entry, self.PATIENCE)
+            except NotStored as exc:
+                if not exc.duplicate:
+                    raise
+                continue  # Another process booked it at the same moment.
+            return entry
+
+    def refund(self, call: Call) -> bool:
+        """Book a refund unless its key is known; false where the charge does not cover it."""
+        charge = self._latest({"key": call.charge_key, "answer": Answer.CAPTURED.value})
+        if charge is None:
+            return False
+        now = self._store.clock.now()
+        known = {"$elemMatch": {"key": call.key, "at": {"$gt": now - self._key_life}}}
+        with self._store.bounded() as entries:
+            entries.update_one(
+                {
+                    "_id": charge["_id"],
+                    "refunds": {"$not": known},
+                    "$expr": {"$lte": [{"$add": ["$refunded", call.value]}, "$value"]},
+                },
+                {
+                    "$inc": {"refunded": call.value},
+                    "$push": {"refunds": {"key": call.key, "value": call.value, "at": now}},
+                },
+            )
+        return self.refunded(call)
+
+    def refunded(self, call: Call) -> bool:
+        """Whether the refund is booked and its key not forgotten."""
+        since = self._store.clock.now() - self._key_life
+        known = {"refunds": {"$elemMatch": {"key": call.key, "at": {"$gt": since}}}}
+        return self._latest({"key": call.charge_key, **known}) is not None
+
+    def find(self, key: str) -> Document | None:
+        """What is booked under a charge key that is not forgotten."""
+        latest = self._latest({"key": key})
+        return latest if latest and not self._forgotten(latest["at"]) else None
+
+    def _latest(self, query: Document) -> Document | None:
+        with self._store.bounded() as entries:
+            return entries.find_one(query, sort=[("at", DESCENDING), ("number", DESCENDING)])
+
+    def _forgotten(self, at: datetime) -> bool:
+        return at <= self._store.clock.now() - self._key_life
+
+    def _entry(self, call: Call, answer: Answer, reason: str, number: int) -> Document:
+        return {
+            "_id": f"{call.key}~{number}",
+            "key": call.key,
+            "number": number,
+            "orderId": call.order_id,
+            "answer": answer.value,
+            "reason": reason,
+            "value": call.value,
+            "currency": call.currency,
+            "refunded": 0,
+            "refunds": [],
+            "at": self._store.clock.now(),
+        }
+
+
+def make_provider(settings: Settings, store: Store) -> Provider:
+    """The provider of a chaos run: the faults that SIMULATED_… describe, and books that forget."""
+    faults = Faults(
+        latency_ms=settings.simulated_latency_ms,
+        fail=settings.simulated_fail_percent,
+        timeout_before=settings.simulated_timeout_before_percent,
+        timeout_after=settings.simulated_timeout_after_percent,
+    )
+    ledger = ForgetfulLedger(store, settings.provider_key_hours * 3600)
+    return SimulatedProvider(ledger, faults, settings.simulated_unknown_product)
