@@ -138,21 +138,21 @@ class Doctor:
         }
 
     def _cases(self, query: Document) -> Iterator[list[Case]]:
-        with self._orders.bounded() as orders:
+        with self._orders.with_deadline() as orders:
             found = orders.find(query).sort("_id", 1).batch_size(BATCH)
         for some in _batches(found):
             keys = [str(order["_id"]) for order in some]
-            with self._payments.bounded() as payments:
+            with self._payments.with_deadline() as payments:
                 paid = {doc["_id"]: doc for doc in payments.find({"_id": {"$in": keys}})}
             charges = defaultdict(list)
-            with self._ledger.bounded() as ledger:
+            with self._ledger.with_deadline() as ledger:
                 for entry in ledger.find({"orderId": {"$in": keys}}):
                     charges[entry["orderId"]].append(entry)
             yield [Case(order, paid.get(key), charges[key]) for key, order in zip(keys, some, strict=True)]
 
     def _missing(self, acknowledged: Iterable[str]) -> Iterator[Finding]:
         for some in _batches(acknowledged):
-            with self._orders.bounded() as orders:
+            with self._orders.with_deadline() as orders:
                 there = {
                     str(doc["_id"])
                     for doc in orders.find({"_id": {"$in": [ObjectId(one) for one in some]}}, {"_id": 1})
@@ -167,31 +167,31 @@ class Doctor:
             {"$group": {"_id": ["$userId", "$idempotency.key"], "orders": {"$push": "$_id"}, "n": {"$sum": 1}}},
             {"$match": {"n": {"$gt": 1}}},
         ]
-        with self._orders.bounded() as orders:
+        with self._orders.with_deadline() as orders:
             for group in orders.aggregate(groups):
                 yield Finding("one key", str(group["orders"][0]), f"shares its key with {group['n'] - 1} more")
 
     def _strays(self) -> Iterator[Finding]:
         for store, name, what in ((self._payments, "_id", "payment"), (self._ledger, "orderId", "charge")):
-            with store.bounded() as documents:
+            with store.with_deadline() as documents:
                 found = documents.find({}, {name: 1}).batch_size(BATCH)
             for some in _batches(found):
                 # A document of another program may lack the name and have any kind of key.
                 keys = {str(doc.get(name, doc["_id"])) for doc in some}
-                with self._orders.bounded() as orders:
+                with self._orders.with_deadline() as orders:
                     wanted = [ObjectId(key) for key in keys if ObjectId.is_valid(key)]
                     there = {str(doc["_id"]) for doc in orders.find({"_id": {"$in": wanted}}, {"_id": 1})}
                 for key in keys - there:
                     yield Finding("no stray", key, f"a {what} has no order")
 
     def _parked(self) -> Iterator[Finding]:
-        with self._payments.bounded() as payments:
+        with self._payments.with_deadline() as payments:
             for doc in payments.find({"status": PARKED}, {"parked": 1}):
                 yield Finding("parked", str(doc["_id"]), doc.get("parked", ""))
 
     def _dead_letters(self) -> Iterator[Finding]:
         for store in (self._orders, self._payments):
-            with store.bounded() as documents:
+            with store.with_deadline() as documents:
                 for doc in documents.find({"deadLetter.at": {"$exists": True}}, {"deadLetter": 1}):
                     yield Finding("dead letters", str(doc["_id"]), doc["deadLetter"].get("reason", ""))
 

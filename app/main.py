@@ -12,17 +12,17 @@ from app import cli, gateway, orders, payments
 from app.config import BadSettings, Settings
 from app.doctor import Doctor
 from app.messaging.bus import Bus
-from app.messaging.live_feed import Feed
+from app.messaging.live_feed import LiveFeed
 from app.messaging.signal_bus import SignalBus
 from app.observability import metrics, stages, tracing
 from app.observability.logging import configure, log
-from app.observability.metrics_flusher import Pulse
+from app.observability.metrics_flusher import MetricsFlusher
 from app.observability.supervision import BackgroundThread, Heartbeat, Watchdog
 from app.payments import providers
 from app.payments.providers import Provider
 from app.storage import embedded_mongod
 from app.storage.mongodb import Database, ForeignDocuments, Store
-from app.storage.rate_limits import Quota
+from app.storage.rate_limits import RateLimitCounters
 
 # Where nothing ever listens: commands that need no database work, the others say that there is none.
 NO_DATABASE = "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=500"
@@ -43,8 +43,8 @@ class Runtime:
         database: Database,
         modules: tuple[orders.Orders | None, payments.Payments | None],
         provider: Provider | None,
-        feed: Feed,
-        quota: Quota,
+        feed: LiveFeed,
+        quota: RateLimitCounters,
     ) -> None:
         self.settings = settings
         self.bus = bus
@@ -53,7 +53,7 @@ class Runtime:
         self.provider = provider
         self.feed = feed
         self.quota = quota
-        self._pulse = Pulse(*([self.payments.worker.measure] if self.payments else []))
+        self._pulse = MetricsFlusher(*([self.payments.worker.measure] if self.payments else []))
         self._watchdog = Watchdog(settings.background_stall)
         self._preparing = BackgroundThread("start", self._start_when_prepared)
         self._started = False
@@ -199,8 +199,8 @@ def create_app(
         provider = make_provider(settings, _collection(database, settings, "payments", "ledger"))
         store = _collection(database, settings, "payments", "payments")
         of_payments = payments.install(bus, bus, store, provider, settings)
-    feed = Feed(_collection(database, settings, "gateway", "steps"))
-    quota = Quota(_collection(database, settings, "gateway", "quotas"))
+    feed = LiveFeed(_collection(database, settings, "gateway", "steps"))
+    quota = RateLimitCounters(_collection(database, settings, "gateway", "quotas"))
     running = Runtime(settings, bus, database, (of_orders, of_payments), provider, feed, quota)
     app = Flask("app", static_folder=None)
     app.extensions["orderflow"] = running
@@ -224,9 +224,9 @@ def _bus(settings: Settings) -> Bus:
     if not settings.bus_url:
         return SignalBus()
     # Known only where it is wanted: the driver is not loaded for one process.
-    from app.messaging.rabbitmq.bus import BrokerBus
+    from app.messaging.rabbitmq.bus import RabbitMqBus
 
-    return BrokerBus(
+    return RabbitMqBus(
         settings.bus_url,
         settings.bus_prefix,
         request_seconds=settings.request_deadline,

@@ -253,7 +253,7 @@ def test_only_the_relay_publishes_and_the_broker_what_a_relay_elsewhere_has_publ
 
 
 def test_whoever_must_hear_an_event_subscribes_to_it(app):
-    assert {kind.__name__: set(kind.heard_by) for kind in concrete(Event)} == runtime(app).bus.subscribers
+    assert {kind.__name__: set(kind.required_consumers) for kind in concrete(Event)} == runtime(app).bus.subscribers
 
 
 def test_only_the_gateway_and_the_commands_are_given_the_face_of_the_bus_that_asks():

@@ -304,7 +304,7 @@ def test_confirmed_then_on_its_way_then_cancelled(live, place, eventually, quiet
     refused = put(live, order_id, "Confirm")
     assert (refused.status_code, refused.json["code"], refused.json["from"]) == (
         409,
-        "illegal_step",
+        "illegal_transition",
         "Out for delivery",
     )
     assert put(live, order_id, "Cancelled").status_code == 200

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from app.main import create_app, runtime
-from app.payments.payment import Answer, Outcome
+from app.payments.payment import ProviderResponse, ResponseCode
 from app.payments.providers import make
 
 pytestmark = pytest.mark.extended
@@ -32,7 +32,7 @@ class Hanging:
     def charge(self, call):
         self.asked += 1
         if self.failing:
-            return Outcome(answer=Answer.NOT_ATTEMPTED, reason="out of order")
+            return ProviderResponse(answer=ResponseCode.NOT_ATTEMPTED, reason="out of order")
         if call.product_id == "hangs":
             self.well.wait(60)
         return self._real.charge(call)

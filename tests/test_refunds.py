@@ -7,7 +7,7 @@ import pytest
 from bson import ObjectId
 
 from app.main import create_app, runtime
-from app.payments.payment import Answer, Kind, Outcome
+from app.payments.payment import Kind, ProviderResponse, ResponseCode
 from app.payments.providers import make
 
 
@@ -32,7 +32,7 @@ class Forgetful:
             return self._real.refund(call)
         if self._after:
             self._real.refund(call)
-        return Outcome(answer=Answer.UNKNOWN, reason="timed out")
+        return ProviderResponse(answer=ResponseCode.UNKNOWN, reason="timed out")
 
 
 @pytest.fixture
@@ -132,20 +132,20 @@ def test_refunds_asked_for_at_once_never_exceed_the_total(app, refund, paid, bec
 
 def test_before_the_capture_there_is_nothing_to_refund(client, place, refund):
     answer = refund(place(client), client=client)
-    assert (answer.status_code, answer.json["code"]) == (409, "illegal_step")
+    assert (answer.status_code, answer.json["code"]) == (409, "illegal_transition")
 
 
 def test_a_declined_order_has_nothing_to_refund(live, place, refund, becomes):
     order_id = place(live, productId="2")
     becomes(order_id, "Declined")
-    assert (refund(order_id).status_code, refund(order_id).json["code"]) == (409, "illegal_step")
+    assert (refund(order_id).status_code, refund(order_id).json["code"]) == (409, "illegal_transition")
 
 
 def test_a_cancelled_order_is_not_refunded_again(live, refund, paid, becomes, money):
     cancel(live, paid)
-    assert (refund(paid).status_code, refund(paid).json["code"]) == (409, "illegal_step")
+    assert (refund(paid).status_code, refund(paid).json["code"]) == (409, "illegal_transition")
     becomes(paid, "Refunded")
-    assert refund(paid, "RM 1").json["code"] == "illegal_step"
+    assert refund(paid, "RM 1").json["code"] == "illegal_transition"
     assert money(paid) == (0, 1)
 
 

@@ -6,18 +6,18 @@ from flask import Flask
 
 from app.cli import dead_letters, demo, doctor, load, orders, payments, worker
 from app.doctor import Doctor
-from app.messaging.bus import Asks
-from app.messaging.live_feed import Feed
+from app.messaging.bus import RequestClient
+from app.messaging.live_feed import LiveFeed
 from app.messaging.outbox import Outbox
-from app.payments.manual_review import Desk
+from app.payments.manual_review import ManualReview
 
 
 def install(
     app: Flask,
-    bus: Asks,
-    feed: Feed,
+    bus: RequestClient,
+    feed: LiveFeed,
     make_doctor: Callable[[float], Doctor],
-    desk: Desk | None,
+    desk: ManualReview | None,
     outboxes: Mapping[str, Outbox],
 ) -> None:
     """Give `app` its commands; those for payments need a `desk`, and so a process that runs them."""

@@ -12,14 +12,14 @@ from rich.console import Console
 
 from app.cli.output import NotReached, as_json, asking, console, tell
 from app.contracts.base import Unavailable
-from app.messaging.live_feed import Feed
+from app.messaging.live_feed import LiveFeed
 from app.observability.stages import Stage
 
 COLOURS = {"gateway": "cyan", "orders": "green", "payments": "magenta"}
 WAYS = {"1": ("a good order", "Success"), "2": ("an order that is declined", "Declined")}
 
 
-def command(feed: Feed) -> click.Command:
+def command(feed: LiveFeed) -> click.Command:
     """The command, which watches `feed`."""
 
     @click.command("demo")
@@ -34,7 +34,7 @@ def command(feed: Feed) -> click.Command:
     return demo
 
 
-def _show(feed: Feed, url: str, seconds: float, product_id: str, to: Console | None) -> None:
+def _show(feed: LiveFeed, url: str, seconds: float, product_id: str, to: Console | None) -> None:
     way, outcome = WAYS[product_id]
     if to:
         to.print(f"\n[bold]{way}[/] (productId {product_id})")
@@ -67,7 +67,7 @@ def _print_all(to: Console | None, lines: "_Watch") -> int:
 class _Watch:
     """The steps of one request, watched from before it is sent; in their order, in whichever processes tell of them."""
 
-    def __init__(self, feed: Feed, request_id: str, seconds: float) -> None:
+    def __init__(self, feed: LiveFeed, request_id: str, seconds: float) -> None:
         self._lines: list[dict[str, Any]] = []
         self._error: Unavailable | None = None
         self._thread = threading.Thread(target=self._watch, args=(feed, request_id, seconds), daemon=True)
@@ -94,7 +94,7 @@ class _Watch:
                 told += 1
             time.sleep(0.01)
 
-    def _watch(self, feed: Feed, request_id: str, seconds: float) -> None:
+    def _watch(self, feed: LiveFeed, request_id: str, seconds: float) -> None:
         try:
             for line in feed.follow({"request_id": request_id}, seconds):
                 self._lines.append(line)

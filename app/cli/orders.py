@@ -30,15 +30,15 @@ from app.contracts.orders import (
 from app.contracts.payments import ExplainPayment, ListAttempts, ListStuckPayments
 from app.gateway.http.responses import entry_members, order_members
 from app.gateway.routes.explain import explanation
-from app.messaging.bus import Asks
-from app.messaging.live_feed import Feed
+from app.messaging.bus import RequestClient
+from app.messaging.live_feed import LiveFeed
 
 PAGES = 20
 OPEN = frozenset({"Processing", "Refunding"})
 SLICE_MS = 1000
 
 
-def group(bus: Asks, feed: Feed) -> click.Group:
+def group(bus: RequestClient, feed: LiveFeed) -> click.Group:
     """The commands, asking `bus`, and `feed` for what is still known of an order's steps."""
     commands = AppGroup("orders", help="Orders, and how they came to be where they are.")
 
@@ -74,8 +74,8 @@ def group(bus: Asks, feed: Feed) -> click.Group:
     def explain(order_id: str, as_json: bool) -> None:
         """Say in a sentence why an order is in its state, and what is behind it."""
         asked = {"request_id": _id(), "order_id": order_id, "on_behalf_of": ""}
-        order = asking(bus.ask, ExplainOrder(**asked))
-        told = explanation(order, asking(bus.ask, ExplainPayment(**asked)))
+        order = asking(bus.request, ExplainOrder(**asked))
+        told = explanation(order, asking(bus.request, ExplainPayment(**asked)))
         if as_json:
             tell(told)
             return
@@ -89,7 +89,7 @@ def _id() -> str:
     return f"cli-{uuid4().hex[:12]}"
 
 
-def _found(bus: Asks, user: str, status: str, overdue: float | None, limit: int) -> Sequence[OrderView]:
+def _found(bus: RequestClient, user: str, status: str, overdue: float | None, limit: int) -> Sequence[OrderView]:
     """Orders of a user or of all, of one status or any; only those that do not get on where `overdue` is given."""
     if overdue is None:
         return _of_user(bus, user, status, limit) if user else _of_all(bus, status, limit)
@@ -97,11 +97,11 @@ def _found(bus: Asks, user: str, status: str, overdue: float | None, limit: int)
     return [order for order in stuck if status in ("", order.order_status) and user in ("", order.user_id)]
 
 
-def _show(bus: Asks, feed: Feed, order_id: str, as_json: bool) -> None:
+def _show(bus: RequestClient, feed: LiveFeed, order_id: str, as_json: bool) -> None:
     asked = {"request_id": _id(), "order_id": order_id, "on_behalf_of": ""}
-    order = asking(bus.ask, FindOrder(**asked))
+    order = asking(bus.request, FindOrder(**asked))
     entries, steps = _entries(bus, order_id), asking(feed.of_order, order_id)
-    attempts = asking(bus.ask, ListAttempts(**asked)).attempts
+    attempts = asking(bus.request, ListAttempts(**asked)).attempts
     if as_json:
         events = [entry_members(entry) for entry in entries]
         tell(
@@ -117,7 +117,7 @@ def _show(bus: Asks, feed: Feed, order_id: str, as_json: bool) -> None:
     latency.draw([*latency.of_events(entries), *latency.of_steps(steps), *latency.of_attempts(attempts)])
 
 
-def _watch(bus: Asks, order_id: str, seconds: float, as_json: bool) -> None:
+def _watch(bus: RequestClient, order_id: str, seconds: float, as_json: bool) -> None:
     settled = False
     for entry in _followed(bus, order_id, seconds):
         settled = _settles(entry)
@@ -133,17 +133,17 @@ def _settles(entry: TimelineEntry) -> bool:
     return entry.to != "Processing" and entry.payment_status not in OPEN
 
 
-def _of_user(bus: Asks, user: str, status: str, limit: int) -> Sequence[OrderView]:
+def _of_user(bus: RequestClient, user: str, status: str, limit: int) -> Sequence[OrderView]:
     asked = ListOrders(request_id=_id(), user_id=user, limit=limit, order_status=status, before_at="", before_id="")
-    return asking(bus.ask, asked).orders
+    return asking(bus.request, asked).orders
 
 
-def _of_all(bus: Asks, status: str, limit: int) -> Sequence[OrderView]:
+def _of_all(bus: RequestClient, status: str, limit: int) -> Sequence[OrderView]:
     found: list[OrderView] = []
     before = ""
     for _ in range(PAGES):
         asked = ListAllOrders(request_id=_id(), limit=limit - len(found), order_status=status, before_id=before)
-        page = asking(bus.ask, asked)
+        page = asking(bus.request, asked)
         found += page.orders
         before = page.last_id
         if len(found) >= limit or not before:
@@ -151,25 +151,25 @@ def _of_all(bus: Asks, status: str, limit: int) -> Sequence[OrderView]:
     return found
 
 
-def _stuck(bus: Asks, overdue: float, limit: int) -> Sequence[OrderView]:
+def _stuck(bus: RequestClient, overdue: float, limit: int) -> Sequence[OrderView]:
     """Those that are overdue, parked or held up by a dead letter."""
     found = [
         order_id
         for question in (ListStuckOrders, ListStuckPayments)
         for dead in (True, False)
         for order_id in asking(
-            bus.ask, question(request_id=_id(), dead=dead, overdue_ms=int(overdue * 1000), limit=limit)
+            bus.request, question(request_id=_id(), dead=dead, overdue_ms=int(overdue * 1000), limit=limit)
         ).order_ids
     ]
-    return asking(bus.ask, FindOrders(request_id=_id(), order_ids=tuple(dict.fromkeys(found)))).orders[:limit]
+    return asking(bus.request, FindOrders(request_id=_id(), order_ids=tuple(dict.fromkeys(found)))).orders[:limit]
 
 
-def _entries(bus: Asks, order_id: str, after: int = 0, wait_ms: int = 0) -> Sequence[TimelineEntry]:
+def _entries(bus: RequestClient, order_id: str, after: int = 0, wait_ms: int = 0) -> Sequence[TimelineEntry]:
     question = AwaitTimeline(request_id=_id(), order_id=order_id, on_behalf_of="", after=after, wait_ms=wait_ms)
-    return asking(bus.ask, question).entries
+    return asking(bus.request, question).entries
 
 
-def _followed(bus: Asks, order_id: str, seconds: float) -> Iterator[TimelineEntry]:
+def _followed(bus: RequestClient, order_id: str, seconds: float) -> Iterator[TimelineEntry]:
     """An order's steps as they come, up to one after which nothing is open."""
     ends, after = time.monotonic() + seconds, 0
     while True:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from app.contracts.base import Refused, Unavailable
+from app.contracts.base import ApplicationError, Unavailable
 from app.payments.manual_review import NotPossible
 
 P = ParamSpec("P")
@@ -38,7 +38,7 @@ def asking(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         raise click.ClickException(str(exc)) from exc
     except Unavailable as exc:
         raise NotReached(f"{exc}; is MONGODB_URI right, or is `make run` running?") from exc
-    except Refused as exc:
+    except ApplicationError as exc:
         raise click.ClickException(exc.detail) from exc
 
 

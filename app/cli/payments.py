@@ -4,13 +4,13 @@ import click
 from flask.cli import AppGroup
 
 from app.cli.output import as_json, asking, table, tell
-from app.payments.manual_review import Desk
-from app.payments.payment import Answer
+from app.payments.manual_review import ManualReview
+from app.payments.payment import ResponseCode
 
-RESOLUTIONS = (Answer.CAPTURED, Answer.DECLINED, Answer.VOIDED, Answer.REFUNDED)
+RESOLUTIONS = (ResponseCode.CAPTURED, ResponseCode.DECLINED, ResponseCode.VOIDED, ResponseCode.REFUNDED)
 
 
-def group(desk: Desk) -> click.Group:
+def group(desk: ManualReview) -> click.Group:
     """The commands, which work at `desk`."""
     commands = AppGroup("payments", help="Payments that nobody could settle in time.")
 
@@ -50,7 +50,7 @@ def group(desk: Desk) -> click.Group:
         if not yes:
             # On standard error, which leaves standard output to the answer.
             click.confirm(f"{order_id} goes on record as {answer} for good. Is it so?", abort=True, err=True)
-        _tell(order_id, asking(desk.resolve, order_id, Answer(answer), reference, reason), as_json)
+        _tell(order_id, asking(desk.resolve, order_id, ResponseCode(answer), reference, reason), as_json)
 
     @commands.command("drop-refund")
     @click.argument("order_id")

@@ -33,10 +33,10 @@ class Event:
     """Something that happened to one order; named in the past tense.
 
     `sequence` rises within what the sending module has to say of that order; a receiver ignores what it has seen.
-    `heard_by` are modules that must take it in, whether they run at the moment or not; others may listen as well.
+    `required_consumers` are modules that must take it in, whether they run at the moment or not; others may listen as well.
     """
 
-    heard_by: ClassVar[tuple[str, ...]] = ()
+    required_consumers: ClassVar[tuple[str, ...]] = ()
 
     event_id: str
     order_id: str
@@ -82,7 +82,7 @@ class OrderIds(Reply):
     more: bool
 
 
-class Refused(Exception):
+class ApplicationError(Exception):
     """An answer that says no: `code` names the kind, `detail` is one sentence, `members` are further facts."""
 
     code: ClassVar[str] = "refused"
@@ -93,25 +93,25 @@ class Refused(Exception):
         self.members = members
 
 
-class NotFound(Refused):
+class NotFound(ApplicationError):
     """There is no such order."""
 
     code = "order_not_found"
 
 
-class Conflict(Refused):
+class Conflict(ApplicationError):
     """Others changed the order again and again meanwhile."""
 
     code = "conflict"
 
 
-class Overloaded(Refused):
+class Overloaded(ApplicationError):
     """More is waiting than can be worked off soon; member `retry_after` in seconds."""
 
     code = "overloaded"
 
 
-class Unavailable(Refused):
+class Unavailable(ApplicationError):
     """Nobody can answer now; member `retry_after` in seconds says when it may be worth another try."""
 
     code = "unavailable"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from app.contracts.base import Backlog, Event, OrderIds, Queue, Refused, Reply, Request
+from app.contracts.base import ApplicationError, Backlog, Event, OrderIds, Queue, Reply, Request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +167,7 @@ class RefundOrder(Request[RefundAccepted]):
     """Give a part of the captured total back; `refund_value` 0 stands for all that is left, in the order's currency.
 
     The asker makes the `refund_id`: the same id again tells of the earlier refund. Refused with NotFound,
-    StaleVersion, IllegalStep, RefundExceedsBalance, TooManyRefunds, WrongCurrency, IdempotencyKeyReused, Conflict.
+    StaleVersion, IllegalTransition, RefundExceedsBalance, TooManyRefunds, WrongCurrency, IdempotencyKeyReused, Conflict.
     """
 
     owner = "orders"
@@ -193,7 +193,7 @@ class CheckOrderBacklog(Request[Backlog]):
 class UpdateOrder(Request[OrderUpdated]):
     """Take the step to `order_status`; `may_refund` is whether the asker may give money back after fulfilment began.
 
-    Refused with NotFound, StaleVersion, MisleadingStatus, IllegalStep, RefundNotAllowed, TimelineFull, Conflict.
+    Refused with NotFound, StaleVersion, MisleadingStatus, IllegalTransition, RefundNotAllowed, TimelineFull, Conflict.
 
     Not repeatable: a second time it would undo the step that another client has taken since.
     """
@@ -342,7 +342,7 @@ class DescribeStates(Request[StateMachine]):
 class OrderCreated(Event):
     """An order was stored and waits for its payment."""
 
-    heard_by = ("payments",)
+    required_consumers = ("payments",)
 
     user_id: str
     product_id: str
@@ -354,74 +354,74 @@ class OrderCreated(Event):
 class OrderCancelled(Event):
     """An order was cancelled: whatever was or will be captured for it goes back."""
 
-    heard_by = ("payments",)
+    required_consumers = ("payments",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefundRequested(Event):
     """A part of an order's captured total is reserved to go back."""
 
-    heard_by = ("payments",)
+    required_consumers = ("payments",)
 
     refund_id: str
     refund_value: int
 
 
-class StaleVersion(Refused):
+class StaleVersion(ApplicationError):
     """The order is not as the asker believes; members `order_id` and `version`, as it is."""
 
     code = "precondition_failed"
 
 
-class IllegalStep(Refused):
+class IllegalTransition(ApplicationError):
     """The order's state does not allow the step; members `from`, `to`, `allowed`."""
 
-    code = "illegal_step"
+    code = "illegal_transition"
 
 
-class TimelineFull(Refused):
+class TimelineFull(ApplicationError):
     """The order has had as many steps as texts of clients may bring it to; what moves money is never refused so."""
 
     code = "timeline_full"
 
 
-class RefundExceedsBalance(Refused):
+class RefundExceedsBalance(ApplicationError):
     """More than is left of what was captured; member `remaining` in minor units."""
 
     code = "refund_exceeds_balance"
 
 
-class TooManyRefunds(Refused):
+class TooManyRefunds(ApplicationError):
     """The order was refunded in as many parts as it may be; all that is left can still go back at once."""
 
     code = "too_many_refunds"
 
 
-class RefundNotAllowed(Refused):
+class RefundNotAllowed(ApplicationError):
     """Cancelling the order now would give money back, and the asker may not."""
 
     code = "refund_not_allowed"
 
 
-class WrongCurrency(Refused):
+class WrongCurrency(ApplicationError):
     """An order is refunded in its own currency."""
 
     code = "wrong_currency"
 
 
-class IdempotencyKeyReused(Refused):
+class IdempotencyKeyReused(ApplicationError):
     """The key stands for another request."""
 
     code = "idempotency_key_reused"
 
 
-class MisleadingStatus(Refused):
+class MisleadingStatus(ApplicationError):
     """The status reads like one that only the system sets."""
 
     code = "misleading_status"
 
 
-class TooManyOpenOrders(Refused):
+class TooManyOpenOrders(ApplicationError):
     """As many orders of the user wait to be paid as may; member `retry_after` in seconds."""
 
     code = "too_many_open_orders"

@@ -97,7 +97,7 @@ class PaymentEvent(Event):
     that is not known.
     """
 
-    heard_by = ("orders",)
+    required_consumers = ("orders",)
 
     order_sequence: int = 0
     user_id: str = ""

@@ -19,7 +19,7 @@ from app.gateway.security import allowed_hosts, authentication, client_addresses
 from app.gateway.security.admission import Admission
 from app.gateway.security.caller import ADMIN
 from app.gateway.security.connection_limits import Streams
-from app.messaging.bus import Asks
+from app.messaging.bus import RequestClient
 from app.observability import tracing
 from app.observability.logging import log
 
@@ -37,7 +37,7 @@ TLS_ONLY = ("Strict-Transport-Security", "max-age=31536000")
 
 def install(
     app: Flask,
-    bus: Asks,
+    bus: RequestClient,
     ready: Callable[[], bool],
     settings: Settings,
     take: rate_limits.Take,
@@ -76,7 +76,11 @@ def install(
 
 
 def install_probes(
-    app: Flask, bus: Asks, ready: Callable[[], bool], settings: Settings, alive: Callable[[], bool] = lambda: True
+    app: Flask,
+    bus: RequestClient,
+    ready: Callable[[], bool],
+    settings: Settings,
+    alive: Callable[[], bool] = lambda: True,
 ) -> None:
     """Give `app`, which serves no clients, what operators ask of a process that runs other modules: health and metrics."""
     _prepare(app, settings)

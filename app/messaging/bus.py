@@ -18,31 +18,31 @@ E = TypeVar("E", bound=Event)
 Delivery = Mapping[str, Exception | None]
 
 
-class Asks(Protocol):
+class RequestClient(Protocol):
     """For the gateway."""
 
-    def ask(self, request: Request[R]) -> R:
+    def request(self, request: Request[R]) -> R:
         """The owner's reply. Raises its refusals, and Unavailable where nobody can answer."""
 
 
-class Answers(Protocol):
+class HandlerRegistry(Protocol):
     """For orders and payments."""
 
-    def answer(self, request: type[Q], handler: Callable[[Q], Reply]) -> None:
+    def register_handler(self, request: type[Q], handler: Callable[[Q], Reply]) -> None:
         """Let `handler` answer every request of this type; a second one is an error."""
 
     def subscribe(self, module: str, event: type[E], handler: Callable[[tuple[E, ...]], None]) -> None:
         """Let `handler` have every batch of events of this type, on behalf of `module`."""
 
 
-class Publishes(Protocol):
+class EventPublisher(Protocol):
     """For the relay."""
 
     def publish(self, events: Sequence[Event]) -> Delivery:
         """Hand a batch of events of one type to each subscribing module; tells what each made of it."""
 
 
-class Bus(Asks, Answers, Publishes, Protocol):
+class Bus(RequestClient, HandlerRegistry, EventPublisher, Protocol):
     """All of it, for the composition root."""
 
     @property

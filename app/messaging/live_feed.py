@@ -70,7 +70,7 @@ class Tally:
         return {"count": self._counts[step], "p50": _percentile(times, 0.5), "p99": _percentile(times, 0.99)}
 
 
-class Feed:
+class LiveFeed:
     """Takes lines from `story.tell_each`, and gives them to followers in whatever process."""
 
     def __init__(self, store: Store) -> None:
@@ -88,7 +88,7 @@ class Feed:
 
     def prepare(self) -> None:
         """Create the capped collection and its index; safe to repeat."""
-        with self._store.bounded() as lines:
+        with self._store.with_deadline() as lines:
             try:
                 lines.database.create_collection(lines.name, capped=True, size=CAPPED_BYTES)
             except (CollectionInvalid, OperationFailure) as exc:
@@ -139,7 +139,7 @@ class Feed:
 
     def of_order(self, order_id: str) -> list[Document]:
         """What is still known of an order's steps, oldest first. Raises Unavailable."""
-        with self._store.bounded() as lines:
+        with self._store.with_deadline() as lines:
             found = list(lines.find({"order_id": order_id}, {"_id": 0}).limit(STEPS_SHOWN))
         return sorted(found, key=lambda line: float(line["at"]))
 

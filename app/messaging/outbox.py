@@ -22,7 +22,7 @@ from bson import ObjectId
 from app.contracts import orders, payments  # noqa: F401 - declares the events
 from app.contracts.base import Event, by_name
 from app.observability import metrics
-from app.storage.mongodb import EVER, GLANCE_SECONDS, Document, Store
+from app.storage.mongodb import BACKLOG_TIMEOUT_SECONDS, EPOCH, Document, Store
 
 EVENT_TYPES: Mapping[str, type[Event]] = by_name(Event)
 
@@ -159,7 +159,7 @@ class Outbox:
 
         Each is counted up to `limit`.
         """
-        waiting, due, retrying, dead = self._store.counts([{"relayDue": {"$gte": EVER}}, *self._unfinished()], limit)
+        waiting, due, retrying, dead = self._store.counts([{"relayDue": {"$gte": EPOCH}}, *self._unfinished()], limit)
         return waiting, due, retrying, dead
 
     def unfinished(self, limit: int) -> int:
@@ -167,7 +167,7 @@ class Outbox:
 
         Clients wait for this, so it raises Unavailable where it takes longer than a moment.
         """
-        return sum(self._store.counts(self._unfinished(), limit, GLANCE_SECONDS))
+        return sum(self._store.counts(self._unfinished(), limit, BACKLOG_TIMEOUT_SECONDS))
 
     def _unfinished(self) -> tuple[Document, Document, Document]:
         now = self._store.clock.now()
@@ -175,14 +175,14 @@ class Outbox:
             {"relayDue": {"$lte": now}},
             # 0 where an attempt came to nothing that was nobody's fault.
             {"relayFailures": {"$gte": 0}, "relayDue": {"$gt": now}},
-            {"deadLetter.at": {"$gte": EVER}},
+            {"deadLetter.at": {"$gte": EPOCH}},
         )
 
     def stuck(self, dead: bool, overdue: float, limit: int) -> list[str]:
         """Keys of documents that are overdue by so many seconds, or are dead letters; the longest waiting first."""
         by = "deadLetter.at" if dead else "relayDue"
         since = self._store.clock.now() - timedelta(seconds=0.0 if dead else overdue)
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             found = documents.find({by: {"$lte": since}}, {"_id": 1}).sort(by, 1).limit(limit)
             return [str(doc["_id"]) for doc in found]
 
@@ -194,7 +194,7 @@ class Outbox:
         """
         now = self._store.clock.now()
         due = {"relayDue": {"$lte": now}}
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             found = documents.find(due, {"_id": 1, "relayAttempts": 1}).sort("relayDue", 1).limit(limit)
             attempts = {doc["_id"]: doc.get("relayAttempts", 0) for doc in found}
             keys = [key for key, unfinished in attempts.items() if not unfinished] or list(attempts)[:1]
@@ -208,12 +208,12 @@ class Outbox:
 
     def count_attempt(self, key: Any) -> None:
         """Count an attempt that begins: unless it comes to an end, which takes the count away, it stays counted."""
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             documents.update_one({"_id": key, "relayDue": {"$exists": True}}, {"$inc": {"relayAttempts": 1}})
 
     def schedule_unscheduled(self) -> int:
         """Make due what has events, no time at which they are due, and no dead letter; returns how many there were."""
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             update = {"$set": {"relayDue": self._store.clock.now()}}
             return documents.update_many(UNSCHEDULED, update).modified_count
 
@@ -224,7 +224,7 @@ class Outbox:
             return
         keys = [pending.key for pending in done]
         gone = [event_id for pending in done for event_id in pending.delivered]
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             # Nearly always the one event there was: an update without a pipeline costs half as much.
             whole = {"_id": {"$in": keys}, "outbox.0.event_id": {"$in": gone}, "outbox.1": {"$exists": False}}
             emptied = documents.update_many(whole, EMPTIED).modified_count
@@ -258,12 +258,12 @@ class Outbox:
         due = self._store.clock.now() + timedelta(seconds=seconds)
         # Adding nothing makes the field where there is none: the document waits for another try.
         later = {"$set": {"relayDue": due}, "$inc": {"relayFailures": 0}, "$unset": {"relayAttempts": ""}}
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             documents.update_one({"_id": key, "relayDue": {"$exists": True}}, later)
 
     def count_failure(self, key: Any, event_id: Any) -> int:
         """Count a failure against a document's oldest event; tells how many there are now, 0 where it has gone."""
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             # Two commands, since in a sharded collection of orders an older MongoDB refuses both in one by the key alone.
             counted = documents.update_one({"_id": key, "outbox.0.event_id": event_id}, {"$inc": {"relayFailures": 1}})
             after = documents.find_one({"_id": key}, {"relayFailures": 1}) if counted.modified_count else None
@@ -272,7 +272,7 @@ class Outbox:
     def bury(self, key: Any, event_id: str, reason: str, failures: int) -> None:
         """Set a document's outbox aside as a dead letter; its later events wait behind it."""
         letter = {"reason": reason, "event_id": event_id, "failures": failures, "at": self._store.clock.now()}
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             documents.update_one(
                 {"_id": key, "outbox.0.event_id": event_id},
                 {
@@ -283,7 +283,7 @@ class Outbox:
 
     def dead_letters(self, limit: int) -> list[Document]:
         """The dead letters, oldest first: each with `_id`, `deadLetter` and `outbox`."""
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             found = documents.find({"deadLetter.at": {"$exists": True}}, {"deadLetter": 1, "outbox": 1})
             return list(found.sort("deadLetter.at", 1).limit(limit))
 
@@ -294,7 +294,7 @@ class Outbox:
 
     def replay(self, key: Any) -> bool:
         """Make a dead letter due again; false when there is none."""
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             changed = documents.update_one(
                 {"_id": key, "deadLetter.at": {"$exists": True}},
                 {

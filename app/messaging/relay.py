@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from app.contracts.base import Event, Unavailable
-from app.messaging.bus import Publishes
+from app.messaging.bus import EventPublisher
 from app.messaging.outbox import Outbox, Pending, event_of
 from app.messaging.receiver_health import ReceiverHealth
 from app.observability import metrics
@@ -40,7 +40,7 @@ class Relay:
         module: str,
         step: Stage,
         outbox: Outbox,
-        bus: Publishes,
+        bus: EventPublisher,
         *,
         interval: float,
         tries: int,

@@ -5,13 +5,13 @@ from typing import Any
 
 from blinker import ANY, Namespace, Signal
 
-from app.contracts.base import Event, Refused, Reply, Request, Unavailable
+from app.contracts.base import ApplicationError, Event, Reply, Request, Unavailable
 from app.messaging.bus import Delivery, E, Q, R
 from app.observability.logging import log
 from app.observability.supervision import Heartbeat
 
 
-class AlreadyAnswered(RuntimeError):
+class HandlerAlreadyRegistered(RuntimeError):
     """Two handlers want to answer the same request: a mistake in the composition."""
 
 
@@ -26,10 +26,10 @@ class SignalBus:
         self._events = Namespace()
         self._modules: dict[Any, str] = {}
 
-    def answer(self, request: type[Q], handler: Callable[[Q], Reply]) -> None:
+    def register_handler(self, request: type[Q], handler: Callable[[Q], Reply]) -> None:
         signal = self._requests.signal(request.__name__)
         if signal.receivers:
-            raise AlreadyAnswered(f"{request.__name__} is answered already")
+            raise HandlerAlreadyRegistered(f"{request.__name__} is answered already")
         # Weak references, blinker's default, would let a handler vanish that nobody else holds.
         signal.connect(_receiver(handler), weak=False)
 
@@ -59,14 +59,14 @@ class SignalBus:
     def finish(self, timeout: float) -> None:
         """Nothing to wait for."""
 
-    def ask(self, request: Request[R]) -> R:
+    def request(self, request: Request[R]) -> R:
         name = type(request).__name__
         answerers = list(_receivers(self._requests.signal(name)))
         if not answerers:
             raise Unavailable(f"nobody answers {name}")
         try:
             reply: R = answerers[0](type(request).owner, message=request)
-        except Refused:
+        except ApplicationError:
             raise
         except Exception as exc:
             log.exception("request failed", request=name, message=request)

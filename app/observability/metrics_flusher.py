@@ -10,7 +10,7 @@ from app.observability.supervision import BackgroundThread
 SECONDS = 0.5
 
 
-class Pulse:
+class MetricsFlusher:
     """Calls each of `looks`, which set gauges, and books what was gathered."""
 
     def __init__(self, *looks: Callable[[], None]) -> None:

@@ -16,7 +16,7 @@ from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from app import __version__
-from app.contracts.base import Refused
+from app.contracts.base import ApplicationError
 from app.observability.stages import Stage
 
 W3C = TraceContextTextMapPropagator()
@@ -94,7 +94,7 @@ class OpenTelemetry:
         with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
             try:
                 yield OpenSpan(span)
-            except Refused as refusal:
+            except ApplicationError as refusal:
                 span.set_attribute("orderflow.refused", refusal.code)
                 raise
             except Exception as exc:

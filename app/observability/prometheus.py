@@ -25,7 +25,7 @@ FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looked:
+class ModuleGauges:
     """What was looked up of one module for a scrape; None where nobody could tell it."""
 
     due: int | None = None
@@ -35,10 +35,10 @@ class Looked:
     dead: int = 0
 
 
-class _Looks(Collector):
+class ModuleCollector(Collector):
     """Looked up for one scrape, hence no metrics that a worker keeps."""
 
-    def __init__(self, looked: Mapping[str, Looked]) -> None:
+    def __init__(self, looked: Mapping[str, ModuleGauges]) -> None:
         self._looked = looked
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -79,11 +79,11 @@ def _gauge(name: str, meaning: str, values: Mapping[str, Any]) -> GaugeMetricFam
     return family
 
 
-def exposition(looked: Mapping[str, Looked]) -> bytes:
+def exposition(looked: Mapping[str, ModuleGauges]) -> bytes:
     """All metrics as text; `looked` by module."""
     tally.book()
     registry = CollectorRegistry()
-    registry.register(_Looks(looked))
+    registry.register(ModuleCollector(looked))
     folder = os.environ.get(FOLDER)
     if folder:
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
@@ -99,11 +99,11 @@ def _undisturbed(folder: Path) -> Iterator[None]:
     """One process at a time reads the files, after it has tidied up behind those that are gone."""
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        forget_the_gone(folder)
+        merge_dead_processes(folder)
         yield
 
 
-def forget_the_gone(folder: Path) -> None:
+def merge_dead_processes(folder: Path) -> None:
     """Drop the gauges of processes that are gone, and add what they counted to one file for all of them.
 
     However they ended, and however many there were: sums stay right, and a scrape reads no more files than there are

@@ -28,13 +28,13 @@ from app.contracts.payments import (
     PaymentRefundFailed,
     PaymentVoided,
 )
-from app.messaging.bus import Answers, Publishes
+from app.messaging.bus import EventPublisher, HandlerRegistry
 from app.messaging.outbox import Outbox
 from app.messaging.relay import Relay
 from app.observability.stages import Stage
 from app.observability.supervision import Heartbeat
 from app.orders import service
-from app.orders.notifier import Watch
+from app.orders.notifier import OrderChangeNotifier
 from app.orders.open_order_limit import OpenOrderLimit
 from app.orders.repository import OrderRepository
 from app.storage.mongodb import Store
@@ -47,7 +47,7 @@ NEWS = (PaymentCaptured, PaymentDeclined, PaymentVoided, PaymentRefunded, Paymen
 class Orders:
     """The module's background work: its relay, and its watch for whoever waits."""
 
-    def __init__(self, orders: OrderRepository, relay: Relay, outbox: Outbox, watch: Watch) -> None:
+    def __init__(self, orders: OrderRepository, relay: Relay, outbox: Outbox, watch: OrderChangeNotifier) -> None:
         self._orders = orders
         self.watch = watch
         self.relay = relay
@@ -75,11 +75,11 @@ class Orders:
         self.relay.stop(timeout)
 
 
-def install(bus: Answers, publisher: Publishes, store: Store, settings: Settings) -> Orders:
+def install(bus: HandlerRegistry, publisher: EventPublisher, store: Store, settings: Settings) -> Orders:
     """Put orders on the bus, with its own collection."""
     outbox = Outbox(store, settings.relay_lease)
     orders = OrderRepository(store, outbox, settings.request_deadline)
-    watch = Watch(store)
+    watch = OrderChangeNotifier(store)
     relay = Relay(
         "orders",
         Stage.HANDED_TO_PAYMENTS,
@@ -91,21 +91,21 @@ def install(bus: Answers, publisher: Publishes, store: Store, settings: Settings
         chore=partial(orders.forget_keys, settings.idempotency_hours * 3600),
     )
     limit = OpenOrderLimit(orders.count_open, settings.open_orders_per_user)
-    bus.answer(CreateOrder, partial(service.create_order, orders=orders, limit=limit))
-    bus.answer(UpdateOrder, partial(service.update_order, orders=orders))
-    bus.answer(RefundOrder, partial(service.refund_order, orders=orders))
-    bus.answer(FindOrder, partial(service.find_order, orders=orders))
-    bus.answer(CheckOrderStatus, partial(service.check_order_status, orders=orders))
-    bus.answer(ListOrders, partial(service.list_orders, orders=orders))
-    bus.answer(ListAllOrders, partial(service.list_all_orders, orders=orders))
-    bus.answer(FindOrders, partial(service.find_orders, orders=orders))
-    bus.answer(ListStuckOrders, partial(service.list_stuck_orders, outbox=outbox))
-    bus.answer(CheckOrderQueue, partial(service.check_queue, outbox=outbox, limit=settings.backlog_limit))
-    bus.answer(AwaitOrder, partial(service.await_order, orders=orders, watch=watch))
-    bus.answer(AwaitTimeline, partial(service.await_timeline, orders=orders, watch=watch))
-    bus.answer(ExplainOrder, partial(service.explain_order, orders=orders))
-    bus.answer(DescribeStates, service.describe_states)
-    bus.answer(CheckOrderBacklog, partial(service.check_backlog, outbox=outbox, limit=settings.backlog_limit))
+    bus.register_handler(CreateOrder, partial(service.create_order, orders=orders, limit=limit))
+    bus.register_handler(UpdateOrder, partial(service.update_order, orders=orders))
+    bus.register_handler(RefundOrder, partial(service.refund_order, orders=orders))
+    bus.register_handler(FindOrder, partial(service.find_order, orders=orders))
+    bus.register_handler(CheckOrderStatus, partial(service.check_order_status, orders=orders))
+    bus.register_handler(ListOrders, partial(service.list_orders, orders=orders))
+    bus.register_handler(ListAllOrders, partial(service.list_all_orders, orders=orders))
+    bus.register_handler(FindOrders, partial(service.find_orders, orders=orders))
+    bus.register_handler(ListStuckOrders, partial(service.list_stuck_orders, outbox=outbox))
+    bus.register_handler(CheckOrderQueue, partial(service.check_queue, outbox=outbox, limit=settings.backlog_limit))
+    bus.register_handler(AwaitOrder, partial(service.await_order, orders=orders, watch=watch))
+    bus.register_handler(AwaitTimeline, partial(service.await_timeline, orders=orders, watch=watch))
+    bus.register_handler(ExplainOrder, partial(service.explain_order, orders=orders))
+    bus.register_handler(DescribeStates, service.describe_states)
+    bus.register_handler(CheckOrderBacklog, partial(service.check_backlog, outbox=outbox, limit=settings.backlog_limit))
     for news in NEWS:
-        bus.subscribe("orders", news, partial(service.on_payment_news, orders=orders))
+        bus.subscribe("orders", news, partial(service.on_payment_events, orders=orders))
     return Orders(orders, relay, outbox, watch)

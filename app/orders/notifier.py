@@ -16,7 +16,7 @@ from pymongo.errors import PyMongoError
 
 from app.contracts.base import Unavailable
 from app.observability.logging import log
-from app.storage.mongodb import Document, Store, may_pass
+from app.storage.mongodb import Document, Store, is_transient
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ STEPS: list[Document] = [
 ]
 
 
-class Watch:
+class OrderChangeNotifier:
     """Bells, one for each who waits, rung when their order has changed or may have."""
 
     def __init__(self, store: Store) -> None:
@@ -102,7 +102,7 @@ class Watch:
                 self._follow()
             except Exception as exc:
                 # A server that was away knows the token; one that says no would say it again to the same token.
-                if not (isinstance(exc, PyMongoError) and may_pass(exc)):
+                if not (isinstance(exc, PyMongoError) and is_transient(exc)):
                     self._token = None
                 log.warning("watch broke off", module="orders", reason=str(exc)[:200])
                 time.sleep(RETRY_SECONDS)

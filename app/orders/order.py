@@ -11,7 +11,7 @@ from unicodedata import category, normalize
 from app.contracts.base import Event
 from app.contracts.orders import (
     IdempotencyKeyReused,
-    IllegalStep,
+    IllegalTransition,
     MisleadingStatus,
     RefundExceedsBalance,
     RefundNotAllowed,
@@ -50,7 +50,7 @@ TEXT_LIMIT = 100
 REFUND_LIMIT = 40
 
 
-class By(StrEnum):
+class Trigger(StrEnum):
     """What moves an order."""
 
     POST = "POST"
@@ -81,31 +81,31 @@ REFUNDABLE = frozenset({PaymentStatus.CAPTURED, PaymentStatus.REFUNDING, Payment
 
 
 @dataclass(frozen=True)
-class Rule:
+class Transition:
     """From `source`, moved by `by`, an order comes to `target`; `money` says what that means for the payment."""
 
     source: str
-    by: By
+    by: Trigger
     target: str
     money: str = ""
 
 
-TABLE = (
-    Rule(NEW, By.POST, PROCESSING, "a payment is started"),
-    Rule(PROCESSING, By.CAPTURE, SUCCESS, "the total was taken"),
-    Rule(PROCESSING, By.DECLINE, DECLINED, "nothing was taken"),
-    Rule(PROCESSING, By.CANCEL, CANCELLED, "the payment is voided, or refunded if it lands later"),
-    Rule(SUCCESS, By.CONFIRM, CONFIRM),
-    Rule(SUCCESS, By.CANCEL, CANCELLED, "a refund is started"),
-    Rule(SUCCESS, By.TEXT, CUSTOM),
-    Rule(CONFIRM, By.TEXT, CUSTOM),
-    Rule(CONFIRM, By.CANCEL, CANCELLED, "a refund is started"),
-    Rule(CUSTOM, By.TEXT, CUSTOM),
-    Rule(CUSTOM, By.CANCEL, CANCELLED, "a refund is started"),
-    Rule(DECLINED, By.CANCEL, CANCELLED, "no money is involved"),
+TRANSITIONS = (
+    Transition(NEW, Trigger.POST, PROCESSING, "a payment is started"),
+    Transition(PROCESSING, Trigger.CAPTURE, SUCCESS, "the total was taken"),
+    Transition(PROCESSING, Trigger.DECLINE, DECLINED, "nothing was taken"),
+    Transition(PROCESSING, Trigger.CANCEL, CANCELLED, "the payment is voided, or refunded if it lands later"),
+    Transition(SUCCESS, Trigger.CONFIRM, CONFIRM),
+    Transition(SUCCESS, Trigger.CANCEL, CANCELLED, "a refund is started"),
+    Transition(SUCCESS, Trigger.TEXT, CUSTOM),
+    Transition(CONFIRM, Trigger.TEXT, CUSTOM),
+    Transition(CONFIRM, Trigger.CANCEL, CANCELLED, "a refund is started"),
+    Transition(CUSTOM, Trigger.TEXT, CUSTOM),
+    Transition(CUSTOM, Trigger.CANCEL, CANCELLED, "a refund is started"),
+    Transition(DECLINED, Trigger.CANCEL, CANCELLED, "no money is involved"),
 )
-NEXT = {(rule.source, rule.by): rule for rule in TABLE}
-WANTED = {CONFIRM: By.CONFIRM, CANCELLED: By.CANCEL}
+NEXT = {(rule.source, rule.by): rule for rule in TRANSITIONS}
+WANTED = {CONFIRM: Trigger.CONFIRM, CANCELLED: Trigger.CANCEL}
 
 # How the timeline's actors and their deeds are called in a sentence.
 ACTORS = {"client": "a client"}
@@ -149,7 +149,7 @@ class State:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class OrderTransition:
     """A step to record: the order's statuses after it, and whether payments must hear of the cancellation."""
 
     type: str
@@ -165,14 +165,14 @@ class Change:
 
 def allowed(order_status: str) -> tuple[str, ...]:
     """What a client may set this order to, next; `(custom)` stands for any text of its own."""
-    rules = (rule for rule in TABLE if rule.source == _kind(order_status))
-    targets = {By.CONFIRM: CONFIRM, By.CANCEL: CANCELLED, By.TEXT: CUSTOM}
+    rules = (rule for rule in TRANSITIONS if rule.source == _kind(order_status))
+    targets = {Trigger.CONFIRM: CONFIRM, Trigger.CANCEL: CANCELLED, Trigger.TEXT: CUSTOM}
     return tuple(targets[rule.by] for rule in rules if rule.by in targets)
 
 
 def on_cancel(order_status: str) -> str:
     """What cancelling the order now would mean for the money; empty where it cannot be cancelled."""
-    rule = NEXT.get((_kind(order_status), By.CANCEL))
+    rule = NEXT.get((_kind(order_status), Trigger.CANCEL))
     return rule.money if rule else ""
 
 
@@ -188,21 +188,21 @@ def check_version(order_id: str, state: State, expected: tuple[int, ...]) -> Non
         raise StaleVersion("the order is not at the version you named", order_id=order_id, version=state.version)
 
 
-def created() -> Change:
+def created() -> OrderTransition:
     """The first step of every order."""
-    return Change(
+    return OrderTransition(
         type="OrderCreated",
         actor="client",
-        order_status=NEXT[NEW, By.POST].target,
+        order_status=NEXT[NEW, Trigger.POST].target,
         payment_status=PaymentStatus.PROCESSING,
-        detail=NEXT[NEW, By.POST].money,
+        detail=NEXT[NEW, Trigger.POST].money,
     )
 
 
-def requested(state: State, wanted: str, may_refund: bool = True) -> Change | None:
+def requested(state: State, wanted: str, may_refund: bool = True) -> OrderTransition | None:
     """The step a client asks for; None where the order is there already.
 
-    A client that may not refund cancels only until fulfilment begins. Raises MisleadingStatus, IllegalStep,
+    A client that may not refund cancels only until fulfilment begins. Raises MisleadingStatus, IllegalTransition,
     RefundNotAllowed and TimelineFull.
     """
     if wanted == state.order_status:
@@ -212,12 +212,12 @@ def requested(state: State, wanted: str, may_refund: bool = True) -> Change | No
     rule = NEXT.get((_kind(state.order_status), _client_step(wanted)))  # type: ignore[arg-type]
     if rule is None:
         raise _illegal(state.order_status, wanted)
-    if rule.by == By.TEXT and state.sequence >= TEXT_LIMIT:
+    if rule.by == Trigger.TEXT and state.sequence >= TEXT_LIMIT:
         raise TimelineFull(f"an order that has had {TEXT_LIMIT} steps takes no further text; it can be cancelled")
     if rule.target == CANCELLED and rule.source in FULFILMENT and not may_refund:
         raise RefundNotAllowed("fulfilment of this order has begun: cancelling it gives money back")
     cancels = rule.target == CANCELLED and state.order_status != DECLINED
-    return Change(
+    return OrderTransition(
         type="OrderCancelled" if rule.target == CANCELLED else "OrderUpdated",
         actor="client",
         order_status=wanted,
@@ -227,10 +227,10 @@ def requested(state: State, wanted: str, may_refund: bool = True) -> Change | No
     )
 
 
-def refunded(state: State, refund_id: str, value: int, currency: str) -> Change | None:
+def refunded(state: State, refund_id: str, value: int, currency: str) -> OrderTransition | None:
     """The reservation of a refund, `value` 0 for all that is left; None where it was made before.
 
-    Raises IllegalStep where nothing was captured or the order is cancelled, RefundExceedsBalance, WrongCurrency,
+    Raises IllegalTransition where nothing was captured or the order is cancelled, RefundExceedsBalance, WrongCurrency,
     IdempotencyKeyReused and TooManyRefunds.
     """
     wish = f"{value} {currency}".strip()
@@ -249,7 +249,7 @@ def refunded(state: State, refund_id: str, value: int, currency: str) -> Change 
         raise RefundExceedsBalance("this is more than is left of what was captured", remaining=remaining)
     if len(state.refunds) >= REFUND_LIMIT and value < remaining:
         raise TooManyRefunds(f"the order was refunded in {REFUND_LIMIT} parts; ask for all that is left, or cancel it")
-    return Change(
+    return OrderTransition(
         type="RefundRequested",
         actor="client",
         order_status=state.order_status,
@@ -260,12 +260,12 @@ def refunded(state: State, refund_id: str, value: int, currency: str) -> Change 
     )
 
 
-def heard(state: State, news: Event) -> Change | None:
+def heard(state: State, news: Event) -> OrderTransition | None:
     """What news from payments changes; None where it was heard before."""
     if news.sequence <= state.payment_sequence:
         return None
     order_status, payment_status, detail = _outcome(state, news)
-    return Change(
+    return OrderTransition(
         type=type(news).__name__,
         actor="payments",
         order_status=order_status,
@@ -288,12 +288,12 @@ def _outcome(state: State, news: Event) -> tuple[str, str, str]:
     match news:
         case PaymentCaptured():
             payment = PaymentStatus.REFUNDING if cancelled else PaymentStatus.CAPTURED
-            return _moved(status, By.CAPTURE), payment, news.reference
+            return _moved(status, Trigger.CAPTURE), payment, news.reference
         case PaymentDeclined():
-            return _moved(status, By.DECLINE), PaymentStatus.DECLINED, news.reason
+            return _moved(status, Trigger.DECLINE), PaymentStatus.DECLINED, news.reason
         case PaymentVoided():
             # Without a cancellation an operator called it off: as after a decline, nothing was taken.
-            return _moved(status, By.DECLINE), PaymentStatus.VOIDED, "called off before any money moved"
+            return _moved(status, Trigger.DECLINE), PaymentStatus.VOIDED, "called off before any money moved"
         case PaymentParked():
             return status, PaymentStatus.UNKNOWN, news.reason
         case PaymentRefunded():
@@ -312,7 +312,7 @@ def _payment_after_refund(state: State, news: PaymentRefunded | PaymentRefundFai
     return PaymentStatus.REFUNDING if news.refunded_total < going_back else PaymentStatus.CAPTURED
 
 
-def _moved(order_status: str, by: By) -> str:
+def _moved(order_status: str, by: Trigger) -> str:
     rule = NEXT.get((order_status, by))
     return rule.target if rule else order_status
 
@@ -322,11 +322,11 @@ def _payment_on_cancel(state: State) -> str:
     return PaymentStatus.REFUNDING if captured else state.payment_status
 
 
-def _client_step(wanted: str) -> By | None:
+def _client_step(wanted: str) -> Trigger | None:
     if wanted in WANTED:
         return WANTED[wanted]
     # "cancelled" is a slip of the pen, never a status of one's own.
-    return None if wanted.strip().casefold() in FOLDED else By.TEXT
+    return None if wanted.strip().casefold() in FOLDED else Trigger.TEXT
 
 
 def _misleads(wanted: str) -> bool:
@@ -341,7 +341,7 @@ def _kind(order_status: str) -> str:
     return order_status if order_status in KNOWN else CUSTOM
 
 
-def _illegal(current: str, wanted: str) -> IllegalStep:
+def _illegal(current: str, wanted: str) -> IllegalTransition:
     may = allowed(current)
     detail = f"an order that is {current} cannot become {wanted}"
-    return IllegalStep(detail, **{"from": current, "to": wanted, "allowed": list(may)})
+    return IllegalTransition(detail, **{"from": current, "to": wanted, "allowed": list(may)})

@@ -19,9 +19,9 @@ from app.contracts.orders import IdempotencyKeyReused, OrderList, OrderStatusVie
 from app.contracts.payments import PaymentEvent
 from app.messaging.outbox import OUTBOX_INDEXES, OUTBOX_RULE, OUTBOX_SCHEMA, RELAY_FIELDS, Outbox, entry_of
 from app.observability import metrics
-from app.orders.order import NEW, PROCESSING, Change, State
-from app.storage.bulk import NotStored, Patch, insert_each, patch_each
-from app.storage.group_commit import Coalescer
+from app.orders.order import NEW, PROCESSING, OrderTransition, State
+from app.storage.bulk import NotStored, Patch, bulk_compare_and_set, bulk_insert
+from app.storage.group_commit import GroupCommit
 from app.storage.mongodb import Document, Store
 
 RETRIES = 8
@@ -143,7 +143,7 @@ class Seen:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class OrderDiagnostics:
     """Where an order is, its last step, and what holds up its events.
 
     `retried` where they have come to nothing so far and are delivered again; `dead` is a reason where they are set aside.
@@ -165,11 +165,11 @@ class OrderRepository:
         self._outbox = outbox
         self._patience = patience
         self._fresh_orders: dict[str, Seen] = {}
-        self._inserts: Coalescer[Document, None] = Coalescer("new orders", self._insert)
-        self._views: Coalescer[Wanted, Document | None] = Coalescer("orders", partial(self._by_id, VIEW))
-        self._statuses: Coalescer[Wanted, Document | None] = Coalescer("statuses", partial(self._by_id, STATUS))
-        self._pages: Coalescer[Page, list[Document]] = Coalescer("pages", self._several_pages, limit=PAGES)
-        self._timelines: Coalescer[Wanted, Document | None] = Coalescer("timelines", partial(self._by_id, TIMELINE))
+        self._inserts: GroupCommit[Document, None] = GroupCommit("new orders", self._insert)
+        self._views: GroupCommit[Wanted, Document | None] = GroupCommit("orders", partial(self._by_id, VIEW))
+        self._statuses: GroupCommit[Wanted, Document | None] = GroupCommit("statuses", partial(self._by_id, STATUS))
+        self._pages: GroupCommit[Page, list[Document]] = GroupCommit("pages", self._several_pages, limit=PAGES)
+        self._timelines: GroupCommit[Wanted, Document | None] = GroupCommit("timelines", partial(self._by_id, TIMELINE))
 
     def prepare(self) -> None:
         """Create what the collection needs: validator and indexes."""
@@ -179,7 +179,7 @@ class OrderRepository:
         """The database's time."""
         return self._store.clock.now()
 
-    def add(self, order: NewOrder, change: Change, event: Event, at: datetime) -> str:
+    def add(self, order: NewOrder, change: OrderTransition, event: Event, at: datetime) -> str:
         """Store a new order with the event that tells of it, and return its id. Durable when this returns.
 
         Where the user's idempotency key has made an order already, that one's id. Raises IdempotencyKeyReused where
@@ -204,13 +204,13 @@ class OrderRepository:
 
     def count_open(self, user_id: str, limit: int) -> int:
         """How many orders of a user wait for the outcome of their payment, counted up to `limit`."""
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             return documents.count_documents({"userId": user_id, "orderStatus": PROCESSING}, limit=limit)
 
     def forget_keys(self, seconds: float) -> int:
         """Clear the idempotency keys of orders older than this; tells how many."""
         old = {"createdAt": {"$lt": self.now() - timedelta(seconds=seconds)}, "idempotency.key": {"$exists": True}}
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             return documents.update_many(old, {"$unset": {"idempotency": ""}}).modified_count
 
     def _is_stored(self, key: ObjectId, order: NewOrder) -> bool:
@@ -221,11 +221,11 @@ class OrderRepository:
             "productName": order.product_name,
             "totalOrderAmount": order.total_text,
         }
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             return documents.find_one(same, {"_id": 1}) is not None
 
     def _earlier(self, order: NewOrder) -> str:
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             found = documents.find_one(
                 {"userId": order.user_id, "idempotency.key": order.idempotency_key}, {"idempotency": 1}
             )
@@ -235,7 +235,9 @@ class OrderRepository:
             raise IdempotencyKeyReused("this Idempotency-Key stands for another order")
         return str(found["_id"])
 
-    def _fresh(self, key: ObjectId, order: NewOrder, change: Change, outbox: list[Document], at: datetime) -> Document:
+    def _fresh(
+        self, key: ObjectId, order: NewOrder, change: OrderTransition, outbox: list[Document], at: datetime
+    ) -> Document:
         stored: Document = {
             "_id": key,
             "userId": order.user_id,
@@ -279,11 +281,11 @@ class OrderRepository:
         entries = (entry_view(order_id, entry) for entry in found["events"] if entry["sequence"] > after)
         return Timeline(order_id=order_id, version=found["version"], entries=tuple(entries), ending=False)
 
-    def standing(self, order_id: str, on_behalf_of: str) -> Standing:
+    def standing(self, order_id: str, on_behalf_of: str) -> OrderDiagnostics:
         """Where an order is, and what holds up its events. Raises NotFound."""
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             found = _found(documents.find_one(_mine(order_id, on_behalf_of), STANDING))
-        return Standing(
+        return OrderDiagnostics(
             order_status=found["orderStatus"],
             payment_status=found["paymentStatus"],
             last=entry_view(order_id, found["events"][-1]),
@@ -313,7 +315,7 @@ class OrderRepository:
         Those of one status are looked for among LOOKED_AT, and no further.
         """
         older: Document = {"_id": {"$lt": key_of(before_id)}} if before_id else {}
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             if not order_status:
                 found = list(documents.find(older, VIEW).sort("_id", -1).limit(limit + 1))
                 return _cut(found, limit)
@@ -339,8 +341,8 @@ class OrderRepository:
         self,
         order_id: str,
         on_behalf_of: str,
-        decide: Callable[[State], Change | None],
-        announce: Callable[[Change, int, datetime], Event | None],
+        decide: Callable[[State], OrderTransition | None],
+        announce: Callable[[OrderTransition, int, datetime], Event | None],
     ) -> tuple[State, bool]:
         """Take one step by compare-and-set, deciding anew whenever others were faster.
 
@@ -349,7 +351,7 @@ class OrderRepository:
         """
         mine = _mine(order_id, on_behalf_of)
         # One deadline for all rounds: a client waits for this.
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             for _ in range(RETRIES):
                 found = _found(documents.find_one(mine, STATE))
                 state = state_of(found)
@@ -371,14 +373,14 @@ class OrderRepository:
         raise Conflict("others changed the order again and again meanwhile; try again")
 
     def hear(
-        self, news: Sequence[PaymentEvent], decide: Callable[[State, Event], Change | None]
-    ) -> list[tuple[Event, Change]]:
+        self, news: Sequence[PaymentEvent], decide: Callable[[State, Event], OrderTransition | None]
+    ) -> list[tuple[Event, OrderTransition]]:
         """Apply news from payments in one command; tells which of it was new.
 
         Raises NotFound when an order is missing, Conflict when others were faster every time; what was applied by
         then is recognised when the news comes again.
         """
-        applied: dict[str, tuple[Event, Change]] = {}
+        applied: dict[str, tuple[Event, OrderTransition]] = {}
         known = self._remembered(news)
         for _ in range(RETRIES):
             known |= self._read([event for event in news if event.order_id not in known])
@@ -391,8 +393,8 @@ class OrderRepository:
                     applied[event.event_id] = (event, change)
             if not patches:
                 return list(applied.values())
-            with self._store.bounded() as documents:
-                done = patch_each(documents, list(patches.values()))
+            with self._store.with_deadline() as documents:
+                done = bulk_compare_and_set(documents, list(patches.values()))
             if done == len(news):
                 self._emptied(patches.values())
                 self._measure(known, patches)
@@ -425,7 +427,7 @@ class OrderRepository:
         if took:
             metrics.tally.add(metrics.settled, took)
 
-    def _update(self, state: State, change: Change, at: datetime, event: Event | None) -> Document:
+    def _update(self, state: State, change: OrderTransition, at: datetime, event: Event | None) -> Document:
         sequence = state.sequence + 1
         update: Document = {
             "$set": {
@@ -448,7 +450,7 @@ class OrderRepository:
         if not news:
             return {}
         wanted = {(ObjectId(event.order_id), event.user_id) for event in news}
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             found = documents.find(_these(wanted), {**STATE, "outbox.sequence": 1, "createdAt": 1})
             seen = {str(doc["_id"]): _seen(doc) for doc in found}
         missing = {event.order_id for event in news} - seen.keys()
@@ -457,8 +459,8 @@ class OrderRepository:
         return seen
 
     def _insert(self, batch: list[Document]) -> Sequence[Exception | None]:
-        with self._store.bounded() as documents:
-            return insert_each(documents, batch)
+        with self._store.with_deadline() as documents:
+            return bulk_insert(documents, batch)
 
     def _several_pages(self, wanted: list[Page]) -> Sequence[list[Document]]:
         if len(wanted) == 1:
@@ -466,17 +468,17 @@ class OrderRepository:
         first, *others = (_page(number, *page) for number, page in enumerate(wanted))
         joined = [{"$unionWith": {"coll": self._store.collection.name, "pipeline": stages}} for stages in others]
         pages: list[list[Document]] = [[] for _ in wanted]
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             for doc in documents.aggregate([*first, *joined], batchSize=1 + sum(size for _, size in wanted)):
                 pages[doc["page"]].append(doc)
         return pages
 
     def _one_page(self, wanted: Document, size: int) -> list[Document]:
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             return list(documents.find(wanted, VIEW).sort(NEWEST_FIRST).limit(size))
 
     def _by_id(self, projection: Document, wanted: list[Wanted]) -> list[Document | Exception | None]:
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             found = {doc["_id"]: doc for doc in documents.find(_these(wanted), projection)}
         return [found.get(key) for key, _ in wanted]
 
@@ -535,7 +537,7 @@ def _seen(doc: Document) -> Seen:
     )
 
 
-def _hearing(seen: Seen, event: PaymentEvent, change: Change, at: datetime) -> Patch:
+def _hearing(seen: Seen, event: PaymentEvent, change: OrderTransition, at: datetime) -> Patch:
     state, sequence = seen.state, seen.state.sequence + 1
     sets: Document = {
         "orderStatus": change.order_status,
@@ -560,7 +562,7 @@ def _hearing(seen: Seen, event: PaymentEvent, change: Change, at: datetime) -> P
     )
 
 
-def _timeline_entry(change: Change, sequence: int, came_from: str, at: datetime) -> dict[str, Any]:
+def _timeline_entry(change: OrderTransition, sequence: int, came_from: str, at: datetime) -> dict[str, Any]:
     return {
         "sequence": sequence,
         "type": change.type,

@@ -43,9 +43,9 @@ from app.contracts.payments import PaymentEvent
 from app.messaging.outbox import Outbox
 from app.observability.stages import Stage, record_stages, stage_record
 from app.orders import order
-from app.orders.notifier import Watch
+from app.orders.notifier import OrderChangeNotifier
 from app.orders.open_order_limit import OpenOrderLimit
-from app.orders.order import Change, State
+from app.orders.order import OrderTransition, State
 from app.orders.repository import NewOrder, OrderRepository
 
 
@@ -76,7 +76,7 @@ def update_order(request: UpdateOrder, orders: OrderRepository) -> OrderUpdated:
     """Take the step a client asks for, by the table of states."""
     log_received = _received_once(request)
 
-    def announce(change: Change, sequence: int, at: datetime) -> Event | None:
+    def announce(change: OrderTransition, sequence: int, at: datetime) -> Event | None:
         if not change.cancels_payment:
             return None
         return OrderCancelled(
@@ -88,7 +88,7 @@ def update_order(request: UpdateOrder, orders: OrderRepository) -> OrderUpdated:
             at=_ms(at),
         )
 
-    def decide(state: State) -> Change | None:
+    def decide(state: State) -> OrderTransition | None:
         log_received()
         order.check_version(request.order_id, state, request.expected_versions)
         return order.requested(state, request.order_status, request.may_refund)
@@ -108,7 +108,7 @@ def refund_order(request: RefundOrder, orders: OrderRepository) -> RefundAccepte
     """Reserve a refund in the order, with the event that has it made."""
     log_received = _received_once(request)
 
-    def announce(change: Change, sequence: int, at: datetime) -> Event | None:
+    def announce(change: OrderTransition, sequence: int, at: datetime) -> Event | None:
         _, value = change.refund or ("", 0)
         return RefundRequested(
             event_id=uuid4().hex,
@@ -121,7 +121,7 @@ def refund_order(request: RefundOrder, orders: OrderRepository) -> RefundAccepte
             refund_value=value,
         )
 
-    def decide(state: State) -> Change | None:
+    def decide(state: State) -> OrderTransition | None:
         log_received()
         # A refund that was made before has changed the version itself: repeating it is no reason to refuse.
         if request.refund_id not in dict(state.refunds):
@@ -179,7 +179,7 @@ def check_queue(_request: CheckOrderQueue, outbox: Outbox, limit: int) -> Queue:
     return Queue(open=waiting, due=due, retrying=retrying, parked=0, dead=dead)
 
 
-def await_order(request: AwaitOrder, orders: OrderRepository, watch: Watch) -> OrderStatusView:
+def await_order(request: AwaitOrder, orders: OrderRepository, watch: OrderChangeNotifier) -> OrderStatusView:
     """Tell one order's status as soon as it has settled, or when the time is over."""
     return watch.until(
         request.order_id,
@@ -189,7 +189,7 @@ def await_order(request: AwaitOrder, orders: OrderRepository, watch: Watch) -> O
     )
 
 
-def await_timeline(request: AwaitTimeline, orders: OrderRepository, watch: Watch) -> Timeline:
+def await_timeline(request: AwaitTimeline, orders: OrderRepository, watch: OrderChangeNotifier) -> Timeline:
     """Tell an order's steps as soon as there are new ones, or when the time is over."""
     if request.wait_ms:
         watch.until(
@@ -223,7 +223,9 @@ def explain_order(request: ExplainOrder, orders: OrderRepository) -> OrderExplan
 
 def describe_states(_request: DescribeStates) -> StateMachine:
     """Tell the table of states."""
-    rules = (StateRule(source=rule.source, by=rule.by, target=rule.target, money=rule.money) for rule in order.TABLE)
+    rules = (
+        StateRule(source=rule.source, by=rule.by, target=rule.target, money=rule.money) for rule in order.TRANSITIONS
+    )
     return StateMachine(rules=tuple(rules))
 
 
@@ -234,7 +236,7 @@ def check_backlog(_request: CheckOrderBacklog, outbox: Outbox, limit: int) -> Ba
     return Backlog(due=due, oldest_ms=oldest_ms, overloaded=unfinished >= limit, unfinished=unfinished)
 
 
-def on_payment_news(news: Sequence[PaymentEvent], orders: OrderRepository) -> None:
+def on_payment_events(news: Sequence[PaymentEvent], orders: OrderRepository) -> None:
     """Bring orders up to date with their payments; what was heard before changes nothing."""
     started = time.perf_counter()
     record_stages(Stage.RESULT_RECEIVED, [_line(event, started) for event in news])

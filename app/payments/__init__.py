@@ -11,15 +11,15 @@ from app.contracts.payments import (
     ListAttempts,
     ListStuckPayments,
 )
-from app.messaging.bus import Answers, Publishes
+from app.messaging.bus import EventPublisher, HandlerRegistry
 from app.messaging.outbox import Outbox
 from app.messaging.relay import Relay
 from app.observability.stages import Stage
 from app.observability.supervision import Heartbeat
 from app.payments import service
-from app.payments.manual_review import Desk
-from app.payments.payment import Patience
-from app.payments.provider_client import Guard
+from app.payments.manual_review import ManualReview
+from app.payments.payment import RetryPolicy
+from app.payments.provider_client import CircuitBreakingProvider
 from app.payments.providers import Provider
 from app.payments.repository import PaymentRepository
 from app.payments.results import Settler
@@ -30,7 +30,9 @@ from app.storage.mongodb import Store
 class Payments:
     """The module's background work: its worker and its relay."""
 
-    def __init__(self, payments: PaymentRepository, worker: Worker, relay: Relay, outbox: Outbox, desk: Desk) -> None:
+    def __init__(
+        self, payments: PaymentRepository, worker: Worker, relay: Relay, outbox: Outbox, desk: ManualReview
+    ) -> None:
         self._payments = payments
         self.outbox = outbox
         self.desk = desk
@@ -61,12 +63,14 @@ class Payments:
         self.relay.stop(timeout)
 
 
-def install(bus: Answers, publisher: Publishes, store: Store, provider: Provider, settings: Settings) -> Payments:
+def install(
+    bus: HandlerRegistry, publisher: EventPublisher, store: Store, provider: Provider, settings: Settings
+) -> Payments:
     """Put payments on the bus, with its own collection and a provider."""
     outbox = Outbox(store, settings.relay_lease)
     payments = PaymentRepository(store, outbox, settings.payment_lease, settings.last_restore)
     settler = Settler(payments)
-    patience = Patience(
+    patience = RetryPolicy(
         tries=settings.payment_tries,
         horizon=settings.payment_horizon,
         key_life=settings.key_life,
@@ -75,7 +79,7 @@ def install(bus: Answers, publisher: Publishes, store: Store, provider: Provider
     )
     worker = Worker(
         payments,
-        Guard(provider, settings.breaker_failures, settings.breaker_recovery),
+        CircuitBreakingProvider(provider, settings.breaker_failures, settings.breaker_recovery),
         settler,
         patience,
         threads=settings.payment_threads,
@@ -101,16 +105,16 @@ def install(bus: Answers, publisher: Publishes, store: Store, provider: Provider
         RefundRequested,
         partial(service.on_refunds_requested, payments=payments, settler=settler, worker=worker),
     )
-    bus.answer(
+    bus.register_handler(
         CheckPaymentBacklog,
         partial(service.check_backlog, payments=payments, outbox=outbox, limit=settings.backlog_limit),
     )
-    bus.answer(
+    bus.register_handler(
         CheckPaymentQueue,
         partial(service.check_queue, payments=payments, outbox=outbox, limit=settings.backlog_limit),
     )
-    bus.answer(ListStuckPayments, partial(service.list_stuck_payments, payments=payments, outbox=outbox))
-    bus.answer(ListAttempts, partial(service.list_attempts, payments=payments))
-    bus.answer(ExplainPayment, partial(service.explain_payment, payments=payments))
-    desk = Desk(payments, provider, settler, patience)
+    bus.register_handler(ListStuckPayments, partial(service.list_stuck_payments, payments=payments, outbox=outbox))
+    bus.register_handler(ListAttempts, partial(service.list_attempts, payments=payments))
+    bus.register_handler(ExplainPayment, partial(service.explain_payment, payments=payments))
+    desk = ManualReview(payments, provider, settler, patience)
     return Payments(payments, worker, relay, outbox, desk)

@@ -3,7 +3,7 @@
 import threading
 from collections import OrderedDict, deque
 
-from app.payments.repository import Held
+from app.payments.repository import LeasedPayment
 
 
 class FairQueue:
@@ -11,7 +11,7 @@ class FairQueue:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_user: OrderedDict[str, deque[Held]] = OrderedDict()
+        self._by_user: OrderedDict[str, deque[LeasedPayment]] = OrderedDict()
         self._length = 0
 
     def __len__(self) -> int:
@@ -21,23 +21,23 @@ class FairQueue:
         """How many payments of a user wait."""
         return len(self._by_user.get(user_id, ()))
 
-    def put(self, held: Held) -> None:
+    def put(self, held: LeasedPayment) -> None:
         """Add a payment."""
         with self._lock:
             self._by_user.setdefault(held.payment.user_id, deque()).append(held)
             self._length += 1
 
-    def take(self) -> Held | None:
+    def take(self) -> LeasedPayment | None:
         """The next payment; None where none waits."""
         with self._lock:
             return self._take() if self._length else None
 
-    def clear(self) -> list[Held]:
+    def clear(self) -> list[LeasedPayment]:
         """All payments that wait; the queue is empty afterwards."""
         with self._lock:
             return [self._take() for _ in range(self._length)]
 
-    def _take(self) -> Held:
+    def _take(self) -> LeasedPayment:
         user_id, waiting = self._by_user.popitem(last=False)
         held = waiting.popleft()
         self._length -= 1

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import ParamSpec
 
 from app.payments import payment as domain
-from app.payments.payment import Answer, Outcome, Patience
+from app.payments.payment import ProviderResponse, ResponseCode, RetryPolicy
 from app.payments.providers import Provider
-from app.payments.repository import Held, PaymentRepository
+from app.payments.repository import LeasedPayment, PaymentRepository
 from app.payments.results import Settler, log_line
 
 P = ParamSpec("P")
@@ -16,7 +16,7 @@ class NotPossible(Exception):
     """One sentence on why the operator's wish cannot be met."""
 
 
-class Desk:
+class ManualReview:
     """Lists parked payments, and takes them up again or settles them. Every step is on the payment's log."""
 
     def __init__(
@@ -24,14 +24,14 @@ class Desk:
         payments: PaymentRepository,
         provider: Provider,
         settler: Settler,
-        patience: Patience,
+        patience: RetryPolicy,
     ) -> None:
         self._payments = payments
         self._provider = provider
         self._settler = settler
         self._patience = patience
 
-    def parked(self, limit: int) -> list[Held]:
+    def parked(self, limit: int) -> list[LeasedPayment]:
         """Payments that wait for an operator."""
         return self._payments.parked(limit)
 
@@ -42,17 +42,19 @@ class Desk:
         """
         held = self._held(order_id)
         if domain.may_send(held.payment, held.key_age(self._payments.now()), self._patience):
-            return self._record(held, self._decided(domain.retried, held.payment), Answer.UNKNOWN, "retried by hand")
+            return self._record(
+                held, self._decided(domain.retried, held.payment), ResponseCode.UNKNOWN, "retried by hand"
+            )
         known = self._asked(held)
         if known is None:
             raise NotPossible("the provider may have forgotten this key: find out there, then resolve it by hand")
         change = self._decided(domain.resolved, held.payment, known, self._patience)
         return self._record(held, change, known.answer, known.reason)
 
-    def resolve(self, order_id: str, answer: Answer, reference: str, reason: str) -> str:
+    def resolve(self, order_id: str, answer: ResponseCode, reference: str, reason: str) -> str:
         """Settle a parked payment as an operator found it at the provider; tells its status. Raises NotPossible."""
         held = self._held(order_id)
-        outcome = Outcome(answer=answer, reference=reference, reason=reason)
+        outcome = ProviderResponse(answer=answer, reference=reference, reason=reason)
         change = self._decided(domain.resolved, held.payment, outcome, self._patience)
         return self._record(held, change, answer, f"resolved by hand: {reason}")
 
@@ -64,28 +66,30 @@ class Desk:
         held = self._held(order_id)
         change = self._decided(domain.refund_dropped, held.payment, refund_id, reason)
         known = self._asked(held)
-        if known and known.answer != Answer.DECLINED:
+        if known and known.answer != ResponseCode.DECLINED:
             raise NotPossible(f"the provider says of this refund: {known.answer}; take the payment up again instead")
-        return self._record(held, change, Answer.UNKNOWN, f"refund {refund_id} dropped by hand: {reason}")
+        return self._record(held, change, ResponseCode.UNKNOWN, f"refund {refund_id} dropped by hand: {reason}")
 
-    def _held(self, order_id: str) -> Held:
+    def _held(self, order_id: str) -> LeasedPayment:
         held = self._payments.find(order_id)
         if held is None:
             raise NotPossible(f"there is no payment for order {order_id}")
         return held
 
-    def _asked(self, held: Held) -> Outcome | None:
+    def _asked(self, held: LeasedPayment) -> ProviderResponse | None:
         call = domain.next_call(self._decided(domain.retried, held.payment).payment)
         return self._provider.find(call) if call else None
 
-    def _decided(self, decide: Callable[P, domain.Change], *args: P.args, **kwargs: P.kwargs) -> domain.Change:
+    def _decided(
+        self, decide: Callable[P, domain.PaymentDecision], *args: P.args, **kwargs: P.kwargs
+    ) -> domain.PaymentDecision:
         try:
             return decide(*args, **kwargs)
         except ValueError as exc:
             raise NotPossible(str(exc)) from exc
 
-    def _record(self, held: Held, change: domain.Change, answer: Answer, reason: str) -> str:
-        line = log_line(held, None, Outcome(answer=answer, reason=reason), self._payments.now(), 0.0)
+    def _record(self, held: LeasedPayment, change: domain.PaymentDecision, answer: ResponseCode, reason: str) -> str:
+        line = log_line(held, None, ProviderResponse(answer=answer, reason=reason), self._payments.now(), 0.0)
         if not self._settler.record(held, change, line):
             raise NotPossible("the payment changed meanwhile; look again")
         return change.payment.status

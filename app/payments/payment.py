@@ -26,7 +26,7 @@ class Status(StrEnum):
     UNKNOWN = "Unknown"
 
 
-class Answer(StrEnum):
+class ResponseCode(StrEnum):
     """What a provider may answer."""
 
     CAPTURED = "captured"
@@ -57,13 +57,13 @@ class News(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class ProviderResponse:
     """A provider's answer; `retry_after` in seconds where it asks for patience, `counts` false where it was not called.
 
     `blames_provider` is false where a failure says nothing about the provider's health.
     """
 
-    answer: Answer
+    answer: ResponseCode
     reference: str = ""
     reason: str = ""
     retry_after: float = 0.0
@@ -143,7 +143,7 @@ class Payment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class PaymentDecision:
     """A payment after something happened; `due` is in how many seconds to call the provider (again), None for never."""
 
     payment: Payment
@@ -154,7 +154,7 @@ class Change:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class RetryPolicy:
     """How often and how long an unsettled call is repeated; times in seconds.
 
     No key older than `key_life` is sent. It ends a margin before the provider forgets the key, so that no call sent
@@ -189,7 +189,7 @@ def claimed(payment: Payment) -> Payment:
     return replace(payment, attempt=attempt, tries=tries, sent=True, first_send=not payment.sent)
 
 
-def may_send(payment: Payment, age: float, patience: Patience) -> bool:
+def may_send(payment: Payment, age: float, patience: RetryPolicy) -> bool:
     """Whether the next call may be sent, not only found: asked right before each charge, void and refund.
 
     `age` is how many seconds ago the provider may first have received its key. A key that it cannot have received may
@@ -207,30 +207,32 @@ def next_call(payment: Payment) -> Call | None:
     return None
 
 
-def cancelled(payment: Payment) -> Change:
+def cancelled(payment: Payment) -> PaymentDecision:
     """The order was cancelled: call off what has not happened, send back what has."""
     payment = replace(payment, cancelled=True)
     if payment.status in (Status.PROCESSING, Status.UNKNOWN) and not payment.captured:
         if not payment.sent:
             return _settled(payment, Status.VOIDED, News.VOIDED)
-        return Change(payment=replace(payment, status=Status.PROCESSING, parked="", tries=0), due=0.0)
+        return PaymentDecision(payment=replace(payment, status=Status.PROCESSING, parked="", tries=0), due=0.0)
     if payment.unreserved > 0:
-        return Change(payment=_with_refund(payment, Refund(refund_id=ON_CANCEL, value=payment.unreserved)), due=0.0)
+        return PaymentDecision(
+            payment=_with_refund(payment, Refund(refund_id=ON_CANCEL, value=payment.unreserved)), due=0.0
+        )
     if not payment.pending_refund:
-        return Change(payment=payment)
-    return Change(payment=_unparked(payment) if payment.status == Status.UNKNOWN else payment, due=0.0)
+        return PaymentDecision(payment=payment)
+    return PaymentDecision(payment=_unparked(payment) if payment.status == Status.UNKNOWN else payment, due=0.0)
 
 
-def refund_requested(payment: Payment, refund: Refund) -> Change:
+def refund_requested(payment: Payment, refund: Refund) -> PaymentDecision:
     """A part of the captured amount shall go back. Raises ValueError where it exceeds what is left."""
     if any(known.refund_id == refund.refund_id for known in payment.refunds):
-        return Change(payment=payment, due=0.0 if payment.pending_refund else None)
+        return PaymentDecision(payment=payment, due=0.0 if payment.pending_refund else None)
     if refund.value > payment.unreserved:
         raise ValueError(f"refund {refund.refund_id} exceeds what was captured for order {payment.order_id}")
-    return Change(payment=_with_refund(payment, refund), due=0.0)
+    return PaymentDecision(payment=_with_refund(payment, refund), due=0.0)
 
 
-def caused_by(before: Payment, change: Change, event: Event) -> Change:
+def caused_by(before: Payment, change: PaymentDecision, event: Event) -> PaymentDecision:
     """`change` of `before`, with what tells that `event` of the order caused it."""
     begins = not _next_key(before) and _next_key(change.payment)
     payment = replace(
@@ -242,35 +244,37 @@ def caused_by(before: Payment, change: Change, event: Event) -> Change:
     return replace(change, payment=payment)
 
 
-def answered(payment: Payment, call: Call, outcome: Outcome, age: float, patience: Patience) -> Change:
+def answered(
+    payment: Payment, call: Call, outcome: ProviderResponse, age: float, patience: RetryPolicy
+) -> PaymentDecision:
     """What the provider's answer to `call` means; `age` is how many seconds ago it may first have received the key."""
     match call.kind, outcome.answer:
-        case ((Kind.CHARGE | Kind.VOID), Answer.CAPTURED):
+        case ((Kind.CHARGE | Kind.VOID), ResponseCode.CAPTURED):
             return _captured(payment, outcome)
-        case ((Kind.CHARGE | Kind.VOID), Answer.DECLINED):
+        case ((Kind.CHARGE | Kind.VOID), ResponseCode.DECLINED):
             return _settled(payment, Status.DECLINED, News.DECLINED, outcome.reason)
-        case ((Kind.CHARGE | Kind.VOID), Answer.VOIDED):
+        case ((Kind.CHARGE | Kind.VOID), ResponseCode.VOIDED):
             return _settled(payment, Status.VOIDED, News.VOIDED, outcome.reason)
-        case Kind.REFUND, Answer.REFUNDED:
+        case Kind.REFUND, ResponseCode.REFUNDED:
             return _refunded(payment, call.refund_id)
-        case _, (Answer.NOT_ATTEMPTED | Answer.UNKNOWN):
+        case _, (ResponseCode.NOT_ATTEMPTED | ResponseCode.UNKNOWN):
             return _again_or_parked(payment, outcome, age, patience)
     return _parked(payment, f"{call.kind} was answered with {outcome.answer}: {outcome.reason}")
 
 
-def exhausted(payment: Payment, patience: Patience) -> Change | None:
+def exhausted(payment: Payment, patience: RetryPolicy) -> PaymentDecision | None:
     """The payment parked, where it has been taken up too often without coming to an end."""
     if payment.tries <= patience.tries:
         return None
     return _parked(payment, f"not settled after {patience.tries} tries")
 
 
-def retried(payment: Payment) -> Change:
+def retried(payment: Payment) -> PaymentDecision:
     """A parked payment taken up again, with the same key. Raises ValueError where it is not parked."""
-    return Change(payment=_unparked(payment), due=0.0)
+    return PaymentDecision(payment=_unparked(payment), due=0.0)
 
 
-def resolved(payment: Payment, outcome: Outcome, patience: Patience) -> Change:
+def resolved(payment: Payment, outcome: ProviderResponse, patience: RetryPolicy) -> PaymentDecision:
     """A parked payment settled by what an operator found out. Raises ValueError where that cannot be."""
     payment = _unparked(payment)
     call = next_call(payment)
@@ -282,7 +286,7 @@ def resolved(payment: Payment, outcome: Outcome, patience: Patience) -> Change:
     return change
 
 
-def refund_dropped(payment: Payment, refund_id: str, reason: str) -> Change:
+def refund_dropped(payment: Payment, refund_id: str, reason: str) -> PaymentDecision:
     """The refund that a parked payment waits for is given up; a cancelled order's payer gets it with all that is left.
 
     Raises ValueError where the payment is not parked over this refund, and where the order's cancellation asked for it.
@@ -305,7 +309,7 @@ def with_key(before: Payment, after: Payment) -> Payment:
     return replace(after, sent=False, first_send=False) if unsent else after
 
 
-def backoff(tries: int, patience: Patience) -> float:
+def backoff(tries: int, patience: RetryPolicy) -> float:
     """Seconds to the next try at the most; callers take between half of it and all of it."""
     return min(patience.backoff * 2.0 ** min(max(0, tries - 1), 64), patience.backoff_max)
 
@@ -336,13 +340,13 @@ def _call(payment: Payment, kind: Kind, refund: Refund | None = None) -> Call:
     )
 
 
-def _captured(payment: Payment, outcome: Outcome) -> Change:
+def _captured(payment: Payment, outcome: ProviderResponse) -> PaymentDecision:
     payment = replace(
         payment, status=Status.CAPTURED, captured=payment.total_value, reference=outcome.reference, tries=0
     )
     if payment.cancelled:
         payment = _with_refund(payment, Refund(refund_id=ON_CANCEL, value=payment.captured))
-    return Change(
+    return PaymentDecision(
         payment=payment,
         news=News.CAPTURED,
         due=0.0 if payment.pending_refund else None,
@@ -350,15 +354,15 @@ def _captured(payment: Payment, outcome: Outcome) -> Change:
     )
 
 
-def _settled(payment: Payment, status: Status, news: News, detail: str = "") -> Change:
-    return Change(payment=replace(payment, status=status, parked="", tries=0), news=news, detail=detail)
+def _settled(payment: Payment, status: Status, news: News, detail: str = "") -> PaymentDecision:
+    return PaymentDecision(payment=replace(payment, status=status, parked="", tries=0), news=news, detail=detail)
 
 
 def _with_refund(payment: Payment, refund: Refund) -> Payment:
     return replace(payment, status=Status.REFUNDING, refunds=(*payment.refunds, refund), parked="", tries=0)
 
 
-def _refunded(payment: Payment, refund_id: str) -> Change:
+def _refunded(payment: Payment, refund_id: str) -> PaymentDecision:
     refunds = tuple(
         replace(refund, done=True) if refund.refund_id == refund_id else refund for refund in payment.refunds
     )
@@ -366,12 +370,12 @@ def _refunded(payment: Payment, refund_id: str) -> Change:
     return _refund_ended(replace(payment, refunds=refunds, tries=0), News.REFUNDED, done)
 
 
-def _refund_ended(payment: Payment, news: News, refund: Refund, detail: str = "") -> Change:
+def _refund_ended(payment: Payment, news: News, refund: Refund, detail: str = "") -> PaymentDecision:
     if payment.pending_refund:
         status = Status.REFUNDING
     else:
         status = Status.REFUNDED if payment.refunded >= payment.captured else Status.CAPTURED
-    return Change(
+    return PaymentDecision(
         payment=replace(payment, status=status),
         news=news,
         due=0.0 if payment.pending_refund else None,
@@ -380,24 +384,24 @@ def _refund_ended(payment: Payment, news: News, refund: Refund, detail: str = ""
     )
 
 
-def _again_or_parked(payment: Payment, outcome: Outcome, age: float, patience: Patience) -> Change:
+def _again_or_parked(payment: Payment, outcome: ProviderResponse, age: float, patience: RetryPolicy) -> PaymentDecision:
     payment = _after_unsettled(payment, outcome)
     if outcome.counts and (payment.tries >= patience.tries or age >= min(patience.horizon, patience.key_life)):
         return _parked(payment, outcome.reason)
     pause = max(backoff(payment.tries, patience), outcome.retry_after)
-    return Change(payment=payment, due=pause, detail=outcome.reason)
+    return PaymentDecision(payment=payment, due=pause, detail=outcome.reason)
 
 
-def _after_unsettled(payment: Payment, outcome: Outcome) -> Payment:
+def _after_unsettled(payment: Payment, outcome: ProviderResponse) -> Payment:
     """The payment after an unsettled call: its key stays unsent where the provider got no request with it, ever."""
-    unsent = payment.first_send and outcome.answer == Answer.NOT_ATTEMPTED
+    unsent = payment.first_send and outcome.answer == ResponseCode.NOT_ATTEMPTED
     tries = payment.tries if outcome.counts else max(0, payment.tries - 1)
     return replace(payment, tries=tries, sent=payment.sent and not unsent)
 
 
-def _parked(payment: Payment, reason: str) -> Change:
+def _parked(payment: Payment, reason: str) -> PaymentDecision:
     payment = replace(payment, status=Status.UNKNOWN, parked=reason or "no reason given")
-    return Change(payment=payment, news=News.PARKED, detail=payment.parked)
+    return PaymentDecision(payment=payment, news=News.PARKED, detail=payment.parked)
 
 
 # The refund that a cancellation asks for; those on request have ids of their own.

@@ -11,21 +11,21 @@ from app.observability import metrics
 from app.observability.logging import log
 from app.observability.stages import Stage, record_stages, stage_record
 from app.payments import payment as domain
-from app.payments.payment import Call, Change, News, Outcome, Patience
-from app.payments.repository import Held, PaymentRepository, Result
+from app.payments.payment import Call, News, PaymentDecision, ProviderResponse, RetryPolicy
+from app.payments.repository import LeasedPayment, PaymentRepository, Result
 from app.payments.results import Settler, log_line
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learned:
+class ProviderResult:
     """What came of one attempt: `outcome` answered `call` after `took_ms` milliseconds; no call where none was due.
 
     `traceparent` names the call in its trace, empty where there is none.
     """
 
-    held: Held
+    held: LeasedPayment
     call: Call | None
-    outcome: Outcome
+    outcome: ProviderResponse
     took_ms: float
     traceparent: str = ""
 
@@ -47,7 +47,7 @@ class Recorder:
         self,
         payments: PaymentRepository,
         settler: Settler,
-        patience: Patience,
+        patience: RetryPolicy,
         stopping: threading.Event,
         prompt: Callable[[], None],
     ) -> None:
@@ -56,7 +56,7 @@ class Recorder:
         self._patience = patience
         self._stopping = stopping
         self._prompt = prompt
-        self._waiting: deque[Learned] = deque()
+        self._waiting: deque[ProviderResult] = deque()
         self._leading = threading.Lock()
         self._crowded = False
 
@@ -65,7 +65,7 @@ class Recorder:
         """How many results are yet to be written."""
         return len(self._waiting)
 
-    def take(self, learned: Learned) -> None:
+    def take(self, learned: ProviderResult) -> None:
         """Have a result written: by this thread, unless another is writing and takes it along."""
         self._waiting.append(learned)
         # Looked at again after the lock is free: a result that came too late to be taken along leads itself.
@@ -78,7 +78,7 @@ class Recorder:
             finally:
                 self._leading.release()
 
-    def _safely(self, batch: list[Learned]) -> None:
+    def _safely(self, batch: list[ProviderResult]) -> None:
         try:
             self._record(batch)
         except Unavailable as exc:
@@ -92,19 +92,19 @@ class Recorder:
             for learned in batch:
                 self._safely([learned])
 
-    def _record(self, batch: Sequence[Learned]) -> None:
+    def _record(self, batch: Sequence[ProviderResult]) -> None:
         metrics.batch_sizes.labels("payment results").observe(len(batch))
         drafts = [(learned, self._meaning(learned.held, learned)) for learned in batch]
         results = [self._result(learned.held, learned, change) for learned, change in drafts]
-        told: list[tuple[Learned, Change]] = []
-        stale: list[tuple[Learned, Change]] = []
+        told: list[tuple[ProviderResult, PaymentDecision]] = []
+        stale: list[tuple[ProviderResult, PaymentDecision]] = []
         for draft, done in zip(drafts, self._patiently(results), strict=True):
             (told if done else stale).append(draft)
         self._tell(told)
         for learned, _ in stale:
             self._decide_anew(learned)
 
-    def _decide_anew(self, learned: Learned) -> None:
+    def _decide_anew(self, learned: ProviderResult) -> None:
         """Cancelled meanwhile, say: the same answer now means something else."""
         while current := self._payments.renewed(learned.held):
             change = self._meaning(current, learned)
@@ -114,15 +114,15 @@ class Recorder:
         metrics.leases_lost.inc()
         log.warning("lease lost or result recorded", module="payments", order_id=learned.order_id)
 
-    def _result(self, held: Held, learned: Learned, change: Change) -> Result:
+    def _result(self, held: LeasedPayment, learned: ProviderResult, change: PaymentDecision) -> Result:
         now = self._payments.now()
         line = log_line(learned.held, learned.call, learned.outcome, now, learned.took_ms, learned.traceparent)
         return self._settler.result(held, change, line, learned.took_ms)
 
-    def _meaning(self, held: Held, learned: Learned) -> Change:
+    def _meaning(self, held: LeasedPayment, learned: ProviderResult) -> PaymentDecision:
         if learned.call is None:
             again = 0.0 if domain.next_call(held.payment) else None
-            return domain.exhausted(held.payment, self._patience) or Change(payment=held.payment, due=again)
+            return domain.exhausted(held.payment, self._patience) or PaymentDecision(payment=held.payment, due=again)
         age = held.key_age(self._payments.now())
         return domain.answered(held.payment, learned.call, learned.outcome, age, self._patience)
 
@@ -136,7 +136,7 @@ class Recorder:
                 if self._payments.now() >= lease_end or self._stopping.wait(self.AGAIN_SECONDS):
                     raise
 
-    def _tell(self, recorded: Sequence[tuple[Learned, Change]]) -> None:
+    def _tell(self, recorded: Sequence[tuple[ProviderResult, PaymentDecision]]) -> None:
         metrics.tally.add(metrics.attempts, [learned.held.payment.tries for learned, change in recorded if change.news])
         calls = Counter((learned.call.kind, learned.outcome.answer) for learned, _ in recorded if learned.call)
         for (kind, answer), count in calls.items():
@@ -149,7 +149,7 @@ class Recorder:
         record_stages(Stage.PAYMENT_PROCESSED, [_line(learned, change) for learned, change in recorded])
 
 
-def _line(learned: Learned, change: Change) -> dict[str, object]:
+def _line(learned: ProviderResult, change: PaymentDecision) -> dict[str, object]:
     return stage_record(
         module="payments",
         order_id=learned.order_id,

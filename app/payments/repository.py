@@ -19,8 +19,8 @@ from app.contracts.base import Event
 from app.messaging.outbox import OUTBOX_INDEXES, OUTBOX_RULE, OUTBOX_SCHEMA, Outbox, entry_of
 from app.payments import payment as domain
 from app.payments.payment import Payment, Refund, Status
-from app.storage.bulk import Patch, insert_each, patch_each
-from app.storage.mongodb import EVER, GLANCE_SECONDS, Document, Store
+from app.storage.bulk import Patch, bulk_compare_and_set, bulk_insert
+from app.storage.mongodb import BACKLOG_TIMEOUT_SECONDS, EPOCH, Document, Store
 
 LOG_LIMIT = 50
 # Among so many due payments users take turns.
@@ -64,7 +64,7 @@ STANDING = {"attempt": 1, "dueAt": 1, "owner": 1, "status": 1, "parked": 1, "out
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
+class LeasedPayment:
     """A payment as it was read, with its undelivered events; `logged` is the last attempt with a recorded result.
 
     `traced` names that attempt's call in its trace, where it has one.
@@ -89,7 +89,7 @@ class Held:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class PaymentDiagnostics:
     """Where a payment stands: when the provider is asked next, whether it is being asked, and what holds it up.
 
     `parked` and `dead` are reasons why an operator is needed, empty where none is.
@@ -111,7 +111,7 @@ class Result:
     lies in the document afterwards: it tells whether a write whose reply was lost has happened.
     """
 
-    before: Held
+    before: LeasedPayment
     payment: Payment
     event: Event | None = None
     line: Document | None = None
@@ -127,7 +127,7 @@ class PaymentRepository:
     done, though the restored documents do not say so: its keys count as sent.
     """
 
-    def __init__(self, store: Store, outbox: Outbox, lease: float, restored_at: datetime = EVER) -> None:
+    def __init__(self, store: Store, outbox: Outbox, lease: float, restored_at: datetime = EPOCH) -> None:
         self._store = store
         self._outbox = outbox
         self._lease = timedelta(seconds=lease)
@@ -142,7 +142,7 @@ class PaymentRepository:
         """The database's time."""
         return self._store.clock.now()
 
-    def record(self, payments: Sequence[Payment], room: int) -> list[Held]:
+    def record(self, payments: Sequence[Payment], room: int) -> list[LeasedPayment]:
         """Store new payments, the first `room` of them under a lease of this process; returns those.
 
         What is stored already is left alone.
@@ -155,14 +155,14 @@ class PaymentRepository:
         for doc in docs:
             if "owner" in doc and doc["firstAt"] <= self._restored_at:
                 doc["keySentAt"] = doc["firstAt"]
-        with self._store.bounded() as documents:
-            errors = insert_each(documents, docs)
+        with self._store.with_deadline() as documents:
+            errors = bulk_insert(documents, docs)
         for error in errors:
             if error and not error.duplicate:
                 raise error
         return [self._held(doc) for doc, error in zip(docs[:room], errors, strict=False) if error is None]
 
-    def claim(self, limit: int, untried_first: bool = False) -> list[Held]:
+    def claim(self, limit: int, untried_first: bool = False) -> list[LeasedPayment]:
         """Take up due payments, `limit` at the most, under a new lease and attempt number.
 
         Users take turns: each one's longest due payment comes before anybody's second. With `untried_first` payments
@@ -170,7 +170,7 @@ class PaymentRepository:
         """
         now = self.now()
         due = {"dueAt": {"$lte": now}}
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             found = documents.find(due, {"userId": 1, "tries": 1}).sort("dueAt", 1).limit(max(limit, LOOKED_AT))
             keys = _in_turn(list(found), untried_first)[:limit]
             if not keys:
@@ -191,7 +191,7 @@ class PaymentRepository:
         """How many payments are due, counted up to `limit`, and for how long the oldest, in milliseconds."""
         return self._store.backlog("dueAt", limit)
 
-    def renewed(self, held: Held) -> Held | None:
+    def renewed(self, held: LeasedPayment) -> LeasedPayment | None:
         """The payment as it is now, while its attempt is this one and has no result; None otherwise.
 
         It has one when the write succeeded but its reply was lost.
@@ -200,21 +200,21 @@ class PaymentRepository:
         attempt = held.payment.attempt
         return found if found and found.payment.attempt == attempt and found.logged < attempt else None
 
-    def find(self, order_id: str) -> Held | None:
+    def find(self, order_id: str) -> LeasedPayment | None:
         """One payment as it is now."""
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             doc = documents.find_one({"_id": order_id})
         return self._held(doc) if doc else None
 
-    def standing(self, order_id: str, on_behalf_of: str) -> Standing | None:
+    def standing(self, order_id: str, on_behalf_of: str) -> PaymentDiagnostics | None:
         """Where an order's payment stands; None where there is none, or none of this user's."""
         mine = {"_id": order_id} | ({"userId": on_behalf_of} if on_behalf_of else {})
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             doc = documents.find_one(mine, STANDING)
         if doc is None:
             return None
         under_way = "owner" in doc
-        return Standing(
+        return PaymentDiagnostics(
             attempts=doc["attempt"],
             next_at=None if under_way else doc.get("dueAt"),
             under_way=under_way,
@@ -225,7 +225,7 @@ class PaymentRepository:
 
     def queue(self, limit: int) -> tuple[int, int, int, int]:
         """How many payments are open, are due, are to be repeated later, and wait for an operator; up to `limit` each."""
-        in_all, due, retrying, parked = self._store.counts([{"dueAt": {"$gte": EVER}}, *self._unfinished()], limit)
+        in_all, due, retrying, parked = self._store.counts([{"dueAt": {"$gte": EPOCH}}, *self._unfinished()], limit)
         return in_all, due, retrying, parked
 
     def unfinished(self, limit: int) -> int:
@@ -233,7 +233,7 @@ class PaymentRepository:
 
         Clients wait for this, so it raises Unavailable where it takes longer than a moment.
         """
-        return sum(self._store.counts(self._unfinished(), limit, GLANCE_SECONDS))
+        return sum(self._store.counts(self._unfinished(), limit, BACKLOG_TIMEOUT_SECONDS))
 
     def _unfinished(self) -> tuple[Document, Document, Document]:
         now = self.now()
@@ -246,22 +246,22 @@ class PaymentRepository:
     def stuck(self, overdue: float, limit: int) -> list[str]:
         """Orders whose payment is open since so many seconds, or waits for an operator."""
         since = self.now() - timedelta(seconds=overdue)
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             parked = documents.find({"status": Status.UNKNOWN.value}, {"_id": 1}).limit(limit)
-            slow = documents.find({"dueAt": {"$gte": EVER}, "firstAt": {"$lte": since}}, {"_id": 1}).limit(limit)
+            slow = documents.find({"dueAt": {"$gte": EPOCH}, "firstAt": {"$lte": since}}, {"_id": 1}).limit(limit)
             # One that is parked and due again at once would count twice.
             return list(dict.fromkeys(doc["_id"] for doc in [*parked, *slow]))[:limit]
 
     def attempts(self, order_id: str, on_behalf_of: str) -> list[Document]:
         """The log of an order's payment, oldest first; empty where there is none, or none of this user's."""
         mine = {"_id": order_id} | ({"userId": on_behalf_of} if on_behalf_of else {})
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             doc = documents.find_one(mine, {"attempts": 1})
         return doc["attempts"] if doc else []
 
-    def parked(self, limit: int) -> list[Held]:
+    def parked(self, limit: int) -> list[LeasedPayment]:
         """Payments that wait for an operator."""
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             return [self._held(doc) for doc in documents.find({"status": Status.UNKNOWN.value}).limit(limit)]
 
     def settle(self, results: Sequence[Result]) -> list[bool]:
@@ -270,9 +270,9 @@ class PaymentRepository:
         It could not where the lease was lost or the payment changed meanwhile. After an error some may be recorded:
         a repetition of the same results tells which.
         """
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             recorded = [True] * len(results)
-            if patch_each(documents, [self._patch(result) for result in results]) < len(results):
+            if bulk_compare_and_set(documents, [self._patch(result) for result in results]) < len(results):
                 keys = [_key(result) for result in results]
                 # A command for many tells how many it changed, not which: the stamp does.
                 stamps = {doc.get("stamp") for doc in documents.find({"_id": {"$in": keys}}, {"stamp": 1})}
@@ -282,7 +282,7 @@ class PaymentRepository:
                 self._outbox.recorded(_key(result), [*result.before.outbox, entry_of(result.event)])
         return recorded
 
-    def give_back(self, unbegun: Sequence[Held]) -> None:
+    def give_back(self, unbegun: Sequence[LeasedPayment]) -> None:
         """Let go of leases whose call was not begun: due at once for anybody, not counted as a try, no key sent."""
         if not unbegun:
             return
@@ -297,7 +297,7 @@ class PaymentRepository:
             UpdateOne({"_id": held.payment.order_id, "attempt": held.payment.attempt, "owner": self._owner}, let_go)
             for held in unbegun
         ]
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             documents.bulk_write(writes, ordered=False)
 
     def _before_send(self, now: datetime) -> Document:
@@ -307,12 +307,12 @@ class PaymentRepository:
         known = {"$cond": ["$sent", {"$ifNull": ["$keySentAt", "$firstAt"]}, "$firstAt"]}
         return {"sent": True, "firstSend": {"$not": [sent]}, "keySentAt": {"$cond": [sent, known, now]}}
 
-    def _held(self, doc: Document) -> Held:
+    def _held(self, doc: Document) -> LeasedPayment:
         payment = _payment(doc)
         if _time(payment.asked_at) <= self._restored_at:
             payment = replace(payment, sent=True, first_send=False)
         last = doc["attempts"][-1] if doc["attempts"] else {}
-        return Held(
+        return LeasedPayment(
             payment=payment,
             outbox=doc["outbox"],
             key_sent_at=_key_sent_at(doc),
@@ -410,7 +410,7 @@ def _key_sent_at(doc: Document) -> datetime:
 
 
 def _time(milliseconds: int) -> datetime:
-    return EVER + timedelta(milliseconds=milliseconds)
+    return EPOCH + timedelta(milliseconds=milliseconds)
 
 
 def _payment(doc: Document) -> Payment:
@@ -435,6 +435,6 @@ def _payment(doc: Document) -> Payment:
         sequence=doc["sequence"],
         order_sequence=doc["orderSequence"],
         version=doc["version"],
-        asked_at=(doc["firstAt"] - EVER) // timedelta(milliseconds=1),
+        asked_at=(doc["firstAt"] - EPOCH) // timedelta(milliseconds=1),
         traceparent=doc.get("traceparent", ""),
     )

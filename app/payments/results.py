@@ -16,11 +16,11 @@ from app.contracts.payments import (
     PaymentRefundFailed,
     PaymentVoided,
 )
-from app.payments.payment import Call, Change, News, Outcome, with_key
-from app.payments.repository import Held, PaymentRepository, Result
+from app.payments.payment import Call, News, PaymentDecision, ProviderResponse, with_key
+from app.payments.repository import LeasedPayment, PaymentRepository, Result
 from app.storage.mongodb import Document
 
-NEWS: dict[News, Callable[[Change, dict[str, Any], int], Event]] = {
+NEWS: dict[News, Callable[[PaymentDecision, dict[str, Any], int], Event]] = {
     News.CAPTURED: lambda change, base, took: PaymentCaptured(**base, reference=change.detail, took_ms=took),
     News.DECLINED: lambda change, base, took: PaymentDeclined(**base, reason=change.detail, took_ms=took),
     News.VOIDED: lambda _change, base, _took: PaymentVoided(**base),
@@ -38,11 +38,15 @@ class Settler:
     def __init__(self, payments: PaymentRepository) -> None:
         self._payments = payments
 
-    def record(self, held: Held, change: Change, line: Document | None = None, took_ms: float = 0) -> bool:
+    def record(
+        self, held: LeasedPayment, change: PaymentDecision, line: Document | None = None, took_ms: float = 0
+    ) -> bool:
         """Write `change`; false when `held` is out of date. Without a line a running call keeps its lease."""
         return self._payments.settle([self.result(held, change, line, took_ms)])[0]
 
-    def result(self, held: Held, change: Change, line: Document | None = None, took_ms: float = 0) -> Result:
+    def result(
+        self, held: LeasedPayment, change: PaymentDecision, line: Document | None = None, took_ms: float = 0
+    ) -> Result:
         """What to write for `change`."""
         now = self._payments.now()
         event = self._event(held, change, now, took_ms)
@@ -57,7 +61,7 @@ class Settler:
             keeps_lease=line is None and held.owned and held.lease_end > now and change.due is not None,
         )
 
-    def _event(self, held: Held, change: Change, now: datetime, took_ms: float) -> Event | None:
+    def _event(self, held: LeasedPayment, change: PaymentDecision, now: datetime, took_ms: float) -> Event | None:
         if change.news is None:
             return None
         base = {
@@ -74,7 +78,12 @@ class Settler:
 
 
 def log_line(
-    held: Held, call: Call | None, outcome: Outcome, at: datetime, took_ms: float, traceparent: str = ""
+    held: LeasedPayment,
+    call: Call | None,
+    outcome: ProviderResponse,
+    at: datetime,
+    took_ms: float,
+    traceparent: str = "",
 ) -> Document:
     """What the payment's log keeps of one call; `traceparent` names the call in its trace."""
     line = {
@@ -89,7 +98,7 @@ def log_line(
     return {**line, "traceparent": traceparent} if traceparent else line
 
 
-def _refund(change: Change) -> dict[str, Any]:
+def _refund(change: PaymentDecision) -> dict[str, Any]:
     refund = change.refund
     return {
         "refund_id": refund.refund_id if refund else "",

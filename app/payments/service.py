@@ -20,8 +20,8 @@ from app.contracts.payments import (
 from app.messaging.outbox import Outbox
 from app.observability.stages import Stage, record_stages, stage_record
 from app.payments import payment as domain
-from app.payments.payment import Change, Payment, Refund
-from app.payments.repository import PaymentRepository, Standing
+from app.payments.payment import Payment, PaymentDecision, Refund
+from app.payments.repository import PaymentDiagnostics, PaymentRepository
 from app.payments.results import Settler
 from app.payments.worker import Worker
 from app.storage.mongodb import Document
@@ -102,7 +102,7 @@ def explain_payment(request: ExplainPayment, payments: PaymentRepository) -> Pay
     )
 
 
-def _explained(standing: Standing) -> tuple[str, str]:
+def _explained(standing: PaymentDiagnostics) -> tuple[str, str]:
     so_far = f"{standing.attempts} {'attempt' if standing.attempts == 1 else 'attempts'} so far"
     if standing.dead:
         return "an operator", "what became of its payment could not be told to orders and waits for an operator"
@@ -128,7 +128,9 @@ def _attempt(line: Document) -> Attempt:
     )
 
 
-def _apply(event: Event, decide: Callable[[Payment], Change], payments: PaymentRepository, settler: Settler) -> None:
+def _apply(
+    event: Event, decide: Callable[[Payment], PaymentDecision], payments: PaymentRepository, settler: Settler
+) -> None:
     for _ in range(RETRIES):
         held = payments.find(event.order_id)
         if held is None:

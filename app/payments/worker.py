@@ -20,18 +20,18 @@ from app.observability.stages import Stage
 from app.observability.supervision import BackgroundThread, Heartbeat
 from app.payments import payment as domain
 from app.payments.fair_queue import FairQueue
-from app.payments.payment import Answer, Call, Outcome, Patience, Payment
-from app.payments.provider_client import Guard
-from app.payments.recorder import Learned, Recorder
-from app.payments.repository import Held, PaymentRepository
+from app.payments.payment import Call, Payment, ProviderResponse, ResponseCode, RetryPolicy
+from app.payments.provider_client import CircuitBreakingProvider
+from app.payments.recorder import ProviderResult, Recorder
+from app.payments.repository import LeasedPayment, PaymentRepository
 from app.payments.results import Settler
 
 
 @dataclass(frozen=True, kw_only=True)
-class Begun:
+class InFlightCall:
     """A call that is under way since `at`, by the process's monotonic clock."""
 
-    held: Held
+    held: LeasedPayment
     call: Call
     at: float
 
@@ -46,7 +46,7 @@ class Begun:
         return time.monotonic() - self.at
 
 
-class TakenOver(Exception):
+class CallTimedOut(Exception):
     """A call took so long that it was settled as unknown; what it answers now is too late."""
 
 
@@ -61,9 +61,9 @@ class Worker:
     def __init__(
         self,
         payments: PaymentRepository,
-        guard: Guard,
+        guard: CircuitBreakingProvider,
         settler: Settler,
-        patience: Patience,
+        patience: RetryPolicy,
         *,
         threads: int,
         timeout: float,
@@ -87,7 +87,7 @@ class Worker:
         self.draining = False
         self._queue = FairQueue()
         self._running: set[Future[None]] = set()
-        self._begun: dict[tuple[str, int], Begun] = {}
+        self._begun: dict[tuple[str, int], InFlightCall] = {}
         self._hung: set[tuple[str, int]] = set()
         self._mean_seconds = 0.01
 
@@ -136,7 +136,7 @@ class Worker:
             (taken if fits else left).append(payment)
         return taken, left
 
-    def offer(self, held: Sequence[Held]) -> None:
+    def offer(self, held: Sequence[LeasedPayment]) -> None:
         """Have these payments, leased by this process, called for."""
         for one in held:
             self._queue.put(one)
@@ -178,16 +178,16 @@ class Worker:
         self.offer(held)
         return len(held)
 
-    def work(self, held: Held) -> None:
-        """Do what one payment needs next, and record what came of it. Raises TakenOver when that took too long."""
+    def work(self, held: LeasedPayment) -> None:
+        """Do what one payment needs next, and record what came of it. Raises CallTimedOut when that took too long."""
         self._recorder.take(self.ask(held))
 
-    def ask(self, held: Held) -> Learned:
-        """Ask the provider what one payment needs next. Raises TakenOver when that took too long."""
+    def ask(self, held: LeasedPayment) -> ProviderResult:
+        """Ask the provider what one payment needs next. Raises CallTimedOut when that took too long."""
         call = None if domain.exhausted(held.payment, self._patience) else domain.next_call(held.payment)
         if call is None:
-            return Learned(held=held, call=call, outcome=NOTHING_ASKED, took_ms=0.0)
-        begun = Begun(held=held, call=call, at=time.monotonic())
+            return ProviderResult(held=held, call=call, outcome=NOTHING_ASKED, took_ms=0.0)
+        begun = InFlightCall(held=held, call=call, at=time.monotonic())
         self._begun[begun.key] = begun
         try:
             outcome, traceparent = self._traced(held, call)
@@ -195,14 +195,14 @@ class Worker:
             self._end(begun)
         took = begun.seconds
         self._mean_seconds += (took - self._mean_seconds) / 16
-        return Learned(held=held, call=call, outcome=outcome, took_ms=took * 1000, traceparent=traceparent)
+        return ProviderResult(held=held, call=call, outcome=outcome, took_ms=took * 1000, traceparent=traceparent)
 
-    def _end(self, begun: Begun) -> None:
-        """Take a call off those that are under way. Raises TakenOver where that was done before."""
+    def _end(self, begun: InFlightCall) -> None:
+        """Take a call off those that are under way. Raises CallTimedOut where that was done before."""
         if self._begun.pop(begun.key, None) is None:
             self._hung.discard(begun.key)
             log.warning("answer came too late", module="payments", order_id=begun.call.order_id)
-            raise TakenOver
+            raise CallTimedOut
 
     def take_over(self) -> None:
         """Settle calls that have taken too long as unknown; whatever they still answer is ignored."""
@@ -216,9 +216,9 @@ class Worker:
             self._lines.release()
             took_ms = begun.seconds * 1000
             outcome = self._guard.timed_out(begun.held.payment.user_id)
-            self._record(Learned(held=begun.held, call=begun.call, outcome=outcome, took_ms=took_ms))
+            self._record(ProviderResult(held=begun.held, call=begun.call, outcome=outcome, took_ms=took_ms))
 
-    def _record(self, learned: Learned) -> None:
+    def _record(self, learned: ProviderResult) -> None:
         """Have a result recorded by a thread of the pool: who records may be kept busy, and the sweep must go on."""
         if not self._submit(partial(self._recorder.take, learned)):
             self._recorder.take(learned)
@@ -238,7 +238,7 @@ class Worker:
         soon = int(self._threads * self.QUEUED_SECONDS / max(self._mean_seconds, 0.001))
         return min(self._threads + soon, self.QUEUE)
 
-    def _traced(self, held: Held, call: Call) -> tuple[Outcome, str]:
+    def _traced(self, held: LeasedPayment, call: Call) -> tuple[ProviderResponse, str]:
         """The guard's answer, and how the call is named in its trace: the one step that is a span while it lasts."""
         payment, again = held.payment, held.payment.attempt > 1
         if tracing.active is None or not payment.traceparent:
@@ -251,19 +251,19 @@ class Worker:
             span.note(answer=outcome.answer.value)
         return outcome, span.traceparent
 
-    def _may_send(self, held: Held) -> bool:
+    def _may_send(self, held: LeasedPayment) -> bool:
         """Whether the call may still be sent: it has not been given up, and the provider knows its key."""
         payment = held.payment
         under_way = (payment.order_id, payment.attempt) in self._begun
         return under_way and domain.may_send(payment, held.key_age(self._payments.now()), self._patience)
 
-    def _give_back(self, unbegun: list[Held]) -> None:
+    def _give_back(self, unbegun: list[LeasedPayment]) -> None:
         try:
             self._payments.give_back(unbegun)
         except Unavailable as exc:
             log.warning("leases not given back", module="payments", reason=exc.detail)
 
-    def _may_begin(self, held: Held) -> bool:
+    def _may_begin(self, held: LeasedPayment) -> bool:
         if self.draining:
             self._give_back([held])
             return False
@@ -279,7 +279,7 @@ class Worker:
             held = self._queue.take()
             if held and self._may_begin(held):
                 learned = self.ask(held)
-        except TakenOver:
+        except CallTimedOut:
             has_line = False  # It was given to others when the call was taken over.
         except Exception:
             order_id = held.payment.order_id if held else ""
@@ -329,4 +329,4 @@ class _Calls(Heartbeat):
 
 
 LINE_SECONDS = 0.1
-NOTHING_ASKED = Outcome(answer=Answer.UNKNOWN, reason="there was nothing to ask")
+NOTHING_ASKED = ProviderResponse(answer=ResponseCode.UNKNOWN, reason="there was nothing to ask")

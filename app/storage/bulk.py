@@ -20,7 +20,7 @@ class NotStored(Exception):
         self.duplicate = code == DUPLICATE_KEY
 
 
-def insert_each(documents: Documents, batch: list[Document]) -> list[NotStored | None]:
+def bulk_insert(documents: Documents, batch: list[Document]) -> list[NotStored | None]:
     """Insert whatever of `batch` can be, in one command; for each document None, or why it was not stored."""
     try:
         documents.insert_many(batch, ordered=False)
@@ -62,7 +62,7 @@ class Patch:
         )
 
 
-def patch_each(documents: Documents, patches: Sequence[Patch]) -> int:
+def bulk_compare_and_set(documents: Documents, patches: Sequence[Patch]) -> int:
     """Apply patches of different documents, and tell how many could be.
 
     Patches of one shape share one command: in bulk writes MongoDB plans, commits and logs each update as if it came

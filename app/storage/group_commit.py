@@ -32,7 +32,7 @@ class _Call(Generic[In, Out]):
         self.outcome: Out | Exception = Unavailable("the command was broken off", retry_after=1)
 
 
-class Coalescer(Generic[In, Out]):
+class GroupCommit(Generic[In, Out]):
     """Runs `command` on batches of at most `limit` items; it returns a result or an exception for each, in order.
 
     `what` names it in the metrics.

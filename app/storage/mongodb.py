@@ -33,7 +33,7 @@ from app.observability import metrics
 Document = dict[str, Any]
 Documents = Collection[Document]
 
-PASSING = (
+TRANSIENT_ERRORS = (
     ConnectionFailure,
     ExecutionTimeout,
     NetworkTimeout,
@@ -41,7 +41,9 @@ PASSING = (
     WriteConcernError,
 )
 # Interrupted, not primary, shutting down, and the like: the server will do better soon.
-PASSING_CODES = frozenset({6, 7, 50, 64, 89, 91, 133, 134, 189, 202, 262, 290, 9001, 10107, 11600, 11602, 13435, 13436})
+TRANSIENT_CODES = frozenset(
+    {6, 7, 50, 64, 89, 91, 133, 134, 189, 202, 262, 290, 9001, 10107, 11600, 11602, 13435, 13436}
+)
 
 
 class DatabaseClock(ServerHeartbeatListener):
@@ -114,7 +116,7 @@ class Database:
     def secret(self, name: str, database: str = "") -> bytes:
         """A random key that every process on a database shares: drawn by whoever asks first. Raises Unavailable."""
         drawn = {"$setOnInsert": {"key": secrets.token_bytes(32)}}
-        with self.collection("secrets", SECRET_SECONDS, database).bounded() as documents:
+        with self.collection("secrets", SECRET_SECONDS, database).with_deadline() as documents:
             found: Any = documents.find_one_and_update(
                 {"_id": name}, drawn, upsert=True, return_document=pymongo.ReturnDocument.AFTER
             )
@@ -157,7 +159,7 @@ class Store:
         self._durations = metrics.database_seconds.labels(collection.name)
 
     @contextmanager
-    def bounded(self, seconds: float | None = None) -> Iterator[Documents]:
+    def with_deadline(self, seconds: float | None = None) -> Iterator[Documents]:
         """The collection, for one operation: refuses at once when no primary is known, gives up at the deadline, its own or `seconds`.
 
         Raises Unavailable for whatever may pass; a write it interrupts may or may not have happened.
@@ -171,7 +173,7 @@ class Store:
             self._seen = True
         except PyMongoError as exc:
             metrics.database_errors.labels(type(exc).__name__).inc()
-            if may_pass(exc):
+            if is_transient(exc):
                 raise Unavailable("the database does not answer at the moment", retry_after=1) from exc
             raise
         finally:
@@ -182,7 +184,7 @@ class Store:
         now = self.clock.now()
         due = {due_field: {"$lte": now}}
         # Clients wait for this: what cannot be told soon is not worth waiting for.
-        with self.bounded(GLANCE_SECONDS) as documents:
+        with self.with_deadline(BACKLOG_TIMEOUT_SECONDS) as documents:
             oldest = documents.find_one(due, {due_field: 1}, sort=[(due_field, 1)])
             if oldest is None:
                 return 0, 0
@@ -191,7 +193,7 @@ class Store:
 
     def counts(self, wanted: Sequence[Document], limit: int, seconds: float | None = None) -> list[int]:
         """How many documents each filter finds, counted up to `limit`, within `seconds`. Each needs an index."""
-        with self.bounded(seconds) as documents:
+        with self.with_deadline(seconds) as documents:
             return [documents.count_documents(one, limit=limit) for one in wanted]
 
     def prepare(self, validator: Document, indexes: list[pymongo.IndexModel]) -> None:
@@ -226,8 +228,8 @@ class Store:
 
 
 # Before anything that is stored: what has a time at all has a later one, and an index tells which those are.
-EVER = datetime(1970, 1, 1, tzinfo=UTC)
-GLANCE_SECONDS = 0.2
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+BACKLOG_TIMEOUT_SECONDS = 0.2
 FOREIGN_SAMPLE = 1000
 SECRET_SECONDS = 2.0
 HELLO_SECONDS = 2.0
@@ -246,10 +248,10 @@ class ForeignDocuments(Exception):
         )
 
 
-def may_pass(error: PyMongoError) -> bool:
+def is_transient(error: PyMongoError) -> bool:
     """Whether the same operation may succeed later: the trouble is the connection or the server, not the command."""
     if isinstance(error, BulkWriteError):
         return bool(error.details.get("writeConcernErrors"))
-    if isinstance(error, PASSING) or error.timeout:
+    if isinstance(error, TRANSIENT_ERRORS) or error.timeout:
         return True
-    return isinstance(error, OperationFailure) and error.code in PASSING_CODES
+    return isinstance(error, OperationFailure) and error.code in TRANSIENT_CODES

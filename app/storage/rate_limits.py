@@ -16,7 +16,7 @@ SCHEMA = {"bsonType": "object", "required": ["_id", "expireAt"], "properties": {
 INDEXES = [pymongo.IndexModel([("expireAt", 1)], name="forgotten", expireAfterSeconds=0)]
 
 
-class Quota:
+class RateLimitCounters:
     """Counts within windows of time, each of which begins with the first count after the last one's end."""
 
     def __init__(self, store: Store) -> None:
@@ -32,7 +32,7 @@ class Quota:
 
         One command, whatever the number of windows. Raises Unavailable.
         """
-        with self._store.bounded(PATIENCE_SECONDS):
+        with self._store.with_deadline(PATIENCE_SECONDS):
             found: Document = self._counts.find_one_and_update(  # type: ignore[assignment]
                 {"_id": who}, _counting(windows), upsert=True, return_document=ReturnDocument.AFTER
             )

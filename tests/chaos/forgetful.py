@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from app.payments.payment import Answer, Call, Kind, Outcome
+from app.payments.payment import Call, Kind, ProviderResponse, ResponseCode
 
 
 @dataclass
@@ -20,22 +20,22 @@ class Forgetful:
     charges: list[Call] = field(default_factory=list)
     refunds: list[Call] = field(default_factory=list)
     sent: list[Call] = field(default_factory=list)
-    _known: dict[str, tuple[float, Outcome]] = field(default_factory=dict)
+    _known: dict[str, tuple[float, ProviderResponse]] = field(default_factory=dict)
     refuses: Callable[[Call], bool] = lambda call: False
 
     def prepare(self) -> None:
         """It keeps nothing in the database."""
 
-    def charge(self, call: Call) -> Outcome:
+    def charge(self, call: Call) -> ProviderResponse:
         return self._once(call)
 
-    def void(self, call: Call) -> Outcome:
+    def void(self, call: Call) -> ProviderResponse:
         return self._once(call)
 
-    def refund(self, call: Call) -> Outcome:
+    def refund(self, call: Call) -> ProviderResponse:
         return self._once(call)
 
-    def find(self, call: Call) -> Outcome | None:
+    def find(self, call: Call) -> ProviderResponse | None:
         at, outcome = self._known.get(call.key, (0.0, None))
         return outcome if self.searchable or self.now - at < self.life else None
 
@@ -47,7 +47,7 @@ class Forgetful:
         """How much of the order's charge went back."""
         return sum(call.value for call in self.refunds if call.order_id == order_id)
 
-    def _once(self, call: Call) -> Outcome:
+    def _once(self, call: Call) -> ProviderResponse:
         self.sent.append(call)
         at, known = self._known.get(call.key, (0.0, None))
         if known and self.now - at < self.life:
@@ -56,14 +56,14 @@ class Forgetful:
         self._known[call.key] = self.now, outcome
         return outcome
 
-    def _effect(self, call: Call) -> Outcome:
+    def _effect(self, call: Call) -> ProviderResponse:
         if call.kind == Kind.CHARGE:
             self.charges.append(call)
-            return Outcome(answer=Answer.CAPTURED, reference=call.key)
+            return ProviderResponse(answer=ResponseCode.CAPTURED, reference=call.key)
         if call.kind == Kind.VOID:
-            return Outcome(answer=Answer.VOIDED)
+            return ProviderResponse(answer=ResponseCode.VOIDED)
         taken = sum(charge.value for charge in self.charges if charge.order_id == call.order_id)
         if self.refuses(call) or self.refunded(call.order_id) + call.value > taken:
-            return Outcome(answer=Answer.DECLINED, reason="the card was closed")
+            return ProviderResponse(answer=ResponseCode.DECLINED, reason="the card was closed")
         self.refunds.append(call)
-        return Outcome(answer=Answer.REFUNDED)
+        return ProviderResponse(answer=ResponseCode.REFUNDED)

@@ -16,7 +16,7 @@ from app.contracts.base import Event
 from app.main import create_app, runtime
 from app.messaging.bus import Delivery
 from app.messaging.signal_bus import SignalBus
-from app.payments.payment import Answer, Call, Outcome
+from app.payments.payment import Call, ProviderResponse, ResponseCode
 from app.payments.providers import make
 
 
@@ -73,23 +73,23 @@ class Moody:
     def prepare(self) -> None:
         self.real.prepare()
 
-    def charge(self, call: Call) -> Outcome:
+    def charge(self, call: Call) -> ProviderResponse:
         return self._moodily("charge", call)
 
-    def void(self, call: Call) -> Outcome:
+    def void(self, call: Call) -> ProviderResponse:
         return self._moodily("void", call)
 
-    def refund(self, call: Call) -> Outcome:
+    def refund(self, call: Call) -> ProviderResponse:
         return self._moodily("refund", call)
 
-    def find(self, call: Call) -> Outcome | None:
+    def find(self, call: Call) -> ProviderResponse | None:
         return self.real.find(call)
 
     def land(self, number: int) -> None:
         verb, call = self.floating.pop(number % len(self.floating))
         getattr(self.real, verb)(call)
 
-    def _moodily(self, verb: str, call: Call) -> Outcome:
+    def _moodily(self, verb: str, call: Call) -> ProviderResponse:
         mood, self.mood = self.mood, ""
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile:
@@ -97,15 +97,15 @@ class Moody:
         if mood == "dies before":
             raise Died
         if mood == "busy":
-            return Outcome(answer=Answer.NOT_ATTEMPTED, reason="out of order")
+            return ProviderResponse(answer=ResponseCode.NOT_ATTEMPTED, reason="out of order")
         if mood == "late":
             self.floating.append((verb, call))
         if mood in ("before", "late"):
-            return Outcome(answer=Answer.UNKNOWN, reason="timed out")
+            return ProviderResponse(answer=ResponseCode.UNKNOWN, reason="timed out")
         outcome = getattr(self.real, verb)(call)
         if mood == "dies after":
             raise Died
-        return Outcome(answer=Answer.UNKNOWN, reason="timed out") if mood == "after" else outcome
+        return ProviderResponse(answer=ResponseCode.UNKNOWN, reason="timed out") if mood == "after" else outcome
 
 
 MOODS = ("", "before", "after", "late", "busy", "dies before", "dies after")

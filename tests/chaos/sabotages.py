@@ -13,8 +13,8 @@ from app.orders import repository as orders_repository
 from app.orders.repository import OrderRepository
 from app.payments import payment as domain
 from app.payments import repository as payments_repository
-from app.payments.repository import Held, PaymentRepository
-from app.storage.bulk import Patch, insert_each
+from app.payments.repository import LeasedPayment, PaymentRepository
+from app.storage.bulk import Patch, bulk_insert
 
 
 def outbox_by_a_second_write() -> None:
@@ -22,8 +22,8 @@ def outbox_by_a_second_write() -> None:
 
     def insert(self: Any, batch: list[dict[str, Any]]) -> list[Any]:
         late = [{name: doc.pop(name) for name in ("outbox", "relayDue")} for doc in batch]
-        with self._store.bounded() as documents:
-            errors = insert_each(documents, [{**doc, "outbox": []} for doc in batch])
+        with self._store.with_deadline() as documents:
+            errors = bulk_insert(documents, [{**doc, "outbox": []} for doc in batch])
             for doc, rest, error in zip(batch, late, errors, strict=True):
                 if error is None:
                     documents.update_one({"_id": doc["_id"]}, {"$set": rest})
@@ -57,16 +57,16 @@ def payment_stored_after_the_call() -> None:
     """The provider is called first, and what it answered is what is stored first."""
     usual = PaymentRepository.settle
 
-    def record(self: Any, payments: list[domain.Payment], _room: int) -> list[Held]:
+    def record(self: Any, payments: list[domain.Payment], _room: int) -> list[LeasedPayment]:
         now = self.now()
         taken = [domain.claimed(payment) for payment in payments]
         return [
-            Held(payment=payment, outbox=[], key_sent_at=now, lease_end=now + self._lease, owned=True)
+            LeasedPayment(payment=payment, outbox=[], key_sent_at=now, lease_end=now + self._lease, owned=True)
             for payment in taken
         ]
 
     def settle(self: Any, results: list[Any]) -> list[bool]:
-        with self._store.bounded() as documents:
+        with self._store.with_deadline() as documents:
             for result in results:
                 late = payments_repository._fresh(result.before.payment)
                 documents.update_one({"_id": late.pop("_id")}, {"$setOnInsert": late}, upsert=True)
@@ -152,7 +152,7 @@ def one_delivery_acknowledges_all() -> None:
     def acknowledge(self: Any, batch: Iterable[Pending]) -> None:
         keys = [pending.key for pending in batch if pending.delivered]
         if keys:
-            with self._store.bounded() as documents:
+            with self._store.with_deadline() as documents:
                 documents.update_many({"_id": {"$in": keys}}, EMPTIED)
 
     Outbox.acknowledge = acknowledge

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
-from app.contracts.base import Event, Refused
+from app.contracts.base import ApplicationError, Event
 from app.contracts.orders import OrderCancelled, OrderCreated, RefundRequested
 from app.contracts.payments import (
     PaymentCaptured,
@@ -30,14 +30,25 @@ from app.orders import order as orders
 from app.orders.order import CANCELLED, DECLINED, PROCESSING, PaymentStatus
 from app.orders.order import State as Order
 from app.payments import payment as payments
-from app.payments.payment import Answer, Call, Change, Kind, News, Outcome, Patience, Payment, Refund, Status
+from app.payments.payment import (
+    Call,
+    Kind,
+    News,
+    Payment,
+    PaymentDecision,
+    ProviderResponse,
+    Refund,
+    ResponseCode,
+    RetryPolicy,
+    Status,
+)
 
 TOTAL, PART = 100, 40
 DAY = 86_400.0
-PATIENCE = Patience(tries=2, horizon=60.0, key_life=DAY - 60.0, backoff=1.0, backoff_max=1.0)
-NOTHING_ASKED = Outcome(answer=Answer.UNKNOWN, reason="there was nothing to ask")
-UNKNOWN = Outcome(answer=Answer.UNKNOWN, reason="timed out")
-BUSY = Outcome(answer=Answer.NOT_ATTEMPTED, reason="busy")
+PATIENCE = RetryPolicy(tries=2, horizon=60.0, key_life=DAY - 60.0, backoff=1.0, backoff_max=1.0)
+NOTHING_ASKED = ProviderResponse(answer=ResponseCode.UNKNOWN, reason="there was nothing to ask")
+UNKNOWN = ProviderResponse(answer=ResponseCode.UNKNOWN, reason="timed out")
+BUSY = ProviderResponse(answer=ResponseCode.NOT_ATTEMPTED, reason="busy")
 
 
 class Bounds(NamedTuple):
@@ -58,7 +69,7 @@ class Task(NamedTuple):
     held: Payment
     sent_on: int
     call: Call | None = None
-    outcome: Outcome | None = None
+    outcome: ProviderResponse | None = None
 
 
 class Books(NamedTuple):
@@ -67,13 +78,13 @@ class Books(NamedTuple):
     Each with the day on which it happened: the provider forgets its key after that day.
     """
 
-    charges: tuple[tuple[str, Answer, int], ...] = ()
+    charges: tuple[tuple[str, ResponseCode, int], ...] = ()
     refunds: tuple[tuple[str, int, int], ...] = ()
     afloat: tuple[Call, ...] = ()
 
     def net(self) -> int:
         """What the provider holds of the payer's money."""
-        captured = sum(answer == Answer.CAPTURED for _, answer, _ in self.charges)
+        captured = sum(answer == ResponseCode.CAPTURED for _, answer, _ in self.charges)
         return captured * TOTAL - sum(value for _, value, _ in self.refunds)
 
 
@@ -142,20 +153,20 @@ def unfenced(_world: World, held: Payment) -> Payment | None:
     return held
 
 
-def late_capture_kept(payment: Payment, call: Call, outcome: Outcome, age: float) -> Change:
+def late_capture_kept(payment: Payment, call: Call, outcome: ProviderResponse, age: float) -> PaymentDecision:
     change = answered(payment, call, outcome, age)
     if change.news == News.CAPTURED and payment.cancelled:
-        return Change(payment=replace(change.payment, status=Status.CAPTURED, refunds=()), news=change.news)
+        return PaymentDecision(payment=replace(change.payment, status=Status.CAPTURED, refunds=()), news=change.news)
     return change
 
 
-def answered(payment: Payment, call: Call, outcome: Outcome, age: float) -> Change:
+def answered(payment: Payment, call: Call, outcome: ProviderResponse, age: float) -> PaymentDecision:
     return payments.answered(payment, call, outcome, age, PATIENCE)
 
 
-def unknown_is_declined(payment: Payment, call: Call, outcome: Outcome, age: float) -> Change:
-    declined = call.kind != Kind.REFUND and outcome.answer == Answer.UNKNOWN
-    return answered(payment, call, replace(outcome, answer=Answer.DECLINED) if declined else outcome, age)
+def unknown_is_declined(payment: Payment, call: Call, outcome: ProviderResponse, age: float) -> PaymentDecision:
+    declined = call.kind != Kind.REFUND and outcome.answer == ResponseCode.UNKNOWN
+    return answered(payment, call, replace(outcome, answer=ResponseCode.DECLINED) if declined else outcome, age)
 
 
 def may_send(payment: Payment, age: float) -> bool:
@@ -166,8 +177,8 @@ def always(_payment: Payment, _age: float) -> bool:
     return True
 
 
-def unsent_after_any_refusal(payment: Payment, call: Call, outcome: Outcome, age: float) -> Change:
-    refused = outcome.answer == Answer.NOT_ATTEMPTED
+def unsent_after_any_refusal(payment: Payment, call: Call, outcome: ProviderResponse, age: float) -> PaymentDecision:
+    refused = outcome.answer == ResponseCode.NOT_ATTEMPTED
     return answered(replace(payment, first_send=True) if refused else payment, call, outcome, age)
 
 
@@ -177,7 +188,7 @@ class Rules:
 
     key: Callable[[Call, int], Call] = keyed
     fence: Callable[[World, Payment], Payment | None] = fenced
-    meaning: Callable[[Payment, Call, Outcome, float], Change] = answered
+    meaning: Callable[[Payment, Call, ProviderResponse, float], PaymentDecision] = answered
     may_send: Callable[[Payment, float], bool] = may_send
     intent: bool = True
     not_found_proves: bool = False
@@ -211,7 +222,7 @@ def clients(world: World) -> Steps:
     if left.refunds:
         try:
             change = orders.refunded(order, "r", PART, "")
-        except Refused:
+        except ApplicationError:
             return
         yield "refund", ordered(spend(world, "refunds"), change, RefundRequested)
 
@@ -248,8 +259,8 @@ def resolutions(world: World, call: Call) -> Steps:
         yield "an operator drops the refund", recorded(world, world.payment, change, logged=True)
         return
     if made is None and call.kind == Kind.REFUND:
-        world, made = world._replace(books=refunded(world, call)), Answer.REFUNDED
-    outcome = Outcome(answer=made or Answer.DECLINED)
+        world, made = world._replace(books=refunded(world, call)), ResponseCode.REFUNDED
+    outcome = ProviderResponse(answer=made or ResponseCode.DECLINED)
     change = payments.resolved(world.payment, outcome, PATIENCE)
     yield f"an operator resolves it as {outcome.answer}", recorded(world, world.payment, change, logged=True)
 
@@ -299,7 +310,7 @@ def works(world: World, number: int, task: Task, rules: Rules) -> Steps:
     again = task.held.attempt > 1 or not rules.may_send(task.held, world.age(task.held, task.sent_on))
     known = found(world, call) if again else None
     if task.held.attempt > 1 and known is None and call.kind == Kind.VOID and rules.not_found_proves:
-        known = Outcome(answer=Answer.VOIDED)
+        known = ProviderResponse(answer=ResponseCode.VOIDED)
     yield f"worker {number} asks", holding(world, number, task._replace(call=call, outcome=known))
 
 
@@ -323,7 +334,7 @@ def sends(world: World, number: int, task: Task, rules: Rules) -> Steps:
 # --- how it is stored --------------------------------------------------------------------------------------------
 
 
-def ordered(world: World, change: orders.Change, kind: type[Event] | None) -> World:
+def ordered(world: World, change: orders.PaymentDecision, kind: type[Event] | None) -> World:
     order = applied(world.order, change)
     if kind is None:
         return world._replace(order=order)
@@ -331,7 +342,7 @@ def ordered(world: World, change: orders.Change, kind: type[Event] | None) -> Wo
     return world._replace(order=order, to_payments=(*world.to_payments, news_of(kind, order.sequence, **more)))
 
 
-def applied(order: Order, change: orders.Change, **more: int) -> Order:
+def applied(order: Order, change: orders.PaymentDecision, **more: int) -> Order:
     return replace(
         order,
         order_status=change.order_status,
@@ -386,12 +397,12 @@ def settled(world: World, task: Task, rules: Rules) -> World:
         change = rules.meaning(current, task.call, task.outcome, world.age(current, world.sent_on))
     else:
         again = 0.0 if payments.next_call(current) else None
-        change = payments.exhausted(current, PATIENCE) or Change(payment=current, due=again)
+        change = payments.exhausted(current, PATIENCE) or PaymentDecision(payment=current, due=again)
     return recorded(world, current, change, logged=True)
 
 
 def recorded(
-    world: World, before: Payment, change: Change, *, logged: bool = False, keeps_lease: bool = False
+    world: World, before: Payment, change: PaymentDecision, *, logged: bool = False, keeps_lease: bool = False
 ) -> World:
     after, entries = payments.with_key(before, change.payment), world.to_orders
     if change.news:
@@ -401,25 +412,25 @@ def recorded(
     return world if keeps_lease else world._replace(due=change.due is not None, owned=False)
 
 
-def effect(world: World, call: Call) -> tuple[Books, Outcome]:
+def effect(world: World, call: Call) -> tuple[Books, ProviderResponse]:
     """What the provider does when a request reaches it: at most one effect a key, as long as it knows the key."""
     books, known = world.books, found(world, call)
     if known:
         return books, known
     if call.kind == Kind.REFUND:
         if call.value > books.net():
-            return books, Outcome(answer=Answer.DECLINED, reason="exceeds the charge")
-        return refunded(world, call), Outcome(answer=Answer.REFUNDED)
-    verdict = Answer.CAPTURED if call.product_id == "1" else Answer.DECLINED
-    answer = Answer.VOIDED if call.kind == Kind.VOID else verdict
-    return books._replace(charges=(*books.charges, (call.key, answer, world.today))), Outcome(answer=answer)
+            return books, ProviderResponse(answer=ResponseCode.DECLINED, reason="exceeds the charge")
+        return refunded(world, call), ProviderResponse(answer=ResponseCode.REFUNDED)
+    verdict = ResponseCode.CAPTURED if call.product_id == "1" else ResponseCode.DECLINED
+    answer = ResponseCode.VOIDED if call.kind == Kind.VOID else verdict
+    return books._replace(charges=(*books.charges, (call.key, answer, world.today))), ProviderResponse(answer=answer)
 
 
 def refunded(world: World, call: Call) -> Books:
     return world.books._replace(refunds=(*world.books.refunds, (call.key, call.value, world.today)))
 
 
-def found(world: World, call: Call) -> Outcome | None:
+def found(world: World, call: Call) -> ProviderResponse | None:
     """What the provider knows of a key: nothing of one that it first received on an earlier day."""
     books, today = world.books, world.today
     answer = happened(
@@ -429,13 +440,13 @@ def found(world: World, call: Call) -> Outcome | None:
         ),
         call,
     )
-    return Outcome(answer=answer) if answer else None
+    return ProviderResponse(answer=answer) if answer else None
 
 
-def happened(books: Books, call: Call) -> Answer | None:
+def happened(books: Books, call: Call) -> ResponseCode | None:
     """What became of a key."""
     if call.kind == Kind.REFUND:
-        return Answer.REFUNDED if any(key == call.key for key, *_ in books.refunds) else None
+        return ResponseCode.REFUNDED if any(key == call.key for key, *_ in books.refunds) else None
     return next((answer for key, answer, _ in books.charges if key == call.key), None)
 
 
@@ -456,7 +467,7 @@ def news_of(kind: type[Event], sequence: int, **more: object) -> Event:
     return kind(**base, sequence=sequence, **more)
 
 
-NEWS: dict[News, Callable[[Change, Payment], Event]] = {
+NEWS: dict[News, Callable[[PaymentDecision, Payment], Event]] = {
     News.CAPTURED: lambda _, after: news_of(PaymentCaptured, after.sequence, reference="", took_ms=0),
     News.DECLINED: lambda _, after: news_of(PaymentDeclined, after.sequence, reason="", took_ms=0),
     News.VOIDED: lambda _, after: news_of(PaymentVoided, after.sequence),
@@ -468,7 +479,7 @@ NEWS: dict[News, Callable[[Change, Payment], Event]] = {
 }
 
 
-def refund_of(change: Change) -> dict[str, object]:
+def refund_of(change: PaymentDecision) -> dict[str, object]:
     refund = change.refund
     return {
         "refund_id": refund.refund_id,
@@ -482,7 +493,7 @@ def refund_of(change: Change) -> dict[str, object]:
 
 def check(world: World) -> None:
     """Raise Broken where an invariant does not hold in this state."""
-    if sum(answer == Answer.CAPTURED for _, answer, _ in world.books.charges) > 1:
+    if sum(answer == ResponseCode.CAPTURED for _, answer, _ in world.books.charges) > 1:
         raise Broken("charged twice")
     if world.books.net() < 0:
         raise Broken("more was given back than was taken")

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from app.payments.payment import Answer, Call, Kind
+from app.payments.payment import Call, Kind, ResponseCode
 from app.storage.mongodb import Database
 from tools.chaos.forgetful import ForgetfulLedger
 from tools.chaos.time_jump import older
@@ -36,25 +36,25 @@ def wait(database):
 
 
 def test_a_known_key_is_charged_once(ledger, database, wait):
-    first = ledger.enter(CHARGE, Answer.CAPTURED)
+    first = ledger.enter(CHARGE, ResponseCode.CAPTURED)
     wait(LIFE - 60)
 
-    assert ledger.enter(CHARGE, Answer.VOIDED)["_id"] == first["_id"]
-    assert ledger.find(CHARGE.key)["answer"] == Answer.CAPTURED
+    assert ledger.enter(CHARGE, ResponseCode.VOIDED)["_id"] == first["_id"]
+    assert ledger.find(CHARGE.key)["answer"] == ResponseCode.CAPTURED
     assert database.ledger.count_documents({}) == 1
 
 
 def test_a_forgotten_key_is_not_found_and_is_charged_again(ledger, database, wait):
-    ledger.enter(CHARGE, Answer.CAPTURED)
+    ledger.enter(CHARGE, ResponseCode.CAPTURED)
     wait(LIFE + 60)
 
     assert ledger.find(CHARGE.key) is None
-    ledger.enter(CHARGE, Answer.CAPTURED)
+    ledger.enter(CHARGE, ResponseCode.CAPTURED)
     assert database.ledger.count_documents({"orderId": "a", "answer": "captured"}) == 2
 
 
 def test_a_known_refund_is_made_once_and_a_forgotten_one_again_while_the_charge_covers_it(ledger, database, wait):
-    ledger.enter(CHARGE, Answer.CAPTURED)
+    ledger.enter(CHARGE, ResponseCode.CAPTURED)
     refunded = []
     for seconds in (0, LIFE - 60, 120, LIFE + 60):
         wait(seconds)
@@ -64,6 +64,6 @@ def test_a_known_refund_is_made_once_and_a_forgotten_one_again_while_the_charge_
 
 
 def test_nothing_goes_back_of_what_was_not_captured(ledger):
-    ledger.enter(CHARGE, Answer.DECLINED)
+    ledger.enter(CHARGE, ResponseCode.DECLINED)
 
     assert not ledger.refund(REFUND)

@@ -179,7 +179,7 @@ def test_an_operator_who_resolves_the_refund_lets_the_cancellation_give_back_the
     world.pass_hours(72)
     world.cancel(refunding)
     world.settle()
-    world.process.payments.desk.resolve(refunding, domain.Answer.REFUNDED, "", "seen in the dashboard")
+    world.process.payments.desk.resolve(refunding, domain.ResponseCode.REFUNDED, "", "seen in the dashboard")
     world.settle()
     assert world.provider.refunded(refunding) == TOTAL
     assert world.statuses(refunding) == ("Cancelled", "Refunded")

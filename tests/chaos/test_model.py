@@ -104,7 +104,7 @@ class Life(RuleBasedStateMachine):
             assert answer.status_code == 200, answer.text
             wish.status = status
         else:
-            assert (answer.status_code, answer.json["code"], answer.json["from"]) == (409, "illegal_step", before)
+            assert (answer.status_code, answer.json["code"], answer.json["from"]) == (409, "illegal_transition", before)
 
     @precondition(lambda self: self.wishes)
     @rule(at=processes, number=which, hundreds=st.integers(0, 40), key=st.sampled_from(["", "a", "b"]))
@@ -127,7 +127,7 @@ class Life(RuleBasedStateMachine):
             "Refunding",
             "Refunded",
         ):
-            assert (answer.status_code, answer.json["code"]) == (409, "illegal_step")
+            assert (answer.status_code, answer.json["code"]) == (409, "illegal_transition")
         elif 0 < asked <= left:
             assert (answer.status_code, answer.json["refund"]["amount"]["value"]) == (201, asked)
             wish.refunds[key or answer.json["refund"]["id"]] = asked

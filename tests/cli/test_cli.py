@@ -17,7 +17,7 @@ from werkzeug.serving import make_server
 from app.cli.load import percentile
 from app.main import NO_DATABASE, create_app, runtime
 from app.observability.stages import Stage
-from app.payments.payment import Answer, Outcome
+from app.payments.payment import ProviderResponse, ResponseCode
 from app.payments.providers import make
 
 UNKNOWN = "692000000000000000000000"
@@ -41,9 +41,9 @@ class Silent:
     def charge(self, call):
         self.charged.append(call.key)
         if self.silent and not self.after:
-            return Outcome(answer=Answer.UNKNOWN, reason="no word")
+            return ProviderResponse(answer=ResponseCode.UNKNOWN, reason="no word")
         outcome = self._real.charge(call)
-        return Outcome(answer=Answer.UNKNOWN, reason="no word") if self.silent else outcome
+        return ProviderResponse(answer=ResponseCode.UNKNOWN, reason="no word") if self.silent else outcome
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from app.messaging.live_feed import Feed
+from app.messaging.live_feed import LiveFeed
 from app.observability.stages import Stage
 from app.storage.mongodb import Database
 from tests.console.server import running
@@ -138,7 +138,7 @@ def test_the_open_page_outlives_the_server(page, server, mongo, console_database
 def test_thousands_of_orders_leave_the_page_calm(page, server, mongodb_uri, console_database, record_property):
     """As of ten more processes, which tell of 5,000 orders within three seconds."""
     database = Database(mongodb_uri, console_database)
-    feeds = [Feed(database.collection("steps", 5.0)) for _ in range(10)]
+    feeds = [LiveFeed(database.collection("steps", 5.0)) for _ in range(10)]
     for feed in feeds:
         feed.start()
     page.evaluate("window.longTasks.length = 0")

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from app.contracts import orders, payments  # noqa: F401 - declares the messages
-from app.contracts.base import Event, Refused, Reply, Request, concrete
+from app.contracts.base import ApplicationError, Event, Reply, Request, concrete
 
 PLAIN = {str: "text €", int: 2**52 + 1, bool: True}
 
@@ -123,14 +123,14 @@ def test_an_event_is_named_in_the_past_tense_and_says_whose_it_is(message):
     assert {"event_id", "order_id", "sequence", "request_id", "at"} <= {f.name for f in dataclasses.fields(message)}
 
 
-def refusals() -> list[type[Refused]]:
-    return [refusal for refusal in concrete(Refused) if refusal.__module__.startswith("app.contracts.")]
+def refusals() -> list[type[ApplicationError]]:
+    return [refusal for refusal in concrete(ApplicationError) if refusal.__module__.startswith("app.contracts.")]
 
 
 def test_every_refusal_has_a_code_of_its_own():
     codes = [vars(refusal).get("code") for refusal in refusals()]
     assert all(codes)
-    assert len({*codes, Refused.code}) == len(codes) + 1
+    assert len({*codes, ApplicationError.code}) == len(codes) + 1
 
 
 @pytest.mark.parametrize("refusal", refusals(), ids=lambda refusal: refusal.__name__)

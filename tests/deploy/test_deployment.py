@@ -33,7 +33,7 @@ from app.contracts.orders import CheckOrderStatus
 from app.contracts.payments import CheckPaymentBacklog
 from app.main import create_app, runtime
 from app.messaging.live_feed import CAPPED_BYTES
-from app.messaging.rabbitmq.bus import BrokerBus
+from app.messaging.rabbitmq.bus import RabbitMqBus
 from app.storage.embedded_mongod import TIED_TO_OWNER, find_binary
 from tools.cluster.rabbitmq import Rabbit
 
@@ -923,9 +923,9 @@ def test_any_module_may_come_first_to_the_broker(guarded_broker, eventually, mod
             for owner in WORKERS:
                 channel.queue_delete(f"orderflow.{owner}.{kind}")
             channel.exchange_delete(f"orderflow.{kind}")
-    bus = BrokerBus(guarded_broker.url_of(module), "orderflow", request_seconds=5, event_seconds=5)
+    bus = RabbitMqBus(guarded_broker.url_of(module), "orderflow", request_seconds=5, event_seconds=5)
     if module in QUESTIONS:
-        bus.answer(QUESTIONS[module], lambda request: None)
+        bus.register_handler(QUESTIONS[module], lambda request: None)
     bus.receive()
     eventually(lambda: bus.ready)
     bus.stop()

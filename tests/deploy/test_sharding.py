@@ -18,7 +18,7 @@ from pymongo.monitoring import CommandListener
 from app.messaging.outbox import Outbox
 from app.orders import order
 from app.orders import repository as of_orders
-from app.orders.order import Change
+from app.orders.order import OrderTransition
 from app.orders.repository import OrderRepository
 from app.payments import repository as of_payments
 from app.payments.repository import PaymentRepository
@@ -159,7 +159,9 @@ def two_events_in(outbox):
 
 def step_of_ones_own(parts):  # noqa: F811
     def decide(state):
-        return Change(type="OrderUpdated", actor="client", order_status="x", payment_status=state.payment_status)
+        return OrderTransition(
+            type="OrderUpdated", actor="client", order_status="x", payment_status=state.payment_status
+        )
 
     parts.orders.step(new_in(parts), "user-7", decide, lambda change, sequence, at: None)
 

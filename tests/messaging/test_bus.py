@@ -11,20 +11,20 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from structlog.testing import CapturingLogger
 
-from app.contracts.base import Conflict, Event, NotFound, Refused, Request, Unavailable
+from app.contracts.base import ApplicationError, Conflict, Event, NotFound, Request, Unavailable
 from app.contracts.orders import (
     CheckOrderStatus,
     CreateOrder,
     FindOrder,
-    IllegalStep,
+    IllegalTransition,
     OrderAccepted,
     OrderCancelled,
     OrderStatusView,
     TimelineFull,
 )
 from app.contracts.payments import PaymentVoided
-from app.messaging.rabbitmq.bus import BrokerBus
-from app.messaging.signal_bus import AlreadyAnswered, SignalBus
+from app.messaging.rabbitmq.bus import RabbitMqBus
+from app.messaging.signal_bus import HandlerAlreadyRegistered, SignalBus
 
 ORDER = "1" * 24
 FIND = FindOrder(request_id="r-1", order_id=ORDER, on_behalf_of="")
@@ -48,17 +48,17 @@ class Apart:
 
     def __init__(self, url: str, prefix: str, eventually) -> None:
         self._eventually = eventually
-        self._asker, self._owner = (BrokerBus(url, prefix, request_seconds=9.0, event_seconds=9.0) for _ in range(2))
+        self._asker, self._owner = (RabbitMqBus(url, prefix, request_seconds=9.0, event_seconds=9.0) for _ in range(2))
         self._receiving = False
 
-    def answer(self, request, handler):
-        self._owner.answer(request, handler)
+    def register_handler(self, request, handler):
+        self._owner.register_handler(request, handler)
 
     def subscribe(self, module, event, handler):
         self._owner.subscribe(module, event, handler)
 
-    def ask(self, request):
-        return self._met().ask(request)
+    def request(self, request):
+        return self._met().request(request)
 
     def publish(self, events):
         return self._met().publish(events)
@@ -67,7 +67,7 @@ class Apart:
         for side in (self._asker, self._owner):
             side.stop()
 
-    def _met(self) -> BrokerBus:
+    def _met(self) -> RabbitMqBus:
         if not self._receiving:
             self._receiving = True
             self._owner.receive()
@@ -103,8 +103,8 @@ def log(monkeypatch) -> CapturingLogger:
 
 def test_a_request_is_answered_by_the_one_who_said_so(bus):
     asked = []
-    bus.answer(CheckOrderStatus, lambda request: asked.append(request) or REPLY)
-    assert bus.ask(CHECK) == REPLY
+    bus.register_handler(CheckOrderStatus, lambda request: asked.append(request) or REPLY)
+    assert bus.request(CHECK) == REPLY
     assert asked == [CHECK]
 
 
@@ -122,9 +122,9 @@ def test_each_request_reaches_its_own_answerer(bus):
         idempotency_key="",
     )
     created = []
-    bus.answer(CheckOrderStatus, lambda request: REPLY)
-    bus.answer(CreateOrder, lambda request: created.append(request) or accepted)
-    assert (bus.ask(CHECK), bus.ask(create)) == (REPLY, accepted)
+    bus.register_handler(CheckOrderStatus, lambda request: REPLY)
+    bus.register_handler(CreateOrder, lambda request: created.append(request) or accepted)
+    assert (bus.request(CHECK), bus.request(create)) == (REPLY, accepted)
     assert created == [create]
 
 
@@ -134,43 +134,43 @@ def test_many_at_once_are_each_given_their_own_reply(bus):
             order_id=request.order_id, order_status="Success", payment_status="Captured", version=int(request.order_id)
         )
 
-    bus.answer(CheckOrderStatus, view)
+    bus.register_handler(CheckOrderStatus, view)
 
     def ask(number: int) -> int:
-        return bus.ask(CheckOrderStatus(request_id="r", order_id=str(number), on_behalf_of="")).version
+        return bus.request(CheckOrderStatus(request_id="r", order_id=str(number), on_behalf_of="")).version
 
     with ThreadPoolExecutor(32) as pool:
         assert list(pool.map(ask, range(200))) == list(range(200))
 
 
 def test_a_request_nobody_answers_is_unavailable(bus, log):
-    bus.answer(CheckOrderStatus, lambda request: REPLY)
+    bus.register_handler(CheckOrderStatus, lambda request: REPLY)
     with pytest.raises(Unavailable, match="nobody answers FindOrder"):
-        bus.ask(FIND)
+        bus.request(FIND)
     assert log.calls == []
 
 
 def test_a_second_answerer_is_refused_and_the_first_stays(bus):
-    bus.answer(CheckOrderStatus, lambda request: REPLY)
-    with pytest.raises(AlreadyAnswered, match="CheckOrderStatus"):
-        bus.answer(CheckOrderStatus, lambda request: None)
-    assert bus.ask(CHECK) == REPLY
+    bus.register_handler(CheckOrderStatus, lambda request: REPLY)
+    with pytest.raises(HandlerAlreadyRegistered, match="CheckOrderStatus"):
+        bus.register_handler(CheckOrderStatus, lambda request: None)
+    assert bus.request(CHECK) == REPLY
 
 
-@pytest.mark.parametrize("refusal", [NotFound, IllegalStep, TimelineFull, Conflict, Unavailable])
+@pytest.mark.parametrize("refusal", [NotFound, IllegalTransition, TimelineFull, Conflict, Unavailable])
 def test_declared_refusals_reach_the_asker_with_all_they_say(bus, log, refusal):
-    bus.answer(FindOrder, raising(refusal("no", retry_after=3, allowed=["Cancelled"])))
-    with pytest.raises(Refused) as caught:
-        bus.ask(FIND)
+    bus.register_handler(FindOrder, raising(refusal("no", retry_after=3, allowed=["Cancelled"])))
+    with pytest.raises(ApplicationError) as caught:
+        bus.request(FIND)
     assert type(caught.value) is refusal
     assert (caught.value.detail, caught.value.members) == ("no", {"retry_after": 3, "allowed": ["Cancelled"]})
     assert log.calls == []
 
 
 def test_any_other_exception_is_logged_with_the_message_and_becomes_unavailable(bus, log):
-    bus.answer(FindOrder, raising(KeyError("a bug")))
+    bus.register_handler(FindOrder, raising(KeyError("a bug")))
     with pytest.raises(Unavailable) as caught:
-        bus.ask(FIND)
+        bus.request(FIND)
     assert "bug" not in caught.value.detail
     [call] = log.calls
     assert call.method_name == "exception"
@@ -260,14 +260,14 @@ def test_receivers_that_nobody_else_holds_are_not_garbage_collected(bus):
 
     def install():
         handler = Handler()
-        bus.answer(CheckOrderStatus, handler.answer)
+        bus.register_handler(CheckOrderStatus, handler.answer)
         bus.subscribe("orders", PaymentVoided, handler.hear)
         return weakref.ref(handler)
 
     handler = install()
     gc.collect()
     assert handler() is not None
-    assert bus.ask(CHECK) == REPLY
+    assert bus.request(CHECK) == REPLY
     assert bus.publish([voided()]) == {"orders": None}
     assert told == [(voided(),)]
 
@@ -277,11 +277,11 @@ def test_receivers_that_nobody_else_holds_are_not_garbage_collected(bus):
 
 def test_in_one_process_replies_and_refusals_are_the_very_ones(signals):
     refusal = NotFound("no")
-    signals.answer(CheckOrderStatus, lambda request: REPLY)
-    signals.answer(FindOrder, raising(refusal))
-    assert signals.ask(CHECK) is REPLY
+    signals.register_handler(CheckOrderStatus, lambda request: REPLY)
+    signals.register_handler(FindOrder, raising(refusal))
+    assert signals.request(CHECK) is REPLY
     with pytest.raises(NotFound) as caught:
-        signals.ask(FIND)
+        signals.request(FIND)
     assert caught.value is refusal
 
 
@@ -293,9 +293,9 @@ def test_in_one_process_it_is_told_what_each_module_made_of_an_event(signals, lo
 
 
 def test_what_ends_the_process_is_not_taken_for_a_failed_request(signals):
-    signals.answer(FindOrder, raising(SystemExit()))
+    signals.register_handler(FindOrder, raising(SystemExit()))
     with pytest.raises(SystemExit):
-        signals.ask(FIND)
+        signals.request(FIND)
 
 
 def test_a_bus_holds_its_receivers_no_longer_than_it_lives():
@@ -315,13 +315,13 @@ def test_a_bus_holds_its_receivers_no_longer_than_it_lives():
 
 def test_two_buses_are_strangers():
     one, other, told = SignalBus(), SignalBus(), []
-    one.answer(CheckOrderStatus, lambda request: REPLY)
+    one.register_handler(CheckOrderStatus, lambda request: REPLY)
     one.subscribe("orders", PaymentVoided, told.append)
     with pytest.raises(Unavailable):
-        other.ask(CHECK)
+        other.request(CHECK)
     assert other.publish([voided()]) == {}
     assert told == []
-    other.answer(CheckOrderStatus, lambda request: REPLY)
+    other.register_handler(CheckOrderStatus, lambda request: REPLY)
 
 
 def test_a_request_and_an_event_of_the_same_name_do_not_meet(signals):
@@ -335,16 +335,16 @@ def test_a_request_and_an_event_of_the_same_name_do_not_meet(signals):
         owner = "orders"
         reply = OrderStatusView
 
-    signals.answer(Note, lambda request: REPLY)
-    assert signals.ask(Note(request_id="r-1")) is REPLY
+    signals.register_handler(Note, lambda request: REPLY)
+    assert signals.request(Note(request_id="r-1")) is REPLY
     assert heard == []
     assert list(signals.publish([event(event_id="e", order_id=ORDER, sequence=1, request_id="r", at=0)])) == ["orders"]
 
 
 def test_handlers_run_in_the_thread_of_the_caller(signals):
     threads = []
-    signals.answer(CheckOrderStatus, lambda request: threads.append(threading.current_thread()) or REPLY)
+    signals.register_handler(CheckOrderStatus, lambda request: threads.append(threading.current_thread()) or REPLY)
     signals.subscribe("orders", PaymentVoided, lambda events: threads.append(threading.current_thread()))
-    signals.ask(CHECK)
+    signals.request(CHECK)
     signals.publish([voided()])
     assert threads == [threading.current_thread()] * 2

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from app.messaging import live_feed as feeds
-from app.messaging.live_feed import Feed, Tally
+from app.messaging.live_feed import LiveFeed, Tally
 from app.observability.stages import Stage
 from app.storage.mongodb import Database
 
@@ -14,7 +14,7 @@ from app.storage.mongodb import Database
 @pytest.fixture
 def feed(settings):
     database = Database(settings.mongodb_uri, settings.database)
-    made = Feed(database.collection("steps", 5.0))
+    made = LiveFeed(database.collection("steps", 5.0))
     made.prepare()
     yield made
     made.stop()
@@ -80,7 +80,7 @@ def test_a_tally_counts_all_and_times_the_newest():
 
 def test_whoever_watches_sees_steps_and_tallies_of_every_process(feed, settings, eventually):
     seen, database = [], Database(settings.mongodb_uri, settings.database)
-    watcher = Feed(database.collection("steps", 5.0))
+    watcher = LiveFeed(database.collection("steps", 5.0))
     since = time.time() - 1
 
     def watch():
@@ -121,7 +121,7 @@ def test_a_line_told_before_the_collection_was_made_does_not_make_it_endless(set
     """Where modules run apart, the gateway makes it, and others may be earlier."""
     database.steps.insert_one({"step": "orders received", "at": 1.0, "order_id": "o"})
     connection = Database(settings.mongodb_uri, settings.database)
-    early, late = (Feed(connection.collection("steps", 5.0)) for _ in range(2))
+    early, late = (LiveFeed(connection.collection("steps", 5.0)) for _ in range(2))
     for one in (early, late):
         one.prepare()
     assert database.steps.options() == {"capped": True, "size": feeds.CAPPED_BYTES}

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from structlog.testing import CapturingLogger
 
 from app import orders
-from app.contracts.base import NotFound, Refused, Unavailable
+from app.contracts.base import ApplicationError, NotFound, Unavailable
 from app.contracts.orders import (
     AwaitOrder,
     AwaitTimeline,
@@ -38,7 +38,15 @@ from app.contracts.payments import PaymentCaptured, PaymentVoided
 from app.main import create_app, runtime
 from app.messaging.outbox import Outbox, entry_of
 from app.messaging.rabbitmq import bus
-from app.messaging.rabbitmq.bus import BrokerBus, LateReceipts, NotTakenIn, NotUnderstood, Posted, Question, decoded
+from app.messaging.rabbitmq.bus import (
+    DeliveryRejected,
+    LateReceipts,
+    NotUnderstood,
+    Posted,
+    Question,
+    RabbitMqBus,
+    decoded,
+)
 from app.messaging.relay import Relay
 from app.messaging.signal_bus import SignalBus
 from app.observability.stages import Stage
@@ -59,8 +67,8 @@ def join(bus_url, bus_prefix):
     """A process on the bus; each takes part until the test ends."""
     joined = []
 
-    def join(url=bus_url, request_seconds=9.0, event_seconds=9.0) -> BrokerBus:
-        made = BrokerBus(url, bus_prefix, request_seconds=request_seconds, event_seconds=event_seconds)
+    def join(url=bus_url, request_seconds=9.0, event_seconds=9.0) -> RabbitMqBus:
+        made = RabbitMqBus(url, bus_prefix, request_seconds=request_seconds, event_seconds=event_seconds)
         joined.append(made)
         return made
 
@@ -73,9 +81,9 @@ def join(bus_url, bus_prefix):
 def serving(join, eventually):
     """A process that answers CheckOrderStatus, and receives."""
 
-    def serve(handler=lambda request: REPLY, **how) -> BrokerBus:
+    def serve(handler=lambda request: REPLY, **how) -> RabbitMqBus:
         made = join(**how)
-        made.answer(CheckOrderStatus, handler)
+        made.register_handler(CheckOrderStatus, handler)
         made.receive()
         eventually(lambda: made.ready)
         return made
@@ -87,7 +95,7 @@ def serving(join, eventually):
 def listening(join, eventually):
     """A process in which a module takes events in."""
 
-    def listen(handler, event=OrderCancelled, module="payments", **how) -> BrokerBus:
+    def listen(handler, event=OrderCancelled, module="payments", **how) -> RabbitMqBus:
         made = join(**how)
         made.subscribe(module, event, handler)
         made.receive()
@@ -117,7 +125,7 @@ def log(monkeypatch) -> CapturingLogger:
     return capturing
 
 
-def break_off(bus: BrokerBus) -> None:
+def break_off(bus: RabbitMqBus) -> None:
     """End both connections as a network does."""
     for link in (bus._in, bus._out):
         link._break()
@@ -140,14 +148,14 @@ def test_a_module_that_does_not_answer_is_soon_not_waited_for_and_welcome_again(
     asker = join(request_seconds=0.7)
     began = time.monotonic()
     with pytest.raises(Unavailable, match="orders did not answer in time"):
-        asker.ask(CHECK)
+        asker.request(CHECK)
     first = time.monotonic() - began
     began = time.monotonic()
     with pytest.raises(Unavailable):
-        asker.ask(CHECK)
+        asker.request(CHECK)
     assert time.monotonic() - began < first
     serving()
-    assert asker.ask(CHECK) == REPLY
+    assert asker.request(CHECK) == REPLY
     assert not asker._silent
 
 
@@ -158,17 +166,17 @@ def test_a_module_that_is_slow_for_a_moment_is_waited_for_as_ever_once_it_answer
     serving(lambda request: time.sleep(next(pauses, 0.7)) or REPLY)
     asker = join(request_seconds=0.3)
     with pytest.raises(Unavailable, match="in time"):
-        asker.ask(CHECK)
+        asker.request(CHECK)
     assert asker._silent
     eventually(lambda: not asker._silent)
-    assert asker.ask(CHECK) == REPLY
+    assert asker.request(CHECK) == REPLY
 
 
 def test_without_a_broker_all_is_refused_at_once_but_the_first_which_waits_for_it(join):
     alone = join(url="amqp://nobody:nothing@127.0.0.1:9/none")
     for _ in range(3):
         with pytest.raises(Unavailable, match="broker cannot be reached"):
-            alone.ask(CHECK)
+            alone.request(CHECK)
     began = time.monotonic()
     assert type(alone.publish([CANCELLED])["payments"]) is Unavailable
     assert time.monotonic() - began < 1
@@ -181,25 +189,25 @@ def test_another_broker_is_tried_where_the_first_is_not_there(join, serving, bus
     asker = join(url=f"amqp://nobody:nothing@127.0.0.1:9/none;{bus_url}")
     asker.start()
     asker._out.up.wait(10)
-    assert asker.ask(CHECK) == REPLY
+    assert asker.request(CHECK) == REPLY
 
 
 def test_a_request_to_a_module_of_the_same_process_stays_in_it(serving, waiting):
     both = serving(lambda request: threading.current_thread())
-    assert both.ask(CHECK) is threading.current_thread()
+    assert both.request(CHECK) is threading.current_thread()
 
 
 def test_a_broker_that_takes_nothing_is_not_written_to(join, serving):
     serving()
     asker = join()
-    assert asker.ask(CHECK) == REPLY
+    assert asker.request(CHECK) == REPLY
     asker._out._on_blocked("low on memory")
     with pytest.raises(Unavailable):
-        asker.ask(CHECK)
+        asker.request(CHECK)
     assert type(asker.publish([CANCELLED])["payments"]) is Unavailable
     assert not asker.ready
     asker._out._on_unblocked()
-    assert asker.ask(CHECK) == REPLY
+    assert asker.request(CHECK) == REPLY
 
 
 # --- connections that end ---
@@ -207,12 +215,12 @@ def test_a_broker_that_takes_nothing_is_not_written_to(join, serving):
 
 def test_a_lost_connection_is_made_anew_on_both_sides(join, serving, eventually):
     owner, asker = serving(), join()
-    assert asker.ask(CHECK) == REPLY
+    assert asker.request(CHECK) == REPLY
     for lost in (owner, asker):
         break_off(lost)
         eventually(lambda: not asker.ready or not owner.ready)
         eventually(lambda: asker.ready and owner.ready)
-        assert asker.ask(CHECK) == REPLY
+        assert asker.request(CHECK) == REPLY
 
 
 def test_whoever_asked_over_a_connection_that_ends_is_told_at_once(join, serving, eventually):
@@ -289,7 +297,7 @@ def two_owners(join, eventually):
             return handle
 
         for owner in owners:
-            owner.answer(kind, lose(owner))
+            owner.register_handler(kind, lose(owner))
             owner.receive()
         eventually(lambda: all(owner.ready for owner in owners))
 
@@ -300,7 +308,7 @@ def two_owners(join, eventually):
 def test_a_request_whose_owner_is_lost_goes_to_another(join, two_owners, request_, reply):
     asked = []
     two_owners(type(request_), lambda request: asked.append(request) or reply)
-    assert join().ask(request_) == reply
+    assert join().request(request_) == reply
     assert asked == [request_] * 2
 
 
@@ -311,7 +319,7 @@ def test_a_step_whose_owner_is_lost_is_refused_as_unclear(join, two_owners, expe
     asked = []
     two_owners(UpdateOrder, lambda request: asked.append(request) or updated)
     with pytest.raises(Unavailable, match="look whether it was done"):
-        join().ask(step_to("Confirm", expected_versions=expected_versions))
+        join().request(step_to("Confirm", expected_versions=expected_versions))
     assert len(asked) == 1
 
 
@@ -323,23 +331,23 @@ def test_a_step_that_was_taken_does_not_undo_what_another_client_did_since(join,
         request_id="r", order_id=ORDER, user_id="u", product_id="1", product_name="p", total_text="RM 99",
         total_value=9900, total_currency="MYR", idempotency_key="",
     )  # fmt: skip
-    module.ask(wanted)
+    module.request(wanted)
     captured = PaymentCaptured(
         event_id="e", order_id=ORDER, sequence=1, request_id="r", at=0, reference="ref", took_ms=1
     )
     assert module.publish([captured]) == {"orders": None}
 
     def take_step(request):
-        reply = module.ask(request)
+        reply = module.request(request)
         if request.order_status == "packed" and not shipped:
-            shipped.append(module.ask(step_to("shipped")))
+            shipped.append(module.request(step_to("shipped")))
         return reply
 
     shipped = []
     two_owners(UpdateOrder, take_step)
     with pytest.raises(Unavailable, match="look whether it was done"):
-        join().ask(step_to("packed"))
-    timeline = module.ask(AwaitTimeline(request_id="r", order_id=ORDER, on_behalf_of="", after=0, wait_ms=0))
+        join().request(step_to("packed"))
+    timeline = module.request(AwaitTimeline(request_id="r", order_id=ORDER, on_behalf_of="", after=0, wait_ms=0))
     assert [entry.to for entry in timeline.entries] == ["Processing", "Success", "packed", "shipped"]
     database.close()
 
@@ -352,7 +360,7 @@ def test_who_stops_lets_what_it_has_taken_end_and_no_asker_notices(join, serving
 
     def ask_on():
         while not over.is_set():
-            asked.append(asker.ask(CHECK))
+            asked.append(asker.request(CHECK))
 
     with ThreadPoolExecutor(8) as pool:
         running = [pool.submit(ask_on) for _ in range(8)]
@@ -381,11 +389,11 @@ def slowly(request):
 def test_what_nobody_waits_for_any_longer_is_not_done(join, serving, eventually):
     asker = join(request_seconds=0.1)
     with pytest.raises(Unavailable):
-        asker.ask(CHECK)
+        asker.request(CHECK)
     time.sleep(asker._request_seconds)
     done = []
     serving(lambda request: done.append(request) or REPLY)
-    assert join().ask(CHECK) == REPLY
+    assert join().request(CHECK) == REPLY
     assert len(done) == 1
 
 
@@ -409,10 +417,10 @@ def test_a_request_that_waited_here_longer_than_its_asker_is_not_done(join, serv
             hasty.start()
             assert hasty._out.up.wait(10)
             with pytest.raises(Unavailable, match="in time"):
-                hasty.ask(replace(CHECK, request_id=request_id))
+                hasty.request(replace(CHECK, request_id=request_id))
         released.set()
         assert first.result(60) == REPLY
-    assert patient.ask(replace(CHECK, request_id="last")) == REPLY
+    assert patient.request(replace(CHECK, request_id="last")) == REPLY
     assert "late" not in done
 
 
@@ -445,8 +453,8 @@ def test_who_asks_to_wait_holds_up_nobody(join, serving, eventually):
         return REPLY
 
     owner = join()
-    owner.answer(AwaitOrder, wait)
-    owner.answer(CheckOrderStatus, lambda request: REPLY)
+    owner.register_handler(AwaitOrder, wait)
+    owner.register_handler(CheckOrderStatus, lambda request: REPLY)
     owner.receive()
     asker = join()
     many = bus.REQUESTS_AHEAD + bus.HANDS + 8
@@ -454,7 +462,7 @@ def test_who_asks_to_wait_holds_up_nobody(join, serving, eventually):
     with ThreadPoolExecutor(many) as pool:
         asked = [pool.submit(asker.ask, wait_for) for _ in range(many)]
         eventually(lambda: len(waiting_now) == many)
-        assert asker.ask(CHECK) == REPLY
+        assert asker.request(CHECK) == REPLY
         released.set()
         assert {one.result(10) for one in asked} == {REPLY}
 
@@ -513,10 +521,10 @@ def test_a_reader_that_is_killed_from_inside_goes_on(join, serving, eventually, 
     eventually(lambda: not killed.ready)
     eventually(lambda: killed.ready)
     with contextlib.suppress(Unavailable):
-        asker.ask(CHECK)
+        asker.request(CHECK)
     eventually(lambda: reached)
     eventually(lambda: asker.ready and owner.ready)
-    assert asker.ask(CHECK) == REPLY
+    assert asker.request(CHECK) == REPLY
 
 
 def test_a_reader_that_was_killed_is_not_ready_before_it_reads_again(join, serving, eventually, monkeypatch):
@@ -526,7 +534,7 @@ def test_a_reader_that_was_killed_is_not_ready_before_it_reads_again(join, servi
     break_off(owner)
     eventually(lambda: not owner.ready)
     eventually(lambda: owner.ready)
-    assert asker.ask(CHECK) == REPLY
+    assert asker.request(CHECK) == REPLY
     assert reached
     eventually(lambda: owner.ready)
 
@@ -542,7 +550,7 @@ def test_the_heart_that_is_killed_from_inside_beats_on(join, eventually):
 
 def test_readers_and_heart_count_each_time_they_come_round(join, serving, eventually):
     owner = serving()
-    assert join().ask(CHECK) == REPLY
+    assert join().request(CHECK) == REPLY
     assert {heartbeat.name for heartbeat in owner.heartbeats} == {"broker-heart", "broker-out", "broker-in"}
     before = [heartbeat.beats for heartbeat in owner.heartbeats]
     eventually(lambda: all(one.beats > had for one, had in zip(owner.heartbeats, before, strict=True)))
@@ -586,7 +594,7 @@ def test_a_handler_that_wants_to_end_the_process_leaves_no_asker_without_an_answ
         asked = [pool.submit(asker.ask, CHECK) for _ in range(len(wishes))]
         assert {str(one.exception(30)) for one in asked} == {"CheckOrderStatus could not be answered"}
     with pytest.raises(NotFound):
-        asker.ask(CHECK)
+        asker.request(CHECK)
 
 
 def test_a_handler_that_wants_to_end_the_process_costs_no_place_for_events(join, listening, log):
@@ -600,7 +608,7 @@ def test_a_handler_that_wants_to_end_the_process_costs_no_place_for_events(join,
     sender = join()
     for _ in range(len(wishes)):
         trouble = sender.publish([CANCELLED])["payments"]
-        assert isinstance(trouble, NotTakenIn)
+        assert isinstance(trouble, DeliveryRejected)
         assert "SystemExit" in str(trouble)
     assert sender.publish([CANCELLED]) == {"payments": None}
 
@@ -640,7 +648,7 @@ def test_a_request_that_is_none_holds_up_nobody(join, serving, channel, bus_pref
     channel.basic_publish(
         channel.prepare_message(body, properties={"reply_to": "nobody"}), "", f"{bus_prefix}.orders.requests"
     )
-    assert join().ask(CHECK) == REPLY
+    assert join().request(CHECK) == REPLY
 
 
 DEEP = b"[" * 2000 + b"]" * 2000
@@ -690,7 +698,7 @@ def test_more_nonsense_than_a_process_takes_ahead_leaves_no_request_unanswered(
     owner = serving()
     queue = f"{bus_prefix}.orders.requests"
     send_many(channel, body, queue, bus.REQUESTS_AHEAD + len(ODD_PROPERTIES))
-    assert join().ask(CHECK) == REPLY
+    assert join().request(CHECK) == REPLY
     eventually(lambda: waiting("orders.requests") == 0)
     owner.finish(10)
     owner.stop()
@@ -807,8 +815,8 @@ def test_nonsense_raises_nothing_but_that_it_is_not_understood(decoder):
 
 @given(st.sampled_from([*bus.REQUESTS, "Nothing"]), bodies(), st.booleans())
 def test_whatever_is_asked_is_answered_with_a_reply_or_a_refusal(name, body, again):
-    owner = BrokerBus("amqp://nobody@127.0.0.1:9/none", "none", request_seconds=1, event_seconds=1)
-    owner.answer(CheckOrderStatus, lambda request: REPLY)
+    owner = RabbitMqBus("amqp://nobody@127.0.0.1:9/none", "none", request_seconds=1, event_seconds=1)
+    owner.register_handler(CheckOrderStatus, lambda request: REPLY)
     kind, payload = owner._handled("orders", name, msgspec.Raw(body), again)
     assert kind == "Unavailable" or (name, decoded(bus.REPLIES[name], payload)) == ("CheckOrderStatus", REPLY)
 
@@ -817,7 +825,7 @@ def test_whatever_is_asked_is_answered_with_a_reply_or_a_refusal(name, body, aga
 def test_whatever_the_answer_is_the_asker_is_given_a_reply_or_a_refusal(kind, body):
     question = Question("orders:1", CHECK, 1.0)
     question.end(kind, msgspec.Raw(body))
-    with contextlib.suppress(Refused):
+    with contextlib.suppress(ApplicationError):
         assert isinstance(question.reply(), OrderStatusView)
 
 
@@ -861,7 +869,7 @@ def test_a_message_that_kills_whoever_takes_it_is_not_taken_for_ever(join, liste
     victims.append(listening(die))
     sender = join(event_seconds=30.0)
     trouble = sender.publish([CANCELLED])["payments"]
-    assert isinstance(trouble, NotTakenIn)
+    assert isinstance(trouble, DeliveryRejected)
     assert "may die of it" in str(trouble)
     assert bus.DELIVERIES <= len(told) <= bus.DELIVERIES + 1
 
@@ -877,7 +885,7 @@ def test_a_message_that_was_given_back_too_often_waits_for_no_thread(join, liste
     monkeypatch.setattr(bus.Work, "submit", noted)
     victims = []
     victims.append(listening(lambda events: break_off(victims[-1])))
-    assert isinstance(join(event_seconds=30.0).publish([CANCELLED])["payments"], NotTakenIn)
+    assert isinstance(join(event_seconds=30.0).publish([CANCELLED])["payments"], DeliveryRejected)
     assert max(submitted) == bus.DELIVERIES - 1
 
 
@@ -893,7 +901,7 @@ def test_a_message_that_kills_whoever_takes_it_counts_as_failed_though_its_sende
     victims.append(listening(die))
     sender = join(event_seconds=0.05 - bus.TRAVEL_SECONDS)
     troubles = []
-    while not any(isinstance(trouble, NotTakenIn) for trouble in troubles):
+    while not any(isinstance(trouble, DeliveryRejected) for trouble in troubles):
         troubles.append(sender.publish([CANCELLED])["payments"])
         # A relay makes a dozen attempts with growing pauses; here there are none, and a busy machine dies more slowly.
         assert len(troubles) < 300
@@ -902,7 +910,7 @@ def test_a_message_that_kills_whoever_takes_it_counts_as_failed_though_its_sende
 
 
 def test_a_late_refusal_of_a_batch_is_no_refusal_of_each_event_in_it():
-    late, refusal = LateReceipts(), NotTakenIn("one of them")
+    late, refusal = LateReceipts(), DeliveryRejected("one of them")
     one, other, third = (replace(CANCELLED, event_id=event_id) for event_id in ("e-1", "e-2", "e-3"))
     late.expect("1", [one, other])
     assert late.refusal([one, other]) is None
@@ -921,14 +929,14 @@ def test_late_refusals_are_kept_in_bounds():
     for number in range(3 * late.LIMIT):
         late.expect(str(number), [replace(CANCELLED, event_id=f"e-{number}")])
         late.expect(f"never {number}", [CANCELLED])
-        late.receipt(str(number), NotTakenIn("no"))
+        late.receipt(str(number), DeliveryRejected("no"))
     assert len(late._batches) <= late.LIMIT
     assert len(late._refusals) == late.LIMIT
 
 
 MORTAL = """
 import os, signal, sys
-from app.messaging.rabbitmq.bus import BrokerBus
+from app.messaging.rabbitmq.bus import RabbitMqBus
 from app.contracts.orders import OrderCancelled
 
 def take(events):
@@ -936,7 +944,7 @@ def take(events):
         os.kill(os.getpid(), signal.SIGKILL)
 
 def live():
-    bus = BrokerBus(sys.argv[1], sys.argv[2], request_seconds=9.0, event_seconds=9.0)
+    bus = RabbitMqBus(sys.argv[1], sys.argv[2], request_seconds=9.0, event_seconds=9.0)
     bus.subscribe("payments", OrderCancelled, take)
     bus.receive()
     signal.pause()

@@ -19,7 +19,7 @@ from app.config import Settings
 from app.main import NO_DATABASE, create_app, runtime
 from app.observability import metrics, prometheus
 from app.observability.stages import Stage
-from app.payments.payment import Answer, Outcome
+from app.payments.payment import ProviderResponse, ResponseCode
 from app.payments.providers import make
 
 COUNTERS = {
@@ -54,7 +54,7 @@ class Mute:
         return None
 
     def charge(self, call):
-        return Outcome(answer=Answer.UNKNOWN, reason="no word")
+        return ProviderResponse(answer=ResponseCode.UNKNOWN, reason="no word")
 
 
 def read(text):
@@ -209,8 +209,8 @@ def test_what_ended_processes_counted_is_kept_in_one_file_and_their_gauges_are_f
             file = MmapedDict(str(tmp_path / f"{kind}_{pid}.db"))
             file.write_value(key, 2.0, 0.0)
             file.close()
-    prometheus.forget_the_gone(tmp_path)
-    prometheus.forget_the_gone(tmp_path)
+    prometheus.merge_dead_processes(tmp_path)
+    prometheus.merge_dead_processes(tmp_path)
     left = {file.name for file in tmp_path.iterdir()}
     assert left == {"counter_gone.db", *(f"{kind}_{os.getpid()}.db" for kind in ("counter", "gauge_livesum"))}
     [(told, value, *_)] = MmapedDict.read_all_values_from_file(str(tmp_path / "counter_gone.db"))

@@ -15,7 +15,7 @@ from app.main import create_app, runtime
 from app.observability import stages, tracing
 from app.observability.opentelemetry import OpenTelemetry
 from app.observability.stages import Stage
-from app.payments.payment import Answer, Outcome
+from app.payments.payment import ProviderResponse, ResponseCode
 from app.payments.providers import make
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,11 @@ class Forgetful:
 
     def charge(self, call):
         self.calls += 1
-        return Outcome(answer=Answer.UNKNOWN, reason="no word") if self.calls == 1 else self._real.charge(call)
+        return (
+            ProviderResponse(answer=ResponseCode.UNKNOWN, reason="no word")
+            if self.calls == 1
+            else self._real.charge(call)
+        )
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from app.contracts.orders import AwaitOrder, AwaitTimeline
 from app.contracts.payments import PaymentCaptured
 from app.orders import notifier as watching
 from app.orders import service
-from app.orders.notifier import Watch
+from app.orders.notifier import OrderChangeNotifier
 
 LONG = 20.0
 # Well below the second after which everybody looks again anyhow.
@@ -24,7 +24,7 @@ SOON = 0.9
 @pytest.fixture
 def watch(store):
     """A watch of its own; ended with the test."""
-    made = Watch(store)
+    made = OrderChangeNotifier(store)
     yield made
     made.ending = True
 
@@ -66,7 +66,7 @@ def within(seconds):
 
 
 def capture(orders, news, *order_ids):
-    service.on_payment_news([news(PaymentCaptured, order_id) for order_id in order_ids], orders)
+    service.on_payment_events([news(PaymentCaptured, order_id) for order_id in order_ids], orders)
 
 
 @pytest.fixture(autouse=True)

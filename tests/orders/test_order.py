@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from app.contracts.base import Event
 from app.contracts.orders import (
     IdempotencyKeyReused,
-    IllegalStep,
+    IllegalTransition,
     MisleadingStatus,
     OrderCreated,
     RefundExceedsBalance,
@@ -98,7 +98,7 @@ def event(kind: str, sequence: int = 3) -> Event:
     }[kind]()
 
 
-def moved(before: State, change: order.Change, **members) -> State:
+def moved(before: State, change: order.OrderTransition, **members) -> State:
     """The state after a change, as the repository stores it."""
     return dataclasses.replace(
         before,
@@ -111,7 +111,7 @@ def moved(before: State, change: order.Change, **members) -> State:
 
 
 def test_the_table_is_the_documented_one():
-    assert {(rule.source, rule.by.value, rule.target) for rule in order.TABLE} == {
+    assert {(rule.source, rule.by.value, rule.target) for rule in order.TRANSITIONS} == {
         ("(new)", "POST", "Processing"),
         ("Processing", "payment captured", "Success"),
         ("Processing", "payment declined", "Declined"),
@@ -125,7 +125,7 @@ def test_the_table_is_the_documented_one():
         ("(custom)", "PUT Cancelled", "Cancelled"),
         ("Declined", "PUT Cancelled", "Cancelled"),
     }
-    assert len(order.TABLE) == len(order.NEXT)
+    assert len(order.TRANSITIONS) == len(order.NEXT)
 
 
 def test_the_payment_statuses_are_the_documented_ones():
@@ -155,7 +155,7 @@ def test_the_same_state_again_records_nothing(status):
 
 @pytest.mark.parametrize(("status", "wanted"), [move for move, mark in MOVES.items() if mark == "x"])
 def test_an_illegal_step_is_refused_and_says_what_is_allowed(status, wanted):
-    with pytest.raises(IllegalStep) as refusal:
+    with pytest.raises(IllegalTransition) as refusal:
         order.requested(state(status), wanted)
     assert refusal.value.members["from"] == status
     assert refusal.value.members["to"] == wanted
@@ -176,7 +176,7 @@ def test_what_is_allowed_is_what_works(status):
 def test_no_client_ever_moves_an_order_into_a_state_of_the_payment(status, name):
     try:
         change = order.requested(state(status), name)
-    except IllegalStep:
+    except IllegalTransition:
         return
     assert change is None
     assert status == name
@@ -186,9 +186,9 @@ def test_a_status_called_like_a_mark_of_the_table_is_just_another_custom_one():
     for text in ("(new)", "(custom)"):
         assert order.requested(state("Success"), text).order_status == text
         assert sorted(order.allowed(text)) == sorted(ALLOWED["Shipped"])
-        with pytest.raises(IllegalStep):
+        with pytest.raises(IllegalTransition):
             order.requested(state("Processing", "Processing"), text)
-        with pytest.raises(IllegalStep):
+        with pytest.raises(IllegalTransition):
             order.requested(state(text), "Confirm")
 
 
@@ -323,7 +323,7 @@ def test_who_may_not_refund_cancels_only_until_fulfilment_begins(status, refused
 
 def test_a_full_timeline_still_tells_same_from_illegal():
     assert order.requested(state("Shipped", sequence=200), "Shipped") is None
-    with pytest.raises(IllegalStep):
+    with pytest.raises(IllegalTransition):
         order.requested(state("Shipped", sequence=200), "Success")
 
 
@@ -367,7 +367,7 @@ def test_whatever_happens_the_timeline_folds_to_the_state_and_no_order_comes_bac
         if kind == "client":
             try:
                 change = order.requested(held, what)
-            except IllegalStep:
+            except IllegalTransition:
                 continue
             seen = held.payment_sequence
         else:
@@ -410,7 +410,7 @@ def test_a_refund_is_reserved_and_leaves_the_order_where_it_is(before, value):
 
 @pytest.mark.parametrize("before", NOT_REFUNDABLE)
 def test_where_nothing_was_captured_or_all_goes_back_anyway_no_refund_is_reserved(before):
-    with pytest.raises(IllegalStep):
+    with pytest.raises(IllegalTransition):
         order.refunded(state(*before.split("/")), "r1", 1, "MYR")
 
 

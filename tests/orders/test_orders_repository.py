@@ -9,12 +9,12 @@ from bson import Int64, ObjectId
 from pymongo.errors import WriteError
 
 from app.contracts.base import Conflict, NotFound
-from app.contracts.orders import IllegalStep, OrderList, OrderView, StaleVersion, TimelineFull, TooManyRefunds
+from app.contracts.orders import IllegalTransition, OrderList, OrderView, StaleVersion, TimelineFull, TooManyRefunds
 from app.contracts.payments import PaymentCaptured, PaymentDeclined, PaymentRefunded
 from app.messaging.outbox import event_of
 from app.orders import order, service
 from app.orders.open_order_limit import OpenOrderLimit
-from app.orders.order import Change
+from app.orders.order import OrderTransition
 from app.orders.repository import view_of
 
 NO_LIMIT = OpenOrderLimit(lambda *_: 0, 1)
@@ -32,7 +32,7 @@ NOT_IDS = (
 
 
 def step_to(text: str):
-    return lambda state: Change(
+    return lambda state: OrderTransition(
         type="OrderUpdated", actor="client", order_status=text, payment_status=state.payment_status
     )
 
@@ -152,7 +152,7 @@ def test_a_step_is_decided_anew_when_another_was_faster(orders, create, update, 
             update(order_id, "Cancelled", rival)
         return order.requested(state, "Confirm")
 
-    with pytest.raises(IllegalStep) as refusal:
+    with pytest.raises(IllegalTransition) as refusal:
         orders.step(order_id, "", decide, silent)
     assert seen == ["Success", "Cancelled"]
     assert refusal.value.members["from"] == "Cancelled"
@@ -616,7 +616,7 @@ def test_on_behalf_of_a_user_only_that_users_orders_are_there(orders, create, up
 
 def test_a_step_on_old_knowledge_is_judged_with_the_write_itself(orders, rival, create, update, news, stored):
     order_id = create()
-    service.on_payment_news([news(PaymentCaptured, order_id)], orders)
+    service.on_payment_events([news(PaymentCaptured, order_id)], orders)
     taken = []
 
     def decide(state):

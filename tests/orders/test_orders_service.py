@@ -9,7 +9,7 @@ from app.contracts.base import Conflict, NotFound
 from app.contracts.orders import (
     CheckOrderStatus,
     FindOrder,
-    IllegalStep,
+    IllegalTransition,
     ListOrders,
     OrderAccepted,
     OrderCancelled,
@@ -73,7 +73,7 @@ def test_every_event_has_an_id_of_its_own(orders, create, stored):
 
 def test_a_step_is_told_with_the_version_it_led_to(orders, create, update, news):
     order_id = create()
-    service.on_payment_news([news(PaymentCaptured, order_id)], orders)
+    service.on_payment_events([news(PaymentCaptured, order_id)], orders)
     answers = [update(order_id, text) for text in ("Confirm", "Shipped", "Shipped", "Delivered", "Cancelled")]
     assert [(answer.order_status, answer.version, answer.changed) for answer in answers] == [
         ("Confirm", 3, True),
@@ -88,7 +88,7 @@ def test_an_illegal_step_changes_nothing(orders, create, update, stored):
     order_id = create()
     before = stored(order_id)
     for text in ("Confirm", "Success", "Declined", "Shipped", "cancelled"):
-        with pytest.raises(IllegalStep):
+        with pytest.raises(IllegalTransition):
             update(order_id, text)
     assert stored(order_id) == before
 
@@ -101,7 +101,7 @@ def test_a_step_of_an_unknown_order_is_refused(orders, update):
 
 def test_a_cancellation_is_announced_once_with_its_place_in_the_timeline(orders, create, update, news, stored):
     order_id = create()
-    service.on_payment_news([news(PaymentCaptured, order_id)], orders)
+    service.on_payment_events([news(PaymentCaptured, order_id)], orders)
     update(order_id, "Confirm")
     for _ in range(3):
         update(order_id, "Cancelled")
@@ -114,7 +114,7 @@ def test_a_cancellation_is_announced_once_with_its_place_in_the_timeline(orders,
 
 def test_only_cancelling_is_announced_and_only_where_money_is_involved(orders, create, update, news, stored):
     fulfilled, declined = create(), create()
-    service.on_payment_news([news(PaymentCaptured, fulfilled), news(PaymentDeclined, declined)], orders)
+    service.on_payment_events([news(PaymentCaptured, fulfilled), news(PaymentDeclined, declined)], orders)
     update(fulfilled, "Confirm")
     update(fulfilled, "Shipped")
     update(declined, "Cancelled")
@@ -125,11 +125,11 @@ def test_only_cancelling_is_announced_and_only_where_money_is_involved(orders, c
 
 def test_the_timeline_tells_who_did_what(orders, create, update, news, stored):
     order_id = create()
-    service.on_payment_news([news(PaymentCaptured, order_id, reference="ref-9")], orders)
+    service.on_payment_events([news(PaymentCaptured, order_id, reference="ref-9")], orders)
     update(order_id, "Confirm")
     update(order_id, "Shipped")
     update(order_id, "Cancelled")
-    service.on_payment_news([news(PaymentRefunded, order_id, 2)], orders)
+    service.on_payment_events([news(PaymentRefunded, order_id, 2)], orders)
     entries = stored(order_id)["events"]
     assert [(entry["type"], entry["actor"], entry["from"], entry["to"], entry["paymentStatus"]) for entry in entries] == [
         ("OrderCreated", "client", "(new)", "Processing", "Processing"),
@@ -159,7 +159,7 @@ def test_news_is_applied_once_however_often_it_comes(orders, create, news, store
     order_id = create()
     event = news(kind, order_id, **members)
     for batch in ([event], [event, event], [event]):
-        service.on_payment_news(batch, orders)
+        service.on_payment_events(batch, orders)
     doc = stored(order_id)
     assert (doc["orderStatus"], doc["paymentStatus"]) == statuses
     assert [entry["type"] for entry in doc["events"]] == ["OrderCreated", kind.__name__]
@@ -167,7 +167,7 @@ def test_news_is_applied_once_however_often_it_comes(orders, create, news, store
 
 def test_news_of_a_missing_order_is_refused_so_that_the_relay_sees_it(orders, create, news):
     with pytest.raises(NotFound):
-        service.on_payment_news([news(PaymentCaptured, str(ObjectId()))], orders)
+        service.on_payment_events([news(PaymentCaptured, str(ObjectId()))], orders)
 
 
 def test_an_order_its_status_and_the_list_agree(orders, create, update):
@@ -259,7 +259,7 @@ def test_handlers_never_answer_for_another_order(orders, create, update, stored)
 
 def test_a_refund_is_reserved_and_asked_of_payments_in_one_write(orders, create, refund, commands, news, stored):
     order_id = create()
-    service.on_payment_news([news(PaymentCaptured, order_id)], orders)
+    service.on_payment_events([news(PaymentCaptured, order_id)], orders)
     commands.sent.clear()
     answer = refund(order_id, "r1", 900)
     assert [name for name, _ in commands.sent] == ["find", "findAndModify"]
@@ -274,7 +274,7 @@ def test_a_refund_is_reserved_and_asked_of_payments_in_one_write(orders, create,
 
 def test_a_refund_without_a_value_is_all_that_is_left(orders, create, refund, news):
     order_id = create()
-    service.on_payment_news([news(PaymentCaptured, order_id)], orders)
+    service.on_payment_events([news(PaymentCaptured, order_id)], orders)
     assert refund(order_id, "r1", 900).refund_value == 900
     assert refund(order_id, "rest").refund_value == 9000
     with pytest.raises(RefundExceedsBalance):
@@ -283,7 +283,7 @@ def test_a_refund_without_a_value_is_all_that_is_left(orders, create, refund, ne
 
 def test_a_refund_asked_for_again_is_told_again_and_not_made_again(orders, create, refund, news, stored):
     order_id = create()
-    service.on_payment_news([news(PaymentCaptured, order_id)], orders)
+    service.on_payment_events([news(PaymentCaptured, order_id)], orders)
     refund(order_id, "r1", 900)
     before = stored(order_id)
     again = refund(order_id, "r1", 900)
@@ -293,7 +293,7 @@ def test_a_refund_asked_for_again_is_told_again_and_not_made_again(orders, creat
 
 def test_refunds_asked_for_at_once_never_exceed_what_was_captured(orders, create, refund, news, stored):
     order_id = create()
-    service.on_payment_news([news(PaymentCaptured, order_id)], orders)
+    service.on_payment_events([news(PaymentCaptured, order_id)], orders)
 
     def ask(at: int) -> int:
         while True:

@@ -17,14 +17,14 @@ from app.contracts.orders import OrderCancelled, OrderCreated
 from app.messaging.outbox import Outbox
 from app.payments import payment as domain
 from app.payments import service
-from app.payments.payment import Answer, Call, Outcome, Patience, Payment
-from app.payments.provider_client import Guard
-from app.payments.repository import Held, PaymentRepository
+from app.payments.payment import Call, Payment, ProviderResponse, ResponseCode, RetryPolicy
+from app.payments.provider_client import CircuitBreakingProvider
+from app.payments.repository import LeasedPayment, PaymentRepository
 from app.payments.results import Settler
 from app.payments.worker import Worker
 from app.storage.mongodb import Database, DatabaseClock, Store
 
-SETTLED = {"charge": Answer.CAPTURED, "void": Answer.VOIDED, "refund": Answer.REFUNDED}
+SETTLED = {"charge": ResponseCode.CAPTURED, "void": ResponseCode.VOIDED, "refund": ResponseCode.REFUNDED}
 
 
 @dataclass
@@ -36,32 +36,32 @@ class Double:
     with every call before it is answered.
     """
 
-    answers: list[Outcome | Exception | None] = field(default_factory=list)
-    books: dict[str, Outcome] = field(default_factory=dict)
+    answers: list[ProviderResponse | Exception | None] = field(default_factory=list)
+    books: dict[str, ProviderResponse] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
     watch: Callable[[str, Call], None] = lambda verb, call: None
 
-    def charge(self, call: Call) -> Outcome:
+    def charge(self, call: Call) -> ProviderResponse:
         return self._answer("charge", call)
 
-    def void(self, call: Call) -> Outcome:
+    def void(self, call: Call) -> ProviderResponse:
         return self._answer("void", call)
 
-    def refund(self, call: Call) -> Outcome:
+    def refund(self, call: Call) -> ProviderResponse:
         return self._answer("refund", call)
 
-    def find(self, call: Call) -> Outcome | None:
+    def find(self, call: Call) -> ProviderResponse | None:
         self.asked.append(("find", call.key))
         self.watch("find", call)
         return self.books.get(call.key)
 
-    def _answer(self, verb: str, call: Call) -> Outcome:
+    def _answer(self, verb: str, call: Call) -> ProviderResponse:
         self.asked.append((verb, call.key))
         self.watch(verb, call)
         told = self.answers.pop(0) if self.answers else None
         if isinstance(told, Exception):
             raise told
-        return told or Outcome(answer=SETTLED[verb], reference=f"ref-{call.key}")
+        return told or ProviderResponse(answer=SETTLED[verb], reference=f"ref-{call.key}")
 
 
 class Gate:
@@ -148,7 +148,7 @@ def dying(store: Store, outbox: Outbox, payments: PaymentRepository) -> PaymentR
     return PaymentRepository(store, outbox, -5.0)
 
 
-PATIENCE = Patience(tries=3, horizon=3600.0, key_life=7200.0, backoff=100.0, backoff_max=100.0)
+PATIENCE = RetryPolicy(tries=3, horizon=3600.0, key_life=7200.0, backoff=100.0, backoff_max=100.0)
 
 
 @pytest.fixture
@@ -156,10 +156,10 @@ def make_worker(provider: Double, payments: PaymentRepository) -> Iterator[Calla
     """A worker on a repository; its sweep is not started."""
     made: list[Worker] = []
 
-    def make(repository: PaymentRepository, threads: int = 2, patience: Patience = PATIENCE, **options) -> Worker:
+    def make(repository: PaymentRepository, threads: int = 2, patience: RetryPolicy = PATIENCE, **options) -> Worker:
         settler = Settler(repository)
         timing = {"timeout": 5.0, "interval": 0.05} | options
-        guard = Guard(provider, timing.pop("failures", 10), timing.pop("recovery", 10.0))
+        guard = CircuitBreakingProvider(provider, timing.pop("failures", 10), timing.pop("recovery", 10.0))
         worker = Worker(repository, guard, settler, patience, threads=threads, **timing)
         made.append(worker)
         return worker
@@ -203,10 +203,10 @@ def new_payment(created) -> Callable[..., Payment]:
 
 
 @pytest.fixture
-def leased(payments: PaymentRepository, new_payment) -> Callable[[], Held]:
+def leased(payments: PaymentRepository, new_payment) -> Callable[[], LeasedPayment]:
     """A new payment under a lease of the first process."""
 
-    def make() -> Held:
+    def make() -> LeasedPayment:
         [held] = payments.record([new_payment()], 1)
         return held
 
@@ -239,10 +239,10 @@ def make_due(database) -> Callable[..., None]:
 
 
 @pytest.fixture
-def take_up(payments: PaymentRepository, make_due) -> Callable[[str], Held]:
+def take_up(payments: PaymentRepository, make_due) -> Callable[[str], LeasedPayment]:
     """Claim one payment, whose pause is over."""
 
-    def claim(order_id: str) -> Held:
+    def claim(order_id: str) -> LeasedPayment:
         make_due(order_id)
         [held] = payments.claim(10)
         assert held.payment.order_id == order_id

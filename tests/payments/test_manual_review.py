@@ -4,18 +4,18 @@ from datetime import timedelta
 
 import pytest
 
-from app.payments.manual_review import Desk, NotPossible
-from app.payments.payment import Answer, Outcome, Patience
+from app.payments.manual_review import ManualReview, NotPossible
+from app.payments.payment import ProviderResponse, ResponseCode, RetryPolicy
 from app.payments.results import Settler
 
-UNKNOWN = Outcome(answer=Answer.UNKNOWN, reason="no answer in time")
-PATIENCE = Patience(tries=3, horizon=3600.0, key_life=7200.0, backoff=100.0, backoff_max=100.0)
+UNKNOWN = ProviderResponse(answer=ResponseCode.UNKNOWN, reason="no answer in time")
+PATIENCE = RetryPolicy(tries=3, horizon=3600.0, key_life=7200.0, backoff=100.0, backoff_max=100.0)
 
 
 @pytest.fixture
 def desk(payments, provider):
     """The operator's desk, for a provider that forgets its keys after two hours."""
-    return Desk(payments, provider, Settler(payments), PATIENCE)
+    return ManualReview(payments, provider, Settler(payments), PATIENCE)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_once_the_provider_may_have_forgotten_the_key_it_is_not_sent_again(desk,
 def test_what_the_provider_still_knows_settles_it_even_then(desk, parked, provider, begun_ago, stored):
     order_id = parked()
     begun_ago(order_id, hours=3)
-    provider.books[f"{order_id}:1"] = Outcome(answer=Answer.CAPTURED, reference="ref-found")
+    provider.books[f"{order_id}:1"] = ProviderResponse(answer=ResponseCode.CAPTURED, reference="ref-found")
     assert desk.retry(order_id) == "Captured"
     assert provider.asked == [("find", f"{order_id}:1")]
     assert (stored(order_id)["reference"], told(stored(order_id))[-1]) == ("ref-found", "PaymentCaptured")
@@ -128,9 +128,9 @@ def test_a_refund_that_was_parked_can_be_retried(desk, worker, provider, leased,
 @pytest.mark.parametrize(
     ("answer", "status", "event"),
     [
-        (Answer.CAPTURED, "Captured", "PaymentCaptured"),
-        (Answer.DECLINED, "Declined", "PaymentDeclined"),
-        (Answer.VOIDED, "Voided", "PaymentVoided"),
+        (ResponseCode.CAPTURED, "Captured", "PaymentCaptured"),
+        (ResponseCode.DECLINED, "Declined", "PaymentDeclined"),
+        (ResponseCode.VOIDED, "Voided", "PaymentVoided"),
     ],
 )
 def test_what_an_operator_found_out_settles_a_payment(desk, parked, provider, stored, answer, status, event):
@@ -146,9 +146,9 @@ def test_what_cannot_be_is_refused_and_changes_nothing(desk, parked, leased, sto
     order_id, open_id = parked(), leased().payment.order_id
     before = stored(order_id), stored(open_id)
     for refused in (
-        lambda: desk.resolve(order_id, Answer.REFUNDED, "", "why"),
-        lambda: desk.resolve(open_id, Answer.CAPTURED, "", "why"),
-        lambda: desk.resolve("no-such-order", Answer.CAPTURED, "", "why"),
+        lambda: desk.resolve(order_id, ResponseCode.REFUNDED, "", "why"),
+        lambda: desk.resolve(open_id, ResponseCode.CAPTURED, "", "why"),
+        lambda: desk.resolve("no-such-order", ResponseCode.CAPTURED, "", "why"),
         lambda: desk.retry(open_id),
         lambda: desk.retry("no-such-order"),
     ):
@@ -159,7 +159,7 @@ def test_what_cannot_be_is_refused_and_changes_nothing(desk, parked, leased, sto
 
 def test_a_payment_that_was_settled_twice_by_hand_is_settled_once(desk, parked, stored):
     order_id = parked()
-    desk.resolve(order_id, Answer.CAPTURED, "ref-9", "first")
+    desk.resolve(order_id, ResponseCode.CAPTURED, "ref-9", "first")
     with pytest.raises(NotPossible):
-        desk.resolve(order_id, Answer.DECLINED, "", "second")
+        desk.resolve(order_id, ResponseCode.DECLINED, "", "second")
     assert (stored(order_id)["status"], told(stored(order_id))) == ("Captured", ["PaymentParked", "PaymentCaptured"])

@@ -6,10 +6,10 @@ import pytest
 
 from app.contracts.orders import OrderCancelled, OrderCreated
 from app.payments import payment as domain
-from app.payments.payment import Answer, Call, Kind, News, Outcome, Patience, Payment, Refund, Status
+from app.payments.payment import Call, Kind, News, Payment, ProviderResponse, Refund, ResponseCode, RetryPolicy, Status
 
 ORDER = "6920c1b05be0d3a1f2c4e687"
-PATIENCE = Patience(tries=12, horizon=72_000.0, key_life=86_000.0, backoff=2.0, backoff_max=300.0)
+PATIENCE = RetryPolicy(tries=12, horizon=72_000.0, key_life=86_000.0, backoff=2.0, backoff_max=300.0)
 FRESH = Payment(
     order_id=ORDER,
     request_id="r-1",
@@ -83,7 +83,7 @@ ANSWERS = {
         "unknown": "Refunding, no news, later",
     },
 }
-CASES = [(work, Answer(answer)) for work, row in ANSWERS.items() for answer in row]
+CASES = [(work, ResponseCode(answer)) for work, row in ANSWERS.items() for answer in row]
 
 # What a cancellation leads to: the same three, and then what is asked of the provider.
 CANCELLING = [
@@ -114,12 +114,12 @@ def call_of(payment: Payment, kind: Kind) -> Call:
     return call
 
 
-def answer(work: str, outcome: Outcome, age: float = 1.0, **changes) -> domain.Change:
+def answer(work: str, outcome: ProviderResponse, age: float = 1.0, **changes) -> domain.PaymentDecision:
     payment, kind = WAITING[work]
     return domain.answered(replace(payment, **changes), call_of(payment, kind), outcome, age, PATIENCE)
 
 
-def summary(change: domain.Change) -> str:
+def summary(change: domain.PaymentDecision) -> str:
     when = "never" if change.due is None else "at once" if change.due == 0 else "later"
     return f"{change.payment.status.value}, {change.news.value if change.news else 'no news'}, {when}"
 
@@ -135,20 +135,20 @@ def test_a_new_order_opens_a_payment_that_nobody_has_sent():
 
 
 def test_the_table_of_answers_is_whole():
-    assert {answer.value for answer in Answer} == set(ANSWERS["waiting to charge"])
+    assert {answer.value for answer in ResponseCode} == set(ANSWERS["waiting to charge"])
     assert all(set(row) == set(ANSWERS["waiting to charge"]) for row in ANSWERS.values())
     assert set(Status) == {payment.status for payment, _, _ in CANCELLING}
 
 
 @pytest.mark.parametrize(("work", "given"), CASES)
 def test_what_an_answer_leads_to(work, given):
-    change = answer(work, Outcome(answer=given, reason="because", reference="ref-9"))
+    change = answer(work, ProviderResponse(answer=given, reason="because", reference="ref-9"))
     assert summary(change) == ANSWERS[work][given.value]
 
 
 @pytest.mark.parametrize(("work", "given"), CASES)
 def test_no_answer_ever_takes_or_returns_more_than_there_is(work, given):
-    after = answer(work, Outcome(answer=given)).payment
+    after = answer(work, ProviderResponse(answer=given)).payment
     assert after.captured in (0, 9900)
     assert sum(refund.value for refund in after.refunds) <= after.captured
     assert after.refunded <= after.captured
@@ -156,19 +156,19 @@ def test_no_answer_ever_takes_or_returns_more_than_there_is(work, given):
 
 @pytest.mark.parametrize(("work", "given"), CASES)
 def test_whatever_is_due_has_something_to_ask_and_whatever_is_not_has_nothing(work, given):
-    change = answer(work, Outcome(answer=given))
+    change = answer(work, ProviderResponse(answer=given))
     assert (domain.next_call(change.payment) is None) == (change.due is None)
 
 
 def test_a_capture_takes_the_whole_total_and_keeps_the_reference():
-    change = answer("waiting to charge", Outcome(answer=Answer.CAPTURED, reference="ref-9"), tries=7)
+    change = answer("waiting to charge", ProviderResponse(answer=ResponseCode.CAPTURED, reference="ref-9"), tries=7)
     assert (change.payment.captured, change.payment.reference, change.detail) == (9900, "ref-9", "ref-9")
     assert (change.payment.tries, change.payment.refunds) == (0, ())
 
 
 def test_a_capture_that_lands_after_the_cancellation_goes_back_whole():
     for work in ("charging, cancelled meanwhile", "waiting to void"):
-        change = answer(work, Outcome(answer=Answer.CAPTURED))
+        change = answer(work, ProviderResponse(answer=ResponseCode.CAPTURED))
         assert change.payment.captured == 9900
         assert change.payment.refunds == (Refund(refund_id="cancel", value=9900, done=False),)
         assert change.payment.tries == 0
@@ -176,13 +176,13 @@ def test_a_capture_that_lands_after_the_cancellation_goes_back_whole():
 
 def test_a_decline_moves_no_money_and_tells_why():
     for work in ("waiting to charge", "charging, cancelled meanwhile"):
-        change = answer(work, Outcome(answer=Answer.DECLINED, reason="no cover"))
+        change = answer(work, ProviderResponse(answer=ResponseCode.DECLINED, reason="no cover"))
         assert (change.payment.captured, change.payment.refunds, change.detail) == (0, (), "no cover")
 
 
 def test_after_a_cancellation_an_unsettled_charge_is_voided_with_the_same_key():
-    for given in (Answer.NOT_ATTEMPTED, Answer.UNKNOWN):
-        after = answer("charging, cancelled meanwhile", Outcome(answer=given)).payment
+    for given in (ResponseCode.NOT_ATTEMPTED, ResponseCode.UNKNOWN):
+        after = answer("charging, cancelled meanwhile", ProviderResponse(answer=given)).payment
         call = domain.next_call(after)
         assert (call.kind, call.key) == (Kind.VOID, f"{ORDER}:1")
 
@@ -191,12 +191,12 @@ def test_several_refunds_are_made_one_after_the_other():
     both = replace(REFUNDING, refunds=(PART, Refund(refund_id="cancel", value=9000)))
     first = domain.next_call(both)
     assert (first.refund_id, first.value) == ("r-1", 900)
-    change = domain.answered(both, first, Outcome(answer=Answer.REFUNDED), 1.0, PATIENCE)
+    change = domain.answered(both, first, ProviderResponse(answer=ResponseCode.REFUNDED), 1.0, PATIENCE)
     assert summary(change) == "Refunding, PaymentRefunded, at once"
     assert (change.refund.refund_id, change.refund.value, change.payment.refunded) == ("r-1", 900, 900)
     second = domain.next_call(change.payment)
     assert (second.refund_id, second.value) == ("cancel", 9000)
-    change = domain.answered(change.payment, second, Outcome(answer=Answer.REFUNDED), 1.0, PATIENCE)
+    change = domain.answered(change.payment, second, ProviderResponse(answer=ResponseCode.REFUNDED), 1.0, PATIENCE)
     assert summary(change) == "Refunded, PaymentRefunded, never"
     assert (change.refund.refund_id, change.payment.refunded) == ("cancel", 9900)
 
@@ -287,13 +287,13 @@ def test_a_call_says_all_that_a_provider_needs():
     assert (call.value, call.currency, call.refund_id) == (900, "MYR", "r-1")
 
 
-UNSETTLED = (Answer.NOT_ATTEMPTED, Answer.UNKNOWN)
+UNSETTLED = (ResponseCode.NOT_ATTEMPTED, ResponseCode.UNKNOWN)
 
 
 @pytest.mark.parametrize("work", WAITING)
 @pytest.mark.parametrize("given", UNSETTLED)
 def test_what_stays_unsettled_is_parked_after_the_last_try(work, given):
-    outcome = Outcome(answer=given, reason="no answer in time")
+    outcome = ProviderResponse(answer=given, reason="no answer in time")
     assert answer(work, outcome, tries=11).news is None
     for tries in (12, 13):
         change = answer(work, outcome, tries=tries)
@@ -304,7 +304,7 @@ def test_what_stays_unsettled_is_parked_after_the_last_try(work, given):
 @pytest.mark.parametrize("work", WAITING)
 @pytest.mark.parametrize("given", UNSETTLED)
 def test_what_stays_unsettled_is_parked_at_the_horizon(work, given):
-    outcome = Outcome(answer=given)
+    outcome = ProviderResponse(answer=given)
     assert answer(work, outcome, age=71_999.9, tries=2).news is None
     for age in (72_000.0, 100_000.0):
         change = answer(work, outcome, age=age, tries=2)
@@ -312,14 +312,14 @@ def test_what_stays_unsettled_is_parked_at_the_horizon(work, given):
         assert change.payment.parked
 
 
-@pytest.mark.parametrize("given", [answer for answer in Answer if answer not in UNSETTLED])
+@pytest.mark.parametrize("given", [answer for answer in ResponseCode if answer not in UNSETTLED])
 def test_an_answer_that_comes_on_the_last_try_counts_as_any_other(given):
-    late = answer("waiting to charge", Outcome(answer=given), age=80_000.0, tries=12)
+    late = answer("waiting to charge", ProviderResponse(answer=given), age=80_000.0, tries=12)
     assert summary(late) == ANSWERS["waiting to charge"][given.value]
 
 
 def test_what_is_parked_keeps_what_is_known_of_the_money():
-    after = answer("waiting to refund all", Outcome(answer=Answer.UNKNOWN), tries=12).payment
+    after = answer("waiting to refund all", ProviderResponse(answer=ResponseCode.UNKNOWN), tries=12).payment
     assert (after.captured, after.refunds, after.reference) == (9900, (WHOLE,), "ref-1")
 
 
@@ -335,19 +335,19 @@ def test_the_pause_is_capped_however_many_tries_there_were():
 
 @pytest.mark.parametrize("tries", [1, 4, 11])
 def test_an_unsettled_call_is_repeated_after_the_pause(tries):
-    change = answer("waiting to charge", Outcome(answer=Answer.UNKNOWN, reason="no answer"), tries=tries)
+    change = answer("waiting to charge", ProviderResponse(answer=ResponseCode.UNKNOWN, reason="no answer"), tries=tries)
     assert change.due == domain.backoff(tries, PATIENCE)
     assert (change.payment.tries, change.detail) == (tries, "no answer")
 
 
 def test_a_provider_that_asks_for_patience_gets_it():
-    asked = Outcome(answer=Answer.NOT_ATTEMPTED, retry_after=45.0)
+    asked = ProviderResponse(answer=ResponseCode.NOT_ATTEMPTED, retry_after=45.0)
     assert answer("waiting to charge", asked, tries=1).due == 45.0
     assert answer("waiting to charge", asked, tries=10).due == 300.0
 
 
 def test_a_provider_that_was_spared_costs_no_try():
-    spared = Outcome(answer=Answer.NOT_ATTEMPTED, counts=False)
+    spared = ProviderResponse(answer=ResponseCode.NOT_ATTEMPTED, counts=False)
     assert answer("waiting to charge", spared, tries=5).payment.tries == 4
     assert answer("waiting to charge", spared, tries=1).payment.tries == 0
     assert answer("waiting to charge", spared, tries=0).payment.tries == 0
@@ -406,7 +406,7 @@ def test_only_what_is_parked_is_for_an_operator(payment):
     with pytest.raises(ValueError, match="not parked"):
         domain.retried(payment)
     with pytest.raises(ValueError, match="not parked"):
-        domain.resolved(payment, Outcome(answer=Answer.CAPTURED), PATIENCE)
+        domain.resolved(payment, ProviderResponse(answer=ResponseCode.CAPTURED), PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -438,7 +438,7 @@ def test_what_is_retried_by_hand_is_asked_for_with_the_same_key(payment, key):
     ],
 )
 def test_what_an_operator_may_find_out(payment, found, expected):
-    outcome = Outcome(answer=Answer(found), reference="ref-9")
+    outcome = ProviderResponse(answer=ResponseCode(found), reference="ref-9")
     if expected is None:
         with pytest.raises(ValueError, match="cannot be resolved"):
             domain.resolved(payment, outcome, PATIENCE)
@@ -468,7 +468,7 @@ def test_a_key_that_the_provider_cannot_have_received_may_be_sent_at_any_age(age
 def test_what_is_unsettled_past_the_keys_life_is_parked_though_the_horizon_were_later(work):
     patient = replace(PATIENCE, horizon=1_000_000.0)
     payment, kind = WAITING[work]
-    unknown = Outcome(answer=Answer.UNKNOWN)
+    unknown = ProviderResponse(answer=ResponseCode.UNKNOWN)
     change = domain.answered(payment, call_of(payment, kind), unknown, 86_000.0, patient)
     assert summary(change) == "Unknown, PaymentParked, never"
 
@@ -476,7 +476,7 @@ def test_what_is_unsettled_past_the_keys_life_is_parked_though_the_horizon_were_
 @pytest.mark.parametrize("work", WAITING)
 def test_what_was_not_even_asked_for_is_not_parked_however_old(work):
     """The provider is left alone for a while; then it is asked."""
-    spared = Outcome(answer=Answer.NOT_ATTEMPTED, counts=False)
+    spared = ProviderResponse(answer=ResponseCode.NOT_ATTEMPTED, counts=False)
     assert answer(work, spared, age=1_000_000.0, tries=12).news is None
 
 
@@ -490,16 +490,17 @@ def test_the_first_attempt_that_may_send_a_key_is_known():
 @pytest.mark.parametrize(
     ("first_send", "given", "sent"),
     [
-        (True, Answer.NOT_ATTEMPTED, False),
-        (True, Answer.UNKNOWN, True),
-        (False, Answer.NOT_ATTEMPTED, True),
-        (False, Answer.UNKNOWN, True),
+        (True, ResponseCode.NOT_ATTEMPTED, False),
+        (True, ResponseCode.UNKNOWN, True),
+        (False, ResponseCode.NOT_ATTEMPTED, True),
+        (False, ResponseCode.UNKNOWN, True),
     ],
 )
 def test_a_key_stays_unsent_where_its_first_request_never_reached_the_provider(first_send, given, sent):
     for tries in (1, 12):
         assert (
-            answer("waiting to charge", Outcome(answer=given), first_send=first_send, tries=tries).payment.sent == sent
+            answer("waiting to charge", ProviderResponse(answer=given), first_send=first_send, tries=tries).payment.sent
+            == sent
         )
 
 

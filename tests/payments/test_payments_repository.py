@@ -13,7 +13,7 @@ from app.contracts.payments import PaymentCaptured, PaymentDeclined
 from app.messaging.outbox import event_of
 from app.payments.payment import Refund, Status
 from app.payments.repository import PaymentRepository, Result
-from app.storage.mongodb import EVER
+from app.storage.mongodb import EPOCH
 
 
 def captured(held, sequence: int = 1) -> Result:
@@ -293,10 +293,10 @@ class Slow:
         self.clock = store.clock
 
     @contextmanager
-    def bounded(self, seconds=None):
+    def with_deadline(self, seconds=None):
         if self._gates:
             self._gates.pop()()
-        with self._store.bounded(seconds) as documents:
+        with self._store.with_deadline(seconds) as documents:
             yield documents
 
 
@@ -452,12 +452,12 @@ def test_the_key_of_a_document_of_an_older_version_is_as_old_as_its_work(payment
 def test_what_was_asked_for_before_the_restored_backup_counts_as_sent(store, outbox, payments, new_payment):
     old, older, fresh = new_payment(at=1000), new_payment(at=2000), new_payment(at=2001)
     payments.record([old], 0)
-    restored = PaymentRepository(store, outbox, 60.0, EVER + timedelta(seconds=2))
+    restored = PaymentRepository(store, outbox, 60.0, EPOCH + timedelta(seconds=2))
     [unclaimed] = [restored.find(old.order_id)]
     leased = restored.record([older, fresh], 2)
     [claimed] = restored.claim(10)
     assert [held.payment.sent for held in (unclaimed, claimed, *leased)] == [True] * 4
     assert [held.payment.first_send for held in (claimed, *leased)] == [False, False, True]
-    assert unclaimed.key_sent_at == claimed.key_sent_at == EVER + timedelta(seconds=1)
-    assert leased[0].key_sent_at == EVER + timedelta(seconds=2)
-    assert leased[1].key_sent_at > EVER + timedelta(days=1)
+    assert unclaimed.key_sent_at == claimed.key_sent_at == EPOCH + timedelta(seconds=1)
+    assert leased[0].key_sent_at == EPOCH + timedelta(seconds=2)
+    assert leased[1].key_sent_at > EPOCH + timedelta(days=1)

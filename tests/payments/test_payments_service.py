@@ -12,11 +12,11 @@ from app.contracts.orders import OrderCancelled, RefundRequested
 from app.contracts.payments import CheckPaymentBacklog, ExplainPayment
 from app.main import create_app, runtime
 from app.payments import service
-from app.payments.payment import Answer, Outcome, Status
+from app.payments.payment import ProviderResponse, ResponseCode, Status
 from app.payments.repository import PaymentRepository
 from app.payments.results import Settler
 
-UNKNOWN = Outcome(answer=Answer.UNKNOWN, reason="no answer in time")
+UNKNOWN = ProviderResponse(answer=ResponseCode.UNKNOWN, reason="no answer in time")
 
 
 def cancelled(order_id: str, sequence: int = 2) -> OrderCancelled:
@@ -112,7 +112,7 @@ def test_cancellations_in_one_batch_each_find_their_payment(
     unsent, charged, declined = new_payment(), leased(), leased()
     payments.record([unsent], 0)
     worker.work(charged)
-    provider.answers = [Outcome(answer=Answer.DECLINED)]
+    provider.answers = [ProviderResponse(answer=ResponseCode.DECLINED)]
     worker.work(declined)
     ids = [unsent.order_id, charged.payment.order_id, declined.payment.order_id]
     cancel(worker, *ids, ids[1])
@@ -194,7 +194,7 @@ def test_a_parked_order_that_is_cancelled_ends_without_money_moved(running_with,
 
 
 def test_an_unknown_outcome_ends_in_one_charge(running_with, place, provider, eventually):
-    provider.answers = [UNKNOWN, TimeoutError(), Outcome(answer=Answer.NOT_ATTEMPTED)]
+    provider.answers = [UNKNOWN, TimeoutError(), ProviderResponse(answer=ResponseCode.NOT_ATTEMPTED)]
     live = running_with()
     order_id = place(live)
     eventually(lambda: live.get(f"/orders/status/{order_id}").json["orderStatus"] == "Success")

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from app.payments.payment import Answer, Call, Kind, Outcome
-from app.payments.provider_client import Guard
+from app.payments.payment import Call, Kind, ProviderResponse, ResponseCode
+from app.payments.provider_client import CircuitBreakingProvider
 
 CHARGE = Call(kind=Kind.CHARGE, key="o:1", charge_key="o:1", order_id="o", product_id="1", value=9900, currency="MYR")
-UNKNOWN = Outcome(answer=Answer.UNKNOWN, reason="no answer in time")
-NOT_ATTEMPTED = Outcome(answer=Answer.NOT_ATTEMPTED, reason="refused the connection")
-DECLINED = Outcome(answer=Answer.DECLINED)
+UNKNOWN = ProviderResponse(answer=ResponseCode.UNKNOWN, reason="no answer in time")
+NOT_ATTEMPTED = ProviderResponse(answer=ResponseCode.NOT_ATTEMPTED, reason="refused the connection")
+DECLINED = ProviderResponse(answer=ResponseCode.DECLINED)
 
 
 def always():
@@ -24,7 +24,7 @@ def never():
 @pytest.fixture
 def guard(provider):
     """A guard that loses its patience after three failures, for longer than a test takes."""
-    return Guard(provider, 3, 3600.0)
+    return CircuitBreakingProvider(provider, 3, 3600.0)
 
 
 def test_the_answer_of_a_provider_passes_unchanged(guard, provider):
@@ -42,12 +42,12 @@ def test_whatever_a_provider_raises_is_an_unknown_outcome(guard, provider):
     provider.answers = [TimeoutError("no answer"), ZeroDivisionError()]
     for name in ("TimeoutError", "ZeroDivisionError"):
         outcome = guard.ask(CHARGE, False, always)
-        assert outcome.answer == Answer.UNKNOWN
+        assert outcome.answer == ResponseCode.UNKNOWN
         assert name in outcome.reason
 
 
 def test_what_may_have_been_sent_before_is_asked_for_first(guard, provider):
-    assert guard.ask(CHARGE, True, always).answer == Answer.CAPTURED
+    assert guard.ask(CHARGE, True, always).answer == ResponseCode.CAPTURED
     assert provider.asked == [("find", "o:1"), ("charge", "o:1")]
     provider.books["o:1"] = DECLINED
     assert guard.ask(CHARGE, True, always) == DECLINED
@@ -59,7 +59,7 @@ def test_after_some_failures_the_circuit_breaker_opens_and_no_try_is_used(guard,
     assert [guard.ask(CHARGE, False, always).counts for _ in range(3)] == [True] * 3
     assert guard.open
     spared = guard.ask(CHARGE, True, always)
-    assert (spared.answer, spared.counts) == (Answer.NOT_ATTEMPTED, False)
+    assert (spared.answer, spared.counts) == (ResponseCode.NOT_ATTEMPTED, False)
     assert len(provider.asked) == 3
 
 
@@ -87,12 +87,12 @@ def test_a_failure_that_does_not_blame_the_provider_opens_nothing(guard, provide
 
 def test_calls_that_hang_count_as_failures(guard, provider):
     outcomes = [guard.timed_out() for _ in range(3)]
-    assert {outcome.answer for outcome in outcomes} == {Answer.UNKNOWN}
+    assert {outcome.answer for outcome in outcomes} == {ResponseCode.UNKNOWN}
     assert guard.open
 
 
 def test_after_a_while_one_call_finds_out_whether_the_provider_is_well_again(provider, eventually):
-    guard = Guard(provider, 1, 0.05)
+    guard = CircuitBreakingProvider(provider, 1, 0.05)
     provider.answers = [UNKNOWN, UNKNOWN, None]
     guard.ask(CHARGE, False, always)
     assert guard.open
@@ -100,7 +100,7 @@ def test_after_a_while_one_call_finds_out_whether_the_provider_is_well_again(pro
     guard.ask(CHARGE, False, always)
     assert guard.open
     eventually(lambda: guard.probing)
-    assert guard.ask(CHARGE, False, always).answer == Answer.CAPTURED
+    assert guard.ask(CHARGE, False, always).answer == ResponseCode.CAPTURED
     assert not guard.open
     assert not guard.probing
 
@@ -109,7 +109,7 @@ def test_after_a_while_one_call_finds_out_whether_the_provider_is_well_again(pro
 @pytest.mark.parametrize("again", [False, True], ids=["first", "again"])
 def test_what_must_not_be_sent_is_asked_for_alone(guard, provider, kind, again):
     call = Call(**vars(CHARGE) | {"kind": kind})
-    assert guard.ask(call, again, never).answer == Answer.UNKNOWN
+    assert guard.ask(call, again, never).answer == ResponseCode.UNKNOWN
     provider.books["o:1"] = DECLINED
     assert guard.ask(call, again, never) == DECLINED
     assert provider.asked == [("find", "o:1")] * 2
@@ -118,7 +118,7 @@ def test_what_must_not_be_sent_is_asked_for_alone(guard, provider, kind, again):
 def test_whether_it_may_be_sent_is_asked_after_the_provider_took_its_time_to_find_it(guard, provider):
     allowed = [True]
     provider.watch = lambda verb, call: allowed.__setitem__(0, False)
-    assert guard.ask(CHARGE, True, lambda: allowed[0]).answer == Answer.UNKNOWN
+    assert guard.ask(CHARGE, True, lambda: allowed[0]).answer == ResponseCode.UNKNOWN
     assert provider.asked == [("find", "o:1")]
 
 

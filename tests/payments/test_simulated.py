@@ -12,7 +12,7 @@ import pytest
 from app.config import BadSettings
 from app.contracts.base import Unavailable
 from app.payments import providers
-from app.payments.payment import Answer, Call, Kind
+from app.payments.payment import Call, Kind, ResponseCode
 from app.payments.providers import simulated
 from app.payments.providers.ledger import Ledger
 from app.payments.providers.simulated import Faults, SimulatedProvider
@@ -71,14 +71,14 @@ def at_once(work, calls):
 @pytest.mark.parametrize(
     ("product", "unknown_product", "answer", "reason"),
     [
-        ("1", "decline", Answer.CAPTURED, ""),
-        ("2", "decline", Answer.DECLINED, "declined by the issuer"),
-        ("3", "decline", Answer.DECLINED, "unknown product"),
-        ("", "decline", Answer.DECLINED, "unknown product"),
-        ("1 ", "decline", Answer.DECLINED, "unknown product"),
-        ("1", "capture", Answer.CAPTURED, ""),
-        ("2", "capture", Answer.DECLINED, "declined by the issuer"),
-        ("3", "capture", Answer.CAPTURED, ""),
+        ("1", "decline", ResponseCode.CAPTURED, ""),
+        ("2", "decline", ResponseCode.DECLINED, "declined by the issuer"),
+        ("3", "decline", ResponseCode.DECLINED, "unknown product"),
+        ("", "decline", ResponseCode.DECLINED, "unknown product"),
+        ("1 ", "decline", ResponseCode.DECLINED, "unknown product"),
+        ("1", "capture", ResponseCode.CAPTURED, ""),
+        ("2", "capture", ResponseCode.DECLINED, "declined by the issuer"),
+        ("3", "capture", ResponseCode.CAPTURED, ""),
     ],
 )
 def test_the_product_decides(simulated_with, database, product, unknown_product, answer, reason):
@@ -92,9 +92,11 @@ def test_the_product_decides(simulated_with, database, product, unknown_product,
 def test_the_settings_decide_how_it_behaves(settings, books, database):
     chosen = replace(settings, simulated_unknown_product="capture", simulated_timeout_after_percent=100)
     bank = providers.make(chosen, books)
-    assert bank.charge(replace(CHARGE, product_id="9")).answer == Answer.UNKNOWN
+    assert bank.charge(replace(CHARGE, product_id="9")).answer == ResponseCode.UNKNOWN
     assert database.ledger.find_one()["answer"] == "captured"
-    assert providers.make(settings, books).charge(replace(CHARGE, key="k", product_id="9")).answer == Answer.DECLINED
+    assert (
+        providers.make(settings, books).charge(replace(CHARGE, key="k", product_id="9")).answer == ResponseCode.DECLINED
+    )
 
 
 def test_a_provider_that_does_not_exist_is_refused_by_name(settings, books):
@@ -105,7 +107,7 @@ def test_a_provider_that_does_not_exist_is_refused_by_name(settings, books):
 def test_the_same_key_from_many_at_once_is_one_entry_and_one_answer(bank, database):
     outcomes = at_once(bank.charge, [CHARGE] * 20)
     assert len(set(outcomes)) == 1
-    assert outcomes[0].answer == Answer.CAPTURED
+    assert outcomes[0].answer == ResponseCode.CAPTURED
     assert database.ledger.count_documents({}) == 1
 
 
@@ -122,21 +124,21 @@ def test_other_keys_are_other_charges(bank, database):
 
 
 def test_what_was_voided_is_never_charged(bank, database):
-    assert bank.void(VOID).answer == Answer.VOIDED
-    assert bank.charge(CHARGE).answer == Answer.VOIDED
-    assert bank.void(VOID).answer == Answer.VOIDED
+    assert bank.void(VOID).answer == ResponseCode.VOIDED
+    assert bank.charge(CHARGE).answer == ResponseCode.VOIDED
+    assert bank.void(VOID).answer == ResponseCode.VOIDED
     assert [entry["answer"] for entry in database.ledger.find()] == ["voided"]
 
 
 def test_what_was_charged_can_no_longer_be_voided(bank, database):
     bank.charge(CHARGE)
-    assert bank.void(VOID).answer == Answer.CAPTURED
+    assert bank.void(VOID).answer == ResponseCode.CAPTURED
     assert [entry["answer"] for entry in database.ledger.find()] == ["captured"]
 
 
 def test_a_void_tells_of_a_decline(bank):
     bank.charge(replace(CHARGE, product_id="2"))
-    assert bank.void(VOID).answer == Answer.DECLINED
+    assert bank.void(VOID).answer == ResponseCode.DECLINED
 
 
 def test_charges_and_voids_at_once_agree_on_one_of_the_two(bank, database):
@@ -148,7 +150,7 @@ def test_charges_and_voids_at_once_agree_on_one_of_the_two(bank, database):
 def test_a_refund_is_made_once_a_key(bank, database):
     bank.charge(CHARGE)
     outcomes = at_once(bank.refund, [refund(900)] * 20)
-    assert {outcome.answer for outcome in outcomes} == {Answer.REFUNDED}
+    assert {outcome.answer for outcome in outcomes} == {ResponseCode.REFUNDED}
     [entry] = database.ledger.find()
     assert (entry["refunded"], [made["value"] for made in entry["refunds"]]) == (900, [900])
 
@@ -156,18 +158,18 @@ def test_a_refund_is_made_once_a_key(bank, database):
 def test_refunds_at_once_never_exceed_the_charge(bank, database):
     bank.charge(CHARGE)
     outcomes = at_once(bank.refund, [refund(2000, f"r{at}") for at in range(20)])
-    assert Counter(outcome.answer for outcome in outcomes) == {Answer.REFUNDED: 4, Answer.DECLINED: 16}
+    assert Counter(outcome.answer for outcome in outcomes) == {ResponseCode.REFUNDED: 4, ResponseCode.DECLINED: 16}
     [entry] = database.ledger.find()
     assert (entry["refunded"], len(entry["refunds"])) == (8000, 4)
-    assert bank.refund(refund(1900, "rest")).answer == Answer.REFUNDED
-    assert bank.refund(refund(1, "more")).answer == Answer.DECLINED
+    assert bank.refund(refund(1900, "rest")).answer == ResponseCode.REFUNDED
+    assert bank.refund(refund(1, "more")).answer == ResponseCode.DECLINED
     assert database.ledger.find_one()["refunded"] == 9900
 
 
 def test_a_refund_above_the_charge_is_declined_whole(bank, database):
     bank.charge(CHARGE)
     outcome = bank.refund(refund(9901))
-    assert (outcome.answer, outcome.reason) == (Answer.DECLINED, "exceeds the charge")
+    assert (outcome.answer, outcome.reason) == (ResponseCode.DECLINED, "exceeds the charge")
     assert database.ledger.find_one()["refunded"] == 0
 
 
@@ -177,7 +179,7 @@ def test_where_nothing_was_taken_nothing_is_refunded(bank, database, before):
         bank.charge(replace(CHARGE, product_id="2"))
     if before == "voided":
         bank.void(VOID)
-    assert bank.refund(REFUND).answer == Answer.DECLINED
+    assert bank.refund(REFUND).answer == ResponseCode.DECLINED
     assert database.ledger.count_documents({"refunded": {"$gt": 0}}) == 0
 
 
@@ -187,7 +189,7 @@ def test_it_can_be_asked_what_became_of_a_call(bank):
     assert bank.find(CHARGE) == bank.find(VOID) == charged
     assert bank.find(REFUND) is None
     bank.refund(REFUND)
-    assert bank.find(REFUND).answer == Answer.REFUNDED
+    assert bank.find(REFUND).answer == ResponseCode.REFUNDED
     assert bank.find(refund(900, "another")) is None
     assert bank.find(CHARGE) == charged
 
@@ -200,9 +202,9 @@ def call(bank, wanted):
 @pytest.mark.parametrize(
     ("fault", "answer", "happens"),
     [
-        ("fail", Answer.NOT_ATTEMPTED, False),
-        ("timeout_before", Answer.UNKNOWN, False),
-        ("timeout_after", Answer.UNKNOWN, True),
+        ("fail", ResponseCode.NOT_ATTEMPTED, False),
+        ("timeout_before", ResponseCode.UNKNOWN, False),
+        ("timeout_after", ResponseCode.UNKNOWN, True),
     ],
 )
 def test_a_fault_hits_every_call_when_it_is_set_to_all_of_them(simulated_with, bank, wanted, fault, answer, happens):
@@ -219,7 +221,7 @@ def test_a_fault_hits_every_call_when_it_is_set_to_all_of_them(simulated_with, b
 
 def test_without_faults_every_call_is_answered(bank):
     outcomes = [bank.charge(replace(CHARGE, key=f"k{at}")) for at in range(50)]
-    assert {outcome.answer for outcome in outcomes} == {Answer.CAPTURED}
+    assert {outcome.answer for outcome in outcomes} == {ResponseCode.CAPTURED}
 
 
 def test_faults_share_the_calls_by_their_percentages(monkeypatch):
@@ -237,16 +239,16 @@ def test_faults_share_the_calls_by_their_percentages(monkeypatch):
 
 
 def test_a_charge_that_timed_out_after_it_was_made_is_not_made_again(simulated_with, bank, database):
-    assert simulated_with(timeout_after=100).charge(CHARGE).answer == Answer.UNKNOWN
-    assert bank.find(CHARGE).answer == Answer.CAPTURED
-    assert bank.charge(CHARGE).answer == Answer.CAPTURED
+    assert simulated_with(timeout_after=100).charge(CHARGE).answer == ResponseCode.UNKNOWN
+    assert bank.find(CHARGE).answer == ResponseCode.CAPTURED
+    assert bank.charge(CHARGE).answer == ResponseCode.CAPTURED
     assert database.ledger.count_documents({}) == 1
 
 
 def test_it_can_be_told_to_be_slow(simulated_with):
     slow = simulated_with(latency_ms=120)
     started = time.monotonic()
-    assert slow.charge(CHARGE).answer == Answer.CAPTURED
+    assert slow.charge(CHARGE).answer == ResponseCode.CAPTURED
     assert time.monotonic() - started >= 0.12
 
 
@@ -255,22 +257,22 @@ def test_when_its_books_are_away_the_outcome_is_unknown(books):
         clock = books.clock
 
         @contextmanager
-        def bounded(self, seconds=None):
+        def with_deadline(self, seconds=None):
             raise Unavailable("no primary")
             yield
 
     bank = SimulatedProvider(Ledger(Away()), Faults())
     for wanted in (CHARGE, VOID, REFUND):
-        assert call(bank, wanted).answer == Answer.UNKNOWN
-        assert bank.find(wanted).answer == Answer.UNKNOWN
+        assert call(bank, wanted).answer == ResponseCode.UNKNOWN
+        assert bank.find(wanted).answer == ResponseCode.UNKNOWN
 
 
 def test_the_books_outlive_the_process(bank, books):
     bank.charge(CHARGE)
     bank.refund(refund(900))
     later = SimulatedProvider(Ledger(books), Faults())
-    assert later.find(CHARGE).answer == Answer.CAPTURED
-    assert later.find(refund(900)).answer == Answer.REFUNDED
+    assert later.find(CHARGE).answer == ResponseCode.CAPTURED
+    assert later.find(refund(900)).answer == ResponseCode.REFUNDED
 
 
 def product(product_id: str, key: str = CHARGE.key) -> Call:
@@ -281,7 +283,7 @@ def product(product_id: str, key: str = CHARGE.key) -> Call:
 def test_where_demonstrations_are_off_their_products_are_like_any_other(settings, books, product):
     bank = providers.make(replace(settings, simulated_demonstrations="off"), books)
     outcome = bank.charge(replace(CHARGE, product_id=product))
-    assert (outcome.answer, outcome.reason) == (Answer.DECLINED, "unknown product")
+    assert (outcome.answer, outcome.reason) == (ResponseCode.DECLINED, "unknown product")
 
 
 def test_no_failure_of_a_demonstration_blames_the_provider(bank):
@@ -292,22 +294,27 @@ def test_no_failure_of_a_demonstration_blames_the_provider(bank):
 
 def test_a_flaky_product_fails_twice_and_is_captured_then(bank, database):
     outcomes = [bank.charge(product("flaky")).answer for _ in range(4)]
-    assert outcomes == [Answer.NOT_ATTEMPTED, Answer.NOT_ATTEMPTED, Answer.CAPTURED, Answer.CAPTURED]
+    assert outcomes == [
+        ResponseCode.NOT_ATTEMPTED,
+        ResponseCode.NOT_ATTEMPTED,
+        ResponseCode.CAPTURED,
+        ResponseCode.CAPTURED,
+    ]
     assert database.ledger.count_documents({}) == 1
 
 
 def test_a_product_that_times_out_after_the_charge_was_charged_once(bank, database):
     wanted = product("timeout-after-charge")
-    assert bank.charge(wanted).answer == Answer.UNKNOWN
-    assert bank.find(wanted).answer == Answer.CAPTURED
-    assert bank.charge(wanted).answer == Answer.CAPTURED
+    assert bank.charge(wanted).answer == ResponseCode.UNKNOWN
+    assert bank.find(wanted).answer == ResponseCode.CAPTURED
+    assert bank.charge(wanted).answer == ResponseCode.CAPTURED
     assert [entry["answer"] for entry in database.ledger.find()] == ["captured"]
 
 
 def test_a_slow_product_is_captured_in_its_time(bank, monkeypatch):
     slept = []
     monkeypatch.setattr(simulated, "time", SimpleNamespace(sleep=slept.append))
-    assert bank.charge(product("slow")).answer == Answer.CAPTURED
+    assert bank.charge(product("slow")).answer == ResponseCode.CAPTURED
     assert slept == [4.0]
 
 
@@ -317,16 +324,16 @@ def test_the_trouble_of_a_product_is_its_orders_alone(bank, monkeypatch, trouble
     monkeypatch.setattr(simulated, "time", SimpleNamespace(sleep=slept.append))
     bank.charge(product(trouble, "k1"))
     slept.clear()
-    assert bank.charge(product("1", "k2")).answer == Answer.CAPTURED
-    assert bank.charge(product("2", "k3")).answer == Answer.DECLINED
+    assert bank.charge(product("1", "k2")).answer == ResponseCode.CAPTURED
+    assert bank.charge(product("2", "k3")).answer == ResponseCode.DECLINED
     assert slept == []
 
 
 def test_only_charging_a_product_of_trouble_is_troubled(bank):
     wanted = product("flaky")
-    while bank.charge(wanted).answer != Answer.CAPTURED:
+    while bank.charge(wanted).answer != ResponseCode.CAPTURED:
         pass
-    assert bank.refund(replace(REFUND, product_id="flaky")).answer == Answer.REFUNDED
+    assert bank.refund(replace(REFUND, product_id="flaky")).answer == ResponseCode.REFUNDED
 
 
 def test_what_is_kept_in_mind_of_flaky_orders_has_a_bound(bank, monkeypatch):

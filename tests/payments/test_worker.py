@@ -13,13 +13,13 @@ from app.messaging.outbox import event_of
 from app.observability.supervision import Watchdog
 from app.payments import payment as domain
 from app.payments import service
-from app.payments.payment import Answer, Outcome, Patience, Status
+from app.payments.payment import ProviderResponse, ResponseCode, RetryPolicy, Status
 from app.payments.repository import PaymentRepository
 from app.payments.results import Settler
 
-UNKNOWN = Outcome(answer=Answer.UNKNOWN, reason="no answer in time")
-NOT_ATTEMPTED = Outcome(answer=Answer.NOT_ATTEMPTED, reason="refused the connection")
-DECLINED = Outcome(answer=Answer.DECLINED, reason="no cover")
+UNKNOWN = ProviderResponse(answer=ResponseCode.UNKNOWN, reason="no answer in time")
+NOT_ATTEMPTED = ProviderResponse(answer=ResponseCode.NOT_ATTEMPTED, reason="refused the connection")
+DECLINED = ProviderResponse(answer=ResponseCode.DECLINED, reason="no cover")
 
 
 def events(doc):
@@ -111,7 +111,7 @@ def test_what_the_provider_knows_of_is_not_sent_again(worker, provider, leased, 
     provider.answers = [UNKNOWN]
     held = leased()
     worker.work(held)
-    provider.books[key(held)] = Outcome(answer=Answer.CAPTURED, reference="ref-found")
+    provider.books[key(held)] = ProviderResponse(answer=ResponseCode.CAPTURED, reference="ref-found")
     worker.work(take_up(held.payment.order_id))
     assert provider.asked == [("charge", key(held)), ("find", key(held))]
     doc = stored(held.payment.order_id)
@@ -265,7 +265,7 @@ def test_cancelled_while_it_is_charged_it_is_refunded_exactly_once(
     ("outcome", "status", "told"),
     [
         (DECLINED, "Declined", ["PaymentDeclined"]),
-        (Outcome(answer=Answer.VOIDED), "Voided", ["PaymentVoided"]),
+        (ProviderResponse(answer=ResponseCode.VOIDED), "Voided", ["PaymentVoided"]),
     ],
 )
 def test_cancelled_while_it_is_charged_and_not_captured_nothing_is_refunded(
@@ -300,7 +300,7 @@ def test_cancelled_while_it_is_charged_with_an_unknown_outcome_it_is_voided(
 
 
 def test_a_void_that_comes_too_late_gives_the_money_back(worker, provider, leased, cancel, take_up, stored):
-    provider.answers = [UNKNOWN, Outcome(answer=Answer.CAPTURED, reference="ref-late")]
+    provider.answers = [UNKNOWN, ProviderResponse(answer=ResponseCode.CAPTURED, reference="ref-late")]
     held = leased()
     order_id = held.payment.order_id
     worker.work(held)
@@ -342,7 +342,7 @@ def test_who_loses_the_lease_during_the_call_writes_nothing(
     provider.answers = [DECLINED]
     slow = in_thread(make_worker(dying).work, held)
     assert gate.came.wait(10)
-    provider.books[first_key] = Outcome(answer=Answer.CAPTURED, reference="ref-1")
+    provider.books[first_key] = ProviderResponse(answer=ResponseCode.CAPTURED, reference="ref-1")
     [again] = other.claim(10)
     make_worker(other).work(again)
     assert provider.asked == [("charge", first_key), ("find", first_key)]
@@ -606,7 +606,7 @@ def test_a_settler_counts_what_it_has_to_say_of_an_order(worker, provider, lease
 def test_a_change_out_of_date_is_refused(payments, leased):
     held = leased()
     settler = Settler(payments)
-    patience = Patience(tries=1, horizon=1.0, key_life=2.0, backoff=1.0, backoff_max=1.0)
+    patience = RetryPolicy(tries=1, horizon=1.0, key_life=2.0, backoff=1.0, backoff_max=1.0)
     change = domain.answered(held.payment, domain.next_call(held.payment), DECLINED, 0.0, patience)
     assert settler.record(held, change, {"attempt": 1}) is True
     assert settler.record(held, change, {"attempt": 1}) is False
@@ -630,7 +630,7 @@ def test_the_age_of_a_key_counts_from_its_first_call_whatever_comes_between(
     assert (stored(order_id)["status"], stored(order_id)["keySentAt"]) == ("Unknown", begun)
     cancel(worker, order_id)
     assert (stored(order_id)["status"], stored(order_id)["keySentAt"]) == ("Processing", begun)
-    provider.answers = [Outcome(answer=Answer.CAPTURED)]
+    provider.answers = [ProviderResponse(answer=ResponseCode.CAPTURED)]
     worker.work(take_up(order_id))
     assert stored(order_id)["status"] == "Refunding"
     assert not stored(order_id)["sent"]
@@ -653,7 +653,7 @@ def test_a_call_that_takes_too_long_is_settled_as_unknown_and_its_answer_ignored
     gate.open()
     worker.stop(10.0)
     assert stored(order_id) == doc
-    provider.books[key(held)] = Outcome(answer=Answer.CAPTURED, reference="ref-late")
+    provider.books[key(held)] = ProviderResponse(answer=ResponseCode.CAPTURED, reference="ref-late")
     make_worker(payments).work(take_up(order_id))
     assert [verb for verb, _ in provider.asked] == ["charge", "find"]
     assert (stored(order_id)["status"], events(stored(order_id))) == ("Captured", ["PaymentCaptured"])

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from app.main import create_app, runtime
-from app.payments.payment import Answer, Outcome
+from app.payments.payment import ProviderResponse, ResponseCode
 from tests.security.conftest import NEW_ORDER, User
 
 
@@ -32,17 +32,17 @@ LIES = {
     "a number": lambda: 1,
     "true": lambda: True,
     "a dictionary": lambda: {"answer": "captured"},
-    "a list": lambda: [Outcome(answer=Answer.CAPTURED)],
-    "a class": lambda: Outcome,
-    "a text for an answer": lambda: Outcome(answer="captured"),
-    "an unknown answer": lambda: Outcome(answer="paid"),
-    "no answer": lambda: Outcome(answer=None),
-    "a reference that is no text": lambda: Outcome(answer=Answer.CAPTURED, reference={"$gt": ""}),
-    "a reason that is no text": lambda: Outcome(answer=Answer.DECLINED, reason=b"\xff"),
-    "patience that is no number": lambda: Outcome(answer=Answer.NOT_ATTEMPTED, retry_after="soon"),
-    "patience without end": lambda: Outcome(answer=Answer.NOT_ATTEMPTED, retry_after=float("inf")),
-    "patience that is not a number": lambda: Outcome(answer=Answer.UNKNOWN, retry_after=float("nan")),
-    "a refund": lambda: Outcome(answer=Answer.REFUNDED, reference="x"),
+    "a list": lambda: [ProviderResponse(answer=ResponseCode.CAPTURED)],
+    "a class": lambda: ProviderResponse,
+    "a text for an answer": lambda: ProviderResponse(answer="captured"),
+    "an unknown answer": lambda: ProviderResponse(answer="paid"),
+    "no answer": lambda: ProviderResponse(answer=None),
+    "a reference that is no text": lambda: ProviderResponse(answer=ResponseCode.CAPTURED, reference={"$gt": ""}),
+    "a reason that is no text": lambda: ProviderResponse(answer=ResponseCode.DECLINED, reason=b"\xff"),
+    "patience that is no number": lambda: ProviderResponse(answer=ResponseCode.NOT_ATTEMPTED, retry_after="soon"),
+    "patience without end": lambda: ProviderResponse(answer=ResponseCode.NOT_ATTEMPTED, retry_after=float("inf")),
+    "patience that is not a number": lambda: ProviderResponse(answer=ResponseCode.UNKNOWN, retry_after=float("nan")),
+    "a refund": lambda: ProviderResponse(answer=ResponseCode.REFUNDED, reference="x"),
     "an error": raising(RuntimeError("x" * 100_000)),
     "an error in capitals": raising(ConnectionError("refused\r\nSet-Cookie: x")),
     "an error that cannot be shown": raising(Wicked()),
@@ -51,12 +51,18 @@ LIES = {
 }
 # True in substance, but of a kind to break what keeps it.
 ODD = {
-    "a huge reason": (lambda: Outcome(answer=Answer.DECLINED, reason="x" * 17_000_000), "Declined"),
-    "a reason with lines": (lambda: Outcome(answer=Answer.DECLINED, reason="no\r\nmoney\0\x1b[31m"), "Declined"),
-    "half a character": (lambda: Outcome(answer=Answer.DECLINED, reason="\ud800"), "Declined"),
-    "a huge reference": (lambda: Outcome(answer=Answer.CAPTURED, reference="x" * 17_000_000), "Success"),
-    "an operator": (lambda: Outcome(answer=Answer.CAPTURED, reference="$ne"), "Success"),
-    "patience before it began": (lambda: Outcome(answer=Answer.DECLINED, retry_after=-1e300), "Declined"),
+    "a huge reason": (lambda: ProviderResponse(answer=ResponseCode.DECLINED, reason="x" * 17_000_000), "Declined"),
+    "a reason with lines": (
+        lambda: ProviderResponse(answer=ResponseCode.DECLINED, reason="no\r\nmoney\0\x1b[31m"),
+        "Declined",
+    ),
+    "half a character": (lambda: ProviderResponse(answer=ResponseCode.DECLINED, reason="\ud800"), "Declined"),
+    "a huge reference": (lambda: ProviderResponse(answer=ResponseCode.CAPTURED, reference="x" * 17_000_000), "Success"),
+    "an operator": (lambda: ProviderResponse(answer=ResponseCode.CAPTURED, reference="$ne"), "Success"),
+    "patience before it began": (
+        lambda: ProviderResponse(answer=ResponseCode.DECLINED, retry_after=-1e300),
+        "Declined",
+    ),
 }
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from app.contracts.base import NotFound, Unavailable
-from app.storage.group_commit import Coalescer
+from app.storage.group_commit import GroupCommit
 
 PATIENCE = 20.0
 
@@ -59,7 +59,7 @@ def busy(pool, command, eventually):
 
 class Busy:
     def __init__(self, command, pool, eventually):
-        self.call = Coalescer("things", command, limit=4)
+        self.call = GroupCommit("things", command, limit=4)
         self._pool = pool
         self._eventually = eventually
         self._joined = 0
@@ -89,13 +89,13 @@ def test_an_idle_caller_runs_at_once_in_its_own_thread():
         return items
 
     # Nobody waits, so that no time to wait is needed.
-    assert Coalescer("things", command)(7, timeout=0.0) == 7
+    assert GroupCommit("things", command)(7, timeout=0.0) == 7
     assert threads == [threading.current_thread()]
 
 
 def test_one_caller_after_the_other_gets_a_command_each():
     batches = []
-    call = Coalescer("things", lambda items: batches.append(items) or items)
+    call = GroupCommit("things", lambda items: batches.append(items) or items)
     assert [call(item, PATIENCE) for item in range(5)] == list(range(5))
     assert batches == [[0], [1], [2], [3], [4]]
 
@@ -182,7 +182,7 @@ def test_after_an_error_an_idle_caller_runs_at_once_again():
             raise outcome
         return [outcome]
 
-    call = Coalescer("things", command)
+    call = GroupCommit("things", command)
     with pytest.raises(ValueError):
         call(1, PATIENCE)
     assert call(1, timeout=0.0) == "fine"
@@ -250,7 +250,7 @@ def test_under_load_every_caller_gets_its_own_answer():
         running.release()
         return [NotFound(str(item)) if item % 7 == 0 else item * 10 for item in items]
 
-    call = Coalescer("things", command, limit=8)
+    call = GroupCommit("things", command, limit=8)
 
     def answer(item):
         try:
@@ -277,7 +277,7 @@ def test_under_load_no_call_joins_a_command_that_began_before_it():
         time.sleep(0.0002)
         return [began] * len(items)
 
-    call = Coalescer("things", command, limit=16)
+    call = GroupCommit("things", command, limit=16)
 
     def caller(_):
         for _ in range(100):
@@ -297,7 +297,7 @@ def test_under_load_with_little_patience_a_refused_call_was_never_carried():
         time.sleep(0.002)
         return items
 
-    call = Coalescer("things", command, limit=2)
+    call = GroupCommit("things", command, limit=2)
 
     def caller(number):
         for item in range(number * 25, number * 25 + 25):
@@ -315,7 +315,7 @@ def test_under_load_with_little_patience_a_refused_call_was_never_carried():
 
 def greenlets(program: str) -> str:
     """What `program` prints, run where threads are greenlets, as they are in a gevent worker."""
-    prelude = "from gevent import monkey; monkey.patch_all()\nimport gevent, time\nfrom app.storage.group_commit import Coalescer\n"
+    prelude = "from gevent import monkey; monkey.patch_all()\nimport gevent, time\nfrom app.storage.group_commit import GroupCommit\n"
     done = subprocess.run([sys.executable, "-c", prelude + program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -328,7 +328,7 @@ def command(items):
     sizes.append(len(items))
     time.sleep(0.001)
     return [item * 10 for item in items]
-call = Coalescer("things", command, limit=32)
+call = GroupCommit("things", command, limit=32)
 def caller(number):
     return all(call(item, 20.0) == item * 10 for item in range(number * 50, number * 50 + 50))
 callers = [gevent.spawn(caller, number) for number in range(64)]
@@ -343,7 +343,7 @@ def test_a_caller_that_dies_waiting_holds_nobody_up():
 def command(items):
     time.sleep(0.1)
     return items
-call = Coalescer("things", command, limit=1)
+call = GroupCommit("things", command, limit=1)
 first, dying, next_one = (gevent.spawn(call, item, 1.0) for item in ("first", "dying", "next"))
 gevent.sleep(0.05)
 dying.kill()
@@ -360,7 +360,7 @@ def command(items):
     if items == ["first"]:
         dying.kill(block=False)
     return items
-call = Coalescer("things", command, limit=1)
+call = GroupCommit("things", command, limit=1)
 first, dying, next_one = (gevent.spawn(call, item, 1.0) for item in ("first", "dying", "next"))
 gevent.joinall([first, next_one])
 print(first.value, next_one.value, call("last", 1.0))

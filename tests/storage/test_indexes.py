@@ -20,10 +20,10 @@ from app.main import create_app, runtime
 from app.messaging.outbox import Outbox, entry_of
 from app.orders import order, service
 from app.orders.open_order_limit import OpenOrderLimit
-from app.orders.order import Change
+from app.orders.order import OrderTransition
 from app.orders.repository import OrderRepository
 from app.payments import payment as domain
-from app.payments.payment import Answer, Call, Kind
+from app.payments.payment import Call, Kind, ResponseCode
 from app.payments.providers.ledger import Ledger
 from app.payments.repository import PaymentRepository, Result
 from app.storage.mongodb import Database
@@ -188,7 +188,7 @@ def parts(settings, commands, database) -> Iterator[Parts]:
         one.prepare()
     order_id = service.create_order(new_order(), made.orders, NO_LIMIT).order_id
     made.payments.record([domain.opened(created(order_id))], 0)
-    made.ledger.enter(call(Kind.CHARGE, order_id), Answer.CAPTURED)
+    made.ledger.enter(call(Kind.CHARGE, order_id), ResponseCode.CAPTURED)
     now = made.orders.now()
 
     def relayed(at: int) -> dict:
@@ -268,7 +268,9 @@ def all_pages_in(parts: Parts, *status: str) -> None:
 
 def step_in(parts: Parts) -> None:
     def decide(state):
-        return Change(type="OrderUpdated", actor="client", order_status="x", payment_status=state.payment_status)
+        return OrderTransition(
+            type="OrderUpdated", actor="client", order_status="x", payment_status=state.payment_status
+        )
 
     parts.orders.step(new_in(parts), "", decide, silent)
 
@@ -305,7 +307,7 @@ def failed_in(outbox: Outbox) -> None:
 
 def charged_in(parts: Parts) -> str:
     order_id = str(ObjectId())
-    parts.ledger.enter(call(Kind.CHARGE, order_id), Answer.CAPTURED)
+    parts.ledger.enter(call(Kind.CHARGE, order_id), ResponseCode.CAPTURED)
     return order_id
 
 

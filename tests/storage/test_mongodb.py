@@ -17,8 +17,8 @@ from pymongo.write_concern import WriteConcern
 
 from app.contracts.base import NotFound, Unavailable
 from app.main import create_app, runtime
-from app.storage.bulk import insert_each
-from app.storage.mongodb import FOREIGN_SAMPLE, Database, DatabaseClock, ForeignDocuments, may_pass
+from app.storage.bulk import bulk_insert
+from app.storage.mongodb import FOREIGN_SAMPLE, Database, DatabaseClock, ForeignDocuments, is_transient
 
 YEAR_2031 = datetime(2031, 2, 3, 4, 5, 6, 789000)
 VALIDATOR = {"bsonType": "object", "properties": {"value": {"bsonType": "int", "minimum": 0}}}
@@ -318,14 +318,14 @@ def test_times_come_back_with_their_time_zone(store):
 def refused_after(store) -> float:
     """How many seconds it takes until an operation is refused."""
     began = time.monotonic()
-    with pytest.raises(Unavailable) as caught, store.bounded() as documents:
+    with pytest.raises(Unavailable) as caught, store.with_deadline() as documents:
         documents.find_one()
     assert caught.value.members == {"retry_after": 1}
     return time.monotonic() - began
 
 
 def test_a_bounded_operation_has_the_collection(store):
-    with store.bounded() as documents:
+    with store.with_deadline() as documents:
         documents.insert_one({"_id": 1})
     assert store.collection.count_documents({}) == 1
 
@@ -345,7 +345,7 @@ def test_a_slow_command_is_given_up_at_its_deadline(connect):
     store = connect().collection("things", 0.3)
     store.collection.insert_one({"_id": 1})
     began = time.monotonic()
-    with pytest.raises(Unavailable), store.bounded() as documents:
+    with pytest.raises(Unavailable), store.with_deadline() as documents:
         documents.find_one({"$where": "sleep(3000) || true"})
     assert time.monotonic() - began < 1.5
 
@@ -353,12 +353,12 @@ def test_a_slow_command_is_given_up_at_its_deadline(connect):
 def test_when_the_primary_is_known_to_be_gone_operations_are_refused_at_once(proxy, connect, eventually):
     database = connect(proxy.uri)
     store = database.collection("things", 20.0)
-    with store.bounded() as documents:
+    with store.with_deadline() as documents:
         documents.insert_one({"_id": 1})
     proxy.vanish()
     eventually(lambda: not database.writable())
     began, entered = time.monotonic(), []
-    with pytest.raises(Unavailable), store.bounded():
+    with pytest.raises(Unavailable), store.with_deadline():
         entered.append("began")
     assert entered == []
     assert time.monotonic() - began < 1
@@ -367,27 +367,27 @@ def test_when_the_primary_is_known_to_be_gone_operations_are_refused_at_once(pro
 def test_when_the_primary_is_back_operations_succeed_again(proxy, connect, eventually):
     database = connect(proxy.uri)
     store = database.collection("things", 2.0)
-    with store.bounded() as documents:
+    with store.with_deadline() as documents:
         documents.insert_one({"_id": 1})
     proxy.vanish()
     eventually(lambda: not database.writable())
     proxy.appear()
     # Nobody asks meanwhile: the monitors notice by themselves.
     eventually(database.writable, 5.0)
-    with store.bounded() as documents:
+    with store.with_deadline() as documents:
         assert documents.count_documents({}) == 1
 
 
 def test_a_connection_lost_in_the_middle_is_unavailable(proxy, connect):
     store = connect(proxy.uri).collection("things", 1.0)
-    with store.bounded() as documents:
+    with store.with_deadline() as documents:
         documents.insert_one({"_id": 1})
 
     def vanish():
         proxy.vanish()
         return 1
 
-    with pytest.raises(Unavailable), store.bounded() as documents:
+    with pytest.raises(Unavailable), store.with_deadline() as documents:
         documents.find_one({"_id": vanish()})
 
 
@@ -396,21 +396,21 @@ def test_before_the_first_success_an_operation_waits_for_the_primary(proxy, conn
     store = connect(proxy.uri).collection("things", 10.0)
     returns = threading.Timer(0.3, proxy.appear)
     returns.start()
-    with store.bounded() as documents:
+    with store.with_deadline() as documents:
         assert documents.count_documents({}) == 0
     returns.join()
 
 
 def test_errors_that_will_not_pass_come_through_as_they_are(store):
     store.collection.insert_one({"_id": 1})
-    with pytest.raises(errors.DuplicateKeyError), store.bounded() as documents:
+    with pytest.raises(errors.DuplicateKeyError), store.with_deadline() as documents:
         documents.insert_one({"_id": 1})
-    with pytest.raises(errors.OperationFailure, match="unknown operator"), store.bounded() as documents:
+    with pytest.raises(errors.OperationFailure, match="unknown operator"), store.with_deadline() as documents:
         documents.find_one({"_id": {"$nonsense": 1}})
 
 
 def test_what_else_is_raised_inside_comes_through_as_it_is(store):
-    with pytest.raises(NotFound), store.bounded():
+    with pytest.raises(NotFound), store.with_deadline():
         raise NotFound("no such order")
 
 
@@ -438,7 +438,7 @@ def test_what_else_is_raised_inside_comes_through_as_it_is(store):
     ids=lambda error: f"{type(error).__name__} {getattr(error, 'code', '') or ''}",
 )
 def test_trouble_of_the_connection_or_the_server_may_pass(error):
-    assert may_pass(error)
+    assert is_transient(error)
 
 
 @pytest.mark.parametrize(
@@ -458,14 +458,14 @@ def test_trouble_of_the_connection_or_the_server_may_pass(error):
     ids=lambda error: f"{type(error).__name__} {getattr(error, 'code', '') or ''}",
 )
 def test_trouble_of_the_command_itself_does_not_pass(error):
-    assert not may_pass(error)
+    assert not is_transient(error)
 
 
 # --- batches ---------------------------------------------------------------------------------------------------
 
 
 def test_a_batch_that_is_fine_is_stored_whole(store):
-    assert insert_each(store.collection, [{"_id": number} for number in range(5)]) == [None] * 5
+    assert bulk_insert(store.collection, [{"_id": number} for number in range(5)]) == [None] * 5
     assert store.collection.count_documents({}) == 5
 
 
@@ -479,7 +479,7 @@ def test_each_refused_document_is_told_of_and_the_rest_is_stored(store):
         {"_id": "last", "value": 4},
         {"_id": "last", "value": 5},
     ]
-    first, old, wrong, last, twice = insert_each(store.collection, batch)
+    first, old, wrong, last, twice = bulk_insert(store.collection, batch)
     assert (first, last) == (None, None)
     assert (old.duplicate, wrong.duplicate, twice.duplicate) == (True, False, True)
     assert "E11000" in str(old)
@@ -490,15 +490,15 @@ def test_each_refused_document_is_told_of_and_the_rest_is_stored(store):
 
 def test_a_batch_that_is_refused_whole_says_so_for_each(store):
     store.prepare(VALIDATOR, [])
-    outcomes = insert_each(store.collection, [{"_id": number, "value": -1} for number in range(3)])
+    outcomes = bulk_insert(store.collection, [{"_id": number, "value": -1} for number in range(3)])
     assert [outcome.duplicate for outcome in outcomes] == [False] * 3
 
 
 def test_a_batch_that_was_not_replicated_is_nobodys_success(store):
     unsure = store.collection.with_options(write_concern=WriteConcern(w=5, wtimeout=100))
     with pytest.raises(errors.BulkWriteError) as caught:
-        insert_each(unsure, [{"_id": 1}, {"_id": 2}])
-    assert may_pass(caught.value)
+        bulk_insert(unsure, [{"_id": 1}, {"_id": 2}])
+    assert is_transient(caught.value)
 
 
 # --- preparing -------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from app.contracts.orders import CheckOrderStatus, OrderCreated, OrderStatusView
 from app.messaging.bus import Bus
-from app.messaging.rabbitmq.bus import BrokerBus
+from app.messaging.rabbitmq.bus import RabbitMqBus
 from app.messaging.signal_bus import SignalBus
 from tools.bench.figures import percentile
 from tools.bench.processes import ROOT, cpu_of
@@ -61,12 +61,12 @@ def hops(folder: Path, calls: int, tell: Callable[[str], None]) -> Iterator[Hop]
     here = SignalBus()
     _take_part(here)
     with Rabbit(folder / "rabbitmq") as rabbit, _other(rabbit.url) as other:
-        bus = BrokerBus(rabbit.url, PREFIX, request_seconds=5.0, event_seconds=5.0)
+        bus = RabbitMqBus(rabbit.url, PREFIX, request_seconds=5.0, event_seconds=5.0)
         processes = [psutil.Process(), psutil.Process(other.pid), rabbit.master]
         try:
             ways = [
-                ("a request, alone", 1, 1, lambda bus: bus.ask(ASKED)),
-                (f"a request, {AT_ONCE} at once", 1, AT_ONCE, lambda bus: bus.ask(ASKED)),
+                ("a request, alone", 1, 1, lambda bus: bus.request(ASKED)),
+                (f"a request, {AT_ONCE} at once", 1, AT_ONCE, lambda bus: bus.request(ASKED)),
                 *((f"an event, in batches of {size}", size, 1, _publishing(size)) for size in BATCHES),
             ]
             for what, size, at_once, call in ways:
@@ -135,14 +135,14 @@ def _other(url: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _take_part(bus: Bus) -> None:
-    bus.answer(CheckOrderStatus, lambda _: TOLD)
+    bus.register_handler(CheckOrderStatus, lambda _: TOLD)
     bus.subscribe("payments", OrderCreated, lambda _: None)
 
 
 def main() -> None:
     """Answer, until standard input ends."""
     url, prefix = sys.argv[1:]
-    bus = BrokerBus(url, prefix, request_seconds=5.0, event_seconds=5.0)
+    bus = RabbitMqBus(url, prefix, request_seconds=5.0, event_seconds=5.0)
     _take_part(bus)
     bus.receive()
     while not bus.ready:

@@ -14,7 +14,7 @@ from typing import Any
 from bson import ObjectId
 from rich.console import Console
 
-from app.storage.bulk import Patch, patch_each
+from app.storage.bulk import Patch, bulk_compare_and_set
 from tools.bench import machine
 from tools.bench.apart import Apart
 from tools.bench.base import Base
@@ -381,7 +381,7 @@ def _update_us(base: Base, there: bool) -> float:
     for _ in range(COMMANDS):
         keys = keys if there else [ObjectId() for _ in range(KEYS)]
         patches = [Patch(key=key, expected={}, sets={"requestId": "r"}, pushes={"refunds": []}) for key in keys]
-        patch_each(base.orders, patches)
+        bulk_compare_and_set(base.orders, patches)
     return round((base.cpu() - used) / COMMANDS / KEYS * MICROSECONDS, 2)
 
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from pymongo import DESCENDING
 
 from app.config import Settings
-from app.payments.payment import Answer, Call
+from app.payments.payment import Call, ResponseCode
 from app.payments.providers import Provider
 from app.payments.providers.ledger import SCHEMA, Ledger
 from app.payments.providers.simulated import Faults, SimulatedProvider
@@ -28,10 +28,10 @@ class ForgetfulLedger(Ledger):
     def prepare(self) -> None:
         """Create what the collection needs."""
         self._store.prepare(SCHEMA, [])
-        with self._store.bounded() as entries:
+        with self._store.with_deadline() as entries:
             entries.create_index([("key", 1), ("at", -1)])
 
-    def enter(self, call: Call, answer: Answer, reason: str = "") -> Document:
+    def enter(self, call: Call, answer: ResponseCode, reason: str = "") -> Document:
         """Book `answer` under the call's key, or return what is booked there and not forgotten."""
         while True:
             latest = self._latest({"key": call.key})
@@ -48,12 +48,12 @@ class ForgetfulLedger(Ledger):
 
     def refund(self, call: Call) -> bool:
         """Book a refund unless its key is known; false where the charge does not cover it."""
-        charge = self._latest({"key": call.charge_key, "answer": Answer.CAPTURED.value})
+        charge = self._latest({"key": call.charge_key, "answer": ResponseCode.CAPTURED.value})
         if charge is None:
             return False
         now = self._store.clock.now()
         known = {"$elemMatch": {"key": call.key, "at": {"$gt": now - self._key_life}}}
-        with self._store.bounded() as entries:
+        with self._store.with_deadline() as entries:
             entries.update_one(
                 {
                     "_id": charge["_id"],
@@ -79,13 +79,13 @@ class ForgetfulLedger(Ledger):
         return latest if latest and not self._forgotten(latest["at"]) else None
 
     def _latest(self, query: Document) -> Document | None:
-        with self._store.bounded() as entries:
+        with self._store.with_deadline() as entries:
             return entries.find_one(query, sort=[("at", DESCENDING), ("number", DESCENDING)])
 
     def _forgotten(self, at: datetime) -> bool:
         return at <= self._store.clock.now() - self._key_life
 
-    def _entry(self, call: Call, answer: Answer, reason: str, number: int) -> Document:
+    def _entry(self, call: Call, answer: ResponseCode, reason: str, number: int) -> Document:
         return {
             "_id": f"{call.key}~{number}",
             "key": call.key,

@@ -29,7 +29,7 @@ PROTECTED = (
 )
 # What any operation with a body may be answered with.
 WITH_BODY = ("request_timeout", "cross_site_request")
-PATH_EXAMPLES = {"orderId": "6920c1b05be0d3a1f2c4e687", "userId": "user-7", "code": "illegal_step"}
+PATH_EXAMPLES = {"orderId": "6920c1b05be0d3a1f2c4e687", "userId": "user-7", "code": "illegal_transition"}
 HEADERS = {
     "ETag": ("The order's version.", '"6920c1b05be0d3a1f2c4e687-2"'),
     "Location": ("Where the order is.", "/orders/one/6920c1b05be0d3a1f2c4e687"),

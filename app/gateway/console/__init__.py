@@ -8,7 +8,7 @@ from flask import Blueprint, Response, abort, request
 from app.gateway.console.stream import Live, stream
 from app.gateway.security.caller import ADMIN, open_to
 from app.gateway.security.connection_limits import Streams
-from app.messaging.bus import Asks
+from app.messaging.bus import RequestClient
 
 __all__ = ["Live", "blueprint"]
 
@@ -20,7 +20,7 @@ POLICY = (
 )
 
 
-def blueprint(bus: Asks, streams: Streams, live: Live) -> Blueprint:
+def blueprint(bus: RequestClient, streams: Streams, live: Live) -> Blueprint:
     """`/`, the page, `/console/…`, what it is made of, and `/console/stream`, what it shows."""
     routes = Blueprint("console", __name__)
     files = {file.name: file.read_bytes() for file in resources.files(__name__).joinpath("static").iterdir()}

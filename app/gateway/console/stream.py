@@ -20,7 +20,7 @@ from app.gateway.http.query import InvalidParameter
 from app.gateway.http.responses import json_answer
 from app.gateway.routes.timeline import EVENT_STREAM, LONGEST_SECONDS, RETRY_MS
 from app.gateway.security.connection_limits import Streams, hung_up
-from app.messaging.bus import Asks
+from app.messaging.bus import RequestClient
 
 Line = dict[str, Any]
 
@@ -45,7 +45,7 @@ class Live(Protocol):
 class Queues:
     """What waits in each module, looked up once a second at the most for all who watch."""
 
-    def __init__(self, bus: Asks) -> None:
+    def __init__(self, bus: RequestClient) -> None:
         self._bus = bus
         self._looked = 0.0
         self._known: dict[str, Line] = {}
@@ -60,12 +60,12 @@ class Queues:
     def _asked(self) -> Iterator[tuple[str, Queue]]:
         for module, question in QUESTIONS.items():
             try:
-                yield module, self._bus.ask(question(request_id=""))
+                yield module, self._bus.request(question(request_id=""))
             except Unavailable:
                 continue
 
 
-def stream(bus: Asks, streams: Streams, live: Live) -> Callable[[], Response]:
+def stream(bus: RequestClient, streams: Streams, live: Live) -> Callable[[], Response]:
     """The view of `GET /console/stream`: what waits now, as JSON, or all as it happens."""
     queues = Queues(bus)
 

@@ -6,14 +6,14 @@ from typing import Any, NoReturn
 from flask import Request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout, UnsupportedMediaType
 
-from app.contracts.base import Refused
+from app.contracts.base import ApplicationError
 
 JSON = "application/json"
 LARGEST = 64 * 1024
 DEEPEST = 20
 
 
-class Malformed(Refused):
+class Malformed(ApplicationError):
     """The body is not one JSON object in UTF-8."""
 
     code = "malformed_body"

@@ -7,12 +7,12 @@ from hashlib import sha256
 
 from itsdangerous import BadData, URLSafeSerializer
 
-from app.contracts.base import Refused
+from app.contracts.base import ApplicationError
 
 LONGEST = 512
 
 
-class InvalidCursor(Refused):
+class InvalidCursor(ApplicationError):
     """The cursor is not one of ours, or not for this list."""
 
     code = "invalid_cursor"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from flask import Response, request
 
-from app.contracts.base import Refused
+from app.contracts.base import ApplicationError
 from app.gateway.apidocs.operation import Parameter
 from app.gateway.http.responses import etag, json_answer
 
@@ -32,7 +32,7 @@ ANYTHING = "*"
 NO_VERSION = 0
 
 
-class MalformedCondition(Refused):
+class MalformedCondition(ApplicationError):
     """A conditional header is there but cannot be read."""
 
     code = "malformed_condition"

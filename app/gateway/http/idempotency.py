@@ -4,7 +4,7 @@ import re
 
 from flask import Request
 
-from app.contracts.base import Refused
+from app.contracts.base import ApplicationError
 from app.gateway.apidocs.operation import Parameter
 
 IDEMPOTENCY_KEY = Parameter(
@@ -17,7 +17,7 @@ IDEMPOTENCY_KEY = Parameter(
 KEY = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e]{1,255})')
 
 
-class MalformedKey(Refused):
+class MalformedKey(ApplicationError):
     """The header is there but cannot be used."""
 
     code = "malformed_idempotency_key"

@@ -13,7 +13,7 @@ from app.gateway.http.query import parameter, whole
 from app.gateway.http.responses import etag, order_members
 from app.gateway.security.caller import caller
 from app.gateway.security.connection_limits import Streams, TooManyStreams
-from app.messaging.bus import Asks
+from app.messaging.bus import RequestClient
 
 LONGEST = 30
 PREFER = Parameter(
@@ -53,7 +53,7 @@ def wanted_wait() -> int:
 class Waiting:
     """Has requests wait, as many as may."""
 
-    def __init__(self, bus: Asks, streams: Streams) -> None:
+    def __init__(self, bus: RequestClient, streams: Streams) -> None:
         self._bus = bus
         self._streams = streams
 
@@ -70,14 +70,16 @@ class Waiting:
         try:
             with self._streams.place():
                 self._await(order_id, seconds)
-            found = self._bus.ask(FindOrder(request_id=g.request_id, order_id=order_id, on_behalf_of=caller().owner))
+            found = self._bus.request(
+                FindOrder(request_id=g.request_id, order_id=order_id, on_behalf_of=caller().owner)
+            )
         except (Unavailable, TooManyStreams):
             return {}, {}
         applied = {"Preference-Applied": f"wait={seconds}", "ETag": etag(order_id, found.version)}
         return {"order": order_members(found)}, applied
 
     def _await(self, order_id: str, seconds: int) -> OrderStatusView:
-        return self._bus.ask(
+        return self._bus.request(
             AwaitOrder(
                 request_id=g.request_id,
                 order_id=order_id,

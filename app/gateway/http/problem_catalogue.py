@@ -96,7 +96,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
         "The address is right, the method is not.",
         "The Allow header names the methods that work here.",
     ),
-    "illegal_step": (
+    "illegal_transition": (
         "The order's state does not allow the step.",
         "The members from, to and allowed say where the order is and where it may go; GET /state-machine shows all steps.",
     ),
@@ -168,7 +168,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
 
 # What some kinds tell beside the standard members, as an example.
 FACTS: dict[str, dict[str, Any]] = {
-    "illegal_step": {"from": "Cancelled", "to": "Confirm", "allowed": []},
+    "illegal_transition": {"from": "Cancelled", "to": "Confirm", "allowed": []},
     "refund_exceeds_balance": {"remaining": 900},
     "precondition_failed": {"version": 3},
     "invalid_parameter": {"parameter": "limit"},

@@ -9,7 +9,7 @@ from flask import Flask, Response, g
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException
 
-from app.contracts.base import Refused
+from app.contracts.base import ApplicationError
 from app.contracts.orders import StaleVersion
 from app.gateway.http.responses import etag
 from app.observability import metrics
@@ -33,7 +33,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "not_found": (404, "No such page"),
     "method_not_allowed": (405, "This method does not work here"),
     "request_timeout": (408, "The request took too long to arrive"),
-    "illegal_step": (409, "The order's state does not allow this"),
+    "illegal_transition": (409, "The order's state does not allow this"),
     "timeline_full": (409, "The order has had all the texts it may have"),
     "refund_exceeds_balance": (409, "More than is left of what was captured"),
     "too_many_refunds": (409, "The order was refunded in all the parts it may be"),
@@ -72,7 +72,7 @@ CODES = {
 
 def install(app: Flask) -> None:
     """Have every error of `app` answered as a problem."""
-    app.register_error_handler(Refused, _refused)
+    app.register_error_handler(ApplicationError, _refused)
     app.register_error_handler(ValidationError, _invalid)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _unexpected)
@@ -95,7 +95,7 @@ def problem(code: str, detail: str, **members: Any) -> Response:
     return Response(orjson.dumps(body), status, content_type="application/problem+json")
 
 
-def _refused(refusal: Refused) -> Response:
+def _refused(refusal: ApplicationError) -> Response:
     members = dict(refusal.members)
     retry_after, challenge = members.pop("retry_after", 1), members.pop("challenge", "")
     tag = etag(members.pop("order_id"), members["version"]) if isinstance(refusal, StaleVersion) else ""

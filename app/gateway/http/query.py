@@ -4,13 +4,13 @@ import re
 
 from flask import request
 
-from app.contracts.base import Refused
+from app.contracts.base import ApplicationError
 
 DIGITS = re.compile(r"[0-9]{1,9}")
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffd]")
 
 
-class InvalidParameter(Refused):
+class InvalidParameter(ApplicationError):
     """A query parameter, or a header of that kind, cannot be used; member `parameter` names it."""
 
     code = "invalid_parameter"

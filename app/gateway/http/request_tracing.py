@@ -6,7 +6,7 @@ from typing import TypeVar
 from flask import Flask, Response, g, has_app_context, request
 
 from app.contracts.base import Reply, Request
-from app.messaging.bus import Asks
+from app.messaging.bus import RequestClient
 from app.observability.tracing import Span, Tracer
 
 R = TypeVar("R", bound=Reply)
@@ -15,18 +15,18 @@ R = TypeVar("R", bound=Reply)
 class TracedBus:
     """The bus, each of whose questions is a part of the trace of the present request."""
 
-    def __init__(self, bus: Asks, tracer: Tracer) -> None:
+    def __init__(self, bus: RequestClient, tracer: Tracer) -> None:
         self._bus = bus
         self._tracer = tracer
 
-    def ask(self, question: Request[R]) -> R:
+    def request(self, question: Request[R]) -> R:
         """The owner's reply."""
         # A stream goes on after its request; by then it is nobody's part.
         span: Span | None = g.get("span") if has_app_context() else None
         if span is None:
-            return self._bus.ask(question)
+            return self._bus.request(question)
         with self._tracer.during(type(question).__name__, span.traceparent) as asked:
-            return self._bus.ask(replace(question, traceparent=asked.traceparent))
+            return self._bus.request(replace(question, traceparent=asked.traceparent))
 
 
 def install(app: Flask, tracer: Tracer) -> None:

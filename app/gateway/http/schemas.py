@@ -322,8 +322,8 @@ class ProblemKindSchema(Schema):
     """What a kind of problem means."""
 
     ok = OK()
-    type = fields.String(required=True, metadata={"example": "/problems/illegal_step"})
-    code = fields.String(required=True, metadata={"example": "illegal_step"})
+    type = fields.String(required=True, metadata={"example": "/problems/illegal_transition"})
+    code = fields.String(required=True, metadata={"example": "illegal_transition"})
     title = fields.String(required=True, metadata={"example": "The order's state does not allow this"})
     status = fields.Integer(required=True, metadata={"example": 409})
     means = fields.String(required=True, metadata={"example": "The order's state does not allow the step."})

@@ -11,7 +11,7 @@ from app.gateway.apidocs.operation import documented
 from app.gateway.http import schemas
 from app.gateway.http.responses import entry_members, json_answer
 from app.gateway.security.caller import caller
-from app.messaging.bus import Asks
+from app.messaging.bus import RequestClient
 
 SILENT = PaymentExplanation(
     known=False,
@@ -22,7 +22,7 @@ SILENT = PaymentExplanation(
 )
 
 
-def add(routes: Blueprint, bus: Asks) -> None:
+def add(routes: Blueprint, bus: RequestClient) -> None:
     """Add the explanation to the routes under /orders."""
 
     @routes.get("/one/<order_id>/explain")
@@ -34,13 +34,13 @@ def add(routes: Blueprint, bus: Asks) -> None:
     )
     def explain_order(order_id: str) -> Response:
         asked = {"request_id": g.request_id, "order_id": order_id, "on_behalf_of": caller().owner}
-        order = bus.ask(ExplainOrder(**asked))
+        order = bus.request(ExplainOrder(**asked))
         return json_answer({"ok": True, **explanation(order, _payment(bus, ExplainPayment(**asked)))}, 200)
 
 
-def _payment(bus: Asks, question: ExplainPayment) -> PaymentExplanation:
+def _payment(bus: RequestClient, question: ExplainPayment) -> PaymentExplanation:
     try:
-        return bus.ask(question)
+        return bus.request(question)
     except Unavailable:  # Half an explanation is better than none.
         return SILENT
 

@@ -12,13 +12,13 @@ from app.gateway.apidocs.operation import documented
 from app.gateway.http import schemas
 from app.gateway.http.responses import json_answer
 from app.gateway.security.caller import caller
-from app.messaging.bus import Asks
+from app.messaging.bus import RequestClient
 
 # The lines of an order's steps, oldest first; raises Unavailable.
 StepsOf = Callable[[str], Sequence[dict[str, Any]]]
 
 
-def add(routes: Blueprint, bus: Asks, steps_of: StepsOf) -> None:
+def add(routes: Blueprint, bus: RequestClient, steps_of: StepsOf) -> None:
     """Add the way to the routes under /orders."""
 
     @routes.get("/one/<order_id>/way")
@@ -30,8 +30,8 @@ def add(routes: Blueprint, bus: Asks, steps_of: StepsOf) -> None:
     )
     def show_way(order_id: str) -> Response:
         asked = {"request_id": g.request_id, "order_id": order_id, "on_behalf_of": caller().owner}
-        bus.ask(CheckOrderStatus(**asked))  # Whoever may not see the order may not see its steps.
-        attempts = bus.ask(ListAttempts(**asked)).attempts
+        bus.request(CheckOrderStatus(**asked))  # Whoever may not see the order may not see its steps.
+        attempts = bus.request(ListAttempts(**asked)).attempts
         return json_answer(
             {
                 "ok": True,

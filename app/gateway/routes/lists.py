@@ -15,7 +15,7 @@ from app.gateway.http.query import InvalidParameter, parameter, text, whole
 from app.gateway.http.responses import json_answer, order_members
 from app.gateway.security.authentication import check_scope
 from app.gateway.security.caller import ADMIN, caller, check_sees
-from app.messaging.bus import Asks
+from app.messaging.bus import RequestClient
 
 LIMIT = Parameter(
     name="limit",
@@ -69,7 +69,7 @@ USER_LENGTH = 128
 OVERDUE_MS = 30_000
 
 
-def add(routes: Blueprint, bus: Asks, cursors: Cursors) -> None:
+def add(routes: Blueprint, bus: RequestClient, cursors: Cursors) -> None:
     """Add the lists to the routes under /orders."""
 
     def listed(user_id: str) -> Response:
@@ -77,7 +77,7 @@ def add(routes: Blueprint, bus: Asks, cursors: Cursors) -> None:
         limit = _limit()
         status = text("status", STATUS_LENGTH)
         before_at, before_id = _opened(cursors, user_id, status)
-        found = bus.ask(
+        found = bus.request(
             ListOrders(
                 request_id=g.request_id,
                 user_id=user_id,
@@ -93,16 +93,18 @@ def add(routes: Blueprint, bus: Asks, cursors: Cursors) -> None:
     def listed_all() -> Response:
         limit, status = _limit(), text("status", STATUS_LENGTH)
         _, before_id = _opened(cursors, "", status)
-        found = bus.ask(ListAllOrders(request_id=g.request_id, limit=limit, order_status=status, before_id=before_id))
+        found = bus.request(
+            ListAllOrders(request_id=g.request_id, limit=limit, order_status=status, before_id=before_id)
+        )
         return _page(found.orders, cursors.seal("", status, "", found.last_id) if found.last_id else "")
 
     def listed_stuck(dead: bool) -> Response:
         check_scope(caller(), ADMIN)
         asked = {"request_id": g.request_id, "dead": dead, "overdue_ms": OVERDUE_MS, "limit": _limit()}
-        found = [bus.ask(ListStuckPayments(**asked)), bus.ask(ListStuckOrders(**asked))]
+        found = [bus.request(ListStuckPayments(**asked)), bus.request(ListStuckOrders(**asked))]
         ids = dict.fromkeys(order_id for one in found for order_id in one.order_ids)
         shown = tuple(ids)[: asked["limit"]]
-        orders = bus.ask(FindOrders(request_id=g.request_id, order_ids=shown)).orders
+        orders = bus.request(FindOrders(request_id=g.request_id, order_ids=shown)).orders
         return _page(orders, "", more=len(ids) > len(shown) or any(one.more for one in found))
 
     @routes.get("/<user_id>")

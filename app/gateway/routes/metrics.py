@@ -11,9 +11,9 @@ from app.contracts.base import Unavailable
 from app.contracts.orders import CheckOrderBacklog, CheckOrderQueue
 from app.contracts.payments import CheckPaymentBacklog, CheckPaymentQueue
 from app.gateway.security.caller import open_to
-from app.messaging.bus import Asks
+from app.messaging.bus import RequestClient
 from app.observability import metrics, prometheus
-from app.observability.prometheus import Looked
+from app.observability.prometheus import ModuleGauges
 
 CHECKS = {
     "orders": (CheckOrderBacklog, CheckOrderQueue),
@@ -22,7 +22,7 @@ CHECKS = {
 NO_ROUTE = "(none)"
 
 
-def blueprint(bus: Asks, scope: str | None, modules: Iterable[str]) -> Blueprint:
+def blueprint(bus: RequestClient, scope: str | None, modules: Iterable[str]) -> Blueprint:
     """The metrics of all workers; what is looked up of `modules` is left out where nobody can tell it."""
     routes = Blueprint("metrics", __name__)
 
@@ -47,9 +47,9 @@ def measure(request: Request, response: Response) -> None:
     metrics.request_took(route, request.method, response.status_code, time.perf_counter() - started)
 
 
-def _looked(bus: Asks, backlog: type[Question[Any]], queue: type[Question[Any]]) -> Looked:
+def _looked(bus: RequestClient, backlog: type[Question[Any]], queue: type[Question[Any]]) -> ModuleGauges:
     due, stuck = _asked(bus, backlog), _asked(bus, queue)
-    return Looked(
+    return ModuleGauges(
         due=due and due.due,
         oldest_seconds=due.oldest_ms / 1000 if due else 0.0,
         retrying=stuck and stuck.retrying,
@@ -58,8 +58,8 @@ def _looked(bus: Asks, backlog: type[Question[Any]], queue: type[Question[Any]])
     )
 
 
-def _asked(bus: Asks, question: type[Question[Any]]) -> Any:
+def _asked(bus: RequestClient, question: type[Question[Any]]) -> Any:
     try:
-        return bus.ask(question(request_id=g.request_id))
+        return bus.request(question(request_id=g.request_id))
     except Unavailable:
         return None

@@ -22,7 +22,7 @@ from app.gateway.security.admission import Admission
 from app.gateway.security.authentication import check_scope
 from app.gateway.security.caller import FULFIL, REFUND, caller, check_acts_for
 from app.gateway.security.connection_limits import Streams
-from app.messaging.bus import Asks
+from app.messaging.bus import RequestClient
 from app.observability.stages import Stage, record_stage
 
 # What the contract calls the status that takes no fulfilment.
@@ -35,7 +35,7 @@ EMPTY: tuple[dict[str, object], dict[str, str]] = ({}, {})
 
 
 def blueprint(
-    bus: Asks, admission: Admission, streams: Streams, cursors: Cursors, steps_of: latency.StepsOf
+    bus: RequestClient, admission: Admission, streams: Streams, cursors: Cursors, steps_of: latency.StepsOf
 ) -> Blueprint:
     """The routes under /orders, asking `bus`; `steps_of` tells what the live feed knows of an order."""
     routes = Blueprint("orders", __name__, url_prefix="/orders")
@@ -78,7 +78,7 @@ def blueprint(
         _log_received(order_id, started)
         total = given["total"]
         written = sent["totalOrderAmount"]
-        accepted = bus.ask(
+        accepted = bus.request(
             CreateOrder(
                 request_id=g.request_id,
                 order_id=order_id,
@@ -120,7 +120,7 @@ def blueprint(
             "malformed_condition",
             "order_not_found",
             "refund_not_allowed",
-            "illegal_step",
+            "illegal_transition",
             "timeline_full",
             "conflict",
             "precondition_failed",
@@ -138,7 +138,7 @@ def blueprint(
             check_scope(caller(), FULFIL)
         expected = expected_versions(given["order_id"])
         _log_received(given["order_id"], started)
-        updated = bus.ask(
+        updated = bus.request(
             UpdateOrder(
                 request_id=g.request_id,
                 on_behalf_of=caller().owner,
@@ -163,7 +163,7 @@ def blueprint(
         problems=("malformed_condition", "order_not_found", "unavailable"),
     )
     def find_order(order_id: str) -> Response:
-        order = bus.ask(FindOrder(request_id=g.request_id, order_id=order_id, on_behalf_of=caller().owner))
+        order = bus.request(FindOrder(request_id=g.request_id, order_id=order_id, on_behalf_of=caller().owner))
         return unless_known({"ok": True, "order": order_members(order)}, order.order_id, order.version)
 
     @routes.post("/one/<order_id>/refunds")
@@ -179,7 +179,7 @@ def blueprint(
             "malformed_idempotency_key",
             "malformed_condition",
             "order_not_found",
-            "illegal_step",
+            "illegal_transition",
             "refund_exceeds_balance",
             "too_many_refunds",
             "conflict",
@@ -198,7 +198,7 @@ def blueprint(
         amount = REFUND_REQUEST.load(json_object(request)).get("amount")
         expected = expected_versions(order_id)
         _log_received(order_id, started)
-        refund = bus.ask(
+        refund = bus.request(
             RefundOrder(
                 request_id=g.request_id,
                 order_id=order_id,
@@ -237,7 +237,7 @@ def blueprint(
         status = (
             waiting.status(order_id, wait)
             if wait
-            else bus.ask(CheckOrderStatus(request_id=g.request_id, order_id=order_id, on_behalf_of=caller().owner))
+            else bus.request(CheckOrderStatus(request_id=g.request_id, order_id=order_id, on_behalf_of=caller().owner))
         )
         return unless_known({"ok": True, "orderStatus": status.order_status}, status.order_id, status.version)
 

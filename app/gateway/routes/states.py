@@ -7,7 +7,7 @@ from app.gateway.apidocs.operation import Parameter, documented
 from app.gateway.http import schemas
 from app.gateway.http.query import InvalidParameter, parameter
 from app.gateway.http.responses import json_answer
-from app.messaging.bus import Asks
+from app.messaging.bus import RequestClient
 
 MERMAID = "text/vnd.mermaid"
 FORMAT = Parameter(
@@ -24,7 +24,7 @@ SAMPLE = """stateDiagram-v2
 FORMATS = ("json", "mermaid")
 
 
-def blueprint(bus: Asks) -> Blueprint:
+def blueprint(bus: RequestClient) -> Blueprint:
     """`/state-machine`, asking `bus`."""
     routes = Blueprint("states", __name__)
 
@@ -39,7 +39,7 @@ def blueprint(bus: Asks) -> Blueprint:
     )
     def show_state_machine() -> Response:
         kind = _kind()
-        rules = bus.ask(DescribeStates(request_id=g.request_id)).rules
+        rules = bus.request(DescribeStates(request_id=g.request_id)).rules
         if kind == "application/json":
             return json_answer({"ok": True, "transitions": [_transition(rule) for rule in rules]}, 200, Vary="Accept")
         return Response(_diagram(rules), headers={"Vary": "Accept"}, content_type=f"{kind}; charset=utf-8")

@@ -15,7 +15,7 @@ from app.gateway.http.query import parameter, whole
 from app.gateway.http.responses import entry_members, json_answer
 from app.gateway.security.caller import caller
 from app.gateway.security.connection_limits import Streams, hung_up
-from app.messaging.bus import Asks
+from app.messaging.bus import RequestClient
 
 EVENT_STREAM = "text/event-stream"
 HEARTBEAT_SECONDS = 15.0
@@ -52,7 +52,7 @@ data: {"orderId":"6920c1b05be0d3a1f2c4e687","sequence":2,"type":"PaymentCaptured
 Wait = Callable[[int, float], Timeline]
 
 
-def add(routes: Blueprint, bus: Asks, streams: Streams) -> None:
+def add(routes: Blueprint, bus: RequestClient, streams: Streams) -> None:
     """Add the timeline to the routes under /orders."""
 
     @routes.get("/one/<order_id>/events")
@@ -68,7 +68,7 @@ def add(routes: Blueprint, bus: Asks, streams: Streams) -> None:
         request_id, owner = g.request_id, caller().owner
 
         def wait(after: int, seconds: float) -> Timeline:
-            return bus.ask(
+            return bus.request(
                 AwaitTimeline(
                     request_id=request_id,
                     order_id=order_id,

@@ -5,7 +5,7 @@ import time
 from app.contracts.base import Backlog, Overloaded, Request, Unavailable
 from app.contracts.orders import CheckOrderBacklog
 from app.contracts.payments import CheckPaymentBacklog
-from app.messaging.bus import Asks
+from app.messaging.bus import RequestClient
 from app.observability import metrics
 from app.observability.logging import log
 
@@ -16,7 +16,7 @@ LONGEST_WAIT = 60
 class Admission:
     """Looks at the backlogs once a second at the most, whatever the number of requests."""
 
-    def __init__(self, bus: Asks) -> None:
+    def __init__(self, bus: RequestClient) -> None:
         self._bus = bus
         self._looked = 0.0
         self._full: Backlog | None = None
@@ -44,6 +44,6 @@ class Admission:
 
     def _backlog(self, question: Request[Backlog]) -> Backlog | None:
         try:
-            return self._bus.ask(question)
+            return self._bus.request(question)
         except Unavailable:
             return None

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from flask import Flask, request
 
 from app.config import Settings
-from app.contracts.base import Refused
+from app.contracts.base import ApplicationError
 from app.gateway.security.rate_limits import EXEMPT
 
 AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?", re.ASCII)
@@ -23,13 +23,13 @@ LONGEST = 255
 REMEMBERED = 1024
 
 
-class MisdirectedRequest(Refused):
+class MisdirectedRequest(ApplicationError):
     """The request is for another server, or says of none that it is for."""
 
     code = "misdirected_request"
 
 
-class CrossSiteRequest(Refused):
+class CrossSiteRequest(ApplicationError):
     """A page of another site wants to change something."""
 
     code = "cross_site_request"

@@ -12,7 +12,7 @@ from flask import Flask, g, request
 from werkzeug.datastructures import Headers
 
 from app.config import Settings
-from app.contracts.base import Refused
+from app.contracts.base import ApplicationError
 from app.gateway.http.schemas import UNPRINTABLE
 from app.gateway.http.visible_text import hides
 from app.gateway.security import jwt_keys
@@ -32,25 +32,25 @@ class UndeclaredRoute(RuntimeError):
     """A route that does not say who may use it: a mistake in the composition."""
 
 
-class Unauthenticated(Refused):
+class Unauthenticated(ApplicationError):
     """Nobody said who calls."""
 
     code = "unauthenticated"
 
 
-class InvalidToken(Refused):
+class InvalidToken(ApplicationError):
     """The token is none that counts here."""
 
     code = "invalid_token"
 
 
-class InvalidCredentials(Refused):
+class InvalidCredentials(ApplicationError):
     """There is no saying which of several credentials counts."""
 
     code = "invalid_credentials"
 
 
-class InsufficientScope(Refused):
+class InsufficientScope(ApplicationError):
     """The token does not allow this; member `scope` would."""
 
     code = "insufficient_scope"

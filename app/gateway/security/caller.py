@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from flask import g
 
-from app.contracts.base import NotFound, Refused
+from app.contracts.base import ApplicationError, NotFound
 
 READ = "orders:read"
 WRITE = "orders:write"
@@ -16,7 +16,7 @@ ADMIN = "orders:admin"
 View = TypeVar("View", bound=Callable[..., Any])
 
 
-class WrongUser(Refused):
+class WrongUser(ApplicationError):
     """An order is placed for oneself, unless one may act for all."""
 
     code = "wrong_user"

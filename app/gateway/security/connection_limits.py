@@ -10,13 +10,13 @@ from typing import Any
 
 from flask import g, request
 
-from app.contracts.base import Refused
+from app.contracts.base import ApplicationError
 from app.gateway.security.caller import caller
 from app.gateway.security.rate_limits import Addresses
 from app.observability import metrics
 
 
-class TooManyStreams(Refused):
+class TooManyStreams(ApplicationError):
     """As many requests wait as may; member `retry_after` in seconds."""
 
     code = "too_many_streams"

@@ -12,7 +12,7 @@ from flask import Flask, Request, Response, g, request
 
 from app.addresses import grouped, unmapped, unmapped_network
 from app.config import Settings
-from app.contracts.base import Refused
+from app.contracts.base import ApplicationError
 from app.gateway.security.caller import caller
 from app.observability.logging import log
 
@@ -24,7 +24,7 @@ EXEMPT = frozenset({"health.healthz", "health.readyz", "metrics.show"})
 Take = Callable[[str, Sequence[int]], Sequence[tuple[int, float]]]
 
 
-class RateLimited(Refused):
+class RateLimited(ApplicationError):
     """The caller came too often; member `retry_after` in seconds says when they may come again."""
 
     code = "rate_limited"

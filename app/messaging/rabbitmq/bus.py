@@ -32,20 +32,20 @@ from kombu.transport.pyamqp import Channel
 from kombu.transport.pyamqp import Connection as Driver
 from kombu.transport.pyamqp import Message as Delivered
 
-from app.contracts.base import Event, Refused, Reply, Request, Unavailable, by_name
+from app.contracts.base import ApplicationError, Event, Reply, Request, Unavailable, by_name
 from app.messaging.bus import Delivery
 from app.messaging.signal_bus import SignalBus
 from app.observability import metrics
 from app.observability.logging import log
 from app.observability.supervision import BackgroundThread, Heartbeat
-from app.storage.group_commit import Coalescer
+from app.storage.group_commit import GroupCommit
 
 R = TypeVar("R", bound=Reply)
 Q = TypeVar("Q", bound=Request[Any])
 E = TypeVar("E", bound=Event)
 T = TypeVar("T")
 
-REQUESTS, EVENTS, REFUSALS = map(by_name, (Request, Event, Refused))
+REQUESTS, EVENTS, REFUSALS = map(by_name, (Request, Event, ApplicationError))
 DECODERS = {
     **{name: msgspec.json.Decoder(kind) for name, kind in REQUESTS.items()},
     **{name: msgspec.json.Decoder(tuple[kind, ...]) for name, kind in EVENTS.items()},  # type: ignore[valid-type]
@@ -91,7 +91,7 @@ AWAITED = "awaited"
 LONGEST_REST = 5.0
 
 
-class NotTakenIn(Exception):
+class DeliveryRejected(Exception):
     """A module could not take events in; the text names what it stumbled over."""
 
 
@@ -118,16 +118,16 @@ def decoded(decoder: msgspec.json.Decoder[T], body: bytes | str | msgspec.Raw) -
         raise NotUnderstood(f"{type(exc).__name__}: {str(exc)[:200]}") from exc
 
 
-def refused(refusal: Refused) -> tuple[str, bytes]:
+def refused(refusal: ApplicationError) -> tuple[str, bytes]:
     """A refusal as it travels: the name of its class, and the rest as JSON."""
     return type(refusal).__name__, msgspec.json.encode(Refusal(detail=refusal.detail, members=refusal.members))
 
 
-def refusal_of(kind: str, payload: bytes | msgspec.Raw) -> Refused:
+def refusal_of(kind: str, payload: bytes | msgspec.Raw) -> ApplicationError:
     """The refusal that has travelled; Unavailable where its class is not known here. Raises NotUnderstood."""
     told = decoded(REFUSAL, payload)
     try:
-        refusal: Refused = REFUSALS.get(kind, Unavailable)(told.detail, **told.members)
+        refusal: ApplicationError = REFUSALS.get(kind, Unavailable)(told.detail, **told.members)
     except TypeError as exc:
         raise NotUnderstood(f"members of a refusal: {exc}") from exc
     return refusal
@@ -210,7 +210,7 @@ class LateReceipts:
 
     def __init__(self) -> None:
         self._batches: OrderedDict[str, tuple[str, ...]] = OrderedDict()
-        self._refusals: OrderedDict[str, tuple[bool, NotTakenIn]] = OrderedDict()
+        self._refusals: OrderedDict[str, tuple[bool, DeliveryRejected]] = OrderedDict()
         self._lock = threading.Lock()
 
     def expect(self, key: str, events: Sequence[Event]) -> None:
@@ -218,14 +218,14 @@ class LateReceipts:
         with self._lock:
             _keep(self._batches, key, tuple(event.event_id for event in events), self.LIMIT)
 
-    def receipt(self, key: str, refusal: NotTakenIn) -> None:
+    def receipt(self, key: str, refusal: DeliveryRejected) -> None:
         """The message `key` could not be taken in."""
         with self._lock:
             event_ids = self._batches.pop(key, ())
             for event_id in event_ids:
                 _keep(self._refusals, event_id, (len(event_ids) == 1, refusal), self.LIMIT)
 
-    def refusal(self, events: Sequence[Event]) -> NotTakenIn | None:
+    def refusal(self, events: Sequence[Event]) -> DeliveryRejected | None:
         """Why these events need not be sent now; None where they are to be.
 
         A batch is refused when one of it was. An event that is sent alone is refused once for each time that it was
@@ -383,7 +383,7 @@ class Link:
         self.blocked = False
 
 
-class BrokerBus:
+class RabbitMqBus:
     """The bus of a process whose modules, or some of them, run elsewhere."""
 
     def __init__(self, url: str, prefix: str, *, request_seconds: float, event_seconds: float) -> None:
@@ -401,11 +401,11 @@ class BrokerBus:
         self._tags = count(1)
         self._posting = threading.Lock()
         self._asks = {
-            (owner, waits): Coalescer(f"requests to {owner}", partial(self._send_requests, owner, waits), TOGETHER)
+            (owner, waits): GroupCommit(f"requests to {owner}", partial(self._send_requests, owner, waits), TOGETHER)
             for owner in {kind.owner for kind in REQUESTS.values()}
             for waits in (False, True)
         }
-        self._answers = Coalescer("answers", self._send_answers)
+        self._answers = GroupCommit("answers", self._send_answers)
         self._hands = ThreadPoolExecutor(HANDS, thread_name_prefix="requests")
         self._waiters = ThreadPoolExecutor(WAITERS, thread_name_prefix="waiting")
         self._takers = ThreadPoolExecutor(EVENTS_AHEAD, thread_name_prefix="events")
@@ -423,19 +423,19 @@ class BrokerBus:
 
     # --- what modules see of it ---
 
-    def answer(self, request: type[Q], handler: Callable[[Q], Reply]) -> None:
+    def register_handler(self, request: type[Q], handler: Callable[[Q], Reply]) -> None:
         """Let `handler` answer every request of this type that reaches this process; a second one here is an error."""
-        self._local[request.owner].answer(request, handler)
+        self._local[request.owner].register_handler(request, handler)
 
     def subscribe(self, module: str, event: type[E], handler: Callable[[tuple[E, ...]], None]) -> None:
         """Let `handler` have every batch of events of this type, on behalf of `module`."""
         self._local[module].subscribe(module, event, handler)
 
-    def ask(self, request: Request[R]) -> R:
+    def request(self, request: Request[R]) -> R:
         """The owner's reply. Raises its refusals, and Unavailable where nobody answers in time."""
         owner, wait_ms = type(request).owner, getattr(request, "wait_ms", 0)
         if owner in self._local:
-            return self._local[owner].ask(request)
+            return self._local[owner].request(request)
         started = time.monotonic()
         seconds = self._request_seconds + wait_ms / 1000
         # Who asks waits less; the request may still be answered in its time, and that ends the silence.
@@ -460,7 +460,7 @@ class BrokerBus:
     def publish(self, events: Sequence[Event]) -> Delivery:
         """Hand a batch of events of one type to each module that listens; tells what those that must made of it."""
         started, name = time.monotonic(), type(events[0]).__name__
-        posted = Posted(str(next(self._keys)), {*type(events[0]).heard_by})
+        posted = Posted(str(next(self._keys)), {*type(events[0]).required_consumers})
         late = self._late.refusal(events)
         if late:
             return dict.fromkeys(posted.awaited, late)
@@ -553,7 +553,7 @@ class BrokerBus:
         events.events["basic_return"].add(self._on_returned)
         # Who must hear may never have run yet: the broker keeps it for them from the first event on.
         for name, kind in EVENTS.items():
-            for module in kind.heard_by:
+            for module in kind.required_consumers:
                 self._declare_events(events, module, [name])
         with self._posting:
             self._calls, self._events, self._tags = calls, events, count(1)
@@ -623,10 +623,10 @@ class BrokerBus:
         key = delivered.properties.get("correlation_id", "")
         posted = self._posted.get(key)
         troubles: dict[str, Exception | None] = {"": None, "Unavailable": Unavailable(detail, retry_after=1)}
-        trouble = troubles.get(kind, NotTakenIn(f"{kind}: {detail}"))
+        trouble = troubles.get(kind, DeliveryRejected(f"{kind}: {detail}"))
         if posted:
             posted.receipt(module, trouble)
-        elif isinstance(trouble, NotTakenIn):
+        elif isinstance(trouble, DeliveryRejected):
             self._late.receipt(key, trouble)
 
     def _on_confirmed(self, tag: int, multiple: bool) -> None:
@@ -741,8 +741,8 @@ class BrokerBus:
             request = decoded(DECODERS[name], body)
             if again and not request.repeatable:
                 raise Unavailable("whoever took this on was lost meanwhile: look whether it was done", retry_after=1)
-            return "", msgspec.json.encode(self._local[module].ask(request))
-        except Refused as refusal:
+            return "", msgspec.json.encode(self._local[module].request(request))
+        except ApplicationError as refusal:
             return refused(refusal)
         except NotUnderstood as exc:
             log.error("request not understood", module=module, request=name, reason=str(exc))
@@ -789,7 +789,7 @@ class BrokerBus:
             _acknowledge(delivered)
         elif trouble is None:
             _acknowledge(delivered)
-        elif isinstance(trouble, NotTakenIn):
+        elif isinstance(trouble, DeliveryRejected):
             _reject(delivered)
         else:
             self._stopping.wait(min(LONGEST_REST, 0.1 * 2**times))
@@ -798,12 +798,12 @@ class BrokerBus:
     def _trouble(self, module: str, delivered: Delivered, times: int) -> Exception | None:
         name = delivered.properties.get("type", "")
         if times >= DELIVERIES:
-            return NotTakenIn(f"{name} was given back {times} times: whoever takes it may die of it")
+            return DeliveryRejected(f"{name} was given back {times} times: whoever takes it may die of it")
         try:
             events = self._events_of(name, delivered)
         except NotUnderstood as exc:
             log.error("events not understood", module=module, event_type=name, reason=str(exc))
-            return NotTakenIn(f"{name or 'a message without a type'} was not understood: {exc}")
+            return DeliveryRejected(f"{name or 'a message without a type'} was not understood: {exc}")
         return self._given_to(module, events) if events else None
 
     def _given_to(self, module: str, events: Sequence[Event]) -> Exception | None:
@@ -813,7 +813,7 @@ class BrokerBus:
             # SystemExit and its like pass the bus of one process. Here they must not cost a place for events.
             name = type(events[0]).__name__
             log.exception("events not handled", module=module, event_type=name)
-            return NotTakenIn(f"{name}: {exc!r}")
+            return DeliveryRejected(f"{name}: {exc!r}")
 
     def _events_of(self, name: str, delivered: Delivered) -> tuple[Event, ...]:
         if name not in EVENTS:

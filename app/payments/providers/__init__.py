@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from app.config import BadSettings, Settings
-from app.payments.payment import Call, Outcome
+from app.payments.payment import Call, ProviderResponse
 from app.storage.mongodb import Store
 
 
@@ -14,16 +14,16 @@ class Provider(Protocol):
     first. Exceptions count as unknown outcomes.
     """
 
-    def charge(self, call: Call) -> Outcome:
+    def charge(self, call: Call) -> ProviderResponse:
         """Take `call.value`: captured, declined, voided, not attempted or unknown."""
 
-    def void(self, call: Call) -> Outcome:
+    def void(self, call: Call) -> ProviderResponse:
         """Make sure that `call.key` is never charged: voided, or what had become of the charge before."""
 
-    def refund(self, call: Call) -> Outcome:
+    def refund(self, call: Call) -> ProviderResponse:
         """Give `call.value` of the charge `call.charge_key` back: refunded, declined, not attempted or unknown."""
 
-    def find(self, call: Call) -> Outcome | None:
+    def find(self, call: Call) -> ProviderResponse | None:
         """What became of `call.key`; None when the provider does not know it, which proves nothing."""
 
 

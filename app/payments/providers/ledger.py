@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 
-from app.payments.payment import Answer, Call
-from app.storage.bulk import NotStored, insert_each
-from app.storage.group_commit import Coalescer
+from app.payments.payment import Call, ResponseCode
+from app.storage.bulk import NotStored, bulk_insert
+from app.storage.group_commit import GroupCommit
 from app.storage.mongodb import Document, Store
 
 SCHEMA: Document = {
     "bsonType": "object",
     "required": ["_id", "orderId", "answer", "value", "currency", "refunded", "refunds"],
     "properties": {
-        "answer": {"enum": [Answer.CAPTURED, Answer.DECLINED, Answer.VOIDED]},
+        "answer": {"enum": [ResponseCode.CAPTURED, ResponseCode.DECLINED, ResponseCode.VOIDED]},
         "value": {"bsonType": ["int", "long"], "minimum": 0},
         "refunded": {"bsonType": ["int", "long"], "minimum": 0},
     },
@@ -25,13 +25,13 @@ class Ledger:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._inserts: Coalescer[Document, None] = Coalescer("charges", self._insert)
+        self._inserts: GroupCommit[Document, None] = GroupCommit("charges", self._insert)
 
     def prepare(self) -> None:
         """Create what the collection needs."""
         self._store.prepare(SCHEMA, [])
 
-    def enter(self, call: Call, answer: Answer, reason: str = "") -> Document:
+    def enter(self, call: Call, answer: ResponseCode, reason: str = "") -> Document:
         """Book `answer` under the call's key, or tell what was booked there before."""
         entry: Document = {
             "_id": call.key,
@@ -55,11 +55,11 @@ class Ledger:
     def refund(self, call: Call) -> bool:
         """Book a refund once; false where the charge does not cover it."""
         covered = {"$lte": [{"$add": ["$refunded", call.value]}, "$value"]}
-        with self._store.bounded() as entries:
+        with self._store.with_deadline() as entries:
             entries.update_one(
                 {
                     "_id": call.charge_key,
-                    "answer": Answer.CAPTURED.value,
+                    "answer": ResponseCode.CAPTURED.value,
                     "refunds.key": {"$ne": call.key},
                     "$expr": covered,
                 },
@@ -72,14 +72,14 @@ class Ledger:
 
     def refunded(self, call: Call) -> bool:
         """Whether the refund `call.key` is booked."""
-        with self._store.bounded() as entries:
+        with self._store.with_deadline() as entries:
             return entries.find_one({"_id": call.charge_key, "refunds.key": call.key}, {"_id": 1}) is not None
 
     def find(self, key: str) -> Document | None:
         """What is booked under a charge key."""
-        with self._store.bounded() as entries:
+        with self._store.with_deadline() as entries:
             return entries.find_one({"_id": key})
 
     def _insert(self, batch: list[Document]) -> Sequence[NotStored | None]:
-        with self._store.bounded() as entries:
-            return insert_each(entries, batch)
+        with self._store.with_deadline() as entries:
+            return bulk_insert(entries, batch)

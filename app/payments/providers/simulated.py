@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from app.config import Settings
 from app.contracts.base import Unavailable
-from app.payments.payment import Answer, Call, Kind, Outcome
+from app.payments.payment import Call, Kind, ProviderResponse, ResponseCode
 from app.payments.providers.ledger import Ledger
 from app.storage.mongodb import Document, Store
 
@@ -84,29 +84,29 @@ class SimulatedProvider:
         """Create what the books need."""
         self._ledger.prepare()
 
-    def charge(self, call: Call) -> Outcome:
+    def charge(self, call: Call) -> ProviderResponse:
         """Take the money, or decline."""
         return self._with_faults(call, self._demonstrations.get(call.product_id))
 
-    def void(self, call: Call) -> Outcome:
+    def void(self, call: Call) -> ProviderResponse:
         """Book the key as voided, unless something else is booked there."""
         return self._with_faults(call)
 
-    def refund(self, call: Call) -> Outcome:
+    def refund(self, call: Call) -> ProviderResponse:
         """Give money back, once per key and never more than was taken."""
         return self._with_faults(call)
 
-    def find(self, call: Call) -> Outcome | None:
+    def find(self, call: Call) -> ProviderResponse | None:
         """What is booked under the key."""
         try:
             if call.kind == Kind.REFUND:
-                return Outcome(answer=Answer.REFUNDED) if self._ledger.refunded(call) else None
+                return ProviderResponse(answer=ResponseCode.REFUNDED) if self._ledger.refunded(call) else None
             entry = self._ledger.find(call.key)
         except Unavailable:
-            return Outcome(answer=Answer.UNKNOWN, reason="the provider cannot look into its books")
+            return ProviderResponse(answer=ResponseCode.UNKNOWN, reason="the provider cannot look into its books")
         return _outcome(entry) if entry else None
 
-    def _with_faults(self, call: Call, conduct: Conduct | None = None) -> Outcome:
+    def _with_faults(self, call: Call, conduct: Conduct | None = None) -> ProviderResponse:
         latency_ms = self._faults.latency_ms + (conduct.latency_ms if conduct else 0)
         if latency_ms:
             time.sleep(latency_ms / 1000)
@@ -115,14 +115,16 @@ class SimulatedProvider:
             fault, blames = self._next_failure(call, conduct), False
         if fault == "fail":
             reason = "the provider is out of order"
-            return Outcome(answer=Answer.NOT_ATTEMPTED, reason=reason, blames_provider=blames)
-        timed_out = Outcome(answer=Answer.UNKNOWN, reason="the provider did not answer in time", blames_provider=blames)
+            return ProviderResponse(answer=ResponseCode.NOT_ATTEMPTED, reason=reason, blames_provider=blames)
+        timed_out = ProviderResponse(
+            answer=ResponseCode.UNKNOWN, reason="the provider did not answer in time", blames_provider=blames
+        )
         if fault == "timeout_before":
             return timed_out
         try:
             outcome = self._effect(call)
         except Unavailable as exc:
-            return Outcome(answer=Answer.UNKNOWN, reason=f"the provider's books: {exc.detail}")
+            return ProviderResponse(answer=ResponseCode.UNKNOWN, reason=f"the provider's books: {exc.detail}")
         return timed_out if fault == "timeout_after" else outcome
 
     def _next_failure(self, call: Call, conduct: Conduct) -> str:
@@ -136,27 +138,29 @@ class SimulatedProvider:
                 self._failed.popitem(last=False)
         return conduct.fault
 
-    def _effect(self, call: Call) -> Outcome:
+    def _effect(self, call: Call) -> ProviderResponse:
         if call.kind == Kind.REFUND:
             done = self._ledger.refund(call)
-            return Outcome(
-                answer=Answer.REFUNDED if done else Answer.DECLINED,
+            return ProviderResponse(
+                answer=ResponseCode.REFUNDED if done else ResponseCode.DECLINED,
                 reason="" if done else "exceeds the charge",
             )
         if call.kind == Kind.VOID:
-            return _outcome(self._ledger.enter(call, Answer.VOIDED))
+            return _outcome(self._ledger.enter(call, ResponseCode.VOIDED))
         answer, reason = self._verdict(call.product_id)
         return _outcome(self._ledger.enter(call, answer, reason))
 
-    def _verdict(self, product_id: str) -> tuple[Answer, str]:
+    def _verdict(self, product_id: str) -> tuple[ResponseCode, str]:
         if product_id == "1" or product_id in self._demonstrations:
-            return Answer.CAPTURED, ""
+            return ResponseCode.CAPTURED, ""
         if product_id == "2":
-            return Answer.DECLINED, "declined by the issuer"
+            return ResponseCode.DECLINED, "declined by the issuer"
         if self._unknown_product == "capture":
-            return Answer.CAPTURED, ""
-        return Answer.DECLINED, "unknown product"
+            return ResponseCode.CAPTURED, ""
+        return ResponseCode.DECLINED, "unknown product"
 
 
-def _outcome(entry: Document) -> Outcome:
-    return Outcome(answer=Answer(entry["answer"]), reference=f"sim_{entry['_id']}", reason=entry.get("reason", ""))
+def _outcome(entry: Document) -> ProviderResponse:
+    return ProviderResponse(
+        answer=ResponseCode(entry["answer"]), reference=f"sim_{entry['_id']}", reason=entry.get("reason", "")
+    )

@@ -12,7 +12,7 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 
 from app.messaging.outbox import Outbox, Pending
 from app.payments import providers
-from app.payments.payment import Answer, Call, Outcome
+from app.payments.payment import Call, ProviderResponse, ResponseCode
 from tests.chaos.crash.cells import PATIENCE, Cell
 
 R = TypeVar("R")
@@ -99,35 +99,35 @@ class WatchedProvider:
     def prepare(self) -> None:
         self._provider.prepare()
 
-    def charge(self, call: Call) -> Outcome:
+    def charge(self, call: Call) -> ProviderResponse:
         return self._around("charge", call)
 
-    def void(self, call: Call) -> Outcome:
+    def void(self, call: Call) -> ProviderResponse:
         return self._around("void", call)
 
-    def refund(self, call: Call) -> Outcome:
+    def refund(self, call: Call) -> ProviderResponse:
         return self._around("refund", call)
 
-    def find(self, call: Call) -> Outcome | None:
+    def find(self, call: Call) -> ProviderResponse | None:
         name = self._points.before("provider.find")
         found = self._provider.find(call)
         self._points.after(name)
         return found
 
-    def _around(self, verb: str, call: Call) -> Outcome:
+    def _around(self, verb: str, call: Call) -> ProviderResponse:
         name = self._points.before(f"provider.{verb}")
         if not self.released.is_set():
             self.held.put(verb)
             assert self.released.wait(PATIENCE)
         outcome = self._outcome(verb, call)
         self._points.after(name)
-        return Outcome(answer=Answer.UNKNOWN, reason="no answer") if self.mute else outcome
+        return ProviderResponse(answer=ResponseCode.UNKNOWN, reason="no answer") if self.mute else outcome
 
-    def _outcome(self, verb: str, call: Call) -> Outcome:
+    def _outcome(self, verb: str, call: Call) -> ProviderResponse:
         if self.deaf:
-            return Outcome(answer=Answer.UNKNOWN, reason="no answer")
+            return ProviderResponse(answer=ResponseCode.UNKNOWN, reason="no answer")
         if self.refusing and verb == "refund":
-            return Outcome(answer=Answer.DECLINED, reason="refused")
+            return ProviderResponse(answer=ResponseCode.DECLINED, reason="refused")
         return getattr(self._provider, verb)(call)
 
 

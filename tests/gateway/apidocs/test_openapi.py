@@ -279,7 +279,7 @@ REACH = {
         json={"orderId": world.placed(orderStatus="Success", paymentStatus="Captured"), "orderStatus": "Refunded"},
     ),
     "order_not_found": absent,
-    "illegal_step": stuck,
+    "illegal_transition": stuck,
     "timeline_full": lambda world, operation: stuck(
         world, operation, orderStatus="Success", paymentStatus="Captured", sequence=200
     ),

@@ -6,7 +6,7 @@ import pytest
 
 from app.gateway.http.problem_catalogue import MEANINGS
 from app.gateway.http.problems import PROBLEMS
-from app.orders.order import TABLE, By
+from app.orders.order import TRANSITIONS
 
 every_code = pytest.mark.parametrize("code", PROBLEMS)
 
@@ -49,9 +49,11 @@ def test_the_states_are_told_as_the_table_has_them(http):
     assert (told.headers["Content-Type"], told.headers["Vary"]) == ("application/json", "Accept")
     assert told.json == {
         "ok": True,
-        "transitions": [{"from": rule.source, "by": rule.by, "to": rule.target, "money": rule.money} for rule in TABLE],
+        "transitions": [
+            {"from": rule.source, "by": rule.by, "to": rule.target, "money": rule.money} for rule in TRANSITIONS
+        ],
     }
-    assert len(told.json["transitions"]) == len(TABLE) > 10
+    assert len(told.json["transitions"]) == len(TRANSITIONS) > 10
 
 
 @pytest.mark.parametrize(
@@ -67,10 +69,10 @@ def test_the_states_are_drawn(http, query, accept, kind):
     assert (told.status_code, told.headers["Content-Type"]) == (200, f"{kind}; charset=utf-8")
     first, *steps = told.text.strip().split("\n")
     assert first == "stateDiagram-v2"
-    assert len(steps) == len(TABLE)
+    assert len(steps) == len(TRANSITIONS)
     for line in steps:
         node = r"(\[\*\]|\w+)"
-        assert re.fullmatch(rf"    {node} --> {node}: ({'|'.join(By)})", line)
+        assert re.fullmatch(rf"    {node} --> {node}: ({'|'.join(Trigger)})", line)
     assert "    Declined --> Cancelled: PUT Cancelled" in steps
 
 

@@ -100,7 +100,7 @@ def test_no_step_is_taken_where_it_is_not(http, place, orders, refused, header):
 def test_the_expectation_is_judged_before_the_step(http, place, refused):
     order_id = place(http)
     refused(step_if(http, order_id, '"x"', "Confirm"), 412, "precondition_failed")
-    refused(step_if(http, order_id, "*", "Confirm"), 409, "illegal_step")
+    refused(step_if(http, order_id, "*", "Confirm"), 409, "illegal_transition")
     step(http, order_id, "Cancelled")
     refused(step_if(http, order_id, f'"{order_id}-1"'), 412, "precondition_failed")
     assert step_if(http, order_id, f'"{order_id}-2"').status_code == 200

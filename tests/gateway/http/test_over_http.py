@@ -174,7 +174,7 @@ def test_a_client_made_of_the_document_does_what_the_documentation_shows(server,
     assert ask("orders", "update_order", body=step).parsed.message == "Update order success"
     refused = ask("orders", "update_order", body=models.OrderUpdate(order_id=order_id, order_status="Confirm"))
     problem = refused.parsed
-    assert (refused.status_code, problem.code, problem["allowed"]) == (409, "illegal_step", [])
+    assert (refused.status_code, problem.code, problem["allowed"]) == (409, "illegal_transition", [])
 
     steps = ask("orders", "show_timeline", order_id, after=1).parsed.events
     assert {one.type_ for one in steps} >= {"PaymentCaptured", "RefundRequested", "OrderCancelled"}

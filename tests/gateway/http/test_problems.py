@@ -5,7 +5,7 @@ from flask import Flask, abort
 
 from app import gateway
 from app.config import Settings
-from app.contracts.base import NotFound, Refused, Unavailable, concrete
+from app.contracts.base import ApplicationError, NotFound, Unavailable, concrete
 from app.contracts.orders import CheckOrderStatus, CreateOrder, FindOrder, ListOrders, StaleVersion, UpdateOrder
 from app.gateway.http import problems
 from app.gateway.http.money import MoneyError
@@ -55,7 +55,7 @@ def raising(error):
 
 def with_handler(request_type, handler):
     bus = SignalBus()
-    bus.answer(request_type, handler)
+    bus.register_handler(request_type, handler)
     return gateway_on(bus)
 
 
@@ -88,7 +88,7 @@ def test_how_long_to_wait_is_told_in_the_header_alone(refused, seconds):
     assert "retry_after" not in body
 
 
-@pytest.mark.parametrize("kind", list(concrete(Refused)), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", list(concrete(ApplicationError)), ids=lambda kind: kind.__name__)
 def test_every_refusal_of_the_contracts_has_a_problem_of_its_own(refused, kind):
     answer = ASKS[FindOrder](with_handler(FindOrder, raising(kind("no, sorry", remaining=7, to="x", **VERSION))))
     body = refused(answer, PROBLEMS[kind.code][0], kind.code)
@@ -151,7 +151,7 @@ def test_what_flask_itself_fails_at_is_a_problem_too(refused, status):
 
 def test_one_failure_leaves_the_next_request_alone(refused):
     bus, failures = SignalBus(), [RuntimeError(SECRET), NotFound("there is no order with this id")]
-    bus.answer(FindOrder, lambda _: raising(failures.pop(0))())
+    bus.register_handler(FindOrder, lambda _: raising(failures.pop(0))())
     client = gateway_on(bus)
     refused(ASKS[FindOrder](client), 503, "unavailable")
     refused(ASKS[FindOrder](client), 404, "order_not_found")

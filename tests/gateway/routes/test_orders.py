@@ -29,7 +29,7 @@ ADDRESSES = {
     "/readyz": {"GET", "HEAD"},
     "/metrics": {"GET", "HEAD"},
     "/state-machine": {"GET", "HEAD"},
-    "/problems/illegal_step": {"GET", "HEAD"},
+    "/problems/illegal_transition": {"GET", "HEAD"},
 }
 
 NO_IDS = {
@@ -230,7 +230,7 @@ def test_a_step_takes_nothing_else_over(http, place, orders, extra):
 def test_an_illegal_step_is_refused_with_what_is_allowed(http, place, orders, refused, order_status):
     order_id = place(http)
     before = orders.find_one({"_id": ObjectId(order_id)})
-    body = refused(step(http, order_id, order_status), 409, "illegal_step")
+    body = refused(step(http, order_id, order_status), 409, "illegal_transition")
     assert (body["from"], body["to"], body["allowed"]) == ("Processing", order_status, ["Cancelled"])
     assert orders.find_one({"_id": ObjectId(order_id)}) == before
 
@@ -263,7 +263,7 @@ def test_a_refund_in_another_currency_is_refused(http, captured, refused):
 
 
 def test_what_was_not_captured_is_not_refunded(http, place, refused):
-    refused(http.post(f"/orders/one/{place(http)}/refunds", json={}), 409, "illegal_step")
+    refused(http.post(f"/orders/one/{place(http)}/refunds", json={}), 409, "illegal_transition")
 
 
 @pytest.mark.usefixtures("nothing_stored")

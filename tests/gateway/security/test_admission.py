@@ -21,9 +21,9 @@ class Door:
         self.looks, self.accepted, self.backlogs = 0, 0, backlogs
         bus = SignalBus()
         for check in CHECKS:
-            bus.answer(check, lambda request, check=check: self._tell(check))
-        bus.answer(CreateOrder, self._accept)
-        bus.answer(UpdateOrder, self._unknown)
+            bus.register_handler(check, lambda request, check=check: self._tell(check))
+        bus.register_handler(CreateOrder, self._accept)
+        bus.register_handler(UpdateOrder, self._unknown)
         app = Flask(__name__, static_folder=None)
         gateway.install(app, bus, lambda: True, Settings(), lambda *_: (), bytes)
         self.http = app.test_client()
