@@ -261,7 +261,7 @@ def test_only_the_gateway_and_the_commands_are_given_the_face_of_the_bus_that_as
         path(file)
         for file in FILES
         for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.ImportFrom) and "Asks" in {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and "RequestClient" in {alias.name for alias in node.names}
     }
     assert askers
     assert all(name.startswith(("gateway/", "cli/")) for name in askers)

@@ -19,7 +19,6 @@ import msgspec
 import pymongo
 from bson import ObjectId
 
-from app.contracts import orders, payments  # noqa: F401 - declares the events
 from app.contracts.base import Event, by_name
 from app.observability import metrics
 from app.storage.mongodb import BACKLOG_TIMEOUT_SECONDS, EPOCH, Document, Store

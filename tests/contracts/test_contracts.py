@@ -9,7 +9,6 @@ import typing
 import msgspec
 import pytest
 
-from app.contracts import orders, payments  # noqa: F401 - declares the messages
 from app.contracts.base import ApplicationError, Event, Reply, Request, concrete
 
 PLAIN = {str: "text €", int: 2**52 + 1, bool: True}

@@ -234,7 +234,7 @@ def test_whoever_asked_over_a_connection_that_ends_is_told_at_once(join, serving
     serving(slow)
     asker = join()
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(asker.ask, CHECK)
+        asked = pool.submit(asker.request, CHECK)
         assert arrived.wait(10)
         break_off(asker)
         with pytest.raises(Unavailable, match="lost meanwhile"):
@@ -409,7 +409,7 @@ def test_a_request_that_waited_here_longer_than_its_asker_is_not_done(join, serv
     serving(answer)
     patient = join(request_seconds=60.0)
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(patient.ask, replace(CHECK, request_id="first"))
+        first = pool.submit(patient.request, replace(CHECK, request_id="first"))
         eventually(lambda: done)
         # The second is given up well after the time of the first is over at the owner too.
         for request_id, seconds in (("late", 0.1), ("later", 2.0)):
@@ -460,7 +460,7 @@ def test_who_asks_to_wait_holds_up_nobody(join, serving, eventually):
     many = bus.REQUESTS_AHEAD + bus.HANDS + 8
     wait_for = AwaitOrder(request_id="r", order_id=ORDER, on_behalf_of="", wait_ms=20_000)
     with ThreadPoolExecutor(many) as pool:
-        asked = [pool.submit(asker.ask, wait_for) for _ in range(many)]
+        asked = [pool.submit(asker.request, wait_for) for _ in range(many)]
         eventually(lambda: len(waiting_now) == many)
         assert asker.request(CHECK) == REPLY
         released.set()
@@ -478,7 +478,7 @@ def test_requests_made_together_travel_together(join, serving):
     break_off(owner)
     asker = join()
     with ThreadPoolExecutor(64) as pool:
-        assert set(pool.map(asker.ask, [CHECK] * 512)) == {REPLY}
+        assert set(pool.map(asker.request, [CHECK] * 512)) == {REPLY}
     assert 16 <= len(seen) < 400
 
 
@@ -591,7 +591,7 @@ def test_a_handler_that_wants_to_end_the_process_leaves_no_asker_without_an_answ
     serving(end)
     asker = join()
     with ThreadPoolExecutor(len(wishes)) as pool:
-        asked = [pool.submit(asker.ask, CHECK) for _ in range(len(wishes))]
+        asked = [pool.submit(asker.request, CHECK) for _ in range(len(wishes))]
         assert {str(one.exception(30)) for one in asked} == {"CheckOrderStatus could not be answered"}
     with pytest.raises(NotFound):
         asker.request(CHECK)
@@ -749,7 +749,7 @@ def test_an_answer_or_a_receipt_that_is_none_breaks_nothing_off(join, serving, c
     for queue in ("orders.requests", "payments.events"):
         channel.basic_consume(f"{bus_prefix}.{queue}", no_ack=True, callback=answer)
     with ThreadPoolExecutor(2) as pool:
-        asked, published = pool.submit(asker.ask, CHECK), pool.submit(asker.publish, [CANCELLED])
+        asked, published = pool.submit(asker.request, CHECK), pool.submit(asker.publish, [CANCELLED])
         while len(answered) < 2:
             channel.connection.drain_events(timeout=10)
         assert asked.result(10) == REPLY

@@ -1,4 +1,4 @@
-"""`python -m bench`: how fast Orderflow is beside its peers; `growth`, `matrix` and `profile` look closer.
+"""`python -m tools.bench`: how fast Orderflow is beside its peers; `growth`, `matrix` and `profile` look closer.
 
 Exit code 1 where a request failed or an order was not settled, 2 where wrk is missing.
 """

@@ -21,7 +21,7 @@ QUICK = Plan(rounds=1, seconds=1, warmup=1, idle=50)
 
 def parser() -> argparse.ArgumentParser:
     """What can be asked for."""
-    top = argparse.ArgumentParser(prog="python -m bench", description="How fast Orderflow is.")
+    top = argparse.ArgumentParser(prog="python -m tools.bench", description="How fast Orderflow is.")
     top.set_defaults(run=run_compare)
     _usual(top, Plan())
     top.add_argument("--idle", type=int, default=Plan.idle, help="orders placed one at a time (default: 200)")

@@ -1,4 +1,4 @@
-"""`python -m bench`: Orderflow beside its peers."""
+"""`python -m tools.bench`: Orderflow beside its peers."""
 
 import tempfile
 from collections.abc import Iterator, Mapping

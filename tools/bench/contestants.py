@@ -19,7 +19,7 @@ from tools.bench.wrk import Request
 from tools.cluster.servers import free_port
 
 GUNICORN = (sys.executable, "-m", "gunicorn")
-PEERS_CONF = "bench/peers/gunicorn_conf.py"
+PEERS_CONF = "tools/bench/peers/gunicorn_conf.py"
 WORKERS = 2
 
 

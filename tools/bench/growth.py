@@ -1,4 +1,4 @@
-"""`python -m bench growth`: an Orderflow with many orders beside an empty one, in turn."""
+"""`python -m tools.bench growth`: an Orderflow with many orders beside an empty one, in turn."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""`python -m bench matrix`: gunicorn's settings against each other, on the whole application."""
+"""`python -m tools.bench matrix`: gunicorn's settings against each other, on the whole application."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""`python -m bench profile`: where one worker of Orderflow spends its time under load, as py-spy sees it."""
+"""`python -m tools.bench profile`: where one worker of Orderflow spends its time under load, as py-spy sees it."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""`python -m bench scaling`: the tables of docs/scaling.md, computed from the figures in scaling.toml."""
+"""`python -m tools.bench scaling`: the tables of docs/scaling.md, computed from the figures in scaling.toml."""
 
 import json
 import re

@@ -19,7 +19,7 @@ class BadOutput(ValueError):
 
 @dataclass(frozen=True)
 class Request:
-    """What wrk sends: a script of bench/lua and its arguments."""
+    """What wrk sends: a script of tools/bench/lua and its arguments."""
 
     script: str
     args: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""`python -m chaos`: one run, one table, exit code 1 unless nothing was lost, stuck or charged twice."""
+"""`python -m tools.chaos`: one run, one table, exit code 1 unless nothing was lost, stuck or charged twice."""
 
 import argparse
 import json
@@ -26,7 +26,7 @@ HIGHEST_RATE = 500.0
 
 def main() -> int:
     """Run as the command line says."""
-    parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.chaos", description=__doc__)
     parser.add_argument("--duration", type=float, default=120.0, help="seconds of faults (default: 120)")
     parser.add_argument("--seed", type=int, nargs="?", help="the seed of an earlier run, to do it again")
     parser.add_argument("--clients", type=int, default=8, help="how many clients (default: 8)")
@@ -49,7 +49,7 @@ def main() -> int:
     if given.hosts and not hosts.enclosed():
         if not hosts.permitted():
             parser.error(hosts.NOT_PERMITTED)
-        hosts.enclose([sys.executable, "-m", "chaos", *sys.argv[1:]])
+        hosts.enclose([sys.executable, "-m", "tools.chaos", *sys.argv[1:]])
     run = fleet_run.run_on_hosts if given.hosts else fleet_run.run if given.split else harness.run
     seed = randbelow(10**6) if given.seed is None else given.seed
     told = Console(stderr=given.json, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`python -m split`: the modules as processes of their own on this machine, two orders on their way through them."""
+"""`python -m tools.cluster`: the modules as processes of their own on this machine, two orders on their way through them."""
 
 import argparse
 import os
@@ -19,7 +19,7 @@ LOOK_SECONDS = 1.0
 
 def main() -> int:
     """Run as the command line says."""
-    parser = argparse.ArgumentParser(prog="python -m split", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.cluster", description=__doc__)
     parser.add_argument("--once", action="store_true", help="end after the two orders, with code 0 if both settled")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

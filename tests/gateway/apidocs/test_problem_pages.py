@@ -6,7 +6,7 @@ import pytest
 
 from app.gateway.http.problem_catalogue import MEANINGS
 from app.gateway.http.problems import PROBLEMS
-from app.orders.order import TRANSITIONS
+from app.orders.order import TRANSITIONS, Trigger
 
 every_code = pytest.mark.parametrize("code", PROBLEMS)
 

@@ -78,7 +78,7 @@ def test_other_output_is_refused():
 
 
 def test_without_wrk_one_sentence_says_what_to_install(tmp_path):
-    code = "import sys\nfrom bench import wrk\nfrom tools.bench.__main__ import main\nsys.exit(main([]))"
+    code = "import sys\nfrom tools.bench import wrk\nfrom tools.bench.__main__ import main\nsys.exit(main([]))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=30
     )
@@ -276,7 +276,7 @@ def test_a_run_from_end_to_end(tmp_path, rabbit_installed):
         "5",
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "bench", *line, "--folder", tmp_path, "--json", file],
+        [sys.executable, "-m", "tools.bench", *line, "--folder", tmp_path, "--json", file],
         cwd=ROOT,
         capture_output=True,
         text=True,

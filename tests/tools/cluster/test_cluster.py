@@ -32,7 +32,7 @@ def split(folder, *command):
 
 
 def test_two_orders_go_through_three_processes_and_nothing_is_left(rabbit_installed, tmp_path):
-    done = split(tmp_path, "-m", "split", "--once")
+    done = split(tmp_path, "-m", "tools.cluster", "--once")
     assert done.returncode == 0, done.stdout + done.stderr
     steps = STEP.findall(done.stdout)
     # A sweep may hand on once more what has just been handed on.
@@ -47,6 +47,6 @@ def test_two_orders_go_through_three_processes_and_nothing_is_left(rabbit_instal
 
 
 def test_without_rabbitmq_one_sentence_says_what_to_install(tmp_path):
-    missing = "from split import __main__, rabbit\nrabbit.SCRIPT = rabbitmq.Path('/none')\nexit(__main__.main())"
+    missing = "from tools.cluster import __main__, rabbitmq\nrabbitmq.SCRIPT = rabbitmq.Path('/none')\nexit(__main__.main())"
     done = split(tmp_path, "-c", missing)
     assert (done.returncode, done.stderr.strip()) == (2, rabbitmq.MISSING)

@@ -22,11 +22,11 @@ import sys
 from pathlib import Path
 from tools.cluster.rabbitmq import Rabbit
 with Rabbit(Path(sys.argv[1])) as rabbit:
-    print(rabbitmq.url, flush=True)
+    print(rabbit.url, flush=True)
     for line in sys.stdin:
-        rabbitmq.kill()
-        rabbitmq.restart()
-        print(rabbitmq.url, flush=True)
+        rabbit.kill()
+        rabbit.restart()
+        print(rabbit.url, flush=True)
 """
 
 
