@@ -5,11 +5,11 @@ A user's token would show an operator one user's orders; who may open the databa
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import Any
 from uuid import uuid4
 
 import click
+import msgspec
 from flask.cli import AppGroup
 from rich.markup import escape
 from rich.table import Table
@@ -109,7 +109,7 @@ def _show(bus: RequestClient, feed: LiveFeed, order_id: str, as_json: bool) -> N
                 "order": order_members(order),
                 "events": events,
                 "steps": steps,
-                "attempts": [asdict(attempt) for attempt in attempts],
+                "attempts": [msgspec.structs.asdict(attempt) for attempt in attempts],
             }
         )
         return

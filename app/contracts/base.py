@@ -1,23 +1,35 @@
-"""What all messages are made of, and the replies and errors that more than one module has."""
+"""The kinds of messages, and the replies and errors that more than one module uses."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, get_args
+
+import msgspec
 
 R = TypeVar("R", bound="Reply")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reply:
-    """What a request is answered with."""
+class Message(msgspec.Struct, frozen=True):
+    """Data that modules exchange; each message survives JSON in both directions.
+
+    Members are text, integers, booleans and tuples of such. Times are integers in milliseconds since 1970, or RFC 3339 text
+    in UTC. Money is an integer in minor units of an ISO 4217 currency, beside its code. The id of an order has 24
+    hexadecimal digits. `traceparent` is the W3C trace that a message belongs to, empty for none.
+    """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request(Generic[R]):
-    """Something that exactly one module must do or tell; named in the imperative.
+class Reply(Message, frozen=True, kw_only=True):
+    """The answer to a request."""
 
-    `repeatable` says that handling the same request twice is the same as once, also where others came in between. One
-    that is not is refused when it may have been handled by a process that was lost before it answered.
+
+class Request(Message, Generic[R], frozen=True, kw_only=True):
+    """A message that exactly one module handles, named in the imperative: `class FindOrder(Request[OrderView])`.
+
+    `owner` is the module that handles it, taken from the file that declares it. `repeatable` says that handling the same request
+    twice is as good as once, even if other requests come in between. A request that is not repeatable fails if a process that
+    may have handled it ended before it answered.
+
+    `on_behalf_of`, where a request has it, is the user whose orders alone are found; empty for all users.
+    `expected_versions` are the versions that the order may have; empty for any.
     """
 
     owner: ClassVar[str]
@@ -27,13 +39,19 @@ class Request(Generic[R]):
     request_id: str
     traceparent: str = ""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.owner = cls.__module__.rpartition(".")[2]
+        for base in getattr(cls, "__orig_bases__", ()):
+            cls.reply = next(iter(get_args(base)), Reply)
 
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """Something that happened to one order; named in the past tense.
 
-    `sequence` rises within what the sending module has to say of that order; a receiver ignores what it has seen.
-    `required_consumers` are modules that must take it in, whether they run at the moment or not; others may listen as well.
+class Event(Message, frozen=True, kw_only=True):
+    """Something that happened to one order, named in the past tense.
+
+    `sequence` rises with each event of an order that one module publishes; a consumer ignores what it has applied already.
+    `required_consumers` are the modules that must take it in, even if they are down at the moment; other modules may
+    subscribe too. `at` is in milliseconds since 1970.
     """
 
     required_consumers: ClassVar[tuple[str, ...]] = ()
@@ -46,8 +64,7 @@ class Event:
     traceparent: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Backlog(Reply):
+class Backlog(Reply, frozen=True, kw_only=True):
     """Work that is due and not begun: how much (counted up to the limit), and the oldest's age in milliseconds.
 
     `unfinished` is all work that is due, retried later, parked or a dead letter; `overloaded` tells whether that is too
@@ -60,8 +77,7 @@ class Backlog(Reply):
     unfinished: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Queue(Reply):
+class Queue(Reply, frozen=True, kw_only=True):
     """Work that is open, each counted up to a limit: how much in all, due and not begun, repeated later, and why not.
 
     `parked` waits for an operator, `dead` could not be delivered.
@@ -74,8 +90,7 @@ class Queue(Reply):
     dead: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class OrderIds(Reply):
+class OrderIds(Reply, frozen=True, kw_only=True):
     """Ids of some orders; `more` where there are others."""
 
     order_ids: tuple[str, ...]
@@ -83,9 +98,9 @@ class OrderIds(Reply):
 
 
 class ApplicationError(Exception):
-    """An answer that says no: `code` names the kind, `detail` is one sentence, `members` are further facts."""
+    """A declared error of a request: `code` names its kind, `detail` is one sentence, `members` are further facts."""
 
-    code: ClassVar[str] = "refused"
+    code: ClassVar[str] = "application_error"
 
     def __init__(self, detail: str, **members: Any) -> None:
         super().__init__(detail)

@@ -1,12 +1,9 @@
 """Messages of orders: the requests it answers, the events it publishes, and its errors."""
 
-from dataclasses import dataclass
-
 from app.contracts.base import ApplicationError, Backlog, Event, OrderIds, Queue, Reply, Request
 
 
-@dataclass(frozen=True, kw_only=True)
-class OrderAccepted(Reply):
+class OrderAccepted(Reply, frozen=True, kw_only=True):
     """The order is stored durably; its payment is under way. `replayed` where an earlier request had done it."""
 
     order_id: str
@@ -14,8 +11,7 @@ class OrderAccepted(Reply):
     replayed: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class OrderUpdated(Reply):
+class OrderUpdated(Reply, frozen=True, kw_only=True):
     """The order as it is after the step; `changed` is false where it was in that state before."""
 
     order_id: str
@@ -24,8 +20,7 @@ class OrderUpdated(Reply):
     changed: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class RefundAccepted(Reply):
+class RefundAccepted(Reply, frozen=True, kw_only=True):
     """The refund is reserved durably; the provider will be told. `replayed` where an earlier request had done it."""
 
     order_id: str
@@ -36,16 +31,14 @@ class RefundAccepted(Reply):
     replayed: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class OrderPage(Reply):
+class OrderPage(Reply, frozen=True, kw_only=True):
     """Orders of all users, newest first; older ones may follow `last_id` where that is not empty."""
 
     orders: tuple["OrderView", ...]
     last_id: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class OrderStatusView(Reply):
+class OrderStatusView(Reply, frozen=True, kw_only=True):
     """The least one can ask of an order."""
 
     order_id: str
@@ -54,8 +47,7 @@ class OrderStatusView(Reply):
     version: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class OrderView(Reply):
+class OrderView(Reply, frozen=True, kw_only=True):
     """An order as clients see it."""
 
     order_id: str
@@ -72,16 +64,14 @@ class OrderView(Reply):
     updated_at: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class OrderList(Reply):
+class OrderList(Reply, frozen=True, kw_only=True):
     """Orders of one user, newest first; `more` where older ones follow."""
 
     orders: tuple[OrderView, ...]
     more: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class TimelineEntry(Reply):
+class TimelineEntry(Reply, frozen=True, kw_only=True):
     """One step that an order has taken."""
 
     order_id: str
@@ -95,8 +85,7 @@ class TimelineEntry(Reply):
     detail: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Timeline(Reply):
+class Timeline(Reply, frozen=True, kw_only=True):
     """An order's steps, oldest first; `ending` where the asked process ends and waits no more."""
 
     order_id: str
@@ -105,8 +94,7 @@ class Timeline(Reply):
     ending: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class OrderExplanation(Reply):
+class OrderExplanation(Reply, frozen=True, kw_only=True):
     """Why an order is in its state, as far as orders knows.
 
     `waits_for` is what holds up its events, empty for nothing; `on_cancel` is what cancelling would mean for the
@@ -123,8 +111,7 @@ class OrderExplanation(Reply):
     on_cancel: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class StateRule(Reply):
+class StateRule(Reply, frozen=True, kw_only=True):
     """From `source`, moved by `by`, an order comes to `target`; `money` says what that means for the payment."""
 
     source: str
@@ -133,24 +120,19 @@ class StateRule(Reply):
     money: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class StateMachine(Reply):
+class StateMachine(Reply, frozen=True, kw_only=True):
     """Every step that an order may take."""
 
     rules: tuple[StateRule, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class CreateOrder(Request[OrderAccepted]):
+class CreateOrder(Request[OrderAccepted], frozen=True, kw_only=True):
     """Store a new order and have it paid for.
 
     The asker makes the `order_id`, 24 hexadecimal digits, so that every line about the order can name it from the
     first; `total_text` is the amount as the client wrote it. With an `idempotency_key` (empty for none) the user's
     earlier order of that key is told instead. Refused with IdempotencyKeyReused where that was another order.
     """
-
-    owner = "orders"
-    reply = OrderAccepted
 
     order_id: str
     user_id: str
@@ -162,16 +144,12 @@ class CreateOrder(Request[OrderAccepted]):
     idempotency_key: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class RefundOrder(Request[RefundAccepted]):
+class RefundOrder(Request[RefundAccepted], frozen=True, kw_only=True):
     """Give a part of the captured total back; `refund_value` 0 stands for all that is left, in the order's currency.
 
     The asker makes the `refund_id`: the same id again tells of the earlier refund. Refused with NotFound,
     StaleVersion, IllegalTransition, RefundExceedsBalance, TooManyRefunds, WrongCurrency, IdempotencyKeyReused, Conflict.
     """
-
-    owner = "orders"
-    reply = RefundAccepted
 
     order_id: str
     on_behalf_of: str
@@ -181,16 +159,11 @@ class RefundOrder(Request[RefundAccepted]):
     currency: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckOrderBacklog(Request[Backlog]):
+class CheckOrderBacklog(Request[Backlog], frozen=True, kw_only=True):
     """Tell how far orders are behind with handing on their events."""
 
-    owner = "orders"
-    reply = Backlog
 
-
-@dataclass(frozen=True, kw_only=True)
-class UpdateOrder(Request[OrderUpdated]):
+class UpdateOrder(Request[OrderUpdated], frozen=True, kw_only=True):
     """Take the step to `order_status`; `may_refund` is whether the asker may give money back after fulfilment began.
 
     Refused with NotFound, StaleVersion, MisleadingStatus, IllegalTransition, RefundNotAllowed, TimelineFull, Conflict.
@@ -198,8 +171,6 @@ class UpdateOrder(Request[OrderUpdated]):
     Not repeatable: a second time it would undo the step that another client has taken since.
     """
 
-    owner = "orders"
-    reply = OrderUpdated
     repeatable = False
 
     order_id: str
@@ -209,37 +180,25 @@ class UpdateOrder(Request[OrderUpdated]):
     may_refund: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
-class FindOrder(Request[OrderView]):
+class FindOrder(Request[OrderView], frozen=True, kw_only=True):
     """Tell one order. Refused with NotFound."""
 
-    owner = "orders"
-    reply = OrderView
-
     order_id: str
     on_behalf_of: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckOrderStatus(Request[OrderStatusView]):
+class CheckOrderStatus(Request[OrderStatusView], frozen=True, kw_only=True):
     """Tell the status of one order. Refused with NotFound."""
 
-    owner = "orders"
-    reply = OrderStatusView
-
     order_id: str
     on_behalf_of: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class ListOrders(Request[OrderList]):
+class ListOrders(Request[OrderList], frozen=True, kw_only=True):
     """Tell a user's newest orders, `limit` at the most, of one status where `order_status` is not empty.
 
     Where `before_id` is not empty, those older than the order of that id, which was made `before_at`.
     """
-
-    owner = "orders"
-    reply = OrderList
 
     user_id: str
     limit: int
@@ -248,70 +207,46 @@ class ListOrders(Request[OrderList]):
     before_id: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class ListAllOrders(Request[OrderPage]):
+class ListAllOrders(Request[OrderPage], frozen=True, kw_only=True):
     """Tell the newest orders of all users, `limit` at the most; where `before_id` is not empty, those older than it.
 
     Of one status where `order_status` is not empty: those among some thousands, so that a page may have few or none
     and others still follow.
     """
 
-    owner = "orders"
-    reply = OrderPage
-
     limit: int
     order_status: str
     before_id: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class FindOrders(Request[OrderList]):
+class FindOrders(Request[OrderList], frozen=True, kw_only=True):
     """Tell those of these orders that there are, newest first."""
-
-    owner = "orders"
-    reply = OrderList
 
     order_ids: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ListStuckOrders(Request[OrderIds]):
+class ListStuckOrders(Request[OrderIds], frozen=True, kw_only=True):
     """Tell orders with an event that should have been handed on `overdue_ms` ago, or (`dead`) that never will be."""
-
-    owner = "orders"
-    reply = OrderIds
 
     dead: bool
     overdue_ms: int
     limit: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckOrderQueue(Request[Queue]):
+class CheckOrderQueue(Request[Queue], frozen=True, kw_only=True):
     """Tell what of the orders' events is yet to be handed on."""
 
-    owner = "orders"
-    reply = Queue
 
-
-@dataclass(frozen=True, kw_only=True)
-class AwaitOrder(Request[OrderStatusView]):
+class AwaitOrder(Request[OrderStatusView], frozen=True, kw_only=True):
     """Tell the status of one order once it is no longer Processing, or after `wait_ms`, or when the process ends."""
-
-    owner = "orders"
-    reply = OrderStatusView
 
     order_id: str
     on_behalf_of: str
     wait_ms: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class AwaitTimeline(Request[Timeline]):
+class AwaitTimeline(Request[Timeline], frozen=True, kw_only=True):
     """Tell an order's steps after the sequence `after` once there are any, or that there are none after `wait_ms`."""
-
-    owner = "orders"
-    reply = Timeline
 
     order_id: str
     on_behalf_of: str
@@ -319,27 +254,18 @@ class AwaitTimeline(Request[Timeline]):
     wait_ms: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExplainOrder(Request[OrderExplanation]):
+class ExplainOrder(Request[OrderExplanation], frozen=True, kw_only=True):
     """Tell why an order is in its state and what may be done now. Refused with NotFound."""
-
-    owner = "orders"
-    reply = OrderExplanation
 
     order_id: str
     on_behalf_of: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class DescribeStates(Request[StateMachine]):
+class DescribeStates(Request[StateMachine], frozen=True, kw_only=True):
     """Tell every step that an order may take."""
 
-    owner = "orders"
-    reply = StateMachine
 
-
-@dataclass(frozen=True, kw_only=True)
-class OrderCreated(Event):
+class OrderCreated(Event, frozen=True, kw_only=True):
     """An order was stored and waits for its payment."""
 
     required_consumers = ("payments",)
@@ -350,15 +276,13 @@ class OrderCreated(Event):
     total_currency: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class OrderCancelled(Event):
+class OrderCancelled(Event, frozen=True, kw_only=True):
     """An order was cancelled: whatever was or will be captured for it goes back."""
 
     required_consumers = ("payments",)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RefundRequested(Event):
+class RefundRequested(Event, frozen=True, kw_only=True):
     """A part of an order's captured total is reserved to go back."""
 
     required_consumers = ("payments",)

@@ -1,12 +1,9 @@
 """Messages of payments: the requests it answers and the events it publishes."""
 
-from dataclasses import dataclass
-
 from app.contracts.base import Backlog, Event, OrderIds, Queue, Reply, Request
 
 
-@dataclass(frozen=True, kw_only=True)
-class Attempt(Reply):
+class Attempt(Reply, frozen=True, kw_only=True):
     """One call to the provider and what it answered; it ended `at` after so many microseconds."""
 
     attempt: int
@@ -17,15 +14,13 @@ class Attempt(Reply):
     took_us: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Attempts(Reply):
+class Attempts(Reply, frozen=True, kw_only=True):
     """The calls made for an order's payment, oldest first; of many the newest alone."""
 
     attempts: tuple[Attempt, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PaymentExplanation(Reply):
+class PaymentExplanation(Reply, frozen=True, kw_only=True):
     """Where an order's payment stands; `known` is false where payments has not heard of it yet.
 
     `next_attempt_at` is empty where none is planned, `waits_for` where the payment waits for nothing.
@@ -38,58 +33,37 @@ class PaymentExplanation(Reply):
     sentence: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckPaymentBacklog(Request[Backlog]):
+class CheckPaymentBacklog(Request[Backlog], frozen=True, kw_only=True):
     """Tell how far payments are behind with calling the provider."""
 
-    owner = "payments"
-    reply = Backlog
 
-
-@dataclass(frozen=True, kw_only=True)
-class ListStuckPayments(Request[OrderIds]):
+class ListStuckPayments(Request[OrderIds], frozen=True, kw_only=True):
     """Tell orders whose payment is open since `overdue_ms` or waits for an operator, or (`dead`) cannot be told of."""
-
-    owner = "payments"
-    reply = OrderIds
 
     dead: bool
     overdue_ms: int
     limit: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckPaymentQueue(Request[Queue]):
+class CheckPaymentQueue(Request[Queue], frozen=True, kw_only=True):
     """Tell which payments are open."""
 
-    owner = "payments"
-    reply = Queue
 
-
-@dataclass(frozen=True, kw_only=True)
-class ListAttempts(Request[Attempts]):
+class ListAttempts(Request[Attempts], frozen=True, kw_only=True):
     """Tell the calls made to the provider for an order's payment; none where it is unknown or another user's."""
 
-    owner = "payments"
-    reply = Attempts
-
     order_id: str
     on_behalf_of: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExplainPayment(Request[PaymentExplanation]):
+class ExplainPayment(Request[PaymentExplanation], frozen=True, kw_only=True):
     """Tell where an order's payment stands."""
 
-    owner = "payments"
-    reply = PaymentExplanation
-
     order_id: str
     on_behalf_of: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class PaymentEvent(Event):
+class PaymentEvent(Event, frozen=True, kw_only=True):
     """News from payments. `order_sequence` is the newest event of the order that payments had taken in by then.
 
     It acknowledges that event and all before it, so that orders can forget them with the very write that the news
@@ -103,29 +77,25 @@ class PaymentEvent(Event):
     user_id: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PaymentCaptured(PaymentEvent):
+class PaymentCaptured(PaymentEvent, frozen=True, kw_only=True):
     """The provider took the whole total. `took_ms` is the provider's time."""
 
     reference: str
     took_ms: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class PaymentDeclined(PaymentEvent):
+class PaymentDeclined(PaymentEvent, frozen=True, kw_only=True):
     """The provider refused for good; no money moved."""
 
     reason: str
     took_ms: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class PaymentVoided(PaymentEvent):
+class PaymentVoided(PaymentEvent, frozen=True, kw_only=True):
     """The payment of a cancelled order was called off before any money moved."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PaymentRefunded(PaymentEvent):
+class PaymentRefunded(PaymentEvent, frozen=True, kw_only=True):
     """`refund_value` went back to the payer; `refunded_total` is all that has gone back so far."""
 
     refund_id: str
@@ -133,8 +103,7 @@ class PaymentRefunded(PaymentEvent):
     refunded_total: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class PaymentRefundFailed(PaymentEvent):
+class PaymentRefundFailed(PaymentEvent, frozen=True, kw_only=True):
     """An operator gave up a refund that the provider refuses (`reason`): `refund_value` is no longer reserved for it.
 
     `refunded_total` is all that has gone back so far.
@@ -146,8 +115,7 @@ class PaymentRefundFailed(PaymentEvent):
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class PaymentParked(PaymentEvent):
+class PaymentParked(PaymentEvent, frozen=True, kw_only=True):
     """Nobody could learn in time whether money moved (`reason`); an operator has to settle it."""
 
     reason: str

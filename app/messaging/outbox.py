@@ -70,7 +70,7 @@ EMPTIED: Document = {"$set": {"outbox": []}, "$unset": dict.fromkeys(RELAY_FIELD
 
 def entry_of(event: Event) -> Document:
     """The event as it lies in an outbox."""
-    entry = {"type": type(event).__name__, **vars(event)}
+    entry = {"type": type(event).__name__, **msgspec.structs.asdict(event)}
     if not event.traceparent:
         del entry["traceparent"]
     return entry

@@ -15,7 +15,15 @@ from bson import ObjectId
 from pymongo import ReturnDocument
 
 from app.contracts.base import Conflict, Event, NotFound
-from app.contracts.orders import IdempotencyKeyReused, OrderList, OrderStatusView, OrderView, Timeline, TimelineEntry
+from app.contracts.orders import (
+    CreateOrder,
+    IdempotencyKeyReused,
+    OrderList,
+    OrderStatusView,
+    OrderView,
+    Timeline,
+    TimelineEntry,
+)
 from app.contracts.payments import PaymentEvent
 from app.messaging.outbox import OUTBOX_INDEXES, OUTBOX_RULE, OUTBOX_SCHEMA, RELAY_FIELDS, Outbox, entry_of
 from app.observability import metrics
@@ -112,28 +120,6 @@ INDEXES = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewOrder:
-    """What a client wants to buy, checked."""
-
-    order_id: str
-    request_id: str
-    user_id: str
-    product_id: str
-    product_name: str
-    total_text: str
-    total_value: int
-    total_currency: str
-    idempotency_key: str = ""
-    traceparent: str = ""
-
-    @property
-    def fingerprint(self) -> str:
-        """What makes two requests the same; ids and times left out."""
-        wanted = [self.product_id, self.product_name, self.total_text, self.total_value, self.total_currency]
-        return sha256(json.dumps(wanted).encode()).hexdigest()
-
-
-@dataclass(frozen=True, kw_only=True)
 class Seen:
     """An order's state as it was read or written, and the sequence of the newest of its undelivered events."""
 
@@ -179,7 +165,7 @@ class OrderRepository:
         """The database's time."""
         return self._store.clock.now()
 
-    def add(self, order: NewOrder, change: OrderTransition, event: Event, at: datetime) -> str:
+    def add(self, order: CreateOrder, change: OrderTransition, event: Event, at: datetime) -> str:
         """Store a new order with the event that tells of it, and return its id. Durable when this returns.
 
         Where the user's idempotency key has made an order already, that one's id. Raises IdempotencyKeyReused where
@@ -213,7 +199,7 @@ class OrderRepository:
         with self._store.with_deadline() as documents:
             return documents.update_many(old, {"$unset": {"idempotency": ""}}).modified_count
 
-    def _is_stored(self, key: ObjectId, order: NewOrder) -> bool:
+    def _is_stored(self, key: ObjectId, order: CreateOrder) -> bool:
         same = {
             "_id": key,
             "userId": order.user_id,
@@ -224,19 +210,19 @@ class OrderRepository:
         with self._store.with_deadline() as documents:
             return documents.find_one(same, {"_id": 1}) is not None
 
-    def _earlier(self, order: NewOrder) -> str:
+    def _earlier(self, order: CreateOrder) -> str:
         with self._store.with_deadline() as documents:
             found = documents.find_one(
                 {"userId": order.user_id, "idempotency.key": order.idempotency_key}, {"idempotency": 1}
             )
         if found is None:
             raise Conflict("the order of this Idempotency-Key was cleared just now; try again")
-        if found["idempotency"]["fingerprint"] != order.fingerprint:
+        if found["idempotency"]["fingerprint"] != _fingerprint(order):
             raise IdempotencyKeyReused("this Idempotency-Key stands for another order")
         return str(found["_id"])
 
     def _fresh(
-        self, key: ObjectId, order: NewOrder, change: OrderTransition, outbox: list[Document], at: datetime
+        self, key: ObjectId, order: CreateOrder, change: OrderTransition, outbox: list[Document], at: datetime
     ) -> Document:
         stored: Document = {
             "_id": key,
@@ -258,7 +244,7 @@ class OrderRepository:
             "relayDue": self._outbox.lease_end(),
         }
         if order.idempotency_key:
-            stored["idempotency"] = {"key": order.idempotency_key, "fingerprint": order.fingerprint}
+            stored["idempotency"] = {"key": order.idempotency_key, "fingerprint": _fingerprint(order)}
         return stored
 
     def view(self, order_id: str, on_behalf_of: str) -> OrderView:
@@ -527,6 +513,12 @@ def view_of(doc: Document) -> OrderView:
 def rfc3339(at: datetime) -> str:
     """A time in UTC as text, with milliseconds."""
     return f"{at.isoformat(timespec='milliseconds').removesuffix('+00:00')}Z"
+
+
+def _fingerprint(order: CreateOrder) -> str:
+    """What two requests with one Idempotency-Key must have in common; their ids and times may differ."""
+    members = [order.product_id, order.product_name, order.total_text, order.total_value, order.total_currency]
+    return sha256(json.dumps(members).encode()).hexdigest()
 
 
 def _seen(doc: Document) -> Seen:

@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from uuid import uuid4
+
+import msgspec
 
 from app.contracts.base import Backlog, Event, OrderIds, Queue
 from app.contracts.orders import (
@@ -46,7 +47,7 @@ from app.orders import order
 from app.orders.notifier import OrderChangeNotifier
 from app.orders.open_order_limit import OpenOrderLimit
 from app.orders.order import OrderTransition, State
-from app.orders.repository import NewOrder, OrderRepository
+from app.orders.repository import OrderRepository
 
 
 def create_order(request: CreateOrder, orders: OrderRepository, limit: OpenOrderLimit) -> OrderAccepted:
@@ -67,7 +68,7 @@ def create_order(request: CreateOrder, orders: OrderRepository, limit: OpenOrder
         total_value=request.total_value,
         total_currency=request.total_currency,
     )
-    order_id = orders.add(NewOrder(**vars(request)), order.created(), created, at)
+    order_id = orders.add(request, order.created(), created, at)
     record_stages(Stage.ORDER_STORED, [{**_line(request, started), "order_id": order_id}])
     return OrderAccepted(order_id=order_id, version=1, replayed=order_id != request.order_id)
 
@@ -199,7 +200,7 @@ def await_timeline(request: AwaitTimeline, orders: OrderRepository, watch: Order
             request.wait_ms / 1000,
         )
     timeline = orders.timeline(request.order_id, request.on_behalf_of, request.after)
-    return replace(timeline, ending=watch.ending)
+    return msgspec.structs.replace(timeline, ending=watch.ending)
 
 
 def explain_order(request: ExplainOrder, orders: OrderRepository) -> OrderExplanation:

@@ -7,9 +7,9 @@ in docs/scaling.md has to say the same.
 
 import re
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from bson import ObjectId
 from pymongo.errors import OperationFailure
@@ -169,9 +169,13 @@ def step_of_ones_own(parts):  # noqa: F811
 def news_in(parts, at_once):  # noqa: F811
     """News that names the user, of orders that this process remembers and then of such that it does not."""
     ids = [new_in(parts) for _ in range(at_once)]
-    parts.orders.hear([replace(captured(order_id), user_id="user-7") for order_id in ids[:1]], order.heard)
+    parts.orders.hear(
+        [msgspec.structs.replace(captured(order_id), user_id="user-7") for order_id in ids[:1]], order.heard
+    )
     parts.orders._fresh_orders.clear()
-    parts.orders.hear([replace(captured(order_id), user_id="user-7") for order_id in ids[1:]], order.heard)
+    parts.orders.hear(
+        [msgspec.structs.replace(captured(order_id), user_id="user-7") for order_id in ids[1:]], order.heard
+    )
 
 
 # What the calls of tests/test_indexes.py leave out.

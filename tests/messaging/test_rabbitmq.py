@@ -409,7 +409,7 @@ def test_a_request_that_waited_here_longer_than_its_asker_is_not_done(join, serv
     serving(answer)
     patient = join(request_seconds=60.0)
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(patient.request, replace(CHECK, request_id="first"))
+        first = pool.submit(patient.request, msgspec.structs.replace(CHECK, request_id="first"))
         eventually(lambda: done)
         # The second is given up well after the time of the first is over at the owner too.
         for request_id, seconds in (("late", 0.1), ("later", 2.0)):
@@ -417,10 +417,10 @@ def test_a_request_that_waited_here_longer_than_its_asker_is_not_done(join, serv
             hasty.start()
             assert hasty._out.up.wait(10)
             with pytest.raises(Unavailable, match="in time"):
-                hasty.request(replace(CHECK, request_id=request_id))
+                hasty.request(msgspec.structs.replace(CHECK, request_id=request_id))
         released.set()
         assert first.result(60) == REPLY
-    assert patient.request(replace(CHECK, request_id="last")) == REPLY
+    assert patient.request(msgspec.structs.replace(CHECK, request_id="last")) == REPLY
     assert "late" not in done
 
 
@@ -911,7 +911,7 @@ def test_a_message_that_kills_whoever_takes_it_counts_as_failed_though_its_sende
 
 def test_a_late_refusal_of_a_batch_is_no_refusal_of_each_event_in_it():
     late, refusal = LateReceipts(), DeliveryRejected("one of them")
-    one, other, third = (replace(CANCELLED, event_id=event_id) for event_id in ("e-1", "e-2", "e-3"))
+    one, other, third = (msgspec.structs.replace(CANCELLED, event_id=event_id) for event_id in ("e-1", "e-2", "e-3"))
     late.expect("1", [one, other])
     assert late.refusal([one, other]) is None
     late.receipt("1", refusal)
@@ -927,7 +927,7 @@ def test_a_late_refusal_of_a_batch_is_no_refusal_of_each_event_in_it():
 def test_late_refusals_are_kept_in_bounds():
     late = LateReceipts()
     for number in range(3 * late.LIMIT):
-        late.expect(str(number), [replace(CANCELLED, event_id=f"e-{number}")])
+        late.expect(str(number), [msgspec.structs.replace(CANCELLED, event_id=f"e-{number}")])
         late.expect(f"never {number}", [CANCELLED])
         late.receipt(str(number), DeliveryRejected("no"))
     assert len(late._batches) <= late.LIMIT
@@ -963,7 +963,7 @@ def test_an_event_that_kills_each_process_that_takes_it_ends_as_a_dead_letter_an
     """Real processes, started anew as often as they die, and a real outbox that waits less than their deaths take."""
     connection, deaths, documents = Database(mongodb_uri, settings.database), tmp_path / "deaths", database["outboxes"]
     outbox = Outbox(connection.collection("outboxes", 10.0), lease=0.05)
-    good = replace(CANCELLED, event_id="good", order_id="2" * 24)
+    good = msgspec.structs.replace(CANCELLED, event_id="good", order_id="2" * 24)
     for event in (CANCELLED, good):
         due = datetime(2000, 1, 1, tzinfo=UTC)
         documents.insert_one({"_id": event.order_id, "outbox": [entry_of(event)], "relayDue": due})

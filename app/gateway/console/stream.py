@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+import msgspec
 import orjson
 from flask import Response, request
 
@@ -54,7 +55,7 @@ class Queues:
         """By module its queue; a module that cannot tell is left out."""
         if time.monotonic() - self._looked > QUEUE_SECONDS:
             self._looked = time.monotonic()
-            self._known = {module: vars(queue) for module, queue in self._asked()}
+            self._known = {module: msgspec.structs.asdict(queue) for module, queue in self._asked()}
         return self._known
 
     def _asked(self) -> Iterator[tuple[str, Queue]]:

@@ -1,8 +1,8 @@
 """Where a trace comes in: a span a request, carried on in whatever the bus is asked meanwhile."""
 
-from dataclasses import replace
 from typing import TypeVar
 
+import msgspec
 from flask import Flask, Response, g, has_app_context, request
 
 from app.contracts.base import Reply, Request
@@ -26,7 +26,7 @@ class TracedBus:
         if span is None:
             return self._bus.request(question)
         with self._tracer.during(type(question).__name__, span.traceparent) as asked:
-            return self._bus.request(replace(question, traceparent=asked.traceparent))
+            return self._bus.request(msgspec.structs.replace(question, traceparent=asked.traceparent))
 
 
 def install(app: Flask, tracer: Tracer) -> None:

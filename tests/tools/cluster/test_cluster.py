@@ -47,6 +47,8 @@ def test_two_orders_go_through_three_processes_and_nothing_is_left(rabbit_instal
 
 
 def test_without_rabbitmq_one_sentence_says_what_to_install(tmp_path):
-    missing = "from tools.cluster import __main__, rabbitmq\nrabbitmq.SCRIPT = rabbitmq.Path('/none')\nexit(__main__.main())"
+    missing = (
+        "from tools.cluster import __main__, rabbitmq\nrabbitmq.SCRIPT = rabbitmq.Path('/none')\nexit(__main__.main())"
+    )
     done = split(tmp_path, "-c", missing)
     assert (done.returncode, done.stderr.strip()) == (2, rabbitmq.MISSING)
