@@ -29,7 +29,7 @@ class Bar:
 def of_events(entries: Sequence[TimelineEntry]) -> Iterator[Bar]:
     """A bar for each step of the timeline, from the one before it."""
     for before, entry in zip((entries[0], *entries), entries, strict=False):
-        to = f"{entry.to}, {entry.payment_status}"
+        to = f"{entry.to_status}, {entry.payment_status}"
         yield Bar(_seconds(before.at), _seconds(entry.at), entry.actor, f"[bold]{escape(entry.type)}[/]", to)
 
 

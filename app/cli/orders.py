@@ -28,7 +28,6 @@ from app.contracts.orders import (
     TimelineEntry,
 )
 from app.contracts.payments import ExplainPayment, ListAttempts, ListStuckPayments
-from app.gateway.http.responses import entry_members, order_members
 from app.gateway.routes.explain import explanation
 from app.messaging.bus import RequestClient
 from app.messaging.live_feed import LiveFeed
@@ -75,7 +74,7 @@ def group(bus: RequestClient, feed: LiveFeed) -> click.Group:
         """Say in a sentence why an order is in its state, and what is behind it."""
         asked = {"request_id": _id(), "order_id": order_id, "on_behalf_of": ""}
         order = asking(bus.request, ExplainOrder(**asked))
-        told = explanation(order, asking(bus.request, ExplainPayment(**asked)))
+        told = msgspec.to_builtins(explanation(order, asking(bus.request, ExplainPayment(**asked))))
         if as_json:
             tell(told)
             return
@@ -103,10 +102,10 @@ def _show(bus: RequestClient, feed: LiveFeed, order_id: str, as_json: bool) -> N
     entries, steps = _entries(bus, order_id), asking(feed.of_order, order_id)
     attempts = asking(bus.request, ListAttempts(**asked)).attempts
     if as_json:
-        events = [entry_members(entry) for entry in entries]
+        events = [msgspec.to_builtins(entry) for entry in entries]
         tell(
             {
-                "order": order_members(order),
+                "order": msgspec.to_builtins(order),
                 "events": events,
                 "steps": steps,
                 "attempts": [msgspec.structs.asdict(attempt) for attempt in attempts],
@@ -122,7 +121,7 @@ def _watch(bus: RequestClient, order_id: str, seconds: float, as_json: bool) -> 
     for entry in _followed(bus, order_id, seconds):
         settled = _settles(entry)
         if as_json:
-            tell(entry_members(entry))
+            tell(msgspec.to_builtins(entry))
         else:
             console().print(_line(entry))
     if not settled:
@@ -130,7 +129,7 @@ def _watch(bus: RequestClient, order_id: str, seconds: float, as_json: bool) -> 
 
 
 def _settles(entry: TimelineEntry) -> bool:
-    return entry.to != "Processing" and entry.payment_status not in OPEN
+    return entry.to_status != "Processing" and entry.payment_status not in OPEN
 
 
 def _of_user(bus: RequestClient, user: str, status: str, limit: int) -> Sequence[OrderView]:
@@ -183,14 +182,14 @@ def _followed(bus: RequestClient, order_id: str, seconds: float) -> Iterator[Tim
 
 def _list(orders: Sequence[OrderView], as_json: bool) -> None:
     if as_json:
-        tell([order_members(order) for order in orders])
+        tell([msgspec.to_builtins(order) for order in orders])
         return
     rows = [
         {
-            "id": order.order_id,
+            "id": order.id,
             "created": order.created_at[:19].replace("T", " "),
             "user": order.user_id,
-            "total": order.total_text,
+            "total": order.total_order_amount,
             "order": order.order_status,
             "payment": order.payment_status,
         }
@@ -201,7 +200,7 @@ def _list(orders: Sequence[OrderView], as_json: bool) -> None:
 
 def _print_order(order: OrderView) -> None:
     facts = Table(show_header=False, box=None)
-    for name, value in order_members(order).items():
+    for name, value in msgspec.to_builtins(order).items():
         if name != "total":
             facts.add_row(f"[dim]{name}[/]", escape(str(value)))
     console().print(facts)
@@ -221,5 +220,5 @@ def _print_facts(told: dict[str, Any]) -> None:
 def _line(entry: TimelineEntry) -> str:
     return (
         f"{entry.at[11:23]}  {entry.sequence:>3}  {entry.actor:<9} {entry.type:<16} "
-        f"{escape(entry.came_from)} → {escape(entry.to)}, payment {entry.payment_status}  [dim]{escape(entry.detail)}[/]"
+        f"{escape(entry.from_status)} → {escape(entry.to_status)}, payment {entry.payment_status}  [dim]{escape(entry.detail)}[/]"
     )

@@ -17,6 +17,13 @@ class Message(msgspec.Struct, frozen=True):
     """
 
 
+class Money(Message, frozen=True):
+    """An amount in minor units of its currency, an ISO 4217 code: `Money(9900, "MYR")` is RM 99."""
+
+    value: int
+    currency: str
+
+
 class Reply(Message, frozen=True, kw_only=True):
     """The answer to a request."""
 

@@ -1,6 +1,14 @@
 """Messages of orders: the requests it answers, the events it publishes, and its errors."""
 
-from app.contracts.base import ApplicationError, Backlog, Event, OrderIds, Queue, Reply, Request
+from app.contracts.base import ApplicationError, Backlog, Event, Money, OrderIds, Queue, Reply, Request
+
+# The names of a timeline entry's members in JSON.
+TIMELINE_NAMES = {
+    "order_id": "orderId",
+    "from_status": "from",
+    "to_status": "to",
+    "payment_status": "paymentStatus",
+}
 
 
 class OrderAccepted(Reply, frozen=True, kw_only=True):
@@ -47,16 +55,18 @@ class OrderStatusView(Reply, frozen=True, kw_only=True):
     version: int
 
 
-class OrderView(Reply, frozen=True, kw_only=True):
-    """An order as clients see it."""
+class OrderView(Reply, frozen=True, kw_only=True, rename="camel"):
+    """An order as clients see it; in JSON its members have the names that clients know.
 
-    order_id: str
+    `total_order_amount` is the amount as the client wrote it. `created_at` and `updated_at` are RFC 3339 in UTC.
+    """
+
+    id: str
     user_id: str
     product_id: str
     product_name: str
-    total_text: str
-    total_value: int
-    total_currency: str
+    total_order_amount: str
+    total: Money
     order_status: str
     payment_status: str
     version: int
@@ -71,16 +81,16 @@ class OrderList(Reply, frozen=True, kw_only=True):
     more: bool
 
 
-class TimelineEntry(Reply, frozen=True, kw_only=True):
-    """One step that an order has taken."""
+class TimelineEntry(Reply, frozen=True, kw_only=True, rename=TIMELINE_NAMES):
+    """One change of an order, as clients see it. `at` is RFC 3339 in UTC."""
 
     order_id: str
     sequence: int
     type: str
     at: str
     actor: str
-    came_from: str
-    to: str
+    from_status: str
+    to_status: str
     payment_status: str
     detail: str
 

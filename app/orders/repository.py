@@ -14,7 +14,7 @@ import pymongo
 from bson import ObjectId
 from pymongo import ReturnDocument
 
-from app.contracts.base import Conflict, Event, NotFound
+from app.contracts.base import Conflict, Event, Money, NotFound
 from app.contracts.orders import (
     CreateOrder,
     IdempotencyKeyReused,
@@ -495,13 +495,12 @@ def state_of(doc: Document) -> State:
 def view_of(doc: Document) -> OrderView:
     """A document as clients may see it."""
     return OrderView(
-        order_id=str(doc["_id"]),
+        id=str(doc["_id"]),
         user_id=doc["userId"],
         product_id=doc["productId"],
         product_name=doc["productName"],
-        total_text=doc["totalOrderAmount"],
-        total_value=doc["total"]["value"],
-        total_currency=doc["total"]["currency"],
+        total_order_amount=doc["totalOrderAmount"],
+        total=Money(int(doc["total"]["value"]), doc["total"]["currency"]),
         order_status=doc["orderStatus"],
         payment_status=doc["paymentStatus"],
         version=doc["version"],
@@ -575,8 +574,8 @@ def entry_view(order_id: str, entry: Document) -> TimelineEntry:
         type=entry["type"],
         at=rfc3339(entry["at"]),
         actor=entry["actor"],
-        came_from=entry["from"],
-        to=entry["to"],
+        from_status=entry["from"],
+        to_status=entry["to"],
         payment_status=entry["paymentStatus"],
         detail=entry["detail"],
     )
@@ -605,7 +604,7 @@ def _page(number: int, wanted: Document, size: int) -> list[Document]:
 
 def _cut(found: list[Document], limit: int) -> tuple[list[OrderView], str]:
     orders = [view_of(doc) for doc in found[:limit]]
-    return orders, orders[-1].order_id if len(found) > limit else ""
+    return orders, orders[-1].id if len(found) > limit else ""
 
 
 def _found(doc: Document | None, on_behalf_of: str = "") -> Document:

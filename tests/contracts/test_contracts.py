@@ -8,7 +8,7 @@ import typing
 import msgspec
 import pytest
 
-from app.contracts.base import ApplicationError, Event, Reply, Request, concrete
+from app.contracts.base import ApplicationError, Event, Money, Reply, Request, concrete
 
 PLAIN = {str: "text €", int: 2**52 + 1, bool: True}
 
@@ -36,7 +36,7 @@ def sample(kind):
     if isinstance(kind, types.UnionType) and types.NoneType in typing.get_args(kind):
         [inner] = set(typing.get_args(kind)) - {types.NoneType}
         return sample(inner)
-    if kind in MESSAGES:
+    if kind in MESSAGES or kind is Money:
         return sample_of(kind)
     raise TypeError(f"{kind} is not plain data")
 

@@ -232,7 +232,7 @@ def test_steps_are_told_as_they_are_taken_and_after_what_was_seen(orders, create
         return service.await_timeline(request, orders, watch)
 
     first = follow(0)
-    assert [(one.sequence, one.came_from, one.to) for one in first.entries] == [(1, "(new)", "Processing")]
+    assert [(one.sequence, one.from_status, one.to_status) for one in first.entries] == [(1, "(new)", "Processing")]
     waiting = pool.submit(follow, 1)
     streams()
     with within(SOON):
@@ -242,7 +242,7 @@ def test_steps_are_told_as_they_are_taken_and_after_what_was_seen(orders, create
         (2, "PaymentCaptured", "Captured")
     ]
     update(order_id, "Confirm")
-    assert [one.to for one in follow(0).entries] == ["Processing", "Success", "Confirm"]
+    assert [one.to_status for one in follow(0).entries] == ["Processing", "Success", "Confirm"]
     assert (follow(3, 0.1).entries, follow(99, 0).entries, follow(3, 0).version) == ((), (), 3)
     assert not follow(3, 0).ending
     watch.ending = True

@@ -7,7 +7,7 @@ import pytest
 from bson import Int64, ObjectId
 from pymongo.errors import WriteError
 
-from app.contracts.base import Conflict, NotFound
+from app.contracts.base import Conflict, Money, NotFound
 from app.contracts.orders import IllegalTransition, OrderList, OrderView, StaleVersion, TimelineFull, TooManyRefunds
 from app.contracts.payments import PaymentCaptured, PaymentDeclined, PaymentRefunded
 from app.messaging.outbox import event_of
@@ -422,13 +422,12 @@ def test_an_order_is_told_as_it_was_stored(orders, create, update, stored):
     update(order_id, "Cancelled")
     view, doc = orders.view(order_id, ""), stored(order_id)
     assert view == OrderView(
-        order_id=order_id,
+        id=order_id,
         user_id="user-7",
         product_id="1",
         product_name="Kaffee ☕",
-        total_text="RM 99",
-        total_value=2**40,
-        total_currency="MYR",
+        total_order_amount="RM 99",
+        total=Money(2**40, "MYR"),
         order_status="Cancelled",
         payment_status="Processing",
         version=2,
@@ -461,7 +460,7 @@ def test_pages_that_share_a_command_are_the_same_as_alone(orders, create, comman
     oldest = orders.of_user("reader-1", 100).orders[3]
     asked = [(f"reader-{at % 5}", 1 + at % 7) for at in range(15)]
     alone = [orders.of_user(*one) for one in asked]
-    started = orders.of_user("reader-1", 2, "", oldest.created_at, oldest.order_id)
+    started = orders.of_user("reader-1", 2, "", oldest.created_at, oldest.id)
     wanted = [({"userId": user_id}, size + 1) for user_id, size in asked]
     commands.sent.clear()
     together = orders._several_pages([*wanted, ({"userId": "nobody"}, 5)])
@@ -491,15 +490,15 @@ def test_a_list_has_the_users_orders_newest_first(orders, create, database):
         when = orders.now().replace(microsecond=1000 * (at // 3), second=1)
         database.orders.update_one({"_id": ObjectId(order_id)}, {"$set": {"createdAt": when}})
     listed = orders.of_user("lister", 100).orders
-    assert [view.order_id for view in listed] == ids[::-1]
+    assert [view.id for view in listed] == ids[::-1]
     assert {view.user_id for view in listed} == {"lister"}
 
 
 def test_a_list_ends_at_its_limit_with_the_newest(orders, create):
     ids = [create(user_id="lister") for _ in range(5)]
-    everything = [view.order_id for view in orders.of_user("lister", 100).orders]
+    everything = [view.id for view in orders.of_user("lister", 100).orders]
     assert sorted(everything) == sorted(ids)
-    assert [view.order_id for view in orders.of_user("lister", 3).orders] == everything[:3]
+    assert [view.id for view in orders.of_user("lister", 3).orders] == everything[:3]
     assert orders.of_user("nobody", 3) == OrderList(orders=(), more=False)
 
 
@@ -517,7 +516,7 @@ def test_many_at_once_read_what_they_have_just_written(orders, rival, request_fo
             update(order_id, "Cancelled", rival)
             assert orders.status(order_id, "").order_status == "Cancelled"
             assert orders.view(order_id, "").order_status == "Cancelled"
-            assert order_id in {view.order_id for view in orders.of_user(f"w{walker}", 100).orders}
+            assert order_id in {view.id for view in orders.of_user(f"w{walker}", 100).orders}
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(live_through, range(16)))
@@ -579,7 +578,7 @@ def test_preparing_again_and_side_by_side_changes_nothing(orders, rival, create,
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda repository: repository.prepare(), [orders, rival] * 2))
     assert made_of(database.orders) == before
-    assert orders.view(order_id, "").order_id == order_id
+    assert orders.view(order_id, "").id == order_id
 
 
 def test_collections_that_are_prepared_for_the_first_time_side_by_side_come_out_right(orders, rival, database):
@@ -636,7 +635,7 @@ def test_an_order_stands_with_its_last_step_and_what_holds_it_up(orders, create,
     order_id = create()
     update(order_id, "Cancelled")
     standing = orders.standing(order_id, "")
-    assert (standing.order_status, standing.last.sequence, standing.last.to) == ("Cancelled", 2, "Cancelled")
+    assert (standing.order_status, standing.last.sequence, standing.last.to_status) == ("Cancelled", 2, "Cancelled")
     assert (standing.undelivered, standing.dead) == (True, "")
     letter = {"reason": "poison", "event_id": "e", "failures": 8, "at": orders.now()}
     database.orders.update_one({"_id": ObjectId(order_id)}, {"$set": {"outbox": [], "deadLetter": letter}})
@@ -653,9 +652,9 @@ def test_a_page_begins_behind_the_order_it_is_told(orders, create, database):
         found, before = [], ("", "")
         while True:
             page = orders.of_user("lister", limit, "Processing", *before)
-            found += [view.order_id for view in page.orders]
+            found += [view.id for view in page.orders]
             assert len(page.orders) <= limit
             if not page.more:
                 break
-            before = (page.orders[-1].created_at, page.orders[-1].order_id)
+            before = (page.orders[-1].created_at, page.orders[-1].id)
         assert found == ids[::-1]

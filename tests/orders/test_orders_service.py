@@ -178,7 +178,7 @@ def test_an_order_its_status_and_the_list_agree(orders, create, update):
     listed = service.list_orders(list_of("u-8"), orders)
     assert listed.orders == (view,)
     assert (status.order_id, status.order_status, status.payment_status, status.version) == (
-        view.order_id,
+        view.id,
         view.order_status,
         view.payment_status,
         view.version,

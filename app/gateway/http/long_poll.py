@@ -10,7 +10,7 @@ from app.contracts.base import Unavailable
 from app.contracts.orders import AwaitOrder, FindOrder, OrderStatusView
 from app.gateway.apidocs.operation import Parameter
 from app.gateway.http.query import parameter, whole
-from app.gateway.http.responses import etag, order_members
+from app.gateway.http.responses import etag
 from app.gateway.security.caller import caller
 from app.gateway.security.connection_limits import Streams, TooManyStreams
 from app.messaging.bus import RequestClient
@@ -76,7 +76,7 @@ class Waiting:
         except (Unavailable, TooManyStreams):
             return {}, {}
         applied = {"Preference-Applied": f"wait={seconds}", "ETag": etag(order_id, found.version)}
-        return {"order": order_members(found)}, applied
+        return {"order": found}, applied
 
     def _await(self, order_id: str, seconds: int) -> OrderStatusView:
         return self._bus.request(

@@ -11,10 +11,11 @@ Never rounded and never guessed: text that could mean two amounts or two currenc
 """
 
 import re
-from dataclasses import dataclass
 from typing import NoReturn
 
 from babel.core import get_global
+
+from app.contracts.base import Money
 
 MAX_TEXT = 64
 # Fifteen digits: exact in a BSON int64, in a JSON number and in a JavaScript number.
@@ -85,14 +86,6 @@ AMBIGUOUS = {
 
 class MoneyError(ValueError):
     """What was given is not an amount of money; the text says why in one sentence."""
-
-
-@dataclass(frozen=True, slots=True)
-class Money:
-    """An amount in whole minor units of its currency: Money(9900, "MYR") is RM 99."""
-
-    value: int
-    currency: str
 
 
 def parse(given: object) -> Money:

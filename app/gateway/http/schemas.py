@@ -5,7 +5,8 @@ from typing import Any
 
 from marshmallow import EXCLUDE, INCLUDE, RAISE, Schema, ValidationError, fields, validate
 
-from app.gateway.http.money import Money, MoneyError, parse
+from app.contracts.base import Money
+from app.gateway.http.money import MoneyError, parse
 from app.gateway.http.visible_text import hides
 
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")

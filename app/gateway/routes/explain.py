@@ -9,7 +9,7 @@ from app.contracts.orders import ExplainOrder, OrderExplanation
 from app.contracts.payments import ExplainPayment, PaymentExplanation
 from app.gateway.apidocs.operation import documented
 from app.gateway.http import schemas
-from app.gateway.http.responses import entry_members, json_answer
+from app.gateway.http.responses import json_answer
 from app.gateway.security.caller import caller
 from app.messaging.bus import RequestClient
 
@@ -51,7 +51,7 @@ def explanation(order: OrderExplanation, payment: PaymentExplanation) -> dict[st
         "sentence": f"{order.sentence}; {payment.sentence}.",
         "orderStatus": order.order_status,
         "paymentStatus": order.payment_status,
-        "because": entry_members(order.because),
+        "because": order.because,
         "waitsFor": order.waits_for or payment.waits_for or "nothing",
         "attempts": payment.attempts if payment.known else None,
         "nextAttemptAt": payment.next_attempt_at or None,

@@ -12,7 +12,7 @@ from app.gateway.apidocs.operation import Parameter, documented
 from app.gateway.http import schemas
 from app.gateway.http.cursors import LONGEST, Cursors, InvalidCursor
 from app.gateway.http.query import InvalidParameter, parameter, text, whole
-from app.gateway.http.responses import json_answer, order_members
+from app.gateway.http.responses import json_answer
 from app.gateway.security.authentication import check_scope
 from app.gateway.security.caller import ADMIN, caller, check_sees
 from app.messaging.bus import RequestClient
@@ -88,7 +88,7 @@ def add(routes: Blueprint, bus: RequestClient, cursors: Cursors) -> None:
             )
         )
         last = found.orders[-1] if found.more else None
-        return _page(found.orders, cursors.seal(user_id, status, last.created_at, last.order_id) if last else "")
+        return _page(found.orders, cursors.seal(user_id, status, last.created_at, last.id) if last else "")
 
     def listed_all() -> Response:
         limit, status = _limit(), text("status", STATUS_LENGTH)
@@ -170,7 +170,7 @@ def _opened(cursors: Cursors, user_id: str, status: str) -> tuple[str, str]:
 def _page(orders: Sequence[OrderView], cursor: str, more: bool = False) -> Response:
     body: dict[str, Any] = {
         "ok": True,
-        "orders": [order_members(order) for order in orders],
+        "orders": orders,
         "hasMore": more or bool(cursor),
     }
     if not cursor:

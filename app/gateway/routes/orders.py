@@ -16,7 +16,7 @@ from app.gateway.http.etags import IF_MATCH, IF_NONE_MATCH, expected_versions, u
 from app.gateway.http.idempotency import IDEMPOTENCY_KEY, idempotency_key
 from app.gateway.http.long_poll import PREFER, WAIT_PARAMETER, Waiting, preferred_wait, wanted_wait
 from app.gateway.http.money import show
-from app.gateway.http.responses import etag, json_answer, order_members
+from app.gateway.http.responses import etag, json_answer
 from app.gateway.routes import explain, latency, lists, timeline
 from app.gateway.security.admission import Admission
 from app.gateway.security.authentication import check_scope
@@ -164,7 +164,7 @@ def blueprint(
     )
     def find_order(order_id: str) -> Response:
         order = bus.request(FindOrder(request_id=g.request_id, order_id=order_id, on_behalf_of=caller().owner))
-        return unless_known({"ok": True, "order": order_members(order)}, order.order_id, order.version)
+        return unless_known({"ok": True, "order": order}, order.id, order.version)
 
     @routes.post("/one/<order_id>/refunds")
     @documented(

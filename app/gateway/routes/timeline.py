@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
-import orjson
+import msgspec
 from flask import Blueprint, Response, g, request
 
 from app.contracts.base import Unavailable
@@ -12,7 +12,7 @@ from app.contracts.orders import AwaitTimeline, Timeline, TimelineEntry
 from app.gateway.apidocs.operation import Parameter, documented
 from app.gateway.http import schemas
 from app.gateway.http.query import parameter, whole
-from app.gateway.http.responses import entry_members, json_answer
+from app.gateway.http.responses import json_answer
 from app.gateway.security.caller import caller
 from app.gateway.security.connection_limits import Streams, hung_up
 from app.messaging.bus import RequestClient
@@ -92,8 +92,7 @@ def _after() -> int:
 
 
 def _shown(timeline: Timeline) -> Response:
-    events = [entry_members(entry) for entry in timeline.entries]
-    return json_answer({"ok": True, "events": events, "version": timeline.version}, 200, Vary="Accept")
+    return json_answer({"ok": True, "events": timeline.entries, "version": timeline.version}, 200, Vary="Accept")
 
 
 def _stream(streams: Streams, wait: Wait, after: int) -> Response:
@@ -148,5 +147,5 @@ def _event(entry: TimelineEntry) -> bytes:
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (
         entry.sequence,
         entry.type.encode(),
-        orjson.dumps(entry_members(entry)),
+        msgspec.json.encode(entry),
     )

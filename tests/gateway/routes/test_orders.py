@@ -8,7 +8,8 @@ from uuid import uuid4
 import pytest
 from bson import ObjectId
 
-from app.gateway.http.money import CURRENCIES, Money, parse, show
+from app.contracts.base import Money
+from app.gateway.http.money import CURRENCIES, parse, show
 
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z")
 
