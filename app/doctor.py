@@ -16,8 +16,8 @@ from bson import ObjectId
 from pymongo.errors import PyMongoError
 
 from app.contracts.base import Unavailable
+from app.orders.documents import SCHEMA as ORDER_SCHEMA
 from app.orders.order import CANCELLED, DECLINED, NEW, PROCESSING, fold
-from app.orders.repository import SCHEMA as ORDER_SCHEMA
 from app.payments.repository import SCHEMA as PAYMENT_SCHEMA
 from app.storage.mongodb import Document, Store
 

@@ -194,7 +194,7 @@ def create_app(
     of_orders = of_payments = provider = None
     if settings.runs("orders"):
         store = _collection(database, settings, "orders", "orders", settings.request_deadline)
-        of_orders = orders.install(bus, bus, store, settings)
+        of_orders = orders.Orders(bus, bus, store, settings)
     if settings.runs("payments"):
         provider = make_provider(settings, _collection(database, settings, "payments", "ledger"))
         store = _collection(database, settings, "payments", "payments")

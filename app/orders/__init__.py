@@ -1,111 +1,66 @@
-"""Orders: takes them in, keeps their state and their timeline, and brings them up to date with their payments."""
+"""Orders: accepts them, keeps their state and timeline, and updates them by the events of payments.
+
+May import messaging and what is below it. MongoDB is known in `documents`, `queries`, `repository` and `notifier` only.
+"""
 
 from functools import partial
 
 from app.config import Settings
-from app.contracts.orders import (
-    AwaitOrder,
-    AwaitTimeline,
-    CheckOrderBacklog,
-    CheckOrderQueue,
-    CheckOrderStatus,
-    CreateOrder,
-    DescribeStates,
-    ExplainOrder,
-    FindOrder,
-    FindOrders,
-    ListAllOrders,
-    ListOrders,
-    ListStuckOrders,
-    RefundOrder,
-    UpdateOrder,
-)
-from app.contracts.payments import (
-    PaymentCaptured,
-    PaymentDeclined,
-    PaymentParked,
-    PaymentRefunded,
-    PaymentRefundFailed,
-    PaymentVoided,
-)
 from app.messaging.bus import EventPublisher, HandlerRegistry
+from app.messaging.handlers import register_handlers
 from app.messaging.outbox import Outbox
 from app.messaging.relay import Relay
 from app.observability.stages import Stage
 from app.observability.supervision import Heartbeat
-from app.orders import service
 from app.orders.notifier import OrderChangeNotifier
 from app.orders.open_order_limit import OpenOrderLimit
+from app.orders.queries import OrderQueries
 from app.orders.repository import OrderRepository
+from app.orders.service import OrderService
 from app.storage.mongodb import Store
 
-# By then most payments have news, which acknowledges what they were told.
-NEWS_SECONDS = 1.0
-NEWS = (PaymentCaptured, PaymentDeclined, PaymentVoided, PaymentRefunded, PaymentRefundFailed, PaymentParked)
+# After this time most events are acknowledged by the payment event that they have led to, which saves a write.
+ACKNOWLEDGE_SECONDS = 1.0
 
 
 class Orders:
-    """The module's background work: its relay, and its watch for whoever waits."""
+    """The module: its handlers on the bus, and its work in the background, which is the relay."""
 
-    def __init__(self, orders: OrderRepository, relay: Relay, outbox: Outbox, watch: OrderChangeNotifier) -> None:
-        self._orders = orders
-        self.watch = watch
-        self.relay = relay
-        self.outbox = outbox
+    def __init__(self, bus: HandlerRegistry, publisher: EventPublisher, store: Store, settings: Settings) -> None:
+        self.outbox = Outbox(store, settings.relay_lease)
+        self.notifier = OrderChangeNotifier(store)
+        self._orders = OrderRepository(store, self.outbox, settings.request_deadline)
+        self.relay = Relay(
+            "orders",
+            Stage.HANDED_TO_PAYMENTS,
+            self.outbox,
+            publisher,
+            interval=settings.sweep_interval,
+            tries=settings.relay_tries,
+            patience=min(ACKNOWLEDGE_SECONDS, settings.relay_lease / 4),
+            chore=partial(self._orders.clear_expired_keys, settings.idempotency_hours * 3600),
+        )
+        limit = OpenOrderLimit(self._orders.count_open, settings.open_orders_per_user)
+        queries = OrderQueries(store, self.outbox, self.notifier, settings.request_deadline, settings.backlog_limit)
+        register_handlers(bus, "orders", OrderService(self._orders, limit), queries)
 
     @property
     def heartbeats(self) -> tuple[Heartbeat, ...]:
-        """Of everything that works in the background."""
+        """The background threads."""
         return (self.relay.thread,)
 
     def prepare(self) -> None:
-        """Create what the module's collection needs."""
+        """Create what the collection needs."""
         self._orders.prepare()
 
     def start(self) -> None:
-        """Start handing on what is recorded."""
+        """Start to deliver events."""
         self.relay.start()
 
     def drain(self) -> None:
-        """Let whoever waits go. Safe in a signal handler: sets a flag only."""
-        self.watch.ending = True
+        """Let waiting requests return. Sets a flag only, so it is safe in a signal handler."""
+        self.notifier.stopping = True
 
     def stop(self, timeout: float) -> None:
-        """Hand on what is recorded, then end."""
+        """Deliver what is in the local queue, then end."""
         self.relay.stop(timeout)
-
-
-def install(bus: HandlerRegistry, publisher: EventPublisher, store: Store, settings: Settings) -> Orders:
-    """Put orders on the bus, with its own collection."""
-    outbox = Outbox(store, settings.relay_lease)
-    orders = OrderRepository(store, outbox, settings.request_deadline)
-    watch = OrderChangeNotifier(store)
-    relay = Relay(
-        "orders",
-        Stage.HANDED_TO_PAYMENTS,
-        outbox,
-        publisher,
-        interval=settings.sweep_interval,
-        tries=settings.relay_tries,
-        patience=min(NEWS_SECONDS, settings.relay_lease / 4),
-        chore=partial(orders.forget_keys, settings.idempotency_hours * 3600),
-    )
-    limit = OpenOrderLimit(orders.count_open, settings.open_orders_per_user)
-    bus.register_handler(CreateOrder, partial(service.create_order, orders=orders, limit=limit))
-    bus.register_handler(UpdateOrder, partial(service.update_order, orders=orders))
-    bus.register_handler(RefundOrder, partial(service.refund_order, orders=orders))
-    bus.register_handler(FindOrder, partial(service.find_order, orders=orders))
-    bus.register_handler(CheckOrderStatus, partial(service.check_order_status, orders=orders))
-    bus.register_handler(ListOrders, partial(service.list_orders, orders=orders))
-    bus.register_handler(ListAllOrders, partial(service.list_all_orders, orders=orders))
-    bus.register_handler(FindOrders, partial(service.find_orders, orders=orders))
-    bus.register_handler(ListStuckOrders, partial(service.list_stuck_orders, outbox=outbox))
-    bus.register_handler(CheckOrderQueue, partial(service.check_queue, outbox=outbox, limit=settings.backlog_limit))
-    bus.register_handler(AwaitOrder, partial(service.await_order, orders=orders, watch=watch))
-    bus.register_handler(AwaitTimeline, partial(service.await_timeline, orders=orders, watch=watch))
-    bus.register_handler(ExplainOrder, partial(service.explain_order, orders=orders))
-    bus.register_handler(DescribeStates, service.describe_states)
-    bus.register_handler(CheckOrderBacklog, partial(service.check_backlog, outbox=outbox, limit=settings.backlog_limit))
-    for news in NEWS:
-        bus.subscribe("orders", news, partial(service.on_payment_events, orders=orders))
-    return Orders(orders, relay, outbox, watch)

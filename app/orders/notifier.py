@@ -1,7 +1,7 @@
-"""Live updates: one change stream a process on the orders, which wakes whoever waits for one of them.
+"""Wakes requests that wait for a change of an order: one change stream of the orders in each process.
 
-The stream runs while somebody waits and a little longer. It resumes where it broke off; and since whoever waits also
-looks again when it starts, and once a second, nothing depends on it but how soon a change is seen.
+The stream runs while a request waits, and IDLE_SECONDS longer. After an error it resumes from its last token. A waiting request
+also reads its order when the stream starts and once a second, so the stream only decides how soon a change is seen.
 """
 
 import threading
@@ -20,128 +20,128 @@ from app.storage.mongodb import Document, Store, is_transient
 
 T = TypeVar("T")
 
-LOOK_AGAIN_SECONDS = 1.0
+POLL_SECONDS = 1.0
 IDLE_SECONDS = 10.0
 RETRY_SECONDS = 0.5
-# How long the server holds an empty answer back: so long a stop may take to be noticed.
+# How long the server waits for a change before it answers; a stop is noticed after this time.
 AWAIT_MS = 250
 DEADLINE_SECONDS = 5.0
-# Steps alone: what the relay does to a document is nobody's news.
-STEPS: list[Document] = [
+# Changes of an order's version only, not what the relay does to the document.
+VERSION_CHANGES: list[Document] = [
     {"$match": {"operationType": "update", "updateDescription.updatedFields.version": {"$exists": True}}},
     {"$project": {"documentKey": 1}},
 ]
 
 
 class OrderChangeNotifier:
-    """Bells, one for each who waits, rung when their order has changed or may have."""
+    """Notifies each waiter when its order has changed, or may have."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._bells: dict[str, set[threading.Event]] = {}
+        self._waiters: dict[str, set[threading.Event]] = {}
         self._thread: threading.Thread | None = None
         self._last_used = 0.0
         self._token: Any = None
-        self.ending = False
+        self.stopping = False
 
     @property
     def streaming(self) -> bool:
-        """Whether the stream runs, or tries to."""
+        """Whether the stream runs or tries to start."""
         return self._thread is not None
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """How many requests wait."""
         with self._lock:
-            return sum(map(len, self._bells.values()))
+            return sum(map(len, self._waiters.values()))
 
-    def until(self, order_id: str, look: Callable[[], T], enough: Callable[[T], bool], seconds: float) -> T:
-        """What `look` last found: as soon as that is `enough`, when `seconds` are over or the process ends.
+    def wait_until(self, order_id: str, read: Callable[[], T], done: Callable[[T], bool], seconds: float) -> T:
+        """Return what `read` returns once `done` accepts it, after `seconds`, or when the process stops.
 
-        Raises what the first look raises, and Unavailable only where it still stands at the end.
+        Raises what the first read raises; a later Unavailable only if the last read raises it.
         """
         ends = time.monotonic() + seconds
-        found = look()
-        if enough(found) or self.ending or seconds <= 0:
+        found = read()
+        if done(found) or self.stopping or seconds <= 0:
             return found
-        with self._bell(order_id) as bell:
+        with self._waiter(order_id) as changed:
             while True:
-                bell.clear()
-                over = self.ending or time.monotonic() >= ends
+                changed.clear()
+                over = self.stopping or time.monotonic() >= ends
                 try:
-                    found = look()
+                    found = read()
                 except Unavailable:
                     if over:
                         raise
                 else:
-                    if over or enough(found):
+                    if over or done(found):
                         return found
-                bell.wait(min(LOOK_AGAIN_SECONDS, max(0.0, ends - time.monotonic())))
+                changed.wait(min(POLL_SECONDS, max(0.0, ends - time.monotonic())))
 
     @contextmanager
-    def _bell(self, order_id: str) -> Iterator[threading.Event]:
-        bell = threading.Event()
+    def _waiter(self, order_id: str) -> Iterator[threading.Event]:
+        changed = threading.Event()
         with self._lock:
-            self._bells.setdefault(order_id, set()).add(bell)
+            self._waiters.setdefault(order_id, set()).add(changed)
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="orders-watch", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="orders-notifier", daemon=True)
                 self._thread.start()
         try:
-            yield bell
+            yield changed
         finally:
             with self._lock:
                 self._last_used = time.monotonic()
-                self._bells[order_id].discard(bell)
-                if not self._bells[order_id]:
-                    del self._bells[order_id]
+                self._waiters[order_id].discard(changed)
+                if not self._waiters[order_id]:
+                    del self._waiters[order_id]
 
     def _run(self) -> None:
-        while self._wanted():
+        while self._in_use():
             try:
                 self._follow()
             except Exception as exc:
-                # A server that was away knows the token; one that says no would say it again to the same token.
+                # After a lost connection the token is still valid; any other error would come again with the same token.
                 if not (isinstance(exc, PyMongoError) and is_transient(exc)):
                     self._token = None
-                log.warning("watch broke off", module="orders", reason=str(exc)[:200])
+                log.warning("change stream failed", module="orders", reason=str(exc)[:200])
                 time.sleep(RETRY_SECONDS)
 
     def _follow(self) -> None:
         with self._open() as stream:
-            self._ring_all()
-            while stream.alive and self._wanted():
+            self._notify_all()
+            while stream.alive and self._in_use():
                 with pymongo.timeout(DEADLINE_SECONDS):
                     change = stream.try_next()
                 self._token = stream.resume_token
                 if change:
-                    self._ring(change["documentKey"]["_id"])
+                    self._notify(change["documentKey"]["_id"])
             if not stream.alive:
                 self._token = None
 
     def _open(self) -> Any:
         with pymongo.timeout(DEADLINE_SECONDS):
-            return self._store.collection.watch(STEPS, resume_after=self._token, max_await_time_ms=AWAIT_MS)
+            return self._store.collection.watch(VERSION_CHANGES, resume_after=self._token, max_await_time_ms=AWAIT_MS)
 
-    def _wanted(self) -> bool:
-        """Whether to go on; where not, the next to wait starts anew."""
+    def _in_use(self) -> bool:
+        """Whether the stream must go on. If not, the next waiter starts a new one."""
         with self._lock:
-            unused = not self._bells and time.monotonic() - self._last_used > IDLE_SECONDS
-            if unused or self.ending:
+            unused = not self._waiters and time.monotonic() - self._last_used > IDLE_SECONDS
+            if unused or self.stopping:
                 self._thread = self._token = None
-                self._ring_each()
+                self._set_all()
             return self._thread is not None
 
-    def _ring(self, key: ObjectId) -> None:
+    def _notify(self, key: ObjectId) -> None:
         with self._lock:
-            for bell in self._bells.get(str(key), ()):
-                bell.set()
+            for changed in self._waiters.get(str(key), ()):
+                changed.set()
 
-    def _ring_all(self) -> None:
+    def _notify_all(self) -> None:
         with self._lock:
-            self._ring_each()
+            self._set_all()
 
-    def _ring_each(self) -> None:
-        for bells in self._bells.values():
-            for bell in bells:
-                bell.set()
+    def _set_all(self) -> None:
+        for waiters in self._waiters.values():
+            for changed in waiters:
+                changed.set()

@@ -12,53 +12,53 @@ Count = Callable[[str, int], int]
 
 
 @dataclass
-class _User:
-    """How many orders of a user were accepted since they were counted, and until when further ones are refused."""
+class _UserCount:
+    """How many orders of a user this process has accepted since the last count, and until when it refuses more."""
 
     accepted: int = 0
     refused_until: float = 0.0
 
 
 class OpenOrderLimit:
-    """Refuses a user's new orders while `limit` of theirs are open; `count` counts them in the database up to a limit.
+    """Refuses new orders of a user who has `limit` open ones; `count` counts them in the database up to a limit.
 
-    They are counted once for every eighth of the limit that this process accepts, so most orders cost no further
-    command and each process may exceed the limit by an eighth.
+    The count is repeated after each eighth of the limit that this process accepts. Most orders therefore need no further
+    command, and each process may exceed the limit by an eighth.
     """
 
     REFUSED_SECONDS = 1.0
-    MOST_USERS = 4096
+    USERS_LIMIT = 4096
 
     def __init__(self, count: Count, limit: int) -> None:
         self._count = count
         self._limit = limit
         self._unchecked = max(1, limit // 8)
-        self._users: OrderedDict[str, _User] = OrderedDict()
+        self._users: OrderedDict[str, _UserCount] = OrderedDict()
         self._lock = threading.Lock()
 
     def check(self, user_id: str) -> None:
-        """Count one more order of the user. Raises TooManyOpenOrders, and Unavailable where they cannot be counted."""
+        """Count one more order of the user. Raises TooManyOpenOrders, or Unavailable if the database cannot count."""
         user = self._user(user_id)
         if time.monotonic() < user.refused_until:
             raise self._refusal()
         if user.accepted >= self._unchecked:
-            self._count_anew(user_id, user)
+            self._recount(user_id, user)
         user.accepted += 1
 
-    def _count_anew(self, user_id: str, user: _User) -> None:
+    def _recount(self, user_id: str, user: _UserCount) -> None:
         if self._count(user_id, self._limit) >= self._limit:
             user.refused_until = time.monotonic() + self.REFUSED_SECONDS
             raise self._refusal()
         user.accepted = 0
 
     def _refusal(self) -> TooManyOpenOrders:
-        detail = f"{self._limit} orders of this user wait to be paid, which is as many as may"
+        detail = f"{self._limit} orders of this user wait for their payment; no more are accepted at the moment"
         return TooManyOpenOrders(detail, retry_after=int(self.REFUSED_SECONDS))
 
-    def _user(self, user_id: str) -> _User:
+    def _user(self, user_id: str) -> _UserCount:
         with self._lock:
-            user = self._users.setdefault(user_id, _User())
+            user = self._users.setdefault(user_id, _UserCount())
             self._users.move_to_end(user_id)
-            if len(self._users) > self.MOST_USERS:
+            if len(self._users) > self.USERS_LIMIT:
                 self._users.popitem(last=False)
             return user

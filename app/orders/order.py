@@ -1,6 +1,6 @@
-"""An order's states, the steps between them, and what each step means for the money. Pure.
+"""The states of an order, the transitions between them, and what each means for the money. Pure.
 
-TABLE is the one place that knows them: code, tests, documentation and pages draw from it.
+TRANSITIONS is the only list of them: code, tests, documentation and pages are made from it.
 """
 
 from collections.abc import Iterable
@@ -38,20 +38,20 @@ CANCELLED = "Cancelled"
 CONFIRM = "Confirm"
 CUSTOM = "(custom)"
 
-KNOWN = (PROCESSING, SUCCESS, DECLINED, CANCELLED, CONFIRM)
-# What an order is once a client with the order in hand has moved it on.
+STATUSES = (PROCESSING, SUCCESS, DECLINED, CANCELLED, CONFIRM)
+# States after fulfilment has begun.
 FULFILMENT = frozenset({CONFIRM, CUSTOM})
-FOLDED = frozenset(status.casefold() for status in KNOWN) | {"canceled"}
-# A timeline is meant to have so many steps at the most. Texts of clients end at TEXT_LIMIT, and an order is refunded in
-# at most REFUND_LIMIT parts and once more for all the rest; each part takes two steps, asked for and given back. The
-# rest of the room is for steps that happen once. What payments report is recorded even beyond it.
+CASEFOLDED_STATUSES = frozenset(status.casefold() for status in STATUSES) | {"canceled"}
+# The length of a timeline. Clients may set custom statuses up to TEXT_LIMIT, and refund an order in at most REFUND_LIMIT
+# parts and once more for all the rest; each part takes two entries, one for the request and one for the refund. The remaining
+# entries are for changes that happen once. Payment events are recorded even beyond the limit.
 TIMELINE_LIMIT = 200
 TEXT_LIMIT = 100
 REFUND_LIMIT = 40
 
 
 class Trigger(StrEnum):
-    """What moves an order."""
+    """What causes a transition."""
 
     POST = "POST"
     CAPTURE = "payment captured"
@@ -62,7 +62,7 @@ class Trigger(StrEnum):
 
 
 class PaymentStatus(StrEnum):
-    """Where the money of an order is, as far as its orders know."""
+    """Where the money of an order is, as far as orders knows."""
 
     PROCESSING = "Processing"
     CAPTURED = "Captured"
@@ -73,16 +73,16 @@ class PaymentStatus(StrEnum):
     UNKNOWN = "Unknown"
 
 
-# What only payments say of an order's money: no text of a client's own.
-PAYMENT_WORDS = frozenset(status.casefold() for status in PaymentStatus)
-# Categories of Unicode that show nothing of their own: formats and marks.
-UNSEEN = frozenset({"Cf", "Mn"})
+# Words about money that only payments may use; a client cannot set them as a status.
+CASEFOLDED_PAYMENT_STATUSES = frozenset(status.casefold() for status in PaymentStatus)
+# Unicode categories of characters that are not visible themselves: formats and marks.
+INVISIBLE = frozenset({"Cf", "Mn"})
 REFUNDABLE = frozenset({PaymentStatus.CAPTURED, PaymentStatus.REFUNDING, PaymentStatus.REFUNDED})
 
 
 @dataclass(frozen=True)
 class Transition:
-    """From `source`, moved by `by`, an order comes to `target`; `money` says what that means for the payment."""
+    """`by` takes an order from `source` to `target`; `money` says what that means for the payment."""
 
     source: str
     by: Trigger
@@ -104,31 +104,31 @@ TRANSITIONS = (
     Transition(CUSTOM, Trigger.CANCEL, CANCELLED, "a refund is started"),
     Transition(DECLINED, Trigger.CANCEL, CANCELLED, "no money is involved"),
 )
-NEXT = {(rule.source, rule.by): rule for rule in TRANSITIONS}
-WANTED = {CONFIRM: Trigger.CONFIRM, CANCELLED: Trigger.CANCEL}
+NEXT_TRANSITION = {(rule.source, rule.by): rule for rule in TRANSITIONS}
+CLIENT_TRIGGERS = {CONFIRM: Trigger.CONFIRM, CANCELLED: Trigger.CANCEL}
 
-# How the timeline's actors and their deeds are called in a sentence.
-ACTORS = {"client": "a client"}
-DEEDS = {
+# How a sentence names the actors and events of a timeline.
+ACTOR_PHRASES = {"client": "a client"}
+EVENT_PHRASES = {
     "OrderCreated": "placed it",
-    "OrderUpdated": "moved it on",
+    "OrderUpdated": "updated it",
     "OrderCancelled": "cancelled it",
     "RefundRequested": "asked for a refund",
     "PaymentCaptured": "took the total",
     "PaymentDeclined": "could not take the total",
-    "PaymentVoided": "called the payment off",
+    "PaymentVoided": "voided the payment",
     "PaymentRefunded": "gave money back",
     "PaymentRefundFailed": "could not give money back",
-    "PaymentParked": "could not learn what became of the money",
+    "PaymentParked": "could not find out whether money moved",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class State:
-    """What of an order decides its next step; `refunds` are the ids and values of those asked for.
+class OrderState:
+    """The members of an order that decide its next transition.
 
-    `wishes` are how they were asked for, by id: the same id with another wish is another request. `failed` are the ids
-    of refunds that were given up.
+    `refunds` are ids and values of the refunds that were requested, `refund_requests` are ids and how the amount was requested:
+    the same id with another amount is another request. `failed_refunds` are ids of refunds that were given up.
     """
 
     order_status: str
@@ -139,18 +139,21 @@ class State:
     total_value: int
     total_currency: str = ""
     refunds: tuple[tuple[str, int], ...] = ()
-    wishes: tuple[tuple[str, str], ...] = ()
-    failed: tuple[str, ...] = ()
+    refund_requests: tuple[tuple[str, str], ...] = ()
+    failed_refunds: tuple[str, ...] = ()
 
     @property
     def reserved(self) -> int:
-        """How much of the total goes back on request, or has gone."""
-        return sum(value for refund_id, value in self.refunds if refund_id not in self.failed)
+        """How much of the total is refunded or reserved for refunds, in minor units."""
+        return sum(value for refund_id, value in self.refunds if refund_id not in self.failed_refunds)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OrderTransition:
-    """A step to record: the order's statuses after it, and whether payments must hear of the cancellation."""
+    """A change to record: the statuses after it, and whether payments must be told of a cancellation.
+
+    `refund` is the id and the value of a new refund, `failed_refund` the id of one that was given up.
+    """
 
     type: str
     actor: str
@@ -159,88 +162,88 @@ class OrderTransition:
     detail: str = ""
     cancels_payment: bool = False
     refund: tuple[str, int] | None = None
-    wish: str = ""
+    refund_request: str = ""
     failed_refund: str = ""
 
 
 def allowed(order_status: str) -> tuple[str, ...]:
-    """What a client may set this order to, next; `(custom)` stands for any text of its own."""
+    """The statuses that a client may set next; `(custom)` stands for any other text."""
     rules = (rule for rule in TRANSITIONS if rule.source == _kind(order_status))
     targets = {Trigger.CONFIRM: CONFIRM, Trigger.CANCEL: CANCELLED, Trigger.TEXT: CUSTOM}
     return tuple(targets[rule.by] for rule in rules if rule.by in targets)
 
 
 def on_cancel(order_status: str) -> str:
-    """What cancelling the order now would mean for the money; empty where it cannot be cancelled."""
-    rule = NEXT.get((_kind(order_status), Trigger.CANCEL))
+    """What cancelling the order now would mean for the money; empty if it cannot be cancelled."""
+    rule = NEXT_TRANSITION.get((_kind(order_status), Trigger.CANCEL))
     return rule.money if rule else ""
 
 
-def sentence(order_status: str, payment_status: str, last: TimelineEntry) -> str:
-    """In one sentence, without its full stop, how an order came to be where it is."""
-    deed = f"{ACTORS.get(last.actor, last.actor)} {DEEDS.get(last.type, last.type)} at {last.at}"
-    return f"The order is {order_status} and its payment {payment_status}, since {deed}"
+def explanation(order_status: str, payment_status: str, last: TimelineEntry) -> str:
+    """One sentence, without its full stop, that explains the present state by the last change."""
+    cause = f"{ACTOR_PHRASES.get(last.actor, last.actor)} {EVENT_PHRASES.get(last.type, last.type)} at {last.at}"
+    return f"The order is {order_status} and its payment {payment_status}, since {cause}"
 
 
-def check_version(order_id: str, state: State, expected: tuple[int, ...]) -> None:
-    """Raise StaleVersion unless the order has one of the expected versions; any will do where none is named."""
+def check_version(order_id: str, state: OrderState, expected: tuple[int, ...]) -> None:
+    """Raise StaleVersion unless the order has one of the expected versions; an empty tuple allows any."""
     if expected and state.version not in expected:
         raise StaleVersion("the order is not at the version you named", order_id=order_id, version=state.version)
 
 
-def created() -> OrderTransition:
-    """The first step of every order."""
+def initial_transition() -> OrderTransition:
+    """The transition of every new order."""
     return OrderTransition(
         type="OrderCreated",
         actor="client",
-        order_status=NEXT[NEW, Trigger.POST].target,
+        order_status=NEXT_TRANSITION[NEW, Trigger.POST].target,
         payment_status=PaymentStatus.PROCESSING,
-        detail=NEXT[NEW, Trigger.POST].money,
+        detail=NEXT_TRANSITION[NEW, Trigger.POST].money,
     )
 
 
-def requested(state: State, wanted: str, may_refund: bool = True) -> OrderTransition | None:
-    """The step a client asks for; None where the order is there already.
+def client_transition(state: OrderState, order_status: str, may_refund: bool = True) -> OrderTransition | None:
+    """The transition to a status that a client sets; None if the order has it already.
 
-    A client that may not refund cancels only until fulfilment begins. Raises MisleadingStatus, IllegalTransition,
+    A client that may not refund can cancel only until fulfilment begins. Raises MisleadingStatus, IllegalTransition,
     RefundNotAllowed and TimelineFull.
     """
-    if wanted == state.order_status:
+    if order_status == state.order_status:
         return None
-    if _misleads(wanted):
+    if _is_misleading(order_status):
         raise MisleadingStatus("this reads like a status that only the system sets")
-    rule = NEXT.get((_kind(state.order_status), _client_step(wanted)))  # type: ignore[arg-type]
+    rule = NEXT_TRANSITION.get((_kind(state.order_status), _client_trigger(order_status)))  # type: ignore[arg-type]
     if rule is None:
-        raise _illegal(state.order_status, wanted)
+        raise _illegal_transition(state.order_status, order_status)
     if rule.by == Trigger.TEXT and state.sequence >= TEXT_LIMIT:
-        raise TimelineFull(f"an order that has had {TEXT_LIMIT} steps takes no further text; it can be cancelled")
+        raise TimelineFull(f"an order with {TEXT_LIMIT} changes takes no further custom status; it can be cancelled")
     if rule.target == CANCELLED and rule.source in FULFILMENT and not may_refund:
         raise RefundNotAllowed("fulfilment of this order has begun: cancelling it gives money back")
     cancels = rule.target == CANCELLED and state.order_status != DECLINED
     return OrderTransition(
         type="OrderCancelled" if rule.target == CANCELLED else "OrderUpdated",
         actor="client",
-        order_status=wanted,
+        order_status=order_status,
         payment_status=_payment_on_cancel(state) if cancels else state.payment_status,
         detail=rule.money,
         cancels_payment=cancels,
     )
 
 
-def refunded(state: State, refund_id: str, value: int, currency: str) -> OrderTransition | None:
-    """The reservation of a refund, `value` 0 for all that is left; None where it was made before.
+def refund_reservation(state: OrderState, refund_id: str, value: int, currency: str) -> OrderTransition | None:
+    """The reservation of a refund; `value` 0 stands for all that is left. None if it was made before.
 
-    Raises IllegalTransition where nothing was captured or the order is cancelled, RefundExceedsBalance, WrongCurrency,
+    Raises IllegalTransition if nothing was captured or the order is cancelled, RefundExceedsBalance, WrongCurrency,
     IdempotencyKeyReused and TooManyRefunds.
     """
-    wish = f"{value} {currency}".strip()
+    refund_request = f"{value} {currency}".strip()
     earlier = dict(state.refunds).get(refund_id)
     if earlier is not None:
-        if dict(state.wishes).get(refund_id, wish) != wish or value not in (0, earlier):
+        if dict(state.refund_requests).get(refund_id, refund_request) != refund_request or value not in (0, earlier):
             raise IdempotencyKeyReused("this Idempotency-Key stands for a refund of another amount")
         return None
     if state.order_status == CANCELLED or state.payment_status not in REFUNDABLE:
-        raise _illegal(state.order_status, "refunded")
+        raise _illegal_transition(state.order_status, "refunded")
     if value and currency != state.total_currency:
         raise WrongCurrency(f"this order is refunded in {state.total_currency}")
     remaining = state.total_value - state.reserved
@@ -256,92 +259,92 @@ def refunded(state: State, refund_id: str, value: int, currency: str) -> OrderTr
         payment_status=PaymentStatus.REFUNDING,
         detail=f"refund of {value}",
         refund=(refund_id, value),
-        wish=wish,
+        refund_request=refund_request,
     )
 
 
-def heard(state: State, news: Event) -> OrderTransition | None:
-    """What news from payments changes; None where it was heard before."""
-    if news.sequence <= state.payment_sequence:
+def apply_payment_event(state: OrderState, event: Event) -> OrderTransition | None:
+    """The transition by a payment event; None if the event was applied before."""
+    if event.sequence <= state.payment_sequence:
         return None
-    order_status, payment_status, detail = _outcome(state, news)
+    order_status, payment_status, detail = _payment_effect(state, event)
     return OrderTransition(
-        type=type(news).__name__,
+        type=type(event).__name__,
         actor="payments",
         order_status=order_status,
         payment_status=payment_status,
         detail=detail,
-        failed_refund=news.refund_id if isinstance(news, PaymentRefundFailed) else "",
+        failed_refund=event.refund_id if isinstance(event, PaymentRefundFailed) else "",
     )
 
 
 def fold(entries: Iterable[tuple[str, str]]) -> tuple[str, str]:
-    """The order's and the payment's status after the timeline entries `(order status, payment status)`."""
+    """The order status and payment status after the timeline entries `(order status, payment status)`."""
     last = (NEW, "")
     for entry in entries:
         last = entry
     return last
 
 
-def _outcome(state: State, news: Event) -> tuple[str, str, str]:
+def _payment_effect(state: OrderState, event: Event) -> tuple[str, str, str]:
     status, cancelled = state.order_status, state.order_status == CANCELLED
-    match news:
+    match event:
         case PaymentCaptured():
             payment = PaymentStatus.REFUNDING if cancelled else PaymentStatus.CAPTURED
-            return _moved(status, Trigger.CAPTURE), payment, news.reference
+            return _status_after(status, Trigger.CAPTURE), payment, event.reference
         case PaymentDeclined():
-            return _moved(status, Trigger.DECLINE), PaymentStatus.DECLINED, news.reason
+            return _status_after(status, Trigger.DECLINE), PaymentStatus.DECLINED, event.reason
         case PaymentVoided():
-            # Without a cancellation an operator called it off: as after a decline, nothing was taken.
-            return _moved(status, Trigger.DECLINE), PaymentStatus.VOIDED, "called off before any money moved"
+            # Without a cancellation an operator voided it: as after a decline, nothing was taken.
+            return _status_after(status, Trigger.DECLINE), PaymentStatus.VOIDED, "voided before any money moved"
         case PaymentParked():
-            return status, PaymentStatus.UNKNOWN, news.reason
+            return status, PaymentStatus.UNKNOWN, event.reason
         case PaymentRefunded():
-            return status, _payment_after_refund(state, news), f"refunded {news.refund_value}"
+            return status, _payment_after_refund(state, event), f"refunded {event.refund_value}"
         case PaymentRefundFailed():
-            released = replace(state, failed=(*state.failed, news.refund_id))
-            detail = f"refund of {news.refund_value} given up: {news.reason}"
-            return status, _payment_after_refund(released, news), detail
-    raise TypeError(f"orders does not know {type(news).__name__}")
+            released = replace(state, failed_refunds=(*state.failed_refunds, event.refund_id))
+            detail = f"refund of {event.refund_value} given up: {event.reason}"
+            return status, _payment_after_refund(released, event), detail
+    raise TypeError(f"orders does not know {type(event).__name__}")
 
 
-def _payment_after_refund(state: State, news: PaymentRefunded | PaymentRefundFailed) -> PaymentStatus:
-    if news.refunded_total >= state.total_value:
+def _payment_after_refund(state: OrderState, event: PaymentRefunded | PaymentRefundFailed) -> PaymentStatus:
+    if event.refunded_total >= state.total_value:
         return PaymentStatus.REFUNDED
     going_back = state.total_value if state.order_status == CANCELLED else state.reserved
-    return PaymentStatus.REFUNDING if news.refunded_total < going_back else PaymentStatus.CAPTURED
+    return PaymentStatus.REFUNDING if event.refunded_total < going_back else PaymentStatus.CAPTURED
 
 
-def _moved(order_status: str, by: Trigger) -> str:
-    rule = NEXT.get((order_status, by))
+def _status_after(order_status: str, by: Trigger) -> str:
+    rule = NEXT_TRANSITION.get((order_status, by))
     return rule.target if rule else order_status
 
 
-def _payment_on_cancel(state: State) -> str:
+def _payment_on_cancel(state: OrderState) -> str:
     captured = state.payment_status == PaymentStatus.CAPTURED
     return PaymentStatus.REFUNDING if captured else state.payment_status
 
 
-def _client_step(wanted: str) -> Trigger | None:
-    if wanted in WANTED:
-        return WANTED[wanted]
-    # "cancelled" is a slip of the pen, never a status of one's own.
-    return None if wanted.strip().casefold() in FOLDED else Trigger.TEXT
+def _client_trigger(order_status: str) -> Trigger | None:
+    if order_status in CLIENT_TRIGGERS:
+        return CLIENT_TRIGGERS[order_status]
+    # A known status in other letters, such as "cancelled", is a mistake and never a custom status.
+    return None if order_status.strip().casefold() in CASEFOLDED_STATUSES else Trigger.TEXT
 
 
-def _misleads(wanted: str) -> bool:
-    """Whether a text reads like a known status of an order or a payment, and is not simply a slip in writing it."""
-    if wanted.strip().casefold() in FOLDED:
+def _is_misleading(order_status: str) -> bool:
+    """Whether a text looks like a status of an order or a payment and is not a mere misspelling of it."""
+    if order_status.strip().casefold() in CASEFOLDED_STATUSES:
         return False
-    read = "".join(char for char in normalize("NFKC", wanted) if category(char) not in UNSEEN)
-    return " ".join(read.split()).casefold() in FOLDED | PAYMENT_WORDS
+    read = "".join(char for char in normalize("NFKC", order_status) if category(char) not in INVISIBLE)
+    return " ".join(read.split()).casefold() in CASEFOLDED_STATUSES | CASEFOLDED_PAYMENT_STATUSES
 
 
 def _kind(order_status: str) -> str:
-    return order_status if order_status in KNOWN else CUSTOM
+    return order_status if order_status in STATUSES else CUSTOM
 
 
-def _illegal(current: str, wanted: str) -> IllegalTransition:
+def _illegal_transition(current: str, order_status: str) -> IllegalTransition:
     may = allowed(current)
-    detail = f"an order that is {current} cannot become {wanted}"
-    return IllegalTransition(detail, **{"from": current, "to": wanted, "allowed": list(may)})
+    detail = f"an order that is {current} cannot become {order_status}"
+    return IllegalTransition(detail, **{"from": current, "to": order_status, "allowed": list(may)})

@@ -10,6 +10,7 @@ from typing import Any
 from app.messaging.outbox import EMPTIED, Outbox, Pending
 from app.messaging.relay import Relay
 from app.orders import repository as orders_repository
+from app.orders.documents import OrderSnapshot
 from app.orders.repository import OrderRepository
 from app.payments import payment as domain
 from app.payments import repository as payments_repository
@@ -103,16 +104,16 @@ def events_removed_before_they_are_delivered() -> None:
 
 def no_lease_on_the_outbox() -> None:
     """What is written is only hinted, never due: a sweep finds nothing of what a dead process left."""
-    usual = OrderRepository._fresh
+    usual = orders_repository.new_document
 
-    def fresh(self: Any, *args: Any) -> dict[str, Any]:
-        doc = usual(self, *args)
+    def unscheduled(*args: Any) -> dict[str, Any]:
+        doc = usual(*args)
         del doc["relayDue"]
         # Else the validator refuses it: without a time it has to be a dead letter. This one is in no list.
         doc["deadLetter"] = {}
         return doc
 
-    OrderRepository._fresh = fresh
+    orders_repository.new_document = unscheduled
 
 
 def answered_before_it_is_stored() -> None:
@@ -138,12 +139,12 @@ def answered_before_it_is_stored() -> None:
 
 def news_acknowledges_what_payments_was_not_told() -> None:
     """News empties the whole outbox of its order, whatever was recorded there since."""
-    usual = orders_repository._hearing
+    usual = orders_repository.payment_event_patch
 
-    def hearing(seen: orders_repository.Seen, *args: Any) -> Patch:
-        return usual(replace(seen, undelivered=0), *args)
+    def acknowledging(snapshot: OrderSnapshot, *args: Any) -> Patch:
+        return usual(replace(snapshot, newest_undelivered=0), *args)
 
-    orders_repository._hearing = hearing
+    orders_repository.payment_event_patch = acknowledging
 
 
 def one_delivery_acknowledges_all() -> None:

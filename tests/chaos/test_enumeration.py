@@ -28,7 +28,7 @@ from app.contracts.payments import (
 )
 from app.orders import order as orders
 from app.orders.order import CANCELLED, DECLINED, PROCESSING, PaymentStatus
-from app.orders.order import State as Order
+from app.orders.order import OrderState as Order
 from app.payments import payment as payments
 from app.payments.payment import (
     Call,
@@ -216,12 +216,12 @@ def steps(world: World, rules: Rules) -> Steps:
 def clients(world: World) -> Steps:
     order, left = world.order, world.left
     if left.cancels:
-        change = orders.requested(order, CANCELLED)
+        change = orders.client_transition(order, CANCELLED)
         if change:
             yield "cancel", ordered(spend(world, "cancels"), change, OrderCancelled if change.cancels_payment else None)
     if left.refunds:
         try:
-            change = orders.refunded(order, "r", PART, "")
+            change = orders.refund_reservation(order, "r", PART, "")
         except ApplicationError:
             return
         yield "refund", ordered(spend(world, "refunds"), change, RefundRequested)
@@ -334,7 +334,7 @@ def sends(world: World, number: int, task: Task, rules: Rules) -> Steps:
 # --- how it is stored --------------------------------------------------------------------------------------------
 
 
-def ordered(world: World, change: orders.PaymentDecision, kind: type[Event] | None) -> World:
+def ordered(world: World, change: orders.OrderTransition, kind: type[Event] | None) -> World:
     order = applied(world.order, change)
     if kind is None:
         return world._replace(order=order)
@@ -342,14 +342,14 @@ def ordered(world: World, change: orders.PaymentDecision, kind: type[Event] | No
     return world._replace(order=order, to_payments=(*world.to_payments, news_of(kind, order.sequence, **more)))
 
 
-def applied(order: Order, change: orders.PaymentDecision, **more: int) -> Order:
+def applied(order: Order, change: orders.OrderTransition, **more: int) -> Order:
     return replace(
         order,
         order_status=change.order_status,
         payment_status=change.payment_status,
         sequence=order.sequence + 1,
         refunds=(*order.refunds, change.refund) if change.refund else order.refunds,
-        failed=(*order.failed, change.failed_refund) if change.failed_refund else order.failed,
+        failed_refunds=(*order.failed_refunds, change.failed_refund) if change.failed_refund else order.failed_refunds,
         **more,
     )
 
@@ -357,7 +357,7 @@ def applied(order: Order, change: orders.PaymentDecision, **more: int) -> Order:
 def receive(world: World, event: Event) -> Steps:
     """What the receiver of an event stores; more than one possibility where it depends on the moment."""
     if not isinstance(event, OrderCreated | OrderCancelled | RefundRequested):
-        change = orders.heard(world.order, event)
+        change = orders.apply_payment_event(world.order, event)
         order = applied(world.order, change, payment_sequence=event.sequence) if change else world.order
         yield "arrives", world._replace(order=order)
     elif isinstance(event, OrderCreated):
@@ -541,7 +541,7 @@ def explore(product: str, rules: Rules, bounds: Bounds) -> Explored:
 
 def _explore(product: str, rules: Rules, bounds: Bounds) -> Explored:
     created = news_of(OrderCreated, 1, user_id="u", product_id=product, total_value=TOTAL, total_currency="MYR")
-    first = orders.created()
+    first = orders.initial_transition()
     order = Order(
         order_status=first.order_status,
         payment_status=first.payment_status,

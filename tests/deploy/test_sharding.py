@@ -16,9 +16,10 @@ from pymongo.errors import OperationFailure
 from pymongo.monitoring import CommandListener
 
 from app.messaging.outbox import Outbox
+from app.orders import documents as of_orders
 from app.orders import order
-from app.orders import repository as of_orders
 from app.orders.order import OrderTransition
+from app.orders.queries import OrderQueries
 from app.orders.repository import OrderRepository
 from app.payments import repository as of_payments
 from app.payments.repository import PaymentRepository
@@ -163,18 +164,20 @@ def step_of_ones_own(parts):  # noqa: F811
             type="OrderUpdated", actor="client", order_status="x", payment_status=state.payment_status
         )
 
-    parts.orders.step(new_in(parts), "user-7", decide, lambda change, sequence, at: None)
+    parts.orders.transition(new_in(parts), "user-7", decide, lambda change, sequence, at: None)
 
 
 def news_in(parts, at_once):  # noqa: F811
     """News that names the user, of orders that this process remembers and then of such that it does not."""
     ids = [new_in(parts) for _ in range(at_once)]
-    parts.orders.hear(
-        [msgspec.structs.replace(captured(order_id), user_id="user-7") for order_id in ids[:1]], order.heard
+    parts.orders.apply_payment_events(
+        [msgspec.structs.replace(captured(order_id), user_id="user-7") for order_id in ids[:1]],
+        order.apply_payment_event,
     )
-    parts.orders._fresh_orders.clear()
-    parts.orders.hear(
-        [msgspec.structs.replace(captured(order_id), user_id="user-7") for order_id in ids[1:]], order.heard
+    parts.orders._recent.clear()
+    parts.orders.apply_payment_events(
+        [msgspec.structs.replace(captured(order_id), user_id="user-7") for order_id in ids[1:]],
+        order.apply_payment_event,
     )
 
 
@@ -182,9 +185,9 @@ def news_in(parts, at_once):  # noqa: F811
 MORE = [
     step_of_ones_own,
     lambda parts: news_in(parts, 2),  # noqa: F811
-    lambda parts: [look(new_in(parts), "user-7") for look in (parts.orders.view, parts.orders.status)],  # noqa: F811
-    lambda parts: parts.orders.timeline(new_in(parts), "user-7", 0),  # noqa: F811
-    lambda parts: parts.orders.standing(new_in(parts), ""),  # noqa: F811
+    lambda parts: [look(new_in(parts), "user-7") for look in (parts.reads.view, parts.reads.status)],  # noqa: F811
+    lambda parts: parts.reads.timeline(new_in(parts), "user-7", 0),  # noqa: F811
+    lambda parts: parts.reads.diagnose(new_in(parts), ""),  # noqa: F811
     lambda parts: parts.payments.standing(str(ObjectId()), ""),  # noqa: F811
     lambda parts: [two_events_in(outbox) for outbox in (parts.orders_outbox, parts.payments_outbox)],  # noqa: F811
 ]
@@ -198,7 +201,9 @@ def table():
 
 
 def test_each_command_goes_where_the_table_says_and_does_the_same_there(filled, parts, commands):  # noqa: F811
-    calls = [use for (owner, _), use in USES.items() if owner in (OrderRepository, PaymentRepository, Outbox)]
+    calls = [
+        use for (owner, _), use in USES.items() if owner in (OrderRepository, OrderQueries, PaymentRepository, Outbox)
+    ]
     seen = defaultdict(set)
     for use in [*calls, *MORE]:
         commands.sent.clear()
@@ -217,7 +222,7 @@ def test_a_users_pages_that_share_a_command_go_to_that_users_shards_alone(filled
         [home] = filled.run("find", {"find": "orders", "filter": {"userId": user}})[1]
         homes[home].append(user)
     commands.sent.clear()
-    parts.orders._several_pages([({"userId": user}, 5) for user in homes[SHARDS[0]][:3]])
+    parts.reads.queries._read_pages([({"userId": user}, 5) for user in homes[SHARDS[0]][:3]])
     [(name, command, reply)] = commands.sent
     again, shards = filled.run(name, command)
     assert shards == {SHARDS[0]}

@@ -326,7 +326,7 @@ def test_a_step_whose_owner_is_lost_is_refused_as_unclear(join, two_owners, expe
 def test_a_step_that_was_taken_does_not_undo_what_another_client_did_since(join, two_owners, settings, mongodb_uri):
     """Its owner is lost between writing and answering, and "shipped" comes before the broker gives it to the next."""
     module, database = SignalBus(), Database(mongodb_uri, settings.database)
-    orders.install(module, module, database.collection("orders", 10.0), settings).prepare()
+    orders.Orders(module, module, database.collection("orders", 10.0), settings).prepare()
     wanted = CreateOrder(
         request_id="r", order_id=ORDER, user_id="u", product_id="1", product_name="p", total_text="RM 99",
         total_value=9900, total_currency="MYR", idempotency_key="",

@@ -12,10 +12,11 @@ from app.contracts.base import Event
 from app.contracts.orders import CreateOrder, RefundOrder, UpdateOrder
 from app.contracts.payments import PaymentCaptured, PaymentDeclined, PaymentRefunded
 from app.messaging.outbox import Outbox
-from app.orders import service
 from app.orders.open_order_limit import OpenOrderLimit
 from app.orders.repository import OrderRepository
+from app.orders.service import OrderService
 from app.storage.mongodb import Database, Store
+from tests.orders.reads import Reads
 
 NO_LIMIT = OpenOrderLimit(lambda *_: 0, 1)
 
@@ -65,6 +66,12 @@ def orders(store: Store, outbox: Outbox) -> OrderRepository:
 
 
 @pytest.fixture
+def reads(store: Store, outbox: Outbox, orders: OrderRepository) -> Reads:
+    """The reads of the same collection."""
+    return Reads(store, outbox)
+
+
+@pytest.fixture
 def rival(store: Store, outbox: Outbox, orders: OrderRepository) -> OrderRepository:
     """The same collection as another process has it."""
     return OrderRepository(store, outbox, 10.0)
@@ -94,7 +101,7 @@ def request_for() -> Callable[..., CreateOrder]:
 @pytest.fixture
 def create(orders: OrderRepository, request_for) -> Callable[..., str]:
     """Store a new order and tell its id."""
-    return lambda **changes: service.create_order(request_for(**changes), orders, NO_LIMIT).order_id
+    return lambda **changes: OrderService(orders, NO_LIMIT).create_order(request_for(**changes)).order_id
 
 
 @pytest.fixture
@@ -109,7 +116,7 @@ def update(orders: OrderRepository) -> Callable:
             expected_versions=expected,
             order_status=order_status,
         )
-        return service.update_order(request, repository or orders)
+        return OrderService(repository or orders, NO_LIMIT).update_order(request)
 
     return take
 
@@ -128,7 +135,7 @@ def refund(orders: OrderRepository) -> Callable:
             refund_value=value,
             currency="MYR",
         )
-        return service.refund_order(request, orders)
+        return OrderService(orders, NO_LIMIT).refund_order(request)
 
     return take
 

@@ -13,8 +13,10 @@ from app.contracts.base import NotFound, Unavailable
 from app.contracts.orders import AwaitOrder, AwaitTimeline
 from app.contracts.payments import PaymentCaptured
 from app.orders import notifier as watching
-from app.orders import service
 from app.orders.notifier import OrderChangeNotifier
+from app.orders.open_order_limit import OpenOrderLimit
+from app.orders.queries import OrderQueries
+from app.orders.service import OrderService
 
 LONG = 20.0
 # Well below the second after which everybody looks again anyhow.
@@ -36,12 +38,18 @@ def pool():
 
 
 @pytest.fixture
-def waits(orders, watch, pool):
+def queries(store, outbox, watch):
+    """The reads that wait with this notifier."""
+    return OrderQueries(store, outbox, watch, 10.0, 100)
+
+
+@pytest.fixture
+def waits(orders, queries, pool):
     """Have somebody wait for an order to settle."""
 
     def start(order_id, seconds=LONG, user=""):
         request = AwaitOrder(request_id="r", order_id=order_id, on_behalf_of=user, wait_ms=int(seconds * 1000))
-        return pool.submit(service.await_order, request, orders, watch)
+        return pool.submit(queries.await_order, request)
 
     return start
 
@@ -65,14 +73,17 @@ def within(seconds):
     assert time.monotonic() - started < seconds
 
 
+NO_LIMIT = OpenOrderLimit(lambda *_: 0, 1)
+
+
 def capture(orders, news, *order_ids):
-    service.on_payment_events([news(PaymentCaptured, order_id) for order_id in order_ids], orders)
+    OrderService(orders, NO_LIMIT).on_payment_events([news(PaymentCaptured, order_id) for order_id in order_ids])
 
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch):
     """Nobody looks again by himself, unless a test says so: what is seen has come by the stream."""
-    monkeypatch.setattr(watching, "LOOK_AGAIN_SECONDS", LONG)
+    monkeypatch.setattr(watching, "POLL_SECONDS", LONG)
 
 
 def test_who_waits_is_woken_by_the_change_another_process_makes(rival, create, waits, streams, news):
@@ -122,7 +133,7 @@ def test_an_ending_process_lets_all_go_with_the_state_as_it_is(create, waits, wa
     waiting = [waits(create()) for _ in range(5)]
     streams()
     with within(2.0):
-        watch.ending = True
+        watch.stopping = True
         assert {one.result(LONG).order_status for one in waiting} == {"Processing"}
         assert waits(create()).result(LONG).order_status == "Processing"
 
@@ -186,13 +197,13 @@ def test_when_a_stream_opens_all_look_again(orders, create, waits, watch, stream
     order_id = create()
     waiting = waits(order_id)
     streams()
-    monkeypatch.setattr(watch, "_ring", lambda key: 1 / 0)
+    monkeypatch.setattr(watch, "_notify", lambda key: 1 / 0)
     capture(orders, news, order_id)
     assert waiting.result(LONG).order_status == "Success"
 
 
 def test_without_a_stream_a_change_is_seen_a_little_later(orders, create, waits, watch, news, monkeypatch):
-    monkeypatch.setattr(watching, "LOOK_AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr(watching, "POLL_SECONDS", 0.2)
     monkeypatch.setattr(watch, "_open", lambda: 1 / 0)
     order_id = create()
     waiting = waits(order_id)
@@ -203,7 +214,7 @@ def test_without_a_stream_a_change_is_seen_a_little_later(orders, create, waits,
 
 
 def test_who_waits_outlasts_a_database_that_is_away_for_a_moment(watch, monkeypatch):
-    monkeypatch.setattr(watching, "LOOK_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(watching, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(watch, "_open", lambda: 1 / 0)
     answers = ["no", Unavailable("away"), Unavailable("away"), "yes"]
 
@@ -213,23 +224,25 @@ def test_who_waits_outlasts_a_database_that_is_away_for_a_moment(watch, monkeypa
             raise answer
         return answer
 
-    assert watch.until("an order", look, lambda answer: answer == "yes", LONG) == "yes"
+    assert watch.wait_until("an order", look, lambda answer: answer == "yes", LONG) == "yes"
     answers[:] = ["no", *[Unavailable("away")] * 99]
     with pytest.raises(Unavailable):
-        watch.until("an order", look, lambda answer: answer == "yes", 0.3)
+        watch.wait_until("an order", look, lambda answer: answer == "yes", 0.3)
     answers[:] = [Unavailable("away")]
     with within(SOON), pytest.raises(Unavailable):
-        watch.until("an order", look, lambda answer: answer == "yes", LONG)
+        watch.wait_until("an order", look, lambda answer: answer == "yes", LONG)
 
 
-def test_steps_are_told_as_they_are_taken_and_after_what_was_seen(orders, create, update, watch, pool, streams, news):
+def test_steps_are_told_as_they_are_taken_and_after_what_was_seen(
+    orders, create, update, watch, queries, pool, streams, news
+):
     order_id = create()
 
     def follow(after, seconds=LONG):
         request = AwaitTimeline(
             request_id="r", order_id=order_id, on_behalf_of="user-7", after=after, wait_ms=int(seconds * 1000)
         )
-        return service.await_timeline(request, orders, watch)
+        return queries.await_timeline(request)
 
     first = follow(0)
     assert [(one.sequence, one.from_status, one.to_status) for one in first.entries] == [(1, "(new)", "Processing")]
@@ -245,7 +258,7 @@ def test_steps_are_told_as_they_are_taken_and_after_what_was_seen(orders, create
     assert [one.to_status for one in follow(0).entries] == ["Processing", "Success", "Confirm"]
     assert (follow(3, 0.1).entries, follow(99, 0).entries, follow(3, 0).version) == ((), (), 3)
     assert not follow(3, 0).ending
-    watch.ending = True
+    watch.stopping = True
     assert follow(3).ending
 
 

@@ -58,7 +58,7 @@ def test_users_that_come_once_are_forgotten():
     limit = OpenOrderLimit(Counter(), 8)
     for number in range(5000):
         limit.check(f"user-{number}")
-    assert len(limit._users) <= OpenOrderLimit.MOST_USERS
+    assert len(limit._users) <= OpenOrderLimit.USERS_LIMIT
 
 
 def test_over_http_one_user_is_answered_429_and_another_201(settings, new_order, database):

@@ -27,7 +27,7 @@ from app.contracts.payments import (
     PaymentVoided,
 )
 from app.orders import order
-from app.orders.order import State
+from app.orders.order import OrderState
 
 TOTAL = 9900
 
@@ -81,9 +81,9 @@ NEWS = {
 HEARD = {(before, kind): after for kind, row in NEWS.items() for before, after in zip(BEFORE, row, strict=True)}
 
 
-def state(order_status: str, payment_status: str = "Captured", **members) -> State:
+def state(order_status: str, payment_status: str = "Captured", **members) -> OrderState:
     defaults = {"version": 4, "sequence": 4, "payment_sequence": 2, "total_value": TOTAL, "total_currency": "MYR"}
-    return State(order_status=order_status, payment_status=payment_status, **defaults | members)
+    return OrderState(order_status=order_status, payment_status=payment_status, **defaults | members)
 
 
 def event(kind: str, sequence: int = 3) -> Event:
@@ -98,7 +98,7 @@ def event(kind: str, sequence: int = 3) -> Event:
     }[kind]()
 
 
-def moved(before: State, change: order.OrderTransition, **members) -> State:
+def moved(before: OrderState, change: order.OrderTransition, **members) -> OrderState:
     """The state after a change, as the repository stores it."""
     return dataclasses.replace(
         before,
@@ -125,7 +125,7 @@ def test_the_table_is_the_documented_one():
         ("(custom)", "PUT Cancelled", "Cancelled"),
         ("Declined", "PUT Cancelled", "Cancelled"),
     }
-    assert len(order.TRANSITIONS) == len(order.NEXT)
+    assert len(order.TRANSITIONS) == len(order.NEXT_TRANSITION)
 
 
 def test_the_payment_statuses_are_the_documented_ones():
@@ -134,7 +134,7 @@ def test_the_payment_statuses_are_the_documented_ones():
 
 
 def test_every_order_begins_as_processing():
-    change = order.created()
+    change = order.initial_transition()
     assert (change.type, change.actor) == ("OrderCreated", "client")
     assert (change.order_status, change.payment_status) == ("Processing", "Processing")
     assert not change.cancels_payment
@@ -142,7 +142,7 @@ def test_every_order_begins_as_processing():
 
 @pytest.mark.parametrize(("status", "wanted"), [move for move, mark in MOVES.items() if mark == ">"])
 def test_a_legal_step_goes_where_the_client_asks(status, wanted):
-    change = order.requested(state(status), wanted)
+    change = order.client_transition(state(status), wanted)
     assert change.order_status == wanted
     assert change.actor == "client"
     assert change.type == ("OrderCancelled" if wanted == "Cancelled" else "OrderUpdated")
@@ -150,13 +150,13 @@ def test_a_legal_step_goes_where_the_client_asks(status, wanted):
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_the_same_state_again_records_nothing(status):
-    assert order.requested(state(status), status) is None
+    assert order.client_transition(state(status), status) is None
 
 
 @pytest.mark.parametrize(("status", "wanted"), [move for move, mark in MOVES.items() if mark == "x"])
 def test_an_illegal_step_is_refused_and_says_what_is_allowed(status, wanted):
     with pytest.raises(IllegalTransition) as refusal:
-        order.requested(state(status), wanted)
+        order.client_transition(state(status), wanted)
     assert refusal.value.members["from"] == status
     assert refusal.value.members["to"] == wanted
     assert sorted(refusal.value.members["allowed"]) == sorted(ALLOWED[status])
@@ -167,7 +167,7 @@ def test_an_illegal_step_is_refused_and_says_what_is_allowed(status, wanted):
 def test_what_is_allowed_is_what_works(status):
     for text in order.allowed(status):
         wanted = "Gift-wrapped" if text == "(custom)" else text
-        assert order.requested(state(status), wanted).order_status == wanted
+        assert order.client_transition(state(status), wanted).order_status == wanted
     assert sorted(order.allowed(status)) == sorted(ALLOWED[status])
 
 
@@ -175,7 +175,7 @@ def test_what_is_allowed_is_what_works(status):
 @pytest.mark.parametrize("name", ["Processing", "Success", "Declined"])
 def test_no_client_ever_moves_an_order_into_a_state_of_the_payment(status, name):
     try:
-        change = order.requested(state(status), name)
+        change = order.client_transition(state(status), name)
     except IllegalTransition:
         return
     assert change is None
@@ -184,12 +184,12 @@ def test_no_client_ever_moves_an_order_into_a_state_of_the_payment(status, name)
 
 def test_a_status_called_like_a_mark_of_the_table_is_just_another_custom_one():
     for text in ("(new)", "(custom)"):
-        assert order.requested(state("Success"), text).order_status == text
+        assert order.client_transition(state("Success"), text).order_status == text
         assert sorted(order.allowed(text)) == sorted(ALLOWED["Shipped"])
         with pytest.raises(IllegalTransition):
-            order.requested(state("Processing", "Processing"), text)
+            order.client_transition(state("Processing", "Processing"), text)
         with pytest.raises(IllegalTransition):
-            order.requested(state(text), "Confirm")
+            order.client_transition(state(text), "Confirm")
 
 
 @pytest.mark.parametrize(
@@ -205,14 +205,14 @@ def test_a_status_called_like_a_mark_of_the_table_is_just_another_custom_one():
     ],
 )
 def test_what_cancelling_means_for_the_money(before, payment_status, tells_payments):
-    change = order.requested(state(*before.split("/")), "Cancelled")
+    change = order.client_transition(state(*before.split("/")), "Cancelled")
     assert (change.order_status, change.payment_status) == ("Cancelled", payment_status)
     assert change.cancels_payment is tells_payments
 
 
 @pytest.mark.parametrize(("status", "wanted"), [move for move, mark in MOVES.items() if mark == ">"])
 def test_only_a_cancellation_touches_the_money(status, wanted):
-    change = order.requested(state(status, "Captured"), wanted)
+    change = order.client_transition(state(status, "Captured"), wanted)
     if wanted != "Cancelled":
         assert change.payment_status == "Captured"
         assert not change.cancels_payment
@@ -221,7 +221,7 @@ def test_only_a_cancellation_touches_the_money(status, wanted):
 @pytest.mark.parametrize(("before", "kind"), HEARD)
 def test_what_news_from_payments_makes_of_an_order(before, kind):
     heard = event(kind)
-    change = order.heard(state(*before.split("/")), heard)
+    change = order.apply_payment_event(state(*before.split("/")), heard)
     assert f"{change.order_status}/{change.payment_status}" == HEARD[before, kind]
     assert (change.type, change.actor) == (type(heard).__name__, "payments")
     assert not change.cancels_payment
@@ -229,17 +229,17 @@ def test_what_news_from_payments_makes_of_an_order(before, kind):
 
 def test_news_leaves_its_reason_in_the_timeline():
     processing = state("Processing", "Processing")
-    assert order.heard(processing, event("captured")).detail == "ref-1"
-    assert order.heard(processing, event("declined")).detail == "no cover"
-    assert order.heard(processing, event("parked")).detail == "nobody answered"
+    assert order.apply_payment_event(processing, event("captured")).detail == "ref-1"
+    assert order.apply_payment_event(processing, event("declined")).detail == "no cover"
+    assert order.apply_payment_event(processing, event("parked")).detail == "nobody answered"
 
 
 @pytest.mark.parametrize(("before", "kind"), HEARD)
 def test_news_heard_twice_or_older_changes_nothing(before, kind):
     held = state(*before.split("/"), payment_sequence=3)
-    assert order.heard(held, event(kind, sequence=3)) is None
-    assert order.heard(held, event(kind, sequence=2)) is None
-    assert order.heard(held, event(kind, sequence=4)) is not None
+    assert order.apply_payment_event(held, event(kind, sequence=3)) is None
+    assert order.apply_payment_event(held, event(kind, sequence=2)) is None
+    assert order.apply_payment_event(held, event(kind, sequence=4)) is not None
 
 
 def test_an_event_that_orders_does_not_know_is_not_swallowed():
@@ -248,7 +248,7 @@ def test_an_event_that_orders_does_not_know_is_not_swallowed():
         user_id="u", product_id="1", total_value=1, total_currency="MYR",
     )  # fmt: skip
     with pytest.raises(TypeError):
-        order.heard(state("Processing"), stranger)
+        order.apply_payment_event(state("Processing"), stranger)
 
 
 TEXT_MOVES = [move for move, mark in MOVES.items() if mark == ">" and move[1] not in {"Confirm", "Cancelled"}]
@@ -257,16 +257,16 @@ OTHER_STEPS = [move for move, mark in MOVES.items() if mark == ">" and move not 
 
 @pytest.mark.parametrize(("status", "wanted"), TEXT_MOVES)
 def test_a_full_timeline_takes_no_more_texts_of_clients(status, wanted):
-    assert order.requested(state(status, sequence=order.TEXT_LIMIT - 1), wanted).order_status == wanted
+    assert order.client_transition(state(status, sequence=order.TEXT_LIMIT - 1), wanted).order_status == wanted
     for sequence in (order.TEXT_LIMIT, order.TEXT_LIMIT + 3):
         with pytest.raises(TimelineFull):
-            order.requested(state(status, sequence=sequence), wanted)
+            order.client_transition(state(status, sequence=sequence), wanted)
 
 
 @pytest.mark.parametrize(("status", "wanted"), OTHER_STEPS)
 def test_a_full_timeline_has_room_for_what_can_happen_only_once(status, wanted):
     for sequence in (order.TEXT_LIMIT, order.TIMELINE_LIMIT, order.TIMELINE_LIMIT + 5):
-        assert order.requested(state(status, sequence=sequence), wanted).order_status == wanted
+        assert order.client_transition(state(status, sequence=sequence), wanted).order_status == wanted
 
 
 MISLEADING = [
@@ -288,7 +288,7 @@ MISLEADING = [
 @pytest.mark.parametrize("status", ["Processing", "Success", "Shipped"])
 def test_a_text_that_reads_like_what_only_the_system_sets_is_refused(status, wanted):
     with pytest.raises(MisleadingStatus):
-        order.requested(state(status), wanted)
+        order.client_transition(state(status), wanted)
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_a_text_that_reads_like_what_only_the_system_sets_is_refused(status, wan
     ],
 )
 def test_a_text_of_ones_own_in_any_script_is_taken_as_it_is(wanted):
-    assert order.requested(state("Success"), wanted).order_status == wanted
+    assert order.client_transition(state("Success"), wanted).order_status == wanted
 
 
 @pytest.mark.parametrize(
@@ -312,19 +312,19 @@ def test_a_text_of_ones_own_in_any_script_is_taken_as_it_is(wanted):
     [("Processing", False), ("Success", False), ("Declined", False), ("Confirm", True), ("Shipped", True)],
 )
 def test_who_may_not_refund_cancels_only_until_fulfilment_begins(status, refused):
-    assert order.requested(state(status), "Cancelled").order_status == "Cancelled"
+    assert order.client_transition(state(status), "Cancelled").order_status == "Cancelled"
     if refused:
         with pytest.raises(RefundNotAllowed):
-            order.requested(state(status), "Cancelled", may_refund=False)
+            order.client_transition(state(status), "Cancelled", may_refund=False)
     else:
-        assert order.requested(state(status), "Cancelled", may_refund=False).order_status == "Cancelled"
-    assert order.requested(state("Cancelled"), "Cancelled", may_refund=False) is None
+        assert order.client_transition(state(status), "Cancelled", may_refund=False).order_status == "Cancelled"
+    assert order.client_transition(state("Cancelled"), "Cancelled", may_refund=False) is None
 
 
 def test_a_full_timeline_still_tells_same_from_illegal():
-    assert order.requested(state("Shipped", sequence=200), "Shipped") is None
+    assert order.client_transition(state("Shipped", sequence=200), "Shipped") is None
     with pytest.raises(IllegalTransition):
-        order.requested(state("Shipped", sequence=200), "Success")
+        order.client_transition(state("Shipped", sequence=200), "Success")
 
 
 def test_all_that_clients_can_cause_is_within_the_size_that_a_timeline_is_meant_to_have():
@@ -335,7 +335,7 @@ def test_all_that_clients_can_cause_is_within_the_size_that_a_timeline_is_meant_
 @pytest.mark.parametrize("kind", NEWS)
 def test_news_from_payments_always_fits(kind):
     for sequence in (199, 200, 205):
-        assert order.heard(state("Shipped", sequence=sequence), event(kind)) is not None
+        assert order.apply_payment_event(state("Shipped", sequence=sequence), event(kind)) is not None
 
 
 def test_an_empty_timeline_folds_to_a_new_order():
@@ -359,20 +359,20 @@ WAYS = st.lists(
 @settings(deadline=None, max_examples=150)
 @given(WAYS)
 def test_whatever_happens_the_timeline_folds_to_the_state_and_no_order_comes_back(ways):
-    first = order.created()
+    first = order.initial_transition()
     held = state(first.order_status, first.payment_status, version=1, sequence=1, payment_sequence=0)
     timeline = [(first.order_status, first.payment_status)]
     for kind, what in ways:
         before = held
         if kind == "client":
             try:
-                change = order.requested(held, what)
+                change = order.client_transition(held, what)
             except IllegalTransition:
                 continue
             seen = held.payment_sequence
         else:
             seen = held.payment_sequence + what
-            change = order.heard(held, event(kind, seen))
+            change = order.apply_payment_event(held, event(kind, seen))
         if change is None:
             continue
         held = moved(held, change, payment_sequence=seen)
@@ -403,7 +403,7 @@ NOT_REFUNDABLE = (
 @pytest.mark.parametrize("value", [1, 900, TOTAL])
 def test_a_refund_is_reserved_and_leaves_the_order_where_it_is(before, value):
     status, payment_status = before.split("/")
-    change = order.refunded(state(status, payment_status), "r1", value, "MYR")
+    change = order.refund_reservation(state(status, payment_status), "r1", value, "MYR")
     assert (change.order_status, change.payment_status, change.refund) == (status, "Refunding", ("r1", value))
     assert (change.type, change.actor, change.cancels_payment) == ("RefundRequested", "client", False)
 
@@ -411,7 +411,7 @@ def test_a_refund_is_reserved_and_leaves_the_order_where_it_is(before, value):
 @pytest.mark.parametrize("before", NOT_REFUNDABLE)
 def test_where_nothing_was_captured_or_all_goes_back_anyway_no_refund_is_reserved(before):
     with pytest.raises(IllegalTransition):
-        order.refunded(state(*before.split("/")), "r1", 1, "MYR")
+        order.refund_reservation(state(*before.split("/")), "r1", 1, "MYR")
 
 
 @pytest.mark.parametrize(
@@ -432,32 +432,32 @@ def test_refunds_together_never_exceed_the_total(reserved, wanted, granted):
     held = state("Success", "Refunding", refunds=tuple((f"r{at}", value) for at, value in enumerate(reserved)))
     if granted is None:
         with pytest.raises(RefundExceedsBalance) as refusal:
-            order.refunded(held, "new", wanted, "MYR")
+            order.refund_reservation(held, "new", wanted, "MYR")
         assert refusal.value.members == {"remaining": TOTAL - sum(reserved)}
     else:
-        assert order.refunded(held, "new", wanted, "MYR").refund == ("new", granted)
+        assert order.refund_reservation(held, "new", wanted, "MYR").refund == ("new", granted)
 
 
 def test_a_refund_asked_for_again_is_reserved_once():
     held = state("Success", "Refunding", refunds=(("r1", 900),))
-    assert order.refunded(held, "r1", 900, "MYR") is None
-    assert order.refunded(held, "r1", 0, "MYR") is None
+    assert order.refund_reservation(held, "r1", 900, "MYR") is None
+    assert order.refund_reservation(held, "r1", 0, "MYR") is None
     with pytest.raises(IdempotencyKeyReused):
-        order.refunded(held, "r1", 901, "MYR")
+        order.refund_reservation(held, "r1", 901, "MYR")
 
 
 def test_a_refund_asked_for_again_after_the_order_was_cancelled_is_still_the_same():
-    assert order.refunded(state("Cancelled", "Refunding", refunds=(("r1", 900),)), "r1", 900, "MYR") is None
+    assert order.refund_reservation(state("Cancelled", "Refunding", refunds=(("r1", 900),)), "r1", 900, "MYR") is None
 
 
 def test_an_order_is_refunded_in_its_own_currency():
     with pytest.raises(WrongCurrency):
-        order.refunded(state("Success"), "r1", 900, "SGD")
+        order.refund_reservation(state("Success"), "r1", 900, "SGD")
 
 
 def test_a_full_timeline_has_room_for_refunds():
     for sequence in (order.TEXT_LIMIT, order.TIMELINE_LIMIT, order.TIMELINE_LIMIT + 5):
-        assert order.refunded(state("Success", sequence=sequence), "r1", 900, "MYR")
+        assert order.refund_reservation(state("Success", sequence=sequence), "r1", 900, "MYR")
 
 
 def refunded_often(times):
@@ -465,16 +465,16 @@ def refunded_often(times):
 
 
 def test_an_order_is_refunded_in_so_many_parts_and_no_more():
-    assert order.refunded(refunded_often(order.REFUND_LIMIT - 1), "new", 1, "MYR")
+    assert order.refund_reservation(refunded_often(order.REFUND_LIMIT - 1), "new", 1, "MYR")
     with pytest.raises(TooManyRefunds):
-        order.refunded(refunded_often(order.REFUND_LIMIT), "new", 1, "MYR")
+        order.refund_reservation(refunded_often(order.REFUND_LIMIT), "new", 1, "MYR")
 
 
 def test_after_the_last_part_all_that_is_left_can_still_go_back():
     left = TOTAL - order.REFUND_LIMIT
     for value in (0, left):
-        assert order.refunded(refunded_often(order.REFUND_LIMIT), "new", value, "MYR").refund == ("new", left)
-    assert order.refunded(refunded_often(order.REFUND_LIMIT), "r1", 1, "MYR") is None
+        assert order.refund_reservation(refunded_often(order.REFUND_LIMIT), "new", value, "MYR").refund == ("new", left)
+    assert order.refund_reservation(refunded_often(order.REFUND_LIMIT), "r1", 1, "MYR") is None
 
 
 @pytest.mark.parametrize(
@@ -493,11 +493,11 @@ def test_a_payment_is_refunding_until_all_that_shall_go_back_has(status, reserve
     held = state(status, "Refunding", refunds=tuple((f"r{at}", value) for at, value in enumerate(reserved)))
     base = {"event_id": "e", "order_id": "0" * 24, "sequence": 3, "request_id": "r", "at": 1}
     news = PaymentRefunded(**base, refund_id="r0", refund_value=1, refunded_total=refunded_total)
-    assert order.heard(held, news).payment_status == payment_status
+    assert order.apply_payment_event(held, news).payment_status == payment_status
 
 
 def test_cancelling_an_order_whose_refund_is_under_way_sends_the_rest_back():
-    change = order.requested(state("Success", "Refunding", refunds=(("r1", 900),)), "Cancelled")
+    change = order.client_transition(state("Success", "Refunding", refunds=(("r1", 900),)), "Cancelled")
     assert (change.payment_status, change.cancels_payment) == ("Refunding", True)
 
 
@@ -517,18 +517,18 @@ def test_a_refund_that_was_given_up_is_no_longer_reserved(status, refunded_total
     news = PaymentRefundFailed(
         **base, refund_id="r1", refund_value=900, refunded_total=refunded_total, reason="the card was closed"
     )
-    change = order.heard(held, news)
+    change = order.apply_payment_event(held, news)
     assert (change.order_status, change.payment_status, change.failed_refund) == (status, payment_status, "r1")
     assert "the card was closed" in change.detail
-    after = moved(held, change, failed=("r1",))
+    after = moved(held, change, failed_refunds=("r1",))
     assert after.reserved == held.reserved - 900
 
 
 def test_what_a_refund_that_was_given_up_had_reserved_can_be_refunded_again():
-    held = state("Success", "Captured", refunds=(("r1", TOTAL),), failed=("r1",))
-    assert order.refunded(held, "r2", 0, "").refund == ("r2", TOTAL)
+    held = state("Success", "Captured", refunds=(("r1", TOTAL),), failed_refunds=("r1",))
+    assert order.refund_reservation(held, "r2", 0, "").refund == ("r2", TOTAL)
 
 
 def test_a_refund_that_was_given_up_is_still_the_answer_to_its_own_request():
-    held = state("Success", "Captured", refunds=(("r1", 900),), failed=("r1",))
-    assert order.refunded(held, "r1", 900, "MYR") is None
+    held = state("Success", "Captured", refunds=(("r1", 900),), failed_refunds=("r1",))
+    assert order.refund_reservation(held, "r1", 900, "MYR") is None

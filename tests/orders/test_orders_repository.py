@@ -11,10 +11,11 @@ from app.contracts.base import Conflict, Money, NotFound
 from app.contracts.orders import IllegalTransition, OrderList, OrderView, StaleVersion, TimelineFull, TooManyRefunds
 from app.contracts.payments import PaymentCaptured, PaymentDeclined, PaymentRefunded
 from app.messaging.outbox import event_of
-from app.orders import order, service
+from app.orders import order
+from app.orders.documents import view_of
 from app.orders.open_order_limit import OpenOrderLimit
 from app.orders.order import OrderTransition
-from app.orders.repository import view_of
+from app.orders.service import OrderService
 
 NO_LIMIT = OpenOrderLimit(lambda *_: 0, 1)
 
@@ -61,7 +62,7 @@ def test_one_insert_holds_the_order_its_first_step_and_its_event(orders, create,
 
 def test_a_step_and_its_event_are_one_write(orders, create, update, commands, news, stored):
     order_id = create()
-    orders.hear([news(PaymentCaptured, order_id)], order.heard)
+    orders.apply_payment_events([news(PaymentCaptured, order_id)], order.apply_payment_event)
     commands.sent.clear()
     update(order_id, "Cancelled")
     assert [name for name, _ in commands.sent] == ["find", "findAndModify"]
@@ -73,7 +74,7 @@ def test_a_step_and_its_event_are_one_write(orders, create, update, commands, ne
 
 def test_every_write_is_journaled_on_a_majority(orders, create, update, commands, news):
     order_id = create()
-    orders.hear([news(PaymentCaptured, order_id)], order.heard)
+    orders.apply_payment_events([news(PaymentCaptured, order_id)], order.apply_payment_event)
     update(order_id, "Cancelled")
     writes = [command for name, command in commands.sent if name in ("insert", "update", "findAndModify")]
     assert len(writes) == 3
@@ -117,7 +118,7 @@ def test_of_many_stepping_one_order_exactly_one_wins_each_version(orders, rival,
             text = f"step {walker}-{stride}"
             while True:
                 try:
-                    state, changed = repository.step(order_id, "", step_to(text), silent)
+                    state, changed = repository.transition(order_id, "", step_to(text), silent)
                 except Conflict:
                     continue
                 assert changed
@@ -142,17 +143,17 @@ def test_of_many_cancelling_one_order_one_does_it_and_one_event_tells(orders, cr
 
 def test_a_step_is_decided_anew_when_another_was_faster(orders, create, update, rival, news, stored):
     order_id = create()
-    orders.hear([news(PaymentCaptured, order_id)], order.heard)
+    orders.apply_payment_events([news(PaymentCaptured, order_id)], order.apply_payment_event)
     seen = []
 
     def decide(state):
         seen.append(state.order_status)
         if len(seen) == 1:
             update(order_id, "Cancelled", rival)
-        return order.requested(state, "Confirm")
+        return order.client_transition(state, "Confirm")
 
     with pytest.raises(IllegalTransition) as refusal:
-        orders.step(order_id, "", decide, silent)
+        orders.transition(order_id, "", decide, silent)
     assert seen == ["Success", "Cancelled"]
     assert refusal.value.members["from"] == "Cancelled"
     assert stored(order_id)["orderStatus"] == "Cancelled"
@@ -164,11 +165,11 @@ def test_whoever_is_outrun_every_time_gets_a_conflict_and_changes_nothing(orders
 
     def decide(state):
         outrun.append(state.version)
-        rival.step(order_id, "", step_to(f"rival {len(outrun)}"), silent)
+        rival.transition(order_id, "", step_to(f"rival {len(outrun)}"), silent)
         return step_to("never")(state)
 
     with pytest.raises(Conflict):
-        orders.step(order_id, "", decide, silent)
+        orders.transition(order_id, "", decide, silent)
     assert 1 < len(outrun) < 100
     assert "never" not in [entry["to"] for entry in stored(order_id)["events"]]
 
@@ -187,7 +188,7 @@ def test_a_timeline_that_is_full_of_texts_takes_refunds_cancellation_and_news(
     orders, create, update, refund, database, news
 ):
     order_id = create()
-    orders.hear([news(PaymentCaptured, order_id)], order.heard)
+    orders.apply_payment_events([news(PaymentCaptured, order_id)], order.apply_payment_event)
     for at in range(3, order.TEXT_LIMIT + 1):
         assert update(order_id, f"step {at}").version == at
     with pytest.raises(TimelineFull):
@@ -198,7 +199,7 @@ def test_a_timeline_that_is_full_of_texts_takes_refunds_cancellation_and_news(
     with pytest.raises(TooManyRefunds):
         refund(order_id, "one more", 1)
     assert update(order_id, "Cancelled").changed
-    assert len(orders.hear([news(PaymentRefunded, order_id, 2)], order.heard)) == 1
+    assert len(orders.apply_payment_events([news(PaymentRefunded, order_id, 2)], order.apply_payment_event)) == 1
     doc = database.orders.find_one({"_id": ObjectId(order_id)})
     steps = order.TEXT_LIMIT + order.REFUND_LIMIT + 2
     assert (len(doc["events"]), doc["sequence"], doc["orderStatus"], doc["paymentStatus"]) == (
@@ -211,7 +212,7 @@ def test_news_of_many_new_orders_is_one_write_and_no_read(orders, create, comman
     commands.sent.clear()
     kinds = [PaymentCaptured if at % 2 else PaymentDeclined for at in range(20)]
     batch = [news(kind, order_id) for kind, order_id in zip(kinds, ids, strict=True)]
-    told = orders.hear(batch, order.heard)
+    told = orders.apply_payment_events(batch, order.apply_payment_event)
     assert [event for event, _ in told] == batch
     assert [name for name, _ in commands.sent] == ["update"]
     assert [stored(order_id)["orderStatus"] for order_id in ids] == ["Declined", "Success"] * 10
@@ -223,26 +224,28 @@ def test_news_of_orders_that_another_process_stored_is_one_read_and_one_write(
     ids = [create() for _ in range(20)]
     batch = [news(PaymentCaptured, order_id) for order_id in ids]
     commands.sent.clear()
-    rival.hear(batch, order.heard)
+    rival.apply_payment_events(batch, order.apply_payment_event)
     assert [name for name, _ in commands.sent] == ["find", "update"]
     # What the first process remembers of them is out of date now: that is found out, and nothing is heard twice.
-    orders.hear(batch, order.heard)
+    orders.apply_payment_events(batch, order.apply_payment_event)
     assert {(stored(order_id)["orderStatus"], stored(order_id)["version"]) for order_id in ids} == {("Success", 2)}
 
 
 def test_news_strikes_out_the_events_that_it_acknowledges_and_no_later_one(orders, create, update, news, stored):
     heard, cancelled = create(), create()
     update(cancelled, "Cancelled")
-    orders.hear([news(PaymentCaptured, one, order_sequence=1) for one in (heard, cancelled)], order.heard)
+    orders.apply_payment_events(
+        [news(PaymentCaptured, one, order_sequence=1) for one in (heard, cancelled)], order.apply_payment_event
+    )
     assert (stored(heard)["outbox"], "relayDue" in stored(heard)) == ([], False)
     assert [entry["type"] for entry in stored(cancelled)["outbox"]] == ["OrderCreated", "OrderCancelled"]
-    orders.hear([news(PaymentRefunded, cancelled, 2, order_sequence=2)], order.heard)
+    orders.apply_payment_events([news(PaymentRefunded, cancelled, 2, order_sequence=2)], order.apply_payment_event)
     assert (stored(cancelled)["outbox"], "relayDue" in stored(cancelled)) == ([], False)
 
 
 def test_news_that_acknowledges_nothing_leaves_the_outbox_alone(orders, create, news, stored):
     order_id = create()
-    orders.hear([news(PaymentCaptured, order_id)], order.heard)
+    orders.apply_payment_events([news(PaymentCaptured, order_id)], order.apply_payment_event)
     assert [entry["type"] for entry in stored(order_id)["outbox"]] == ["OrderCreated"]
 
 
@@ -263,7 +266,7 @@ def test_news_clears_a_dead_letter_that_payments_has_recorded_after_all(request,
     order_id = create()
     buried(order_id)
     hearing = request.getfixturevalue(process)
-    hearing.hear([news(PaymentCaptured, order_id, order_sequence=1)], order.heard)
+    hearing.apply_payment_events([news(PaymentCaptured, order_id, order_sequence=1)], order.apply_payment_event)
     doc = stored(order_id)
     assert (doc["orderStatus"], doc["outbox"], "deadLetter" in doc) == ("Success", [], False)
 
@@ -278,7 +281,7 @@ def test_news_leaves_a_dead_letter_that_payments_has_not_recorded_to_the_operato
         buried(order_id)
     batch = [news(PaymentCaptured, recorded), news(PaymentCaptured, waits, order_sequence=1)]
     hearing = request.getfixturevalue(process)
-    hearing.hear(batch, order.heard)
+    hearing.apply_payment_events(batch, order.apply_payment_event)
     for order_id in (recorded, waits):
         doc = stored(order_id)
         assert (doc["paymentSequence"], "deadLetter" in doc) == (1, True)
@@ -287,7 +290,7 @@ def test_news_leaves_a_dead_letter_that_payments_has_not_recorded_to_the_operato
 def test_the_same_news_twice_in_one_batch_is_heard_once(orders, create, news, stored):
     twice, once = create(), create()
     event = news(PaymentCaptured, twice)
-    told = orders.hear([event, news(PaymentCaptured, once), event], order.heard)
+    told = orders.apply_payment_events([event, news(PaymentCaptured, once), event], order.apply_payment_event)
     assert sorted(heard.order_id for heard, _ in told) == sorted([twice, once])
     assert [stored(order_id)["version"] for order_id in (twice, once)] == [2, 2]
 
@@ -295,10 +298,10 @@ def test_the_same_news_twice_in_one_batch_is_heard_once(orders, create, news, st
 def test_news_heard_again_later_changes_nothing(orders, create, news, stored):
     order_id = create()
     event = news(PaymentCaptured, order_id)
-    orders.hear([event], order.heard)
+    orders.apply_payment_events([event], order.apply_payment_event)
     before = stored(order_id)
-    assert orders.hear([event], order.heard) == []
-    assert orders.hear([event, event], order.heard) == []
+    assert orders.apply_payment_events([event], order.apply_payment_event) == []
+    assert orders.apply_payment_events([event, event], order.apply_payment_event) == []
     assert stored(order_id) == before
 
 
@@ -311,7 +314,7 @@ def test_several_news_of_one_order_in_one_batch_are_heard_in_their_order(orders,
         news(PaymentRefunded, order_id, 2, refund_value=900, refunded_total=900),
         news(PaymentRefunded, order_id, 3, refund_value=9000, refunded_total=9900),
     ]
-    assert len(orders.hear(batch, order.heard)) == 4
+    assert len(orders.apply_payment_events(batch, order.apply_payment_event)) == 4
     doc = stored(order_id)
     assert [entry["paymentStatus"] for entry in doc["events"]] == [
         "Processing", "Processing", "Refunding", "Refunding", "Refunded",
@@ -328,9 +331,9 @@ def test_news_is_judged_anew_when_a_client_cancels_between_read_and_write(orders
         judged.append((event.order_id, state.order_status))
         if judged == [(cancelled, "Processing")]:
             update(cancelled, "Cancelled", rival)
-        return order.heard(state, event)
+        return order.apply_payment_event(state, event)
 
-    told = orders.hear([news(PaymentCaptured, cancelled), news(PaymentCaptured, calm)], decide)
+    told = orders.apply_payment_events([news(PaymentCaptured, cancelled), news(PaymentCaptured, calm)], decide)
     assert {event.order_id: change.order_status for event, change in told} == {cancelled: "Cancelled", calm: "Success"}
     assert (cancelled, "Cancelled") in judged
     doc = stored(cancelled)
@@ -346,14 +349,14 @@ def test_news_that_is_outrun_every_time_is_a_conflict_and_can_be_heard_later(ord
 
     def decide(state, event):
         outrun.append(state.version)
-        rival.step(order_id, "", step_to(f"rival {len(outrun)}"), silent)
-        return order.heard(state, event)
+        rival.transition(order_id, "", step_to(f"rival {len(outrun)}"), silent)
+        return order.apply_payment_event(state, event)
 
     with pytest.raises(Conflict):
-        orders.hear([event], decide)
+        orders.apply_payment_events([event], decide)
     assert 1 < len(outrun) < 100
     assert stored(order_id)["paymentSequence"] == 0
-    assert len(orders.hear([event], order.heard)) == 1
+    assert len(orders.apply_payment_events([event], order.apply_payment_event)) == 1
 
 
 def test_clients_and_payments_at_once_leave_every_order_whole(orders, rival, create, update, news, stored):
@@ -369,7 +372,7 @@ def test_clients_and_payments_at_once_leave_every_order_whole(orders, rival, cre
         start.wait()
         while True:
             try:
-                orders.hear(events, order.heard)
+                orders.apply_payment_events(events, order.apply_payment_event)
             except Conflict:
                 continue
             return
@@ -391,36 +394,36 @@ def test_news_of_a_missing_order_is_refused_and_the_others_can_be_heard(orders, 
     order_id = create()
     good, lost = news(PaymentCaptured, order_id), news(PaymentCaptured, str(ObjectId()))
     with pytest.raises(NotFound, match=lost.order_id):
-        orders.hear([good, lost], order.heard)
-    assert len(orders.hear([good], order.heard)) == 1
+        orders.apply_payment_events([good, lost], order.apply_payment_event)
+    assert len(orders.apply_payment_events([good], order.apply_payment_event)) == 1
     assert stored(order_id)["orderStatus"] == "Success"
 
 
-def test_a_malformed_or_unknown_id_names_no_order(orders, create):
+def test_a_malformed_or_unknown_id_names_no_order(reads, orders, create):
     create()
     for order_id in (*NOT_IDS, "6920c1b05be0d3a1f2c4e687"):
         with pytest.raises(NotFound):
-            orders.view(order_id, "")
+            reads.view(order_id, "")
         with pytest.raises(NotFound):
-            orders.status(order_id, "")
+            reads.status(order_id, "")
         with pytest.raises(NotFound):
-            orders.step(order_id, "", step_to("anything"), silent)
+            orders.transition(order_id, "", step_to("anything"), silent)
 
 
-def test_an_order_has_one_name_so_its_id_in_capitals_is_unknown(orders, update, create, stored):
+def test_an_order_has_one_name_so_its_id_in_capitals_is_unknown(reads, orders, update, create, stored):
     """Payments knows it by its id in small letters: a cancellation under another name would never find the money."""
     order_id = create(order_id="6920c1b05be0d3a1f2c4e687")
     before = stored(order_id)
-    for ask in (orders.view, orders.status, lambda shouted, _: update(shouted, "Cancelled")):
+    for ask in (reads.view, reads.status, lambda shouted, _: update(shouted, "Cancelled")):
         with pytest.raises(NotFound):
             ask(order_id.upper(), "")
     assert stored(order_id) == before
 
 
-def test_an_order_is_told_as_it_was_stored(orders, create, update, stored):
+def test_an_order_is_told_as_it_was_stored(reads, orders, create, update, stored):
     order_id = create(product_name="Kaffee ☕", total_text="RM 99", total_value=2**40)
     update(order_id, "Cancelled")
-    view, doc = orders.view(order_id, ""), stored(order_id)
+    view, doc = reads.view(order_id, ""), stored(order_id)
     assert view == OrderView(
         id=order_id,
         user_id="user-7",
@@ -436,16 +439,16 @@ def test_an_order_is_told_as_it_was_stored(orders, create, update, stored):
     )
     for text, at in ((view.created_at, doc["createdAt"]), (view.updated_at, doc["updatedAt"])):
         assert text == at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    status = orders.status(order_id, "")
+    status = reads.status(order_id, "")
     assert (status.order_status, status.payment_status, status.version) == ("Cancelled", "Processing", 2)
 
 
-def test_internal_members_are_not_even_read(orders, create, commands):
+def test_internal_members_are_not_even_read(reads, orders, create, commands):
     order_id = create()
     commands.sent.clear()
-    orders.view(order_id, "")
-    orders.status(order_id, "")
-    orders.of_user("user-7", 10)
+    reads.view(order_id, "")
+    reads.status(order_id, "")
+    reads.list_by_user("user-7", 10)
     asked = [command["projection"] for _, command in commands.sent]
     assert len(asked) == 3
     for projection in asked:
@@ -454,16 +457,16 @@ def test_internal_members_are_not_even_read(orders, create, commands):
     assert not {"events", "outbox", "requestId"} & {*OrderView.__struct_fields__}
 
 
-def test_pages_that_share_a_command_are_the_same_as_alone(orders, create, commands):
+def test_pages_that_share_a_command_are_the_same_as_alone(reads, orders, create, commands):
     for at in range(30):
         create(user_id=f"reader-{at % 5}", product_name=f"no {at}")
-    oldest = orders.of_user("reader-1", 100).orders[3]
+    oldest = reads.list_by_user("reader-1", 100).orders[3]
     asked = [(f"reader-{at % 5}", 1 + at % 7) for at in range(15)]
-    alone = [orders.of_user(*one) for one in asked]
-    started = orders.of_user("reader-1", 2, "", oldest.created_at, oldest.id)
+    alone = [reads.list_by_user(*one) for one in asked]
+    started = reads.list_by_user("reader-1", 2, "", oldest.created_at, oldest.id)
     wanted = [({"userId": user_id}, size + 1) for user_id, size in asked]
     commands.sent.clear()
-    together = orders._several_pages([*wanted, ({"userId": "nobody"}, 5)])
+    together = reads.queries._read_pages([*wanted, ({"userId": "nobody"}, 5)])
     assert [name for name, _ in commands.sent] == ["aggregate"]
     assert [[view_of(doc) for doc in page[:size]] for page, (_, size) in zip(together, asked, strict=False)] == [
         list(one.orders) for one in alone
@@ -472,16 +475,16 @@ def test_pages_that_share_a_command_are_the_same_as_alone(orders, create, comman
     assert len(started.orders) == 2
 
 
-def test_many_who_ask_for_pages_at_once_each_get_their_own(orders, create):
+def test_many_who_ask_for_pages_at_once_each_get_their_own(reads, orders, create):
     for at in range(40):
         create(user_id=f"crowd-{at % 8}")
     with ThreadPoolExecutor(32) as pool:
-        lists = list(pool.map(lambda at: orders.of_user(f"crowd-{at % 8}", 3), range(200)))
+        lists = list(pool.map(lambda at: reads.list_by_user(f"crowd-{at % 8}", 3), range(200)))
     for at, one in enumerate(lists):
         assert ([view.user_id for view in one.orders], one.more) == ([f"crowd-{at % 8}"] * 3, True)
 
 
-def test_a_list_has_the_users_orders_newest_first(orders, create, database):
+def test_a_list_has_the_users_orders_newest_first(reads, orders, create, database):
     ids = [create(user_id="lister", product_name=f"no {at}") for at in range(12)]
     create(user_id="another")
     create(user_id="Lister")
@@ -489,34 +492,34 @@ def test_a_list_has_the_users_orders_newest_first(orders, create, database):
     for at, order_id in enumerate(ids):
         when = orders.now().replace(microsecond=1000 * (at // 3), second=1)
         database.orders.update_one({"_id": ObjectId(order_id)}, {"$set": {"createdAt": when}})
-    listed = orders.of_user("lister", 100).orders
+    listed = reads.list_by_user("lister", 100).orders
     assert [view.id for view in listed] == ids[::-1]
     assert {view.user_id for view in listed} == {"lister"}
 
 
-def test_a_list_ends_at_its_limit_with_the_newest(orders, create):
+def test_a_list_ends_at_its_limit_with_the_newest(reads, orders, create):
     ids = [create(user_id="lister") for _ in range(5)]
-    everything = [view.id for view in orders.of_user("lister", 100).orders]
+    everything = [view.id for view in reads.list_by_user("lister", 100).orders]
     assert sorted(everything) == sorted(ids)
-    assert [view.id for view in orders.of_user("lister", 3).orders] == everything[:3]
-    assert orders.of_user("nobody", 3) == OrderList(orders=(), more=False)
+    assert [view.id for view in reads.list_by_user("lister", 3).orders] == everything[:3]
+    assert reads.list_by_user("nobody", 3) == OrderList(orders=(), more=False)
 
 
-def test_a_listed_order_is_the_one_that_is_found(orders, create):
+def test_a_listed_order_is_the_one_that_is_found(reads, orders, create):
     order_id = create(user_id="lister")
-    assert list(orders.of_user("lister", 1).orders) == [orders.view(order_id, "")]
+    assert list(reads.list_by_user("lister", 1).orders) == [reads.view(order_id, "")]
 
 
-def test_many_at_once_read_what_they_have_just_written(orders, rival, request_for, update):
+def test_many_at_once_read_what_they_have_just_written(reads, orders, rival, request_for, update):
     def live_through(walker: int) -> None:
         for _ in range(6):
-            order_id = service.create_order(request_for(user_id=f"w{walker}"), orders, NO_LIMIT).order_id
-            assert orders.view(order_id, "").version == 1
-            assert rival.status(order_id, "").order_status == "Processing"
+            order_id = OrderService(orders, NO_LIMIT).create_order(request_for(user_id=f"w{walker}")).order_id
+            assert reads.view(order_id, "").version == 1
+            assert reads.status(order_id, "").order_status == "Processing"
             update(order_id, "Cancelled", rival)
-            assert orders.status(order_id, "").order_status == "Cancelled"
-            assert orders.view(order_id, "").order_status == "Cancelled"
-            assert order_id in {view.id for view in orders.of_user(f"w{walker}", 100).orders}
+            assert reads.status(order_id, "").order_status == "Cancelled"
+            assert reads.view(order_id, "").order_status == "Cancelled"
+            assert order_id in {view.id for view in reads.list_by_user(f"w{walker}", 100).orders}
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(live_through, range(16)))
@@ -572,13 +575,13 @@ def made_of(collection):
     return collection.options()["validator"], collection.index_information()
 
 
-def test_preparing_again_and_side_by_side_changes_nothing(orders, rival, create, database):
+def test_preparing_again_and_side_by_side_changes_nothing(reads, orders, rival, create, database):
     order_id = create()
     before = made_of(database.orders)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda repository: repository.prepare(), [orders, rival] * 2))
     assert made_of(database.orders) == before
-    assert orders.view(order_id, "").id == order_id
+    assert reads.view(order_id, "").id == order_id
 
 
 def test_collections_that_are_prepared_for_the_first_time_side_by_side_come_out_right(orders, rival, database):
@@ -590,14 +593,14 @@ def test_collections_that_are_prepared_for_the_first_time_side_by_side_come_out_
         assert made_of(database.orders) == expected
 
 
-def test_on_behalf_of_a_user_only_that_users_orders_are_there(orders, create, update, commands, stored):
+def test_on_behalf_of_a_user_only_that_users_orders_are_there(reads, orders, create, update, commands, stored):
     order_id = create(user_id="ada")
     before = stored(order_id)
     for ask in (
-        orders.view,
-        orders.status,
-        orders.standing,
-        lambda key, user: orders.timeline(key, user, 0),
+        reads.view,
+        reads.status,
+        reads.diagnose,
+        lambda key, user: reads.timeline(key, user, 0),
         lambda key, user: update(key, "Cancelled", user=user),
     ):
         for user in ("bob", "Ada", "ada ", "$ne"):
@@ -614,7 +617,7 @@ def test_on_behalf_of_a_user_only_that_users_orders_are_there(orders, create, up
 
 def test_a_step_on_old_knowledge_is_judged_with_the_write_itself(orders, rival, create, update, news, stored):
     order_id = create()
-    service.on_payment_events([news(PaymentCaptured, order_id)], orders)
+    OrderService(orders, NO_LIMIT).on_payment_events([news(PaymentCaptured, order_id)])
     taken = []
 
     def decide(state):
@@ -622,28 +625,28 @@ def test_a_step_on_old_knowledge_is_judged_with_the_write_itself(orders, rival, 
         if not taken:
             # Another is faster, between the look and the write.
             taken.append(update(order_id, "Confirm", rival))
-        return order.requested(state, "Packed")
+        return order.client_transition(state, "Packed")
 
     with pytest.raises(StaleVersion) as refused:
-        orders.step(order_id, "", decide, silent)
+        orders.transition(order_id, "", decide, silent)
     assert refused.value.members == {"order_id": order_id, "version": 3}
     assert stored(order_id)["orderStatus"] == "Confirm"
     assert update(order_id, "Packed", expected=(1, 3)).version == 4
 
 
-def test_an_order_stands_with_its_last_step_and_what_holds_it_up(orders, create, update, database):
+def test_an_order_stands_with_its_last_step_and_what_holds_it_up(reads, orders, create, update, database):
     order_id = create()
     update(order_id, "Cancelled")
-    standing = orders.standing(order_id, "")
+    standing = reads.diagnose(order_id, "")
     assert (standing.order_status, standing.last.sequence, standing.last.to_status) == ("Cancelled", 2, "Cancelled")
-    assert (standing.undelivered, standing.dead) == (True, "")
+    assert (standing.undelivered, standing.dead_letter) == (True, "")
     letter = {"reason": "poison", "event_id": "e", "failures": 8, "at": orders.now()}
     database.orders.update_one({"_id": ObjectId(order_id)}, {"$set": {"outbox": [], "deadLetter": letter}})
-    standing = orders.standing(order_id, "user-7")
-    assert (standing.undelivered, standing.dead) == (False, "poison")
+    standing = reads.diagnose(order_id, "user-7")
+    assert (standing.undelivered, standing.dead_letter) == (False, "poison")
 
 
-def test_a_page_begins_behind_the_order_it_is_told(orders, create, database):
+def test_a_page_begins_behind_the_order_it_is_told(reads, orders, create, database):
     ids = [create(user_id="lister") for _ in range(9)]
     for at, order_id in enumerate(ids):
         when = orders.now().replace(microsecond=1000 * (at // 4), second=1)
@@ -651,7 +654,7 @@ def test_a_page_begins_behind_the_order_it_is_told(orders, create, database):
     for limit in (1, 2, 3, 8, 9):
         found, before = [], ("", "")
         while True:
-            page = orders.of_user("lister", limit, "Processing", *before)
+            page = reads.list_by_user("lister", limit, "Processing", *before)
             found += [view.id for view in page.orders]
             assert len(page.orders) <= limit
             if not page.more:

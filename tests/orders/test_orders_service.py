@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import pytest
 from bson import ObjectId
 
@@ -20,8 +21,8 @@ from app.contracts.orders import (
 from app.contracts.payments import PaymentCaptured, PaymentDeclined, PaymentParked, PaymentRefunded, PaymentVoided
 from app.main import runtime
 from app.messaging.outbox import Pending, entry_of, event_of
-from app.orders import service
 from app.orders.open_order_limit import OpenOrderLimit
+from app.orders.service import OrderService
 
 NO_LIMIT = OpenOrderLimit(lambda *_: 0, 1)
 
@@ -42,14 +43,14 @@ def outbox_of(doc):
 
 def test_a_new_order_is_acknowledged_with_its_id_and_first_version(orders, request_for, stored):
     request = request_for()
-    accepted = service.create_order(request, orders, NO_LIMIT)
+    accepted = OrderService(orders, NO_LIMIT).create_order(request)
     assert (type(accepted), accepted.order_id, accepted.version) == (OrderAccepted, request.order_id, 1)
     assert stored(request.order_id)["requestId"] == request.request_id
 
 
 def test_a_new_order_asks_for_its_payment(orders, request_for, stored):
     request = request_for(product_id="p-9", total_value=123, total_currency="JPY", user_id="u-3")
-    service.create_order(request, orders, NO_LIMIT)
+    OrderService(orders, NO_LIMIT).create_order(request)
     doc = stored(request.order_id)
     [event] = outbox_of(doc)
     assert event == OrderCreated(
@@ -73,7 +74,7 @@ def test_every_event_has_an_id_of_its_own(orders, create, stored):
 
 def test_a_step_is_told_with_the_version_it_led_to(orders, create, update, news):
     order_id = create()
-    service.on_payment_events([news(PaymentCaptured, order_id)], orders)
+    OrderService(orders, NO_LIMIT).on_payment_events([news(PaymentCaptured, order_id)])
     answers = [update(order_id, text) for text in ("Confirm", "Shipped", "Shipped", "Delivered", "Cancelled")]
     assert [(answer.order_status, answer.version, answer.changed) for answer in answers] == [
         ("Confirm", 3, True),
@@ -101,7 +102,7 @@ def test_a_step_of_an_unknown_order_is_refused(orders, update):
 
 def test_a_cancellation_is_announced_once_with_its_place_in_the_timeline(orders, create, update, news, stored):
     order_id = create()
-    service.on_payment_events([news(PaymentCaptured, order_id)], orders)
+    OrderService(orders, NO_LIMIT).on_payment_events([news(PaymentCaptured, order_id)])
     update(order_id, "Confirm")
     for _ in range(3):
         update(order_id, "Cancelled")
@@ -114,7 +115,9 @@ def test_a_cancellation_is_announced_once_with_its_place_in_the_timeline(orders,
 
 def test_only_cancelling_is_announced_and_only_where_money_is_involved(orders, create, update, news, stored):
     fulfilled, declined = create(), create()
-    service.on_payment_events([news(PaymentCaptured, fulfilled), news(PaymentDeclined, declined)], orders)
+    OrderService(orders, NO_LIMIT).on_payment_events(
+        [news(PaymentCaptured, fulfilled), news(PaymentDeclined, declined)]
+    )
     update(fulfilled, "Confirm")
     update(fulfilled, "Shipped")
     update(declined, "Cancelled")
@@ -125,11 +128,11 @@ def test_only_cancelling_is_announced_and_only_where_money_is_involved(orders, c
 
 def test_the_timeline_tells_who_did_what(orders, create, update, news, stored):
     order_id = create()
-    service.on_payment_events([news(PaymentCaptured, order_id, reference="ref-9")], orders)
+    OrderService(orders, NO_LIMIT).on_payment_events([news(PaymentCaptured, order_id, reference="ref-9")])
     update(order_id, "Confirm")
     update(order_id, "Shipped")
     update(order_id, "Cancelled")
-    service.on_payment_events([news(PaymentRefunded, order_id, 2)], orders)
+    OrderService(orders, NO_LIMIT).on_payment_events([news(PaymentRefunded, order_id, 2)])
     entries = stored(order_id)["events"]
     assert [(entry["type"], entry["actor"], entry["from"], entry["to"], entry["paymentStatus"]) for entry in entries] == [
         ("OrderCreated", "client", "(new)", "Processing", "Processing"),
@@ -159,7 +162,7 @@ def test_news_is_applied_once_however_often_it_comes(orders, create, news, store
     order_id = create()
     event = news(kind, order_id, **members)
     for batch in ([event], [event, event], [event]):
-        service.on_payment_events(batch, orders)
+        OrderService(orders, NO_LIMIT).on_payment_events(batch)
     doc = stored(order_id)
     assert (doc["orderStatus"], doc["paymentStatus"]) == statuses
     assert [entry["type"] for entry in doc["events"]] == ["OrderCreated", kind.__name__]
@@ -167,15 +170,15 @@ def test_news_is_applied_once_however_often_it_comes(orders, create, news, store
 
 def test_news_of_a_missing_order_is_refused_so_that_the_relay_sees_it(orders, create, news):
     with pytest.raises(NotFound):
-        service.on_payment_events([news(PaymentCaptured, str(ObjectId()))], orders)
+        OrderService(orders, NO_LIMIT).on_payment_events([news(PaymentCaptured, str(ObjectId()))])
 
 
-def test_an_order_its_status_and_the_list_agree(orders, create, update):
+def test_an_order_its_status_and_the_list_agree(reads, orders, create, update):
     order_id = create(user_id="u-8")
     update(order_id, "Cancelled")
-    view = service.find_order(FindOrder(request_id="r", order_id=order_id, on_behalf_of=""), orders)
-    status = service.check_order_status(CheckOrderStatus(request_id="r", order_id=order_id, on_behalf_of=""), orders)
-    listed = service.list_orders(list_of("u-8"), orders)
+    view = reads.queries.find_order(FindOrder(request_id="r", order_id=order_id, on_behalf_of=""))
+    status = reads.queries.check_status(CheckOrderStatus(request_id="r", order_id=order_id, on_behalf_of=""))
+    listed = reads.queries.list_by_user(list_of("u-8"))
     assert listed.orders == (view,)
     assert (status.order_id, status.order_status, status.payment_status, status.version) == (
         view.id,
@@ -185,14 +188,14 @@ def test_an_order_its_status_and_the_list_agree(orders, create, update):
     )
 
 
-def test_asking_for_an_unknown_order_is_refused(orders, create):
+def test_asking_for_an_unknown_order_is_refused(reads, orders, create):
     create()
     for order_id in (str(ObjectId()), "no-such-order"):
         with pytest.raises(NotFound):
-            service.find_order(FindOrder(request_id="r", order_id=order_id, on_behalf_of=""), orders)
+            reads.queries.find_order(FindOrder(request_id="r", order_id=order_id, on_behalf_of=""))
         with pytest.raises(NotFound):
-            service.check_order_status(CheckOrderStatus(request_id="r", order_id=order_id, on_behalf_of=""), orders)
-    assert service.list_orders(list_of("nobody"), orders).orders == ()
+            reads.queries.check_status(CheckOrderStatus(request_id="r", order_id=order_id, on_behalf_of=""))
+    assert reads.queries.list_by_user(list_of("nobody")).orders == ()
 
 
 def test_what_a_client_adds_to_an_order_is_never_stored(client, place, database):
@@ -259,7 +262,7 @@ def test_handlers_never_answer_for_another_order(orders, create, update, stored)
 
 def test_a_refund_is_reserved_and_asked_of_payments_in_one_write(orders, create, refund, commands, news, stored):
     order_id = create()
-    service.on_payment_events([news(PaymentCaptured, order_id)], orders)
+    OrderService(orders, NO_LIMIT).on_payment_events([news(PaymentCaptured, order_id)])
     commands.sent.clear()
     answer = refund(order_id, "r1", 900)
     assert [name for name, _ in commands.sent] == ["find", "findAndModify"]
@@ -274,7 +277,7 @@ def test_a_refund_is_reserved_and_asked_of_payments_in_one_write(orders, create,
 
 def test_a_refund_without_a_value_is_all_that_is_left(orders, create, refund, news):
     order_id = create()
-    service.on_payment_events([news(PaymentCaptured, order_id)], orders)
+    OrderService(orders, NO_LIMIT).on_payment_events([news(PaymentCaptured, order_id)])
     assert refund(order_id, "r1", 900).refund_value == 900
     assert refund(order_id, "rest").refund_value == 9000
     with pytest.raises(RefundExceedsBalance):
@@ -283,7 +286,7 @@ def test_a_refund_without_a_value_is_all_that_is_left(orders, create, refund, ne
 
 def test_a_refund_asked_for_again_is_told_again_and_not_made_again(orders, create, refund, news, stored):
     order_id = create()
-    service.on_payment_events([news(PaymentCaptured, order_id)], orders)
+    OrderService(orders, NO_LIMIT).on_payment_events([news(PaymentCaptured, order_id)])
     refund(order_id, "r1", 900)
     before = stored(order_id)
     again = refund(order_id, "r1", 900)
@@ -293,7 +296,7 @@ def test_a_refund_asked_for_again_is_told_again_and_not_made_again(orders, creat
 
 def test_refunds_asked_for_at_once_never_exceed_what_was_captured(orders, create, refund, news, stored):
     order_id = create()
-    service.on_payment_events([news(PaymentCaptured, order_id)], orders)
+    OrderService(orders, NO_LIMIT).on_payment_events([news(PaymentCaptured, order_id)])
 
     def ask(at: int) -> int:
         while True:
@@ -310,3 +313,11 @@ def test_refunds_asked_for_at_once_never_exceed_what_was_captured(orders, create
     doc = stored(order_id)
     assert sum(made["value"] for made in doc["refunds"]) == 8000
     assert [entry["type"] for entry in doc["outbox"]] == ["OrderCreated", "RefundRequested", "RefundRequested"]
+
+
+def test_amounts_that_need_64_bits_are_plain_integers_for_every_encoder(orders, create, refund, news):
+    order_id = create(total_value=2**40)
+    OrderService(orders, NO_LIMIT).on_payment_events([news(PaymentCaptured, order_id)])
+    refund(order_id, "r1", value=2**39)
+    again = refund(order_id, "r1", value=2**39)
+    assert msgspec.json.decode(msgspec.json.encode(again))["refund_value"] == 2**39

@@ -199,7 +199,7 @@ def test_everybodys_orders_can_be_of_one_status(everybody, all_orders):
 
 def test_a_status_is_looked_for_among_so_many_and_then_further(everybody, all_orders, monkeypatch):
     client, database = everybody
-    monkeypatch.setattr("app.orders.repository.LOOKED_AT", 4)
+    monkeypatch.setattr("app.orders.queries.STATUS_SCAN_LIMIT", 4)
     database.orders.update_one({"_id": ObjectId(all_orders[-1])}, {"$set": {"orderStatus": "Packed"}})
     found = list(pages(client, "/orders?limit=2&status=Packed", by_link))
     assert found == [[], [], [all_orders[-1]]]

@@ -13,7 +13,7 @@ from app.contracts.base import Unavailable
 from app.gateway.routes import timeline
 from app.gateway.security.connection_limits import hung_up
 from app.main import create_app, runtime
-from app.orders.repository import OrderRepository
+from app.orders.queries import OrderQueries
 from tests.gateway.routes.test_orders import step
 
 SSE = {"Accept": "text/event-stream"}
@@ -145,7 +145,7 @@ def test_a_stream_outlasts_a_database_that_is_away_for_a_moment(http, captured, 
         raise Unavailable("away")
 
     with monkeypatch.context() as gone:
-        gone.setattr(OrderRepository, "status", away)
+        gone.setattr(OrderQueries, "check_status", away)
         assert next(told) == ": heartbeat\n\n"
     step(http, captured, "Confirm")
     assert [event["to"] for _, _, event in islice(parsed(told), 1)] == ["Confirm"]

@@ -1,0 +1,277 @@
+"""Answers what is asked about orders. Concurrent reads share one command."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
+
+from bson import ObjectId
+from bson.codec_options import CodecOptions
+
+from app.contracts.base import Backlog, OrderIds, Queue
+from app.contracts.orders import (
+    AwaitOrder,
+    AwaitTimeline,
+    CheckOrderBacklog,
+    CheckOrderQueue,
+    CheckOrderStatus,
+    DescribeStates,
+    ExplainOrder,
+    FindOrder,
+    FindOrders,
+    ListAllOrders,
+    ListOrders,
+    ListStuckOrders,
+    OrderExplanation,
+    OrderList,
+    OrderPage,
+    OrderStatusView,
+    OrderView,
+    StateMachine,
+    StateRule,
+    Timeline,
+)
+from app.messaging.handlers import handles
+from app.messaging.outbox import Outbox
+from app.orders import order
+from app.orders.documents import (
+    DIAGNOSTICS,
+    NEWEST_FIRST,
+    ORDER_ID,
+    STATUS,
+    TIMELINE,
+    VIEW,
+    OrderDiagnostics,
+    diagnostics_of,
+    filter_of,
+    filter_of_many,
+    key_of,
+    not_found,
+    timeline_entry_of,
+    view_of,
+)
+from app.orders.notifier import OrderChangeNotifier
+from app.storage.group_commit import GroupCommit
+from app.storage.mongodb import Document, Documents, Store
+
+# How many pages one command reads at most.
+PAGES = 16
+# How many of the newest orders a list of one status over all users searches: there is no index for it.
+STATUS_SCAN_LIMIT = 10_000
+
+# A filter and how many orders.
+Page = tuple[Document, int]
+# The key of an order and its user; the user is empty for any.
+Key = tuple[ObjectId, str]
+
+
+class OrderQueries:
+    """Reads orders for other modules. `deadline` is in seconds; `backlog_limit` bounds what is counted."""
+
+    def __init__(
+        self, store: Store, outbox: Outbox, notifier: OrderChangeNotifier, deadline: float, backlog_limit: int
+    ) -> None:
+        self._store = store
+        self._outbox = outbox
+        self._notifier = notifier
+        self._deadline = deadline
+        self._backlog_limit = backlog_limit
+        # Times without a zone take half as long to read; all of them are in UTC.
+        self._documents: Documents = store.collection.with_options(codec_options=CodecOptions(tz_aware=False))
+        self._views: GroupCommit[Key, Document | None] = GroupCommit("orders", partial(self._read, VIEW))
+        self._statuses: GroupCommit[Key, Document | None] = GroupCommit("statuses", partial(self._read, STATUS))
+        self._timelines: GroupCommit[Key, Document | None] = GroupCommit("timelines", partial(self._read, TIMELINE))
+        self._pages: GroupCommit[Page, list[Document]] = GroupCommit("pages", self._read_pages, limit=PAGES)
+
+    @handles(FindOrder)
+    def find_order(self, request: FindOrder) -> OrderView:
+        """Raises NotFound."""
+        return view_of(self._find(self._views, request))
+
+    @handles(CheckOrderStatus)
+    def check_status(self, request: CheckOrderStatus | AwaitOrder | AwaitTimeline) -> OrderStatusView:
+        """Raises NotFound."""
+        found = self._find(self._statuses, request)
+        return OrderStatusView(
+            order_id=request.order_id,
+            order_status=found["orderStatus"],
+            payment_status=found["paymentStatus"],
+            version=found["version"],
+        )
+
+    @handles(AwaitOrder)
+    def await_order(self, request: AwaitOrder) -> OrderStatusView:
+        """The status once the order has settled, or when the time is over. Raises NotFound."""
+        return self._notifier.wait_until(
+            request.order_id,
+            lambda: self.check_status(request),
+            lambda status: status.order_status != order.PROCESSING,
+            request.wait_ms / 1000,
+        )
+
+    @handles(AwaitTimeline)
+    def await_timeline(self, request: AwaitTimeline) -> Timeline:
+        """The entries after a sequence, once there are any or when the time is over. Raises NotFound."""
+        if request.wait_ms:
+            self._notifier.wait_until(
+                request.order_id,
+                lambda: self.check_status(request),
+                lambda status: status.version > request.after,
+                request.wait_ms / 1000,
+            )
+        found = self._find(self._timelines, request)
+        entries = (entry for entry in found["events"] if entry["sequence"] > request.after)
+        return Timeline(
+            order_id=request.order_id,
+            version=found["version"],
+            entries=tuple(timeline_entry_of(request.order_id, entry) for entry in entries),
+            ending=self._notifier.stopping,
+        )
+
+    @handles(ListOrders)
+    def list_by_user(self, request: ListOrders) -> OrderList:
+        """A page of a user's orders, newest first."""
+        matching: Document = {"userId": request.user_id}
+        if request.order_status:
+            matching["orderStatus"] = request.order_status
+        if request.before_id:
+            at = datetime.fromisoformat(request.before_at).astimezone(UTC)
+            # The first condition is for the index; the second excludes orders of the same millisecond that were listed.
+            matching["createdAt"] = {"$lte": at}
+            matching["$or"] = [{"createdAt": {"$lt": at}}, {"_id": {"$lt": ObjectId(request.before_id)}}]
+        found = self._pages((matching, request.limit + 1), self._deadline)
+        views = tuple(view_of(doc) for doc in found[: request.limit])
+        return OrderList(orders=views, more=len(found) > request.limit)
+
+    @handles(ListAllOrders)
+    def list_all(self, request: ListAllOrders) -> OrderPage:
+        """A page of all users' orders, newest first; those of one status among the newest STATUS_SCAN_LIMIT only."""
+        limit = request.limit
+        older: Document = {"_id": {"$lt": key_of(request.before_id)}} if request.before_id else {}
+        with self._store.with_deadline():
+            if not request.order_status:
+                found = list(self._documents.find(older, VIEW).sort("_id", -1).limit(limit + 1))
+                return _page_of(found, limit)
+            found = list(self._documents.aggregate(_status_scan(older, request.order_status, limit + 1)))
+            if len(found) > limit:
+                return _page_of(found, limit)
+            last = self._documents.find(older, {"_id": 1}).sort("_id", -1).skip(STATUS_SCAN_LIMIT - 1).limit(1)
+            last_id = next((str(doc["_id"]) for doc in last), "")
+        return OrderPage(orders=tuple(view_of(doc) for doc in found), last_id=last_id)
+
+    @handles(FindOrders)
+    def find_many(self, request: FindOrders) -> OrderList:
+        """Those of some orders that exist, newest first."""
+        keys = [(ObjectId(order_id), "") for order_id in request.order_ids if ORDER_ID.fullmatch(order_id)]
+        found = [doc for doc in self._read(VIEW, keys) if isinstance(doc, dict)]
+        found.sort(key=lambda doc: doc["_id"], reverse=True)
+        return OrderList(orders=tuple(view_of(doc) for doc in found), more=False)
+
+    @handles(ListStuckOrders)
+    def list_stuck(self, request: ListStuckOrders) -> OrderIds:
+        """Orders whose events wait too long, or are dead letters."""
+        found = self._outbox.stuck(request.dead, request.overdue_ms / 1000, request.limit + 1)
+        return OrderIds(order_ids=tuple(found[: request.limit]), more=len(found) > request.limit)
+
+    @handles(ExplainOrder)
+    def explain(self, request: ExplainOrder) -> OrderExplanation:
+        """Why an order is in its state, and what a client may do. Raises NotFound."""
+        found = self.diagnose(request.order_id, request.on_behalf_of)
+        delayed_by = "an operator" if found.dead_letter else "the relay" if found.undelivered else ""
+        sentence = order.explanation(found.order_status, found.payment_status, found.last)
+        if delayed_by and found.retried and not found.dead_letter:
+            sentence += "; payments has not taken it in so far and is tried again"
+        return OrderExplanation(
+            order_id=request.order_id,
+            order_status=found.order_status,
+            payment_status=found.payment_status,
+            because=found.last,
+            sentence=sentence,
+            waits_for=delayed_by,
+            allowed=order.allowed(found.order_status),
+            on_cancel=order.on_cancel(found.order_status),
+        )
+
+    @handles(DescribeStates)
+    def describe_states(self, _request: DescribeStates) -> StateMachine:
+        """The table of transitions."""
+        rules = (
+            StateRule(source=rule.source, by=rule.by, target=rule.target, money=rule.money)
+            for rule in order.TRANSITIONS
+        )
+        return StateMachine(rules=tuple(rules))
+
+    @handles(CheckOrderBacklog)
+    def check_backlog(self, _request: CheckOrderBacklog) -> Backlog:
+        """How far the delivery of events is behind."""
+        due, oldest_ms = self._outbox.backlog(self._backlog_limit)
+        unfinished = self._outbox.unfinished(self._backlog_limit)
+        overloaded = unfinished >= self._backlog_limit
+        return Backlog(due=due, oldest_ms=oldest_ms, overloaded=overloaded, unfinished=unfinished)
+
+    @handles(CheckOrderQueue)
+    def check_queue(self, _request: CheckOrderQueue) -> Queue:
+        """Which events are not delivered yet."""
+        waiting, due, retrying, dead = self._outbox.queue(self._backlog_limit)
+        return Queue(open=waiting, due=due, retrying=retrying, parked=0, dead=dead)
+
+    def diagnose(self, order_id: str, on_behalf_of: str) -> OrderDiagnostics:
+        """An order's state and what delays its events. Raises NotFound."""
+        with self._store.with_deadline():
+            found = self._documents.find_one(filter_of(order_id, on_behalf_of), DIAGNOSTICS)
+        if found is None:
+            raise not_found()
+        return diagnostics_of(order_id, found)
+
+    def _find(
+        self,
+        reads: GroupCommit[Key, Document | None],
+        request: FindOrder | CheckOrderStatus | AwaitOrder | AwaitTimeline,
+    ) -> Document:
+        found = reads((key_of(request.order_id), request.on_behalf_of), self._deadline)
+        # One command may read an order for several callers, so its user is compared here too.
+        if found is None or (request.on_behalf_of and found["userId"] != request.on_behalf_of):
+            raise not_found()
+        return found
+
+    def _read(self, projection: Document, keys: list[Key]) -> list[Document | Exception | None]:
+        with self._store.with_deadline():
+            found = {doc["_id"]: doc for doc in self._documents.find(filter_of_many(keys), projection)}
+        return [found.get(key) for key, _ in keys]
+
+    def _read_pages(self, pages: list[Page]) -> Sequence[list[Document]]:
+        if len(pages) == 1:
+            return [self._read_page(*pages[0])]
+        first, *others = (_page_stages(number, *page) for number, page in enumerate(pages))
+        joined = [{"$unionWith": {"coll": self._documents.name, "pipeline": stages}} for stages in others]
+        found: list[list[Document]] = [[] for _ in pages]
+        with self._store.with_deadline():
+            size = 1 + sum(limit for _, limit in pages)
+            for doc in self._documents.aggregate([*first, *joined], batchSize=size):
+                found[doc["page"]].append(doc)
+        return found
+
+    def _read_page(self, matching: Document, limit: int) -> list[Document]:
+        with self._store.with_deadline():
+            return list(self._documents.find(matching, VIEW).sort(NEWEST_FIRST).limit(limit))
+
+
+def _page_stages(number: int, matching: Document, limit: int) -> list[Document]:
+    """The pipeline that reads one page; its documents carry the number of the page."""
+    members = {**VIEW, "page": {"$literal": number}}
+    return [{"$match": matching}, {"$sort": dict(NEWEST_FIRST)}, {"$limit": limit}, {"$project": members}]
+
+
+def _status_scan(older: Document, order_status: str, limit: int) -> list[Document]:
+    return [
+        {"$match": older},
+        {"$sort": {"_id": -1}},
+        {"$limit": STATUS_SCAN_LIMIT},
+        {"$match": {"orderStatus": order_status}},
+        {"$limit": limit},
+        {"$project": VIEW},
+    ]
+
+
+def _page_of(found: list[Document], limit: int) -> OrderPage:
+    views = tuple(view_of(doc) for doc in found[:limit])
+    return OrderPage(orders=views, last_id=views[-1].id if len(found) > limit else "")

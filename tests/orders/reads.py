@@ -1,0 +1,53 @@
+"""The reads of orders, called with plain values."""
+
+from app.contracts.orders import (
+    AwaitTimeline,
+    CheckOrderStatus,
+    FindOrder,
+    FindOrders,
+    ListAllOrders,
+    ListOrders,
+    OrderList,
+    OrderPage,
+    OrderStatusView,
+    OrderView,
+    Timeline,
+)
+from app.messaging.outbox import Outbox
+from app.orders.documents import OrderDiagnostics
+from app.orders.notifier import OrderChangeNotifier
+from app.orders.queries import OrderQueries
+from app.storage.mongodb import Store
+
+
+class Reads:
+    """Sends each read to OrderQueries as the request that it is."""
+
+    def __init__(self, store: Store, outbox: Outbox) -> None:
+        self.queries = OrderQueries(store, outbox, OrderChangeNotifier(store), 10.0, 100)
+
+    def view(self, order_id: str, user_id: str) -> OrderView:
+        return self.queries.find_order(FindOrder(request_id="r", order_id=order_id, on_behalf_of=user_id))
+
+    def status(self, order_id: str, user_id: str) -> OrderStatusView:
+        return self.queries.check_status(CheckOrderStatus(request_id="r", order_id=order_id, on_behalf_of=user_id))
+
+    def timeline(self, order_id: str, user_id: str, after: int) -> Timeline:
+        request = AwaitTimeline(request_id="r", order_id=order_id, on_behalf_of=user_id, after=after, wait_ms=0)
+        return self.queries.await_timeline(request)
+
+    def list_by_user(self, user_id: str, limit: int, status="", before_at="", before_id="") -> OrderList:
+        request = ListOrders(
+            request_id="r", user_id=user_id, limit=limit, order_status=status, before_at=before_at, before_id=before_id
+        )
+        return self.queries.list_by_user(request)
+
+    def list_all(self, limit: int, status="", before_id="") -> OrderPage:
+        request = ListAllOrders(request_id="r", limit=limit, order_status=status, before_id=before_id)
+        return self.queries.list_all(request)
+
+    def find_many(self, order_ids) -> OrderList:
+        return self.queries.find_many(FindOrders(request_id="r", order_ids=tuple(order_ids)))
+
+    def diagnose(self, order_id: str, user_id: str) -> OrderDiagnostics:
+        return self.queries.diagnose(order_id, user_id)
