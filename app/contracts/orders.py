@@ -1,4 +1,4 @@
-"""Messages of orders: the requests it answers, the events it publishes, and its errors."""
+"""Messages of orders: the requests it handles, the events it publishes, and its errors."""
 
 from app.contracts.base import ApplicationError, Backlog, Event, Money, OrderIds, Queue, Reply, Request
 
@@ -12,7 +12,7 @@ TIMELINE_NAMES = {
 
 
 class OrderAccepted(Reply, frozen=True, kw_only=True):
-    """The order is stored durably; its payment is under way. `replayed` where an earlier request had done it."""
+    """The order is stored durably and its payment has started. `replayed` if an earlier request stored it."""
 
     order_id: str
     version: int
@@ -20,7 +20,7 @@ class OrderAccepted(Reply, frozen=True, kw_only=True):
 
 
 class OrderUpdated(Reply, frozen=True, kw_only=True):
-    """The order as it is after the step; `changed` is false where it was in that state before."""
+    """The order after an update; `changed` is false if it had that status before."""
 
     order_id: str
     order_status: str
@@ -29,7 +29,7 @@ class OrderUpdated(Reply, frozen=True, kw_only=True):
 
 
 class RefundAccepted(Reply, frozen=True, kw_only=True):
-    """The refund is reserved durably; the provider will be told. `replayed` where an earlier request had done it."""
+    """The refund is reserved durably and will be made. `replayed` if an earlier request reserved it."""
 
     order_id: str
     refund_id: str
@@ -40,14 +40,14 @@ class RefundAccepted(Reply, frozen=True, kw_only=True):
 
 
 class OrderPage(Reply, frozen=True, kw_only=True):
-    """Orders of all users, newest first; older ones may follow `last_id` where that is not empty."""
+    """Orders of all users, newest first; older ones may follow after `last_id`, unless it is empty."""
 
     orders: tuple["OrderView", ...]
     last_id: str
 
 
 class OrderStatusView(Reply, frozen=True, kw_only=True):
-    """The least one can ask of an order."""
+    """The statuses of an order, without its other members."""
 
     order_id: str
     order_status: str
@@ -75,7 +75,7 @@ class OrderView(Reply, frozen=True, kw_only=True, rename="camel"):
 
 
 class OrderList(Reply, frozen=True, kw_only=True):
-    """Orders of one user, newest first; `more` where older ones follow."""
+    """Orders of one user, newest first; `more` if older ones follow."""
 
     orders: tuple[OrderView, ...]
     more: bool
@@ -96,7 +96,7 @@ class TimelineEntry(Reply, frozen=True, kw_only=True, rename=TIMELINE_NAMES):
 
 
 class Timeline(Reply, frozen=True, kw_only=True):
-    """An order's steps, oldest first; `ending` where the asked process ends and waits no more."""
+    """Changes of an order, oldest first; `ending` if the process is stopping and no longer waits for more."""
 
     order_id: str
     version: int
@@ -107,8 +107,8 @@ class Timeline(Reply, frozen=True, kw_only=True):
 class OrderExplanation(Reply, frozen=True, kw_only=True):
     """Why an order is in its state, as far as orders knows.
 
-    `waits_for` is what holds up its events, empty for nothing; `on_cancel` is what cancelling would mean for the
-    money, empty where it cannot be cancelled. `sentence` has no full stop, since others may have something to add.
+    `waits_for` is what delays its events, empty for nothing. `on_cancel` is what cancelling would mean for the money, empty if
+    the order cannot be cancelled. `sentence` has no full stop, so that the gateway can append to it.
     """
 
     order_id: str
@@ -122,7 +122,7 @@ class OrderExplanation(Reply, frozen=True, kw_only=True):
 
 
 class StateRule(Reply, frozen=True, kw_only=True):
-    """From `source`, moved by `by`, an order comes to `target`; `money` says what that means for the payment."""
+    """`by` takes an order from `source` to `target`; `money` says what that means for the payment."""
 
     source: str
     by: str
@@ -131,17 +131,17 @@ class StateRule(Reply, frozen=True, kw_only=True):
 
 
 class StateMachine(Reply, frozen=True, kw_only=True):
-    """Every step that an order may take."""
+    """All transitions that an order may make."""
 
     rules: tuple[StateRule, ...]
 
 
 class CreateOrder(Request[OrderAccepted], frozen=True, kw_only=True):
-    """Store a new order and have it paid for.
+    """Store a new order and start its payment.
 
-    The asker makes the `order_id`, 24 hexadecimal digits, so that every line about the order can name it from the
-    first; `total_text` is the amount as the client wrote it. With an `idempotency_key` (empty for none) the user's
-    earlier order of that key is told instead. Refused with IdempotencyKeyReused where that was another order.
+    The sender makes the `order_id`, so that every log line about the order can name it. `total_text` is the amount as the
+    client wrote it. With an `idempotency_key` (empty for none) that the user has used before, the reply is about the earlier
+    order. Raises IdempotencyKeyReused if that was a different order, TooManyOpenOrders, Conflict.
     """
 
     order_id: str
@@ -155,10 +155,10 @@ class CreateOrder(Request[OrderAccepted], frozen=True, kw_only=True):
 
 
 class RefundOrder(Request[RefundAccepted], frozen=True, kw_only=True):
-    """Give a part of the captured total back; `refund_value` 0 stands for all that is left, in the order's currency.
+    """Refund a part of the captured total; `refund_value` 0 stands for all that is left, in the order's currency.
 
-    The asker makes the `refund_id`: the same id again tells of the earlier refund. Refused with NotFound,
-    StaleVersion, IllegalTransition, RefundExceedsBalance, TooManyRefunds, WrongCurrency, IdempotencyKeyReused, Conflict.
+    The sender makes the `refund_id`; the same id again gets the reply of the earlier refund. Raises NotFound, StaleVersion,
+    IllegalTransition, RefundExceedsBalance, TooManyRefunds, WrongCurrency, IdempotencyKeyReused, Conflict.
     """
 
     order_id: str
@@ -170,15 +170,15 @@ class RefundOrder(Request[RefundAccepted], frozen=True, kw_only=True):
 
 
 class CheckOrderBacklog(Request[Backlog], frozen=True, kw_only=True):
-    """Tell how far orders are behind with handing on their events."""
+    """How far the delivery of orders' events is behind."""
 
 
 class UpdateOrder(Request[OrderUpdated], frozen=True, kw_only=True):
-    """Take the step to `order_status`; `may_refund` is whether the asker may give money back after fulfilment began.
+    """Set an order's status; `may_refund` is whether the client may cause a refund after fulfilment has begun.
 
-    Refused with NotFound, StaleVersion, MisleadingStatus, IllegalTransition, RefundNotAllowed, TimelineFull, Conflict.
+    Raises NotFound, StaleVersion, MisleadingStatus, IllegalTransition, RefundNotAllowed, TimelineFull, Conflict.
 
-    Not repeatable: a second time it would undo the step that another client has taken since.
+    Not repeatable: the second time would undo a change that another client has made in between.
     """
 
     repeatable = False
@@ -191,23 +191,23 @@ class UpdateOrder(Request[OrderUpdated], frozen=True, kw_only=True):
 
 
 class FindOrder(Request[OrderView], frozen=True, kw_only=True):
-    """Tell one order. Refused with NotFound."""
+    """One order. Raises NotFound."""
 
     order_id: str
     on_behalf_of: str
 
 
 class CheckOrderStatus(Request[OrderStatusView], frozen=True, kw_only=True):
-    """Tell the status of one order. Refused with NotFound."""
+    """The status of one order. Raises NotFound."""
 
     order_id: str
     on_behalf_of: str
 
 
 class ListOrders(Request[OrderList], frozen=True, kw_only=True):
-    """Tell a user's newest orders, `limit` at the most, of one status where `order_status` is not empty.
+    """At most `limit` of a user's newest orders; only those with `order_status`, unless it is empty.
 
-    Where `before_id` is not empty, those older than the order of that id, which was made `before_at`.
+    With a `before_id`, only orders older than that order, which was created at `before_at`.
     """
 
     user_id: str
@@ -218,10 +218,9 @@ class ListOrders(Request[OrderList], frozen=True, kw_only=True):
 
 
 class ListAllOrders(Request[OrderPage], frozen=True, kw_only=True):
-    """Tell the newest orders of all users, `limit` at the most; where `before_id` is not empty, those older than it.
+    """At most `limit` of the newest orders of all users; with a `before_id`, only those older than that order.
 
-    Of one status where `order_status` is not empty: those among some thousands, so that a page may have few or none
-    and others still follow.
+    With an `order_status`, only those of that status among some thousands: a page may be short or empty although more follow.
     """
 
     limit: int
@@ -230,13 +229,13 @@ class ListAllOrders(Request[OrderPage], frozen=True, kw_only=True):
 
 
 class FindOrders(Request[OrderList], frozen=True, kw_only=True):
-    """Tell those of these orders that there are, newest first."""
+    """Those of `order_ids` that exist, newest first."""
 
     order_ids: tuple[str, ...]
 
 
 class ListStuckOrders(Request[OrderIds], frozen=True, kw_only=True):
-    """Tell orders with an event that should have been handed on `overdue_ms` ago, or (`dead`) that never will be."""
+    """Orders with an event that is overdue by `overdue_ms`, or with `dead` those with a dead letter."""
 
     dead: bool
     overdue_ms: int
@@ -244,11 +243,11 @@ class ListStuckOrders(Request[OrderIds], frozen=True, kw_only=True):
 
 
 class CheckOrderQueue(Request[Queue], frozen=True, kw_only=True):
-    """Tell what of the orders' events is yet to be handed on."""
+    """How many orders have events that are not delivered yet."""
 
 
 class AwaitOrder(Request[OrderStatusView], frozen=True, kw_only=True):
-    """Tell the status of one order once it is no longer Processing, or after `wait_ms`, or when the process ends."""
+    """The status of an order once it is not Processing, after `wait_ms`, or when the process stops. Raises NotFound."""
 
     order_id: str
     on_behalf_of: str
@@ -256,7 +255,7 @@ class AwaitOrder(Request[OrderStatusView], frozen=True, kw_only=True):
 
 
 class AwaitTimeline(Request[Timeline], frozen=True, kw_only=True):
-    """Tell an order's steps after the sequence `after` once there are any, or that there are none after `wait_ms`."""
+    """An order's changes after the sequence `after`, once there are any, or none after `wait_ms`. Raises NotFound."""
 
     order_id: str
     on_behalf_of: str
@@ -265,14 +264,14 @@ class AwaitTimeline(Request[Timeline], frozen=True, kw_only=True):
 
 
 class ExplainOrder(Request[OrderExplanation], frozen=True, kw_only=True):
-    """Tell why an order is in its state and what may be done now. Refused with NotFound."""
+    """Why an order is in its state, and what a client may do. Raises NotFound."""
 
     order_id: str
     on_behalf_of: str
 
 
 class DescribeStates(Request[StateMachine], frozen=True, kw_only=True):
-    """Tell every step that an order may take."""
+    """All transitions that an order may make."""
 
 
 class OrderCreated(Event, frozen=True, kw_only=True):
@@ -287,13 +286,13 @@ class OrderCreated(Event, frozen=True, kw_only=True):
 
 
 class OrderCancelled(Event, frozen=True, kw_only=True):
-    """An order was cancelled: whatever was or will be captured for it goes back."""
+    """An order was cancelled: what is captured for it, now or later, is refunded."""
 
     required_consumers = ("payments",)
 
 
 class RefundRequested(Event, frozen=True, kw_only=True):
-    """A part of an order's captured total is reserved to go back."""
+    """A part of an order's captured total is reserved for a refund."""
 
     required_consumers = ("payments",)
 
@@ -302,60 +301,60 @@ class RefundRequested(Event, frozen=True, kw_only=True):
 
 
 class StaleVersion(ApplicationError):
-    """The order is not as the asker believes; members `order_id` and `version`, as it is."""
+    """The order has another version than expected; members `order_id` and `version`, the present one."""
 
     code = "precondition_failed"
 
 
 class IllegalTransition(ApplicationError):
-    """The order's state does not allow the step; members `from`, `to`, `allowed`."""
+    """The order's state does not allow this; members `from`, `to`, `allowed`."""
 
     code = "illegal_transition"
 
 
 class TimelineFull(ApplicationError):
-    """The order has had as many steps as texts of clients may bring it to; what moves money is never refused so."""
+    """The order takes no further custom status; changes that move money are never refused for this reason."""
 
     code = "timeline_full"
 
 
 class RefundExceedsBalance(ApplicationError):
-    """More than is left of what was captured; member `remaining` in minor units."""
+    """The refund is more than is left of the captured total; member `remaining` in minor units."""
 
     code = "refund_exceeds_balance"
 
 
 class TooManyRefunds(ApplicationError):
-    """The order was refunded in as many parts as it may be; all that is left can still go back at once."""
+    """The order has the most refunds that it may have; all that is left can still be refunded at once."""
 
     code = "too_many_refunds"
 
 
 class RefundNotAllowed(ApplicationError):
-    """Cancelling the order now would give money back, and the asker may not."""
+    """Cancelling the order now would cause a refund, which the client may not."""
 
     code = "refund_not_allowed"
 
 
 class WrongCurrency(ApplicationError):
-    """An order is refunded in its own currency."""
+    """A refund must be in the currency of its order."""
 
     code = "wrong_currency"
 
 
 class IdempotencyKeyReused(ApplicationError):
-    """The key stands for another request."""
+    """The key belongs to another request."""
 
     code = "idempotency_key_reused"
 
 
 class MisleadingStatus(ApplicationError):
-    """The status reads like one that only the system sets."""
+    """The status looks like one that only the system sets."""
 
     code = "misleading_status"
 
 
 class TooManyOpenOrders(ApplicationError):
-    """As many orders of the user wait to be paid as may; member `retry_after` in seconds."""
+    """The user has the most open orders that a user may have; member `retry_after` in seconds."""
 
     code = "too_many_open_orders"

@@ -140,7 +140,7 @@ def refund(orders: OrderRepository) -> Callable:
     return take
 
 
-NEWS: dict[type[Event], dict] = {
+MEMBERS: dict[type[Event], dict] = {
     PaymentCaptured: {"reference": "ref-1", "took_ms": 3},
     PaymentDeclined: {"reason": "no cover", "took_ms": 3},
     PaymentRefunded: {"refund_id": "cancel", "refund_value": 9900, "refunded_total": 9900},
@@ -148,12 +148,12 @@ NEWS: dict[type[Event], dict] = {
 
 
 @pytest.fixture
-def news() -> Callable[..., Event]:
+def payment_event() -> Callable[..., Event]:
     """An event from payments about an order."""
 
     def make(kind: type[Event], order_id: str, sequence: int = 1, **changes) -> Event:
         base = {"event_id": uuid4().hex, "order_id": order_id, "sequence": sequence, "request_id": "r", "at": 1}
-        return kind(**base | NEWS.get(kind, {}) | changes)
+        return kind(**base | MEMBERS.get(kind, {}) | changes)
 
     return make
 

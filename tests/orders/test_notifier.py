@@ -76,8 +76,10 @@ def within(seconds):
 NO_LIMIT = OpenOrderLimit(lambda *_: 0, 1)
 
 
-def capture(orders, news, *order_ids):
-    OrderService(orders, NO_LIMIT).on_payment_events([news(PaymentCaptured, order_id) for order_id in order_ids])
+def capture(orders, payment_event, *order_ids):
+    OrderService(orders, NO_LIMIT).on_payment_events(
+        [payment_event(PaymentCaptured, order_id) for order_id in order_ids]
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -86,30 +88,30 @@ def patient(monkeypatch):
     monkeypatch.setattr(watching, "POLL_SECONDS", LONG)
 
 
-def test_who_waits_is_woken_by_the_change_another_process_makes(rival, create, waits, streams, news):
+def test_who_waits_is_woken_by_the_change_another_process_makes(rival, create, waits, streams, payment_event):
     order_id, other = create(), create()
     waiting, left = waits(order_id), waits(other, 1.5)
     streams()
     with within(SOON):
-        capture(rival, news, order_id)
+        capture(rival, payment_event, order_id)
         status = waiting.result(LONG)
     assert (status.order_status, status.version) == ("Success", 2)
     assert left.result(LONG).order_status == "Processing"
 
 
-def test_many_wait_on_one_stream(orders, create, waits, streams, news, commands):
+def test_many_wait_on_one_stream(orders, create, waits, streams, payment_event, commands):
     ids = [create() for _ in range(8)]
     waiting = [waits(order_id) for order_id in ids * 4]
     streams()
     with within(SOON):
-        capture(orders, news, *ids)
+        capture(orders, payment_event, *ids)
         assert {one.result(LONG).order_status for one in waiting} == {"Success"}
     assert sum("$changeStream" in str(sent) for _, sent in commands.sent) == 1
 
 
-def test_what_is_settled_already_or_not_waited_for_is_told_at_once(orders, create, waits, watch, news):
+def test_what_is_settled_already_or_not_waited_for_is_told_at_once(orders, create, waits, watch, payment_event):
     order_id, open_one = create(), create()
-    capture(orders, news, order_id)
+    capture(orders, payment_event, order_id)
     with within(SOON):
         assert waits(order_id).result(LONG).order_status == "Success"
         assert waits(open_one, 0).result(LONG).order_status == "Processing"
@@ -139,7 +141,7 @@ def test_an_ending_process_lets_all_go_with_the_state_as_it_is(create, waits, wa
 
 
 def test_the_stream_ends_when_nobody_has_waited_for_a_while_and_begins_anew(
-    orders, create, waits, watch, streams, news, eventually, monkeypatch
+    orders, create, waits, watch, streams, payment_event, eventually, monkeypatch
 ):
     monkeypatch.setattr(watching, "IDLE_SECONDS", 0.1)
     waits(create(), 0.2).result(LONG)
@@ -147,7 +149,7 @@ def test_the_stream_ends_when_nobody_has_waited_for_a_while_and_begins_anew(
     order_id = create()
     waiting = waits(order_id)
     streams(2)
-    capture(orders, news, order_id)
+    capture(orders, payment_event, order_id)
     assert waiting.result(LONG).order_status == "Success"
 
 
@@ -155,7 +157,7 @@ def test_the_stream_ends_when_nobody_has_waited_for_a_while_and_begins_anew(
     ("trouble", "resumes"), [(AutoReconnect("away"), True), (OperationFailure("forgotten", 286), False)], ids=str
 )
 def test_a_stream_that_breaks_off_resumes_where_it_was_unless_that_is_forgotten(
-    orders, create, waits, watch, streams, news, commands, monkeypatch, trouble, resumes
+    orders, create, waits, watch, streams, payment_event, commands, monkeypatch, trouble, resumes
 ):
     really_open, troubles = watch._open, []
 
@@ -168,11 +170,11 @@ def test_a_stream_that_breaks_off_resumes_where_it_was_unless_that_is_forgotten(
     order_id, last = create(), create()
     seen, waiting = waits(order_id), waits(last)
     streams()
-    capture(orders, news, order_id)
+    capture(orders, payment_event, order_id)
     seen.result(LONG)
     troubles.append(trouble)
     streams(2)
-    capture(orders, news, last)
+    capture(orders, payment_event, last)
     assert waiting.result(LONG).order_status == "Success"
     [_, again] = [sent["pipeline"][0]["$changeStream"] for _, sent in commands.sent if "$changeStream" in str(sent)]
     assert ("resumeAfter" in again) == resumes
@@ -182,34 +184,36 @@ def raising(trouble):
     raise trouble
 
 
-def test_a_stream_that_was_killed_misses_nothing(orders, create, waits, streams, news, database, commands, eventually):
+def test_a_stream_that_was_killed_misses_nothing(
+    orders, create, waits, streams, payment_event, database, commands, eventually
+):
     order_id = create()
     waiting = waits(order_id)
     streams()
     cursor = next(sent["getMore"] for name, sent in reversed(commands.sent) if name == "getMore")
     database.command("killCursors", "orders", cursors=[cursor])
-    capture(orders, news, order_id)
+    capture(orders, payment_event, order_id)
     assert waiting.result(LONG).order_status == "Success"
     assert waits(create(), 0).result(LONG).order_status == "Processing"
 
 
-def test_when_a_stream_opens_all_look_again(orders, create, waits, watch, streams, news, monkeypatch):
+def test_when_a_stream_opens_all_look_again(orders, create, waits, watch, streams, payment_event, monkeypatch):
     order_id = create()
     waiting = waits(order_id)
     streams()
     monkeypatch.setattr(watch, "_notify", lambda key: 1 / 0)
-    capture(orders, news, order_id)
+    capture(orders, payment_event, order_id)
     assert waiting.result(LONG).order_status == "Success"
 
 
-def test_without_a_stream_a_change_is_seen_a_little_later(orders, create, waits, watch, news, monkeypatch):
+def test_without_a_stream_a_change_is_seen_a_little_later(orders, create, waits, watch, payment_event, monkeypatch):
     monkeypatch.setattr(watching, "POLL_SECONDS", 0.2)
     monkeypatch.setattr(watch, "_open", lambda: 1 / 0)
     order_id = create()
     waiting = waits(order_id)
     time.sleep(0.3)
     with within(2.0):
-        capture(orders, news, order_id)
+        capture(orders, payment_event, order_id)
         assert waiting.result(LONG).order_status == "Success"
 
 
@@ -234,7 +238,7 @@ def test_who_waits_outlasts_a_database_that_is_away_for_a_moment(watch, monkeypa
 
 
 def test_steps_are_told_as_they_are_taken_and_after_what_was_seen(
-    orders, create, update, watch, queries, pool, streams, news
+    orders, create, update, watch, queries, pool, streams, payment_event
 ):
     order_id = create()
 
@@ -249,7 +253,7 @@ def test_steps_are_told_as_they_are_taken_and_after_what_was_seen(
     waiting = pool.submit(follow, 1)
     streams()
     with within(SOON):
-        capture(orders, news, order_id)
+        capture(orders, payment_event, order_id)
         told = waiting.result(LONG)
     assert [(one.sequence, one.type, one.payment_status) for one in told.entries] == [
         (2, "PaymentCaptured", "Captured")
@@ -262,11 +266,11 @@ def test_steps_are_told_as_they_are_taken_and_after_what_was_seen(
     assert follow(3).ending
 
 
-def test_no_bell_is_left_behind(orders, create, waits, watch, streams, news):
+def test_no_bell_is_left_behind(orders, create, waits, watch, streams, payment_event):
     order_id = create()
     waiting = [waits(order_id) for _ in range(3)] + [waits(create(), 0.1)]
     streams()
-    capture(orders, news, order_id)
+    capture(orders, payment_event, order_id)
     for one in waiting:
         one.result(LONG)
     assert watch.waiting == 0

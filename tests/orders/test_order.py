@@ -70,7 +70,7 @@ MOVES = {
 
 # What news makes of `order status / payment status`. Where nothing can have been charged, a settled order stays put.
 BEFORE = ("Processing/Processing", "Success/Captured", "Declined/Declined", "Cancelled/Processing", "Cancelled/Refunding", "Confirm/Captured", "Shipped/Captured", "Processing/Unknown", "Cancelled/Unknown")  # fmt: skip
-NEWS = {
+MEMBERS = {
     "captured": ("Success/Captured", "Success/Captured", "Declined/Captured", "Cancelled/Refunding", "Cancelled/Refunding", "Confirm/Captured", "Shipped/Captured", "Success/Captured", "Cancelled/Refunding"),
     "declined": ("Declined/Declined", "Success/Declined", "Declined/Declined", "Cancelled/Declined", "Cancelled/Declined", "Confirm/Declined", "Shipped/Declined", "Declined/Declined", "Cancelled/Declined"),
     "voided": ("Declined/Voided", "Success/Voided", "Declined/Voided", "Cancelled/Voided", "Cancelled/Voided", "Confirm/Voided", "Shipped/Voided", "Declined/Voided", "Cancelled/Voided"),
@@ -78,7 +78,7 @@ NEWS = {
     "refunded": ("Processing/Refunded", "Success/Refunded", "Declined/Refunded", "Cancelled/Refunded", "Cancelled/Refunded", "Confirm/Refunded", "Shipped/Refunded", "Processing/Refunded", "Cancelled/Refunded"),
     "refunded in part": ("Processing/Captured", "Success/Captured", "Declined/Captured", "Cancelled/Refunding", "Cancelled/Refunding", "Confirm/Captured", "Shipped/Captured", "Processing/Captured", "Cancelled/Refunding"),
 }  # fmt: skip
-HEARD = {(before, kind): after for kind, row in NEWS.items() for before, after in zip(BEFORE, row, strict=True)}
+HEARD = {(before, kind): after for kind, row in MEMBERS.items() for before, after in zip(BEFORE, row, strict=True)}
 
 
 def state(order_status: str, payment_status: str = "Captured", **members) -> OrderState:
@@ -332,7 +332,7 @@ def test_all_that_clients_can_cause_is_within_the_size_that_a_timeline_is_meant_
     assert order.TEXT_LIMIT + 2 * (order.REFUND_LIMIT + 1) + 5 <= order.TIMELINE_LIMIT
 
 
-@pytest.mark.parametrize("kind", NEWS)
+@pytest.mark.parametrize("kind", MEMBERS)
 def test_news_from_payments_always_fits(kind):
     for sequence in (199, 200, 205):
         assert order.apply_payment_event(state("Shipped", sequence=sequence), event(kind)) is not None
@@ -350,7 +350,7 @@ def test_a_timeline_folds_to_its_last_entry():
 WAYS = st.lists(
     st.one_of(
         st.tuples(st.just("client"), st.sampled_from((*TEXTS, *LOOK_ALIKES))),
-        st.tuples(st.sampled_from(tuple(NEWS)), st.integers(-1, 2)),
+        st.tuples(st.sampled_from(tuple(MEMBERS)), st.integers(-1, 2)),
     ),
     max_size=40,
 )
@@ -492,8 +492,8 @@ def test_after_the_last_part_all_that_is_left_can_still_go_back():
 def test_a_payment_is_refunding_until_all_that_shall_go_back_has(status, reserved, refunded_total, payment_status):
     held = state(status, "Refunding", refunds=tuple((f"r{at}", value) for at, value in enumerate(reserved)))
     base = {"event_id": "e", "order_id": "0" * 24, "sequence": 3, "request_id": "r", "at": 1}
-    news = PaymentRefunded(**base, refund_id="r0", refund_value=1, refunded_total=refunded_total)
-    assert order.apply_payment_event(held, news).payment_status == payment_status
+    payment_event = PaymentRefunded(**base, refund_id="r0", refund_value=1, refunded_total=refunded_total)
+    assert order.apply_payment_event(held, payment_event).payment_status == payment_status
 
 
 def test_cancelling_an_order_whose_refund_is_under_way_sends_the_rest_back():
@@ -514,10 +514,10 @@ def test_cancelling_an_order_whose_refund_is_under_way_sends_the_rest_back():
 def test_a_refund_that_was_given_up_is_no_longer_reserved(status, refunded_total, others, payment_status):
     held = state(status, "Unknown", refunds=(*others, ("r1", 900)))
     base = {"event_id": "e", "order_id": "0" * 24, "sequence": 3, "request_id": "r", "at": 1}
-    news = PaymentRefundFailed(
+    payment_event = PaymentRefundFailed(
         **base, refund_id="r1", refund_value=900, refunded_total=refunded_total, reason="the card was closed"
     )
-    change = order.apply_payment_event(held, news)
+    change = order.apply_payment_event(held, payment_event)
     assert (change.order_status, change.payment_status, change.failed_refund) == (status, payment_status, "r1")
     assert "the card was closed" in change.detail
     after = moved(held, change, failed_refunds=("r1",))

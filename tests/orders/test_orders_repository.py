@@ -60,9 +60,9 @@ def test_one_insert_holds_the_order_its_first_step_and_its_event(orders, create,
     assert doc["relayDue"] > doc["createdAt"]
 
 
-def test_a_step_and_its_event_are_one_write(orders, create, update, commands, news, stored):
+def test_a_step_and_its_event_are_one_write(orders, create, update, commands, payment_event, stored):
     order_id = create()
-    orders.apply_payment_events([news(PaymentCaptured, order_id)], order.apply_payment_event)
+    orders.apply_payment_events([payment_event(PaymentCaptured, order_id)], order.apply_payment_event)
     commands.sent.clear()
     update(order_id, "Cancelled")
     assert [name for name, _ in commands.sent] == ["find", "findAndModify"]
@@ -72,9 +72,9 @@ def test_a_step_and_its_event_are_one_write(orders, create, update, commands, ne
     assert doc["outbox"][-1]["sequence"] == doc["events"][-1]["sequence"] == 3
 
 
-def test_every_write_is_journaled_on_a_majority(orders, create, update, commands, news):
+def test_every_write_is_journaled_on_a_majority(orders, create, update, commands, payment_event):
     order_id = create()
-    orders.apply_payment_events([news(PaymentCaptured, order_id)], order.apply_payment_event)
+    orders.apply_payment_events([payment_event(PaymentCaptured, order_id)], order.apply_payment_event)
     update(order_id, "Cancelled")
     writes = [command for name, command in commands.sent if name in ("insert", "update", "findAndModify")]
     assert len(writes) == 3
@@ -141,9 +141,9 @@ def test_of_many_cancelling_one_order_one_does_it_and_one_event_tells(orders, cr
     assert [entry["type"] for entry in stored(order_id)["outbox"]] == ["OrderCreated", "OrderCancelled"]
 
 
-def test_a_step_is_decided_anew_when_another_was_faster(orders, create, update, rival, news, stored):
+def test_a_step_is_decided_anew_when_another_was_faster(orders, create, update, rival, payment_event, stored):
     order_id = create()
-    orders.apply_payment_events([news(PaymentCaptured, order_id)], order.apply_payment_event)
+    orders.apply_payment_events([payment_event(PaymentCaptured, order_id)], order.apply_payment_event)
     seen = []
 
     def decide(state):
@@ -185,10 +185,10 @@ def test_a_step_that_changes_nothing_writes_nothing(orders, create, update, comm
 
 
 def test_a_timeline_that_is_full_of_texts_takes_refunds_cancellation_and_news(
-    orders, create, update, refund, database, news
+    orders, create, update, refund, database, payment_event
 ):
     order_id = create()
-    orders.apply_payment_events([news(PaymentCaptured, order_id)], order.apply_payment_event)
+    orders.apply_payment_events([payment_event(PaymentCaptured, order_id)], order.apply_payment_event)
     for at in range(3, order.TEXT_LIMIT + 1):
         assert update(order_id, f"step {at}").version == at
     with pytest.raises(TimelineFull):
@@ -199,7 +199,9 @@ def test_a_timeline_that_is_full_of_texts_takes_refunds_cancellation_and_news(
     with pytest.raises(TooManyRefunds):
         refund(order_id, "one more", 1)
     assert update(order_id, "Cancelled").changed
-    assert len(orders.apply_payment_events([news(PaymentRefunded, order_id, 2)], order.apply_payment_event)) == 1
+    assert (
+        len(orders.apply_payment_events([payment_event(PaymentRefunded, order_id, 2)], order.apply_payment_event)) == 1
+    )
     doc = database.orders.find_one({"_id": ObjectId(order_id)})
     steps = order.TEXT_LIMIT + order.REFUND_LIMIT + 2
     assert (len(doc["events"]), doc["sequence"], doc["orderStatus"], doc["paymentStatus"]) == (
@@ -207,11 +209,11 @@ def test_a_timeline_that_is_full_of_texts_takes_refunds_cancellation_and_news(
     )  # fmt: skip
 
 
-def test_news_of_many_new_orders_is_one_write_and_no_read(orders, create, commands, news, stored):
+def test_news_of_many_new_orders_is_one_write_and_no_read(orders, create, commands, payment_event, stored):
     ids = [create() for _ in range(20)]
     commands.sent.clear()
     kinds = [PaymentCaptured if at % 2 else PaymentDeclined for at in range(20)]
-    batch = [news(kind, order_id) for kind, order_id in zip(kinds, ids, strict=True)]
+    batch = [payment_event(kind, order_id) for kind, order_id in zip(kinds, ids, strict=True)]
     told = orders.apply_payment_events(batch, order.apply_payment_event)
     assert [event for event, _ in told] == batch
     assert [name for name, _ in commands.sent] == ["update"]
@@ -219,10 +221,10 @@ def test_news_of_many_new_orders_is_one_write_and_no_read(orders, create, comman
 
 
 def test_news_of_orders_that_another_process_stored_is_one_read_and_one_write(
-    orders, rival, create, commands, news, stored
+    orders, rival, create, commands, payment_event, stored
 ):
     ids = [create() for _ in range(20)]
-    batch = [news(PaymentCaptured, order_id) for order_id in ids]
+    batch = [payment_event(PaymentCaptured, order_id) for order_id in ids]
     commands.sent.clear()
     rival.apply_payment_events(batch, order.apply_payment_event)
     assert [name for name, _ in commands.sent] == ["find", "update"]
@@ -231,21 +233,25 @@ def test_news_of_orders_that_another_process_stored_is_one_read_and_one_write(
     assert {(stored(order_id)["orderStatus"], stored(order_id)["version"]) for order_id in ids} == {("Success", 2)}
 
 
-def test_news_strikes_out_the_events_that_it_acknowledges_and_no_later_one(orders, create, update, news, stored):
+def test_news_strikes_out_the_events_that_it_acknowledges_and_no_later_one(
+    orders, create, update, payment_event, stored
+):
     heard, cancelled = create(), create()
     update(cancelled, "Cancelled")
     orders.apply_payment_events(
-        [news(PaymentCaptured, one, order_sequence=1) for one in (heard, cancelled)], order.apply_payment_event
+        [payment_event(PaymentCaptured, one, order_sequence=1) for one in (heard, cancelled)], order.apply_payment_event
     )
     assert (stored(heard)["outbox"], "relayDue" in stored(heard)) == ([], False)
     assert [entry["type"] for entry in stored(cancelled)["outbox"]] == ["OrderCreated", "OrderCancelled"]
-    orders.apply_payment_events([news(PaymentRefunded, cancelled, 2, order_sequence=2)], order.apply_payment_event)
+    orders.apply_payment_events(
+        [payment_event(PaymentRefunded, cancelled, 2, order_sequence=2)], order.apply_payment_event
+    )
     assert (stored(cancelled)["outbox"], "relayDue" in stored(cancelled)) == ([], False)
 
 
-def test_news_that_acknowledges_nothing_leaves_the_outbox_alone(orders, create, news, stored):
+def test_news_that_acknowledges_nothing_leaves_the_outbox_alone(orders, create, payment_event, stored):
     order_id = create()
-    orders.apply_payment_events([news(PaymentCaptured, order_id)], order.apply_payment_event)
+    orders.apply_payment_events([payment_event(PaymentCaptured, order_id)], order.apply_payment_event)
     assert [entry["type"] for entry in stored(order_id)["outbox"]] == ["OrderCreated"]
 
 
@@ -261,25 +267,29 @@ def buried(outbox, stored):
 
 
 @pytest.mark.parametrize("process", ["orders", "rival"], ids=["that stored the order", "that has to read it"])
-def test_news_clears_a_dead_letter_that_payments_has_recorded_after_all(request, process, create, news, stored, buried):
+def test_news_clears_a_dead_letter_that_payments_has_recorded_after_all(
+    request, process, create, payment_event, stored, buried
+):
     """Its receiver failed after it had written: an operator would have nothing to do."""
     order_id = create()
     buried(order_id)
     hearing = request.getfixturevalue(process)
-    hearing.apply_payment_events([news(PaymentCaptured, order_id, order_sequence=1)], order.apply_payment_event)
+    hearing.apply_payment_events(
+        [payment_event(PaymentCaptured, order_id, order_sequence=1)], order.apply_payment_event
+    )
     doc = stored(order_id)
     assert (doc["orderStatus"], doc["outbox"], "deadLetter" in doc) == ("Success", [], False)
 
 
 @pytest.mark.parametrize("process", ["orders", "rival"], ids=["that stored the order", "that has to read it"])
 def test_news_leaves_a_dead_letter_that_payments_has_not_recorded_to_the_operator(
-    request, process, create, update, news, stored, buried
+    request, process, create, update, payment_event, stored, buried
 ):
     recorded, waits = create(), create()
     update(waits, "Cancelled")
     for order_id in (recorded, waits):
         buried(order_id)
-    batch = [news(PaymentCaptured, recorded), news(PaymentCaptured, waits, order_sequence=1)]
+    batch = [payment_event(PaymentCaptured, recorded), payment_event(PaymentCaptured, waits, order_sequence=1)]
     hearing = request.getfixturevalue(process)
     hearing.apply_payment_events(batch, order.apply_payment_event)
     for order_id in (recorded, waits):
@@ -287,17 +297,17 @@ def test_news_leaves_a_dead_letter_that_payments_has_not_recorded_to_the_operato
         assert (doc["paymentSequence"], "deadLetter" in doc) == (1, True)
 
 
-def test_the_same_news_twice_in_one_batch_is_heard_once(orders, create, news, stored):
+def test_the_same_news_twice_in_one_batch_is_heard_once(orders, create, payment_event, stored):
     twice, once = create(), create()
-    event = news(PaymentCaptured, twice)
-    told = orders.apply_payment_events([event, news(PaymentCaptured, once), event], order.apply_payment_event)
+    event = payment_event(PaymentCaptured, twice)
+    told = orders.apply_payment_events([event, payment_event(PaymentCaptured, once), event], order.apply_payment_event)
     assert sorted(heard.order_id for heard, _ in told) == sorted([twice, once])
     assert [stored(order_id)["version"] for order_id in (twice, once)] == [2, 2]
 
 
-def test_news_heard_again_later_changes_nothing(orders, create, news, stored):
+def test_news_heard_again_later_changes_nothing(orders, create, payment_event, stored):
     order_id = create()
-    event = news(PaymentCaptured, order_id)
+    event = payment_event(PaymentCaptured, order_id)
     orders.apply_payment_events([event], order.apply_payment_event)
     before = stored(order_id)
     assert orders.apply_payment_events([event], order.apply_payment_event) == []
@@ -305,14 +315,14 @@ def test_news_heard_again_later_changes_nothing(orders, create, news, stored):
     assert stored(order_id) == before
 
 
-def test_several_news_of_one_order_in_one_batch_are_heard_in_their_order(orders, create, update, news, stored):
+def test_several_news_of_one_order_in_one_batch_are_heard_in_their_order(orders, create, update, payment_event, stored):
     order_id, other = create(), create()
     update(order_id, "Cancelled")
     batch = [
-        news(PaymentCaptured, order_id, 1),
-        news(PaymentCaptured, other, 1),
-        news(PaymentRefunded, order_id, 2, refund_value=900, refunded_total=900),
-        news(PaymentRefunded, order_id, 3, refund_value=9000, refunded_total=9900),
+        payment_event(PaymentCaptured, order_id, 1),
+        payment_event(PaymentCaptured, other, 1),
+        payment_event(PaymentRefunded, order_id, 2, refund_value=900, refunded_total=900),
+        payment_event(PaymentRefunded, order_id, 3, refund_value=9000, refunded_total=9900),
     ]
     assert len(orders.apply_payment_events(batch, order.apply_payment_event)) == 4
     doc = stored(order_id)
@@ -323,7 +333,9 @@ def test_several_news_of_one_order_in_one_batch_are_heard_in_their_order(orders,
     assert stored(other)["orderStatus"] == "Success"
 
 
-def test_news_is_judged_anew_when_a_client_cancels_between_read_and_write(orders, create, update, rival, news, stored):
+def test_news_is_judged_anew_when_a_client_cancels_between_read_and_write(
+    orders, create, update, rival, payment_event, stored
+):
     cancelled, calm = create(), create()
     judged = []
 
@@ -333,7 +345,9 @@ def test_news_is_judged_anew_when_a_client_cancels_between_read_and_write(orders
             update(cancelled, "Cancelled", rival)
         return order.apply_payment_event(state, event)
 
-    told = orders.apply_payment_events([news(PaymentCaptured, cancelled), news(PaymentCaptured, calm)], decide)
+    told = orders.apply_payment_events(
+        [payment_event(PaymentCaptured, cancelled), payment_event(PaymentCaptured, calm)], decide
+    )
     assert {event.order_id: change.order_status for event, change in told} == {cancelled: "Cancelled", calm: "Success"}
     assert (cancelled, "Cancelled") in judged
     doc = stored(cancelled)
@@ -342,9 +356,11 @@ def test_news_is_judged_anew_when_a_client_cancels_between_read_and_write(orders
     assert len(stored(calm)["events"]) == 2
 
 
-def test_news_that_is_outrun_every_time_is_a_conflict_and_can_be_heard_later(orders, create, rival, news, stored):
+def test_news_that_is_outrun_every_time_is_a_conflict_and_can_be_heard_later(
+    orders, create, rival, payment_event, stored
+):
     order_id = create()
-    event = news(PaymentCaptured, order_id)
+    event = payment_event(PaymentCaptured, order_id)
     outrun = []
 
     def decide(state, event):
@@ -359,7 +375,7 @@ def test_news_that_is_outrun_every_time_is_a_conflict_and_can_be_heard_later(ord
     assert len(orders.apply_payment_events([event], order.apply_payment_event)) == 1
 
 
-def test_clients_and_payments_at_once_leave_every_order_whole(orders, rival, create, update, news, stored):
+def test_clients_and_payments_at_once_leave_every_order_whole(orders, rival, create, update, payment_event, stored):
     ids = [create() for _ in range(40)]
     start = threading.Barrier(6)
 
@@ -377,7 +393,7 @@ def test_clients_and_payments_at_once_leave_every_order_whole(orders, rival, cre
                 continue
             return
 
-    batch = [news(PaymentCaptured, order_id) for order_id in ids]
+    batch = [payment_event(PaymentCaptured, order_id) for order_id in ids]
     with ThreadPoolExecutor(6) as pool:
         running = [pool.submit(cancel, part) for part in range(4)]
         # The same events by two relays, as after a crash.
@@ -390,9 +406,9 @@ def test_clients_and_payments_at_once_leave_every_order_whole(orders, rival, cre
         assert [entry["type"] for entry in doc["outbox"]] == ["OrderCreated", "OrderCancelled"]
 
 
-def test_news_of_a_missing_order_is_refused_and_the_others_can_be_heard(orders, create, news, stored):
+def test_news_of_a_missing_order_is_refused_and_the_others_can_be_heard(orders, create, payment_event, stored):
     order_id = create()
-    good, lost = news(PaymentCaptured, order_id), news(PaymentCaptured, str(ObjectId()))
+    good, lost = payment_event(PaymentCaptured, order_id), payment_event(PaymentCaptured, str(ObjectId()))
     with pytest.raises(NotFound, match=lost.order_id):
         orders.apply_payment_events([good, lost], order.apply_payment_event)
     assert len(orders.apply_payment_events([good], order.apply_payment_event)) == 1
@@ -615,9 +631,9 @@ def test_on_behalf_of_a_user_only_that_users_orders_are_there(reads, orders, cre
     assert [change["userId"] for change in changes] == ["ada"]
 
 
-def test_a_step_on_old_knowledge_is_judged_with_the_write_itself(orders, rival, create, update, news, stored):
+def test_a_step_on_old_knowledge_is_judged_with_the_write_itself(orders, rival, create, update, payment_event, stored):
     order_id = create()
-    OrderService(orders, NO_LIMIT).on_payment_events([news(PaymentCaptured, order_id)])
+    OrderService(orders, NO_LIMIT).on_payment_events([payment_event(PaymentCaptured, order_id)])
     taken = []
 
     def decide(state):
@@ -637,13 +653,17 @@ def test_a_step_on_old_knowledge_is_judged_with_the_write_itself(orders, rival, 
 def test_an_order_stands_with_its_last_step_and_what_holds_it_up(reads, orders, create, update, database):
     order_id = create()
     update(order_id, "Cancelled")
-    standing = reads.diagnose(order_id, "")
-    assert (standing.order_status, standing.last.sequence, standing.last.to_status) == ("Cancelled", 2, "Cancelled")
-    assert (standing.undelivered, standing.dead_letter) == (True, "")
+    diagnostics = reads.diagnose(order_id, "")
+    assert (diagnostics.order_status, diagnostics.last.sequence, diagnostics.last.to_status) == (
+        "Cancelled",
+        2,
+        "Cancelled",
+    )
+    assert (diagnostics.undelivered, diagnostics.dead_letter) == (True, "")
     letter = {"reason": "poison", "event_id": "e", "failures": 8, "at": orders.now()}
     database.orders.update_one({"_id": ObjectId(order_id)}, {"$set": {"outbox": [], "deadLetter": letter}})
-    standing = reads.diagnose(order_id, "user-7")
-    assert (standing.undelivered, standing.dead_letter) == (False, "poison")
+    diagnostics = reads.diagnose(order_id, "user-7")
+    assert (diagnostics.undelivered, diagnostics.dead_letter) == (False, "poison")
 
 
 def test_a_page_begins_behind_the_order_it_is_told(reads, orders, create, database):

@@ -72,9 +72,9 @@ def test_every_event_has_an_id_of_its_own(orders, create, stored):
     assert len(ids) == 20
 
 
-def test_a_step_is_told_with_the_version_it_led_to(orders, create, update, news):
+def test_a_step_is_told_with_the_version_it_led_to(orders, create, update, payment_event):
     order_id = create()
-    OrderService(orders, NO_LIMIT).on_payment_events([news(PaymentCaptured, order_id)])
+    OrderService(orders, NO_LIMIT).on_payment_events([payment_event(PaymentCaptured, order_id)])
     answers = [update(order_id, text) for text in ("Confirm", "Shipped", "Shipped", "Delivered", "Cancelled")]
     assert [(answer.order_status, answer.version, answer.changed) for answer in answers] == [
         ("Confirm", 3, True),
@@ -100,9 +100,9 @@ def test_a_step_of_an_unknown_order_is_refused(orders, update):
             update(order_id, "Cancelled")
 
 
-def test_a_cancellation_is_announced_once_with_its_place_in_the_timeline(orders, create, update, news, stored):
+def test_a_cancellation_is_announced_once_with_its_place_in_the_timeline(orders, create, update, payment_event, stored):
     order_id = create()
-    OrderService(orders, NO_LIMIT).on_payment_events([news(PaymentCaptured, order_id)])
+    OrderService(orders, NO_LIMIT).on_payment_events([payment_event(PaymentCaptured, order_id)])
     update(order_id, "Confirm")
     for _ in range(3):
         update(order_id, "Cancelled")
@@ -113,10 +113,10 @@ def test_a_cancellation_is_announced_once_with_its_place_in_the_timeline(orders,
     assert event.at == round(doc["updatedAt"].timestamp() * 1000)
 
 
-def test_only_cancelling_is_announced_and_only_where_money_is_involved(orders, create, update, news, stored):
+def test_only_cancelling_is_announced_and_only_where_money_is_involved(orders, create, update, payment_event, stored):
     fulfilled, declined = create(), create()
     OrderService(orders, NO_LIMIT).on_payment_events(
-        [news(PaymentCaptured, fulfilled), news(PaymentDeclined, declined)]
+        [payment_event(PaymentCaptured, fulfilled), payment_event(PaymentDeclined, declined)]
     )
     update(fulfilled, "Confirm")
     update(fulfilled, "Shipped")
@@ -126,13 +126,13 @@ def test_only_cancelling_is_announced_and_only_where_money_is_involved(orders, c
     assert (stored(declined)["orderStatus"], stored(declined)["paymentStatus"]) == ("Cancelled", "Declined")
 
 
-def test_the_timeline_tells_who_did_what(orders, create, update, news, stored):
+def test_the_timeline_tells_who_did_what(orders, create, update, payment_event, stored):
     order_id = create()
-    OrderService(orders, NO_LIMIT).on_payment_events([news(PaymentCaptured, order_id, reference="ref-9")])
+    OrderService(orders, NO_LIMIT).on_payment_events([payment_event(PaymentCaptured, order_id, reference="ref-9")])
     update(order_id, "Confirm")
     update(order_id, "Shipped")
     update(order_id, "Cancelled")
-    OrderService(orders, NO_LIMIT).on_payment_events([news(PaymentRefunded, order_id, 2)])
+    OrderService(orders, NO_LIMIT).on_payment_events([payment_event(PaymentRefunded, order_id, 2)])
     entries = stored(order_id)["events"]
     assert [(entry["type"], entry["actor"], entry["from"], entry["to"], entry["paymentStatus"]) for entry in entries] == [
         ("OrderCreated", "client", "(new)", "Processing", "Processing"),
@@ -158,9 +158,9 @@ def test_the_timeline_tells_who_did_what(orders, create, update, news, stored):
         (PaymentParked, {"reason": "nobody knows"}, ("Processing", "Unknown")),
     ],
 )
-def test_news_is_applied_once_however_often_it_comes(orders, create, news, stored, kind, members, statuses):
+def test_news_is_applied_once_however_often_it_comes(orders, create, payment_event, stored, kind, members, statuses):
     order_id = create()
-    event = news(kind, order_id, **members)
+    event = payment_event(kind, order_id, **members)
     for batch in ([event], [event, event], [event]):
         OrderService(orders, NO_LIMIT).on_payment_events(batch)
     doc = stored(order_id)
@@ -168,9 +168,9 @@ def test_news_is_applied_once_however_often_it_comes(orders, create, news, store
     assert [entry["type"] for entry in doc["events"]] == ["OrderCreated", kind.__name__]
 
 
-def test_news_of_a_missing_order_is_refused_so_that_the_relay_sees_it(orders, create, news):
+def test_news_of_a_missing_order_is_refused_so_that_the_relay_sees_it(orders, create, payment_event):
     with pytest.raises(NotFound):
-        OrderService(orders, NO_LIMIT).on_payment_events([news(PaymentCaptured, str(ObjectId()))])
+        OrderService(orders, NO_LIMIT).on_payment_events([payment_event(PaymentCaptured, str(ObjectId()))])
 
 
 def test_an_order_its_status_and_the_list_agree(reads, orders, create, update):
@@ -245,9 +245,9 @@ def test_internal_members_never_leave_the_house(client, place):
     assert set(client.get(f"/orders/status/{order_id}").json) == {"ok", "orderStatus"}
 
 
-def test_news_of_a_missing_order_holds_back_no_other(app, client, place, database, news):
+def test_news_of_a_missing_order_holds_back_no_other(app, client, place, database, payment_event):
     ids = [place(client), str(ObjectId()), place(client)]
-    batch = [Pending(order_id, [entry_of(news(PaymentCaptured, order_id))]) for order_id in ids]
+    batch = [Pending(order_id, [entry_of(payment_event(PaymentCaptured, order_id))]) for order_id in ids]
     runtime(app).payments.relay.deliver(batch)
     assert [doc["orderStatus"] for doc in database.orders.find()] == ["Success", "Success"]
     assert [bool(pending.trouble) for pending in batch] == [False, True, False]
@@ -260,9 +260,11 @@ def test_handlers_never_answer_for_another_order(orders, create, update, stored)
     assert stored(other) == before
 
 
-def test_a_refund_is_reserved_and_asked_of_payments_in_one_write(orders, create, refund, commands, news, stored):
+def test_a_refund_is_reserved_and_asked_of_payments_in_one_write(
+    orders, create, refund, commands, payment_event, stored
+):
     order_id = create()
-    OrderService(orders, NO_LIMIT).on_payment_events([news(PaymentCaptured, order_id)])
+    OrderService(orders, NO_LIMIT).on_payment_events([payment_event(PaymentCaptured, order_id)])
     commands.sent.clear()
     answer = refund(order_id, "r1", 900)
     assert [name for name, _ in commands.sent] == ["find", "findAndModify"]
@@ -275,18 +277,18 @@ def test_a_refund_is_reserved_and_asked_of_payments_in_one_write(orders, create,
     assert (event.order_id, event.sequence, event.refund_id, event.refund_value) == (order_id, 3, "r1", 900)
 
 
-def test_a_refund_without_a_value_is_all_that_is_left(orders, create, refund, news):
+def test_a_refund_without_a_value_is_all_that_is_left(orders, create, refund, payment_event):
     order_id = create()
-    OrderService(orders, NO_LIMIT).on_payment_events([news(PaymentCaptured, order_id)])
+    OrderService(orders, NO_LIMIT).on_payment_events([payment_event(PaymentCaptured, order_id)])
     assert refund(order_id, "r1", 900).refund_value == 900
     assert refund(order_id, "rest").refund_value == 9000
     with pytest.raises(RefundExceedsBalance):
         refund(order_id, "more")
 
 
-def test_a_refund_asked_for_again_is_told_again_and_not_made_again(orders, create, refund, news, stored):
+def test_a_refund_asked_for_again_is_told_again_and_not_made_again(orders, create, refund, payment_event, stored):
     order_id = create()
-    OrderService(orders, NO_LIMIT).on_payment_events([news(PaymentCaptured, order_id)])
+    OrderService(orders, NO_LIMIT).on_payment_events([payment_event(PaymentCaptured, order_id)])
     refund(order_id, "r1", 900)
     before = stored(order_id)
     again = refund(order_id, "r1", 900)
@@ -294,9 +296,9 @@ def test_a_refund_asked_for_again_is_told_again_and_not_made_again(orders, creat
     assert stored(order_id) == before
 
 
-def test_refunds_asked_for_at_once_never_exceed_what_was_captured(orders, create, refund, news, stored):
+def test_refunds_asked_for_at_once_never_exceed_what_was_captured(orders, create, refund, payment_event, stored):
     order_id = create()
-    OrderService(orders, NO_LIMIT).on_payment_events([news(PaymentCaptured, order_id)])
+    OrderService(orders, NO_LIMIT).on_payment_events([payment_event(PaymentCaptured, order_id)])
 
     def ask(at: int) -> int:
         while True:
@@ -315,9 +317,9 @@ def test_refunds_asked_for_at_once_never_exceed_what_was_captured(orders, create
     assert [entry["type"] for entry in doc["outbox"]] == ["OrderCreated", "RefundRequested", "RefundRequested"]
 
 
-def test_amounts_that_need_64_bits_are_plain_integers_for_every_encoder(orders, create, refund, news):
+def test_amounts_that_need_64_bits_are_plain_integers_for_every_encoder(orders, create, refund, payment_event):
     order_id = create(total_value=2**40)
-    OrderService(orders, NO_LIMIT).on_payment_events([news(PaymentCaptured, order_id)])
+    OrderService(orders, NO_LIMIT).on_payment_events([payment_event(PaymentCaptured, order_id)])
     refund(order_id, "r1", value=2**39)
     again = refund(order_id, "r1", value=2**39)
     assert msgspec.json.decode(msgspec.json.encode(again))["refund_value"] == 2**39
