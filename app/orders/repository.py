@@ -62,7 +62,8 @@ class OrderRepository:
         IdempotencyKeyReused if that was a different order. The same order with the same id changes nothing: its first
         request got no answer.
         """
-        stored = new_document(order, transition, [entry_of(event)], at, self._outbox.lease_end())
+        outbox = [entry_of(event)]
+        stored = new_document(order, transition, outbox, at, self._outbox.lease_end())
         try:
             self._inserts(stored, self._deadline)
         except NotStored as error:
@@ -75,7 +76,7 @@ class OrderRepository:
             return order.order_id
         snapshot = OrderSnapshot(state=state_of(stored), newest_undelivered=event.sequence, created_at=at)
         self._keep_recent(order.order_id, snapshot)
-        self._outbox.recorded(stored["_id"], stored["outbox"])
+        self._outbox.recorded(stored["_id"], outbox)
         return order.order_id
 
     def count_open(self, user_id: str, limit: int) -> int:
