@@ -53,7 +53,7 @@ class Runtime:
         self.provider = provider
         self.feed = feed
         self.quota = quota
-        self._pulse = MetricsFlusher(*([self.payments.worker.measure] if self.payments else []))
+        self._metrics_flusher = MetricsFlusher(*([self.payments.worker.measure] if self.payments else []))
         self._watchdog = Watchdog(settings.background_stall)
         self._preparing = BackgroundThread("start", self._start_when_prepared)
         self._started = False
@@ -82,7 +82,7 @@ class Runtime:
         self._started = True
         self._on_unusable = on_unusable
         stages.subscribe(self.feed.take)
-        self._pulse.start()
+        self._metrics_flusher.start()
         self.bus.start()
         self._preparing.start()
 
@@ -110,7 +110,7 @@ class Runtime:
                 module.stop(timeout)
             self.feed.stop()
             stages.unsubscribe(self.feed.take)
-            self._pulse.stop()
+            self._metrics_flusher.stop()
             if tracing.active:
                 tracing.active.flush()
         self.bus.stop()
@@ -142,9 +142,9 @@ class Runtime:
     @property
     def _heartbeats(self) -> list[Heartbeat]:
         if not self._prepared:
-            return [self._pulse.thread, self._preparing, *self.bus.heartbeats]
+            return [self._metrics_flusher.thread, self._preparing, *self.bus.heartbeats]
         modules = [heartbeat for module in self._background for heartbeat in module.heartbeats]
-        return [self._pulse.thread, self._preparing, self.feed.thread, *self.bus.heartbeats, *modules]
+        return [self._metrics_flusher.thread, self._preparing, self.feed.thread, *self.bus.heartbeats, *modules]
 
     @property
     def _background(self) -> list[orders.Orders | payments.Payments]:
@@ -185,7 +185,7 @@ def create_app(
     """
     settings = settings or Settings.read(os.environ)
     configure(settings.log_format, settings.log_level)
-    stages.subscribe(metrics.stages_took)
+    stages.subscribe(metrics.observe_stages)
     if tracing.wanted(os.environ):
         _trace()
     uri = settings.mongodb_uri or embedded_mongod.running(settings.data) or NO_DATABASE

@@ -168,8 +168,8 @@ class Worker:
         metrics.payment_threads_busy.set(len(self._begun))
         metrics.payment_threads_hung.set(self.hung)
         metrics.payments_queued.set(self.queued)
-        metrics.results_waiting.set(self._recorder.waiting)
-        metrics.breaker_open.set(self._guard.open)
+        metrics.results_pending.set(self._recorder.waiting)
+        metrics.circuit_breaker_open.set(self._guard.open)
 
     def sweep(self) -> int:
         """Take up what is due and fits; tells how many that were."""
