@@ -81,7 +81,7 @@ class Runtime:
         """
         self._started = True
         self._on_unusable = on_unusable
-        stages.subscribe(self.feed.take)
+        stages.subscribe(self.feed.ingest)
         self._metrics_flusher.start()
         self.bus.start()
         self._preparing.start()
@@ -109,7 +109,7 @@ class Runtime:
             for module in self._background:
                 module.stop(timeout)
             self.feed.stop()
-            stages.unsubscribe(self.feed.take)
+            stages.unsubscribe(self.feed.ingest)
             self._metrics_flusher.stop()
             if tracing.active:
                 tracing.active.flush()
@@ -199,8 +199,8 @@ def create_app(
         provider = make_provider(settings, _collection(database, settings, "payments", "ledger"))
         store = _collection(database, settings, "payments", "payments")
         of_payments = payments.install(bus, bus, store, provider, settings)
-    feed = LiveFeed(_collection(database, settings, "gateway", "steps"))
-    quota = RateLimitCounters(_collection(database, settings, "gateway", "quotas"))
+    feed = LiveFeed(_collection(database, settings, "gateway", "stages"))
+    quota = RateLimitCounters(_collection(database, settings, "gateway", "rate_limits"))
     running = Runtime(settings, bus, database, (of_orders, of_payments), provider, feed, quota)
     app = Flask("app", static_folder=None)
     app.extensions["orderflow"] = running

@@ -57,7 +57,9 @@ def install(
     callers = rate_limits.Addresses(settings.forwarded_allow_ips)
     streams = Streams(settings.streams_max, settings.streams_per_caller, callers)
     for blueprint in (
-        orders.blueprint(bus, Admission(bus), streams, Cursors(cursor_key), live.of_order if live else lambda _: []),
+        orders.blueprint(
+            bus, Admission(bus), streams, Cursors(cursor_key), live.stages_of_order if live else lambda _: []
+        ),
         states.blueprint(bus),
         problem_pages.blueprint(),
         health.blueprint(ready, alive),

@@ -20,7 +20,7 @@ UNKNOWN = "692000000000000000000000"
 def logged():
     """The lines of every stage, in their order, each with its stage."""
     lines = []
-    listener = lambda step, _, told: lines.extend({"step": step, **line} for line in told)  # noqa: E731
+    listener = lambda stage, _, told: lines.extend({"stage": stage, **line} for line in told)  # noqa: E731
     stages.subscribe(listener)
     yield lines
     stages.unsubscribe(listener)
@@ -42,7 +42,7 @@ def ask(live, logged):
         name = f"asked-{next(numbers)}"
         answer = live.open(address, method=method, json=body, headers={"X-Request-Id": name, **headers})
         # What is delivered twice is logged twice.
-        return answer, lambda: [*dict.fromkeys(line["step"] for line in logged if line["request_id"] == name)]
+        return answer, lambda: [*dict.fromkeys(line["stage"] for line in logged if line["request_id"] == name)]
 
     return send
 
@@ -69,12 +69,12 @@ def test_a_step_without_money_ends_with_the_order_updated(ask, paid, logged):
 )  # fmt: skip
 def test_what_moves_money_goes_the_whole_way(ask, paid, logged, eventually, change):
     """From the provider on it is told under the request that placed the order, and all of it under the order."""
-    eventually(lambda: [line for line in logged if line["order_id"] == paid and line["step"] == Stage.ORDER_UPDATED])
+    eventually(lambda: [line for line in logged if line["order_id"] == paid and line["stage"] == Stage.ORDER_UPDATED])
     before = len(logged)
     answer, stages = change(ask, paid)
     assert answer.status_code in {200, 201}
     wanted = {*REQUESTED, Stage.ORDER_UPDATED, *PAID_FOR}
-    eventually(lambda: {line["step"] for line in logged[before:] if line["order_id"] == paid} == wanted)
+    eventually(lambda: {line["stage"] for line in logged[before:] if line["order_id"] == paid} == wanted)
     assert stages()[:3] == [*REQUESTED, Stage.ORDER_UPDATED]
 
 
@@ -97,6 +97,6 @@ def test_what_is_not_taken_in_is_nobodys_step(ask, paid):
 
 
 def test_an_order_is_not_shown_what_strangers_tried_with_it():
-    own = [{"module": module, "request_id": "own", "step": "x"} for module in ("gateway", "orders")]
-    tried = {"module": "gateway", "request_id": "theirs", "step": "x"}
+    own = [{"module": module, "request_id": "own", "stage": "x"} for module in ("gateway", "orders")]
+    tried = {"module": "gateway", "request_id": "theirs", "stage": "x"}
     assert latency._taken_up([tried, *own, tried]) == own
