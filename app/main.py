@@ -111,8 +111,8 @@ class Runtime:
             self.feed.stop()
             stages.unsubscribe(self.feed.ingest)
             self._metrics_flusher.stop()
-            if tracing.active:
-                tracing.active.flush()
+            if tracing.tracer:
+                tracing.tracer.flush()
         self.bus.stop()
         self.database.close()
 
@@ -186,7 +186,7 @@ def create_app(
     settings = settings or Settings.read(os.environ)
     configure(settings.log_format, settings.log_level)
     stages.subscribe(metrics.observe_stages)
-    if tracing.wanted(os.environ):
+    if tracing.enabled(os.environ):
         _trace()
     uri = settings.mongodb_uri or embedded_mongod.running(settings.data) or NO_DATABASE
     database = Database(uri, settings.database, **client_options)
@@ -241,12 +241,12 @@ def _collection(database: Database, settings: Settings, module: str, name: str, 
 def _trace() -> None:
     """Have traces made from now on, for all applications of this process."""
     try:
-        from app.observability.opentelemetry import OpenTelemetry
+        from app.observability.opentelemetry import OpenTelemetryTracer
     except ImportError as exc:
         raise BadSettings(f"OTEL_… asks for traces: pip install orderflow[otel] ({exc})") from exc
-    if tracing.active is None:
-        tracing.active = OpenTelemetry.from_environment(os.environ)
-    stages.subscribe(tracing.active.record_stages)
+    if tracing.tracer is None:
+        tracing.tracer = OpenTelemetryTracer.from_environment(os.environ)
+    stages.subscribe(tracing.tracer.record_stages)
 
 
 def _cursor_key(database: Database, settings: Settings) -> bytes:

@@ -47,7 +47,7 @@ def ask(live, logged):
     return send
 
 
-def step(ask, order_id, status):
+def update_status(ask, order_id, status):
     return ask("PUT", "/orders", {"orderId": order_id, "orderStatus": status})
 
 
@@ -55,8 +55,8 @@ def refund(ask, order_id, body, **headers):
     return ask("POST", f"/orders/one/{order_id}/refunds", body, **headers)
 
 
-def test_a_step_without_money_ends_with_the_order_updated(ask, paid, logged):
-    answer, stages = step(ask, paid, "Confirm")
+def test_an_update_without_money_ends_with_the_order_updated(ask, paid, logged):
+    answer, stages = update_status(ask, paid, "Confirm")
     assert (answer.status_code, stages()) == (200, [*REQUESTED, Stage.ORDER_UPDATED])
     line = logged[-1]
     assert (line["module"], line["order_id"], line["order_status"]) == ("orders", paid, "Confirm")
@@ -64,11 +64,11 @@ def test_a_step_without_money_ends_with_the_order_updated(ask, paid, logged):
 
 
 @pytest.mark.parametrize(
-    "change", [lambda ask, order_id: refund(ask, order_id, {"amount": "RM 10"}), lambda ask, order_id: step(ask, order_id, "Cancelled")],
+    "change", [lambda ask, order_id: refund(ask, order_id, {"amount": "RM 10"}), lambda ask, order_id: update_status(ask, order_id, "Cancelled")],
     ids=["a refund", "a cancellation"],
 )  # fmt: skip
-def test_what_moves_money_goes_the_whole_way(ask, paid, logged, eventually, change):
-    """From the provider on it is told under the request that placed the order, and all of it under the order."""
+def test_what_moves_money_goes_through_all_stages(ask, paid, logged, eventually, change):
+    """From the provider on it is logged under the request that placed the order, and all of it under the order."""
     eventually(lambda: [line for line in logged if line["order_id"] == paid and line["stage"] == Stage.ORDER_UPDATED])
     before = len(logged)
     answer, stages = change(ask, paid)
@@ -79,8 +79,8 @@ def test_what_moves_money_goes_the_whole_way(ask, paid, logged, eventually, chan
 
 
 def test_what_changes_nothing_is_received_and_no_more(ask, paid):
-    assert step(ask, paid, "Success")[1]() == REQUESTED
-    answer, stages = step(ask, paid, "Processing")
+    assert update_status(ask, paid, "Success")[1]() == REQUESTED
+    answer, stages = update_status(ask, paid, "Processing")
     assert (answer.status_code, stages()) == (409, REQUESTED)
     answer, stages = refund(ask, paid, {"amount": "RM 999"})
     assert (answer.status_code, stages()) == (409, REQUESTED)
@@ -89,9 +89,9 @@ def test_what_changes_nothing_is_received_and_no_more(ask, paid):
     assert (answer.headers["Idempotent-Replayed"], stages()) == ("true", REQUESTED)
 
 
-def test_what_is_not_taken_in_is_nobodys_step(ask, paid):
-    assert step(ask, UNKNOWN, "Confirm")[1]() == [Stage.GATEWAY_RECEIVED]
-    assert step(ask, "no id", "Confirm")[1]() == []
+def test_a_request_that_no_module_accepts_has_no_later_stage(ask, paid):
+    assert update_status(ask, UNKNOWN, "Confirm")[1]() == [Stage.GATEWAY_RECEIVED]
+    assert update_status(ask, "no id", "Confirm")[1]() == []
     assert refund(ask, "no-id", {})[1]() == []
     assert refund(ask, paid, {"amout": 1})[1]() == []
 
