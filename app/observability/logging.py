@@ -116,9 +116,8 @@ def _json_text(event: dict[str, Any], **_: Any) -> str:
     try:
         return orjson.dumps(event, default=_json_value).decode()
     except (TypeError, ValueError):
-        return json.dumps(
-            event, default=str
-        )  # Slower, and accepts what orjson rejects: huge integers, lone surrogates.
+        # Slower, and accepts what orjson rejects: huge integers, lone surrogates.
+        return json.dumps(event, default=_json_value)
 
 
 def _json_value(value: Any) -> Any:
