@@ -53,7 +53,7 @@ class Runtime:
         self.provider = provider
         self.feed = feed
         self.quota = quota
-        self._pulse = MetricsFlusher(*([self.payments.worker.measure] if self.payments else []))
+        self._metrics_flusher = MetricsFlusher(*([self.payments.worker.measure] if self.payments else []))
         self._watchdog = Watchdog(settings.background_stall)
         self._preparing = BackgroundThread("start", self._start_when_prepared)
         self._started = False
@@ -81,8 +81,8 @@ class Runtime:
         """
         self._started = True
         self._on_unusable = on_unusable
-        stages.subscribe(self.feed.take)
-        self._pulse.start()
+        stages.subscribe(self.feed.ingest)
+        self._metrics_flusher.start()
         self.bus.start()
         self._preparing.start()
 
@@ -109,10 +109,10 @@ class Runtime:
             for module in self._background:
                 module.stop(timeout)
             self.feed.stop()
-            stages.unsubscribe(self.feed.take)
-            self._pulse.stop()
-            if tracing.active:
-                tracing.active.flush()
+            stages.unsubscribe(self.feed.ingest)
+            self._metrics_flusher.stop()
+            if tracing.tracer:
+                tracing.tracer.flush()
         self.bus.stop()
         self.database.close()
 
@@ -142,9 +142,9 @@ class Runtime:
     @property
     def _heartbeats(self) -> list[Heartbeat]:
         if not self._prepared:
-            return [self._pulse.thread, self._preparing, *self.bus.heartbeats]
+            return [self._metrics_flusher.thread, self._preparing, *self.bus.heartbeats]
         modules = [heartbeat for module in self._background for heartbeat in module.heartbeats]
-        return [self._pulse.thread, self._preparing, self.feed.thread, *self.bus.heartbeats, *modules]
+        return [self._metrics_flusher.thread, self._preparing, self.feed.thread, *self.bus.heartbeats, *modules]
 
     @property
     def _background(self) -> list[orders.Orders | payments.Payments]:
@@ -185,8 +185,8 @@ def create_app(
     """
     settings = settings or Settings.read(os.environ)
     configure(settings.log_format, settings.log_level)
-    stages.subscribe(metrics.stages_took)
-    if tracing.wanted(os.environ):
+    stages.subscribe(metrics.observe_stages)
+    if tracing.enabled(os.environ):
         _trace()
     uri = settings.mongodb_uri or embedded_mongod.running(settings.data) or NO_DATABASE
     database = Database(uri, settings.database, **client_options)
@@ -199,8 +199,8 @@ def create_app(
         provider = make_provider(settings, _collection(database, settings, "payments", "ledger"))
         store = _collection(database, settings, "payments", "payments")
         of_payments = payments.install(bus, bus, store, provider, settings)
-    feed = LiveFeed(_collection(database, settings, "gateway", "steps"))
-    quota = RateLimitCounters(_collection(database, settings, "gateway", "quotas"))
+    feed = LiveFeed(_collection(database, settings, "gateway", "stages"))
+    quota = RateLimitCounters(_collection(database, settings, "gateway", "rate_limits"))
     running = Runtime(settings, bus, database, (of_orders, of_payments), provider, feed, quota)
     app = Flask("app", static_folder=None)
     app.extensions["orderflow"] = running
@@ -241,12 +241,12 @@ def _collection(database: Database, settings: Settings, module: str, name: str, 
 def _trace() -> None:
     """Have traces made from now on, for all applications of this process."""
     try:
-        from app.observability.opentelemetry import OpenTelemetry
+        from app.observability.opentelemetry import OpenTelemetryTracer
     except ImportError as exc:
         raise BadSettings(f"OTEL_… asks for traces: pip install orderflow[otel] ({exc})") from exc
-    if tracing.active is None:
-        tracing.active = OpenTelemetry.from_environment(os.environ)
-    stages.subscribe(tracing.active.record_stages)
+    if tracing.tracer is None:
+        tracing.tracer = OpenTelemetryTracer.from_environment(os.environ)
+    stages.subscribe(tracing.tracer.record_stages)
 
 
 def _cursor_key(database: Database, settings: Settings) -> bytes:

@@ -192,7 +192,7 @@ def test_every_call_that_is_shown_is_answered_as_shown(server, new_order, databa
     """In the order in which they are shown, each once all orders have settled and the live feed knows of it."""
 
     def settled():
-        known = database.steps.distinct("order_id", {"step": "order updated"})
+        known = database.stages.distinct("order_id", {"stage": "order updated"})
         stored = list(database.orders.find())
         return len(known) == len(stored) and all(order["orderStatus"] != "Processing" for order in stored)
 

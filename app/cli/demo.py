@@ -1,4 +1,4 @@
-"""`demo`: two orders and their nine steps, live."""
+"""`demo`: two orders and their nine stages, live."""
 
 import threading
 import time
@@ -27,7 +27,7 @@ def command(feed: LiveFeed) -> click.Command:
     @click.option("--seconds", default=15.0, show_default=True, help="How long to wait for the orders to settle.")
     @as_json
     def demo(url: str, seconds: float, as_json: bool) -> None:
-        """Place one good and one declined order on a running server and watch their nine steps."""
+        """Place one good and one declined order on a running server and watch their nine stages."""
         for product_id in WAYS:
             _show(feed, url, seconds, product_id, None if as_json else console())
 
@@ -43,7 +43,7 @@ def _show(feed: LiveFeed, url: str, seconds: float, product_id: str, to: Console
     order_id = _place(url, product_id, request_id)
     told = asking(_print_all, to, lines)
     if told < len(Stage):
-        raise click.ClickException(f"only {told} of {len(Stage)} steps were seen within {seconds:g} s")
+        raise click.ClickException(f"only {told} of {len(Stage)} stages were seen within {seconds:g} s")
     status = httpx.get(f"{url}/orders/status/{order_id}").json()["orderStatus"]
     if status != outcome:
         raise click.ClickException(f"order {order_id} is {status} instead of {outcome}")
@@ -56,7 +56,7 @@ def _show(feed: LiveFeed, url: str, seconds: float, product_id: str, to: Console
 def _print_all(to: Console | None, lines: "_Watch") -> int:
     told = set()
     for line in lines:
-        told.add(line["step"])
+        told.add(line["stage"])
         if to:
             _print(to, line)
         else:
@@ -65,7 +65,7 @@ def _print_all(to: Console | None, lines: "_Watch") -> int:
 
 
 class _Watch:
-    """The steps of one request, watched from before it is sent; in their order, in whichever processes tell of them."""
+    """The stages of one request, watched from before it is sent; in their order, in whichever processes tell of them."""
 
     def __init__(self, feed: LiveFeed, request_id: str, seconds: float) -> None:
         self._lines: list[dict[str, Any]] = []
@@ -98,7 +98,7 @@ class _Watch:
         try:
             for line in feed.follow({"request_id": request_id}, seconds):
                 self._lines.append(line)
-                if len({line["step"] for line in self._lines}) == len(Stage):
+                if len({line["stage"] for line in self._lines}) == len(Stage):
                     return
         except Unavailable as exc:
             self._error = exc
@@ -117,7 +117,7 @@ def _place(url: str, product_id: str, request_id: str) -> str:
 
 
 def _number(line: dict[str, Any]) -> int:
-    return list(Stage).index(line["step"])
+    return list(Stage).index(line["stage"])
 
 
 def _print(to: Console, line: dict[str, Any]) -> None:
@@ -125,6 +125,6 @@ def _print(to: Console, line: dict[str, Any]) -> None:
     clock = time.strftime("%H:%M:%S", time.localtime(line["at"])) + f".{int(line['at'] * 1000) % 1000:03d}"
     to.print(
         f"  {_number(line) + 1}  {clock}  [{colour}]{line['module']:<9}[/] {line['process'].partition('-')[0]:<7} "
-        f"{line['step']:<26} {line['took_ms']:>8.2f} ms  "
+        f"{line['stage']:<26} {line['took_ms']:>8.2f} ms  "
         f"[dim]{line['order_id']}  {line['request_id']}[/]"
     )

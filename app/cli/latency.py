@@ -33,10 +33,10 @@ def of_events(entries: Sequence[TimelineEntry]) -> Iterator[Bar]:
         yield Bar(_seconds(before.at), _seconds(entry.at), entry.actor, f"[bold]{escape(entry.type)}[/]", to)
 
 
-def of_steps(steps: Sequence[dict[str, Any]]) -> Iterator[Bar]:
+def of_stages(stages: Sequence[dict[str, Any]]) -> Iterator[Bar]:
     """A bar for each line of the live feed."""
-    for line in steps:
-        yield Bar(line["at"] - line["took_ms"] / 1000, line["at"], line["module"], line["step"])
+    for line in stages:
+        yield Bar(line["at"] - line["took_ms"] / 1000, line["at"], line["module"], line["stage"])
 
 
 def of_attempts(attempts: Sequence[Attempt]) -> Iterator[Bar]:

@@ -38,7 +38,7 @@ SLICE_MS = 1000
 
 
 def group(bus: RequestClient, feed: LiveFeed) -> click.Group:
-    """The commands, asking `bus`, and `feed` for what is still known of an order's steps."""
+    """The commands, asking `bus`, and `feed` for what is still known of an order's stages."""
     commands = AppGroup("orders", help="Orders, and how they came to be where they are.")
 
     @commands.command("list")
@@ -99,7 +99,7 @@ def _found(bus: RequestClient, user: str, status: str, overdue: float | None, li
 def _show(bus: RequestClient, feed: LiveFeed, order_id: str, as_json: bool) -> None:
     asked = {"request_id": _id(), "order_id": order_id, "on_behalf_of": ""}
     order = asking(bus.request, FindOrder(**asked))
-    entries, steps = _entries(bus, order_id), asking(feed.of_order, order_id)
+    entries, stages = _entries(bus, order_id), asking(feed.stages_of_order, order_id)
     attempts = asking(bus.request, ListAttempts(**asked)).attempts
     if as_json:
         events = [msgspec.to_builtins(entry) for entry in entries]
@@ -107,13 +107,13 @@ def _show(bus: RequestClient, feed: LiveFeed, order_id: str, as_json: bool) -> N
             {
                 "order": msgspec.to_builtins(order),
                 "events": events,
-                "steps": steps,
+                "stages": stages,
                 "attempts": [msgspec.structs.asdict(attempt) for attempt in attempts],
             }
         )
         return
     _print_order(order)
-    latency.draw([*latency.of_events(entries), *latency.of_steps(steps), *latency.of_attempts(attempts)])
+    latency.draw([*latency.of_events(entries), *latency.of_stages(stages), *latency.of_attempts(attempts)])
 
 
 def _watch(bus: RequestClient, order_id: str, seconds: float, as_json: bool) -> None:

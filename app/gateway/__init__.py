@@ -52,12 +52,14 @@ def install(
     Without a `live` feed there is no console.
     """
     _prepare(app, settings)
-    if tracing.active:
-        bus = request_tracing.TracedBus(bus, tracing.active)
+    if tracing.tracer:
+        bus = request_tracing.TracedBus(bus, tracing.tracer)
     callers = rate_limits.Addresses(settings.forwarded_allow_ips)
     streams = Streams(settings.streams_max, settings.streams_per_caller, callers)
     for blueprint in (
-        orders.blueprint(bus, Admission(bus), streams, Cursors(cursor_key), live.of_order if live else lambda _: []),
+        orders.blueprint(
+            bus, Admission(bus), streams, Cursors(cursor_key), live.stages_of_order if live else lambda _: []
+        ),
         states.blueprint(bus),
         problem_pages.blueprint(),
         health.blueprint(ready, alive),
@@ -66,8 +68,8 @@ def install(
         *([console.blueprint(bus, streams, live)] if live else []),
     ):
         app.register_blueprint(blueprint)
-    if tracing.active:
-        request_tracing.install(app, tracing.active)
+    if tracing.tracer:
+        request_tracing.install(app, tracing.tracer)
     allowed_hosts.install(app, settings)
     client_addresses.install(app)
     authentication.install(app, settings, rate_limits.failures(settings, take))

@@ -1,9 +1,8 @@
-"""The live feed: the steps of every process, in a capped collection that anyone may follow. For eyes, not for record.
+"""The live feed: the stages of recent orders from all processes, in a capped collection. For display, not a record.
 
-Bounded on purpose: a process tells at most about RATE lines a second and keeps few in memory, so that watching can
-never slow the work; what matters for good is in the orders' timelines. Where there is more to tell, it tells of some
-orders whole and of the others nothing; how many steps there really were, and how long they took, stands in one tally
-a second.
+A process sends about LINES_PER_SECOND lines at most and buffers few in memory, so the feed never slows the work. Above that rate it
+samples: it sends all lines of some orders and none of the others. The counts and durations of all stages, sampled or
+not, follow once a second as statistics. The durable record is the orders' timelines.
 """
 
 import os
@@ -27,63 +26,66 @@ from app.observability.stages import Stage
 from app.observability.supervision import BackgroundThread
 from app.storage.mongodb import NAMESPACE_EXISTS, Document, Store
 
-RATE = 100
-PAUSE = 0.05
+LINES_PER_SECOND = 100
+POLL_SECONDS = 0.05
 CAPPED_BYTES = 8 * 1024 * 1024
-# What an order that is told whole will cost, and how many of those are kept in mind.
-LINES_OF_ORDER = len(Stage)
-CHOSEN = 1024
-# Somebody waits to see what comes of these requests: told on credit.
-WATCHED = ("console-", "demo-")
-# So long after an order was left out, lines of orders that are not known here count as its likes.
-CROWDED_SECONDS = 5.0
-TALLY_SECONDS = 1.0
-SAMPLED = 256
+LINES_PER_ORDER = len(Stage)
+MAX_SAMPLED_ORDERS = 1024
+# A user waits for the stages of these requests, so they may overdraw the allowance.
+PRIORITY_PREFIXES = ("console-", "demo-")
+# For so long after an order was left out, the lines of unknown orders are left out too: they probably belong to it.
+SATURATED_SECONDS = 5.0
+STATISTICS_SECONDS = 1.0
+MAX_DURATIONS = 256
 AWAIT_MS = 100
 BATCH_SECONDS = 0.1
-STEPS_SHOWN = 100
-# So late a line may come after one that was told later by another process.
-LATE_SECONDS = 2.0
-REMEMBERED = 8192
+MAX_STAGES_SHOWN = 100
+# Another process may insert a line so much later than a newer one.
+MAX_DELAY_SECONDS = 2.0
+MAX_SEEN_IDS = 8192
 
 
-class Tally:
-    """How often each step happened, and how long it took: of the newest SAMPLED times alone."""
+class StageStatistics:
+    """Count and duration percentiles of each stage. The percentiles cover the newest MAX_DURATIONS durations only."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
-        self._times: dict[str, deque[float]] = {}
+        self._durations: dict[str, deque[float]] = {}
 
-    def add(self, step: str, lines: Sequence[Document]) -> None:
-        """Count a step of some orders."""
-        if step not in self._counts:
-            self._counts[step], self._times[step] = 0, deque(maxlen=SAMPLED)
-        self._counts[step] += len(lines)
-        self._times[step].extend([line["took_ms"] for line in lines])
+    def add(self, stage: str, lines: Sequence[Document]) -> None:
+        """Count a stage of some orders."""
+        if stage not in self._counts:
+            self._counts[stage], self._durations[stage] = 0, deque(maxlen=MAX_DURATIONS)
+        self._counts[stage] += len(lines)
+        self._durations[stage].extend([line["took_ms"] for line in lines])
 
-    def steps(self) -> Document:
-        """By step the count, the median and the 99th percentile in milliseconds."""
-        return {step: self._told(step) for step in self._counts}
+    def summary(self) -> Document:
+        """By stage: the count, the median and the 99th percentile in milliseconds."""
+        return {stage: self._summary_of(stage) for stage in self._counts}
 
-    def _told(self, step: str) -> Document:
-        times = sorted(self._times[step])
-        return {"count": self._counts[step], "p50": _percentile(times, 0.5), "p99": _percentile(times, 0.99)}
+    def _summary_of(self, stage: str) -> Document:
+        durations = sorted(self._durations[stage])
+        return {
+            "count": self._counts[stage],
+            "p50": _percentile(durations, 0.5),
+            "p99": _percentile(durations, 0.99),
+        }
 
 
 class LiveFeed:
-    """Takes lines from `story.tell_each`, and gives them to followers in whatever process."""
+    """A stage subscriber that sends sampled lines to the collection, and reads the lines of all processes from it."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._lines: queue.Queue[Document] = queue.Queue(2 * RATE)
-        self._allowance = float(RATE)
-        self._refilled = time.monotonic()
-        self._chosen: OrderedDict[str, None] = OrderedDict()
-        self._crowded_until = 0.0
-        self._tally = Tally()
+        self._lines: queue.Queue[Document] = queue.Queue(2 * LINES_PER_SECOND)
+        self._allowance = float(LINES_PER_SECOND)
+        self._refilled_at = time.monotonic()
+        self._sampled_orders: OrderedDict[str, None] = OrderedDict()
+        self._saturated_until = 0.0
+        self._statistics = StageStatistics()
         self._process = f"{os.getpid()}-{uuid4().hex[:6]}"
         self._stopping = threading.Event()
-        self.thread = BackgroundThread("feed", self._run)
+        self.thread = BackgroundThread("live-feed", self._run)
         self.draining = False
 
     def prepare(self) -> None:
@@ -94,119 +96,119 @@ class LiveFeed:
             except (CollectionInvalid, OperationFailure) as exc:
                 if isinstance(exc, OperationFailure) and exc.code != NAMESPACE_EXISTS:
                     raise
-                # Where modules run apart, another may have told of a step before this was made.
+                # With modules in separate processes, another may have inserted a line before and so created it uncapped.
                 if not lines.options().get("capped"):
                     lines.database.command("convertToCapped", lines.name, size=CAPPED_BYTES)
-            lines.create_indexes([pymongo.IndexModel([("order_id", 1)], name="of_order")])
+            lines.create_indexes([pymongo.IndexModel([("order_id", 1)], name="order_id")])
 
     def start(self) -> None:
-        """Start handing lines over."""
+        """Start the thread that sends lines."""
         self.thread.start()
 
     def stop(self) -> None:
-        """Hand over what is left, then end."""
+        """Send the buffered lines and end the thread."""
         self.draining = True
         self._stopping.set()
         self.thread.join(2.0)
 
-    def take(self, step: str, at: float, lines: Sequence[Document]) -> None:
-        """Take the lines of one step; forgets those of some orders when there are too many."""
-        self._tally.add(step, lines)
+    def ingest(self, stage: str, at: float, lines: Sequence[Document]) -> None:
+        """Buffer the lines of one stage for sending, those of sampled orders only."""
+        self._statistics.add(stage, lines)
         now = time.monotonic()
-        self._allowance = min(RATE, self._allowance + (now - self._refilled) * RATE)
-        self._refilled = now
+        self._allowance = min(LINES_PER_SECOND, self._allowance + (now - self._refilled_at) * LINES_PER_SECOND)
+        self._refilled_at = now
         for line in lines:
-            if line["order_id"] in self._chosen or self._admits(step, line, now):
+            if line["order_id"] in self._sampled_orders or self._should_sample(stage, line, now):
                 with suppress(queue.Full):
-                    self._lines.put_nowait({"step": step, "at": at, "process": self._process, **line})
+                    self._lines.put_nowait({"stage": stage, "at": at, "process": self._process, **line})
 
-    def follow(self, wanted: Document, seconds: float) -> Iterator[Document]:
-        """Lines that match `wanted`, for so many seconds, as they come in from any process. Raises Unavailable."""
-        for batch in self._batches(wanted, time.monotonic() + seconds):
+    def follow(self, query: Document, seconds: float) -> Iterator[Document]:
+        """New lines of all processes that match `query`, for `seconds`. Raises Unavailable."""
+        for batch in self._batches(query, time.monotonic() + seconds):
             yield from batch
 
-    def watch(self, since: float, seconds: float) -> Iterator[list[Document]]:
-        """Lines and tallies told since a time in seconds since 1970, in batches, an empty one now and then.
+    def follow_since(self, since: float, seconds: float) -> Iterator[list[Document]]:
+        """Batches of lines and statistics from `since` (seconds since 1970) on; an empty batch now and then.
 
-        Ends after so many seconds, and when this process does. Raises Unavailable.
+        Ends after `seconds`, and when this process drains. Raises Unavailable.
         """
-        wanted = {"at": {"$gte": since}}
-        for batch in self._batches(wanted, time.monotonic() + seconds):
-            # Where the cursor has to be opened anew, it need not begin where it began.
+        query = {"at": {"$gte": since}}
+        for batch in self._batches(query, time.monotonic() + seconds):
+            # A cursor that is reopened need not return old lines again.
             newest = max((line["at"] for line in batch), default=since)
-            wanted["at"]["$gte"] = max(wanted["at"]["$gte"], newest - LATE_SECONDS)
+            query["at"]["$gte"] = max(query["at"]["$gte"], newest - MAX_DELAY_SECONDS)
             yield batch
 
-    def of_order(self, order_id: str) -> list[Document]:
-        """What is still known of an order's steps, oldest first. Raises Unavailable."""
+    def stages_of_order(self, order_id: str) -> list[Document]:
+        """The lines of one order that are still in the collection, oldest first. Raises Unavailable."""
         with self._store.with_deadline() as lines:
-            found = list(lines.find({"order_id": order_id}, {"_id": 0}).limit(STEPS_SHOWN))
+            found = list(lines.find({"order_id": order_id}, {"_id": 0}).limit(MAX_STAGES_SHOWN))
         return sorted(found, key=lambda line: float(line["at"]))
 
-    def _admits(self, step: str, line: Document, now: float) -> bool:
-        """Whether to tell of an order that was not chosen before."""
-        if step != Stage.GATEWAY_RECEIVED:
-            # Begun elsewhere or long ago, unless it is one that was left out just now.
-            if now < self._crowded_until or self._allowance < 1:
+    def _should_sample(self, stage: str, line: Document, now: float) -> bool:
+        """Whether to send the line of an order that is not sampled yet."""
+        if stage != Stage.GATEWAY_RECEIVED:
+            # The order started in another process or long ago, or was left out a moment ago.
+            if now < self._saturated_until or self._allowance < 1:
                 return False
             self._allowance -= 1
             return True
-        least = -RATE if line["request_id"].startswith(WATCHED) else LINES_OF_ORDER
-        if self._allowance < least:
-            self._crowded_until = now + CROWDED_SECONDS
+        minimum = -LINES_PER_SECOND if line["request_id"].startswith(PRIORITY_PREFIXES) else LINES_PER_ORDER
+        if self._allowance < minimum:
+            self._saturated_until = now + SATURATED_SECONDS
             return False
-        self._allowance -= LINES_OF_ORDER
-        self._chosen[line["order_id"]] = None
-        if len(self._chosen) > CHOSEN:
-            self._chosen.popitem(last=False)
+        self._allowance -= LINES_PER_ORDER
+        self._sampled_orders[line["order_id"]] = None
+        if len(self._sampled_orders) > MAX_SAMPLED_ORDERS:
+            self._sampled_orders.popitem(last=False)
         return True
 
-    def _batches(self, wanted: Document, ends: float) -> Iterator[list[Document]]:
+    def _batches(self, query: Document, ends: float) -> Iterator[list[Document]]:
         seen: OrderedDict[Any, None] = OrderedDict()
         while time.monotonic() < ends and not self.draining:
             try:
-                for batch in self._tail(wanted, ends):
+                for batch in self._tail(query, ends):
                     fresh = [line for line in batch if line["_id"] not in seen]
                     seen.update((line["_id"], None) for line in fresh)
-                    while len(seen) > REMEMBERED:
+                    while len(seen) > MAX_SEEN_IDS:
                         seen.popitem(last=False)
                     yield fresh
             except PyMongoError as exc:
-                raise Unavailable(f"the feed cannot be followed: {exc}") from exc
+                raise Unavailable(f"the live feed cannot be read: {exc}") from exc
             yield []
-            time.sleep(PAUSE)  # A cursor on nothing dies at once.
+            time.sleep(POLL_SECONDS)  # A tailable cursor on an empty result ends at once.
 
-    def _tail(self, wanted: Document, ends: float) -> Iterator[list[Document]]:
-        # With read concern majority a tailable cursor opened on the very first lines stays alive and empty.
+    def _tail(self, query: Document, ends: float) -> Iterator[list[Document]]:
+        # With read concern majority, a tailable cursor opened on the first lines of a collection stays alive and empty.
         local = self._store.collection.with_options(read_concern=ReadConcern("local"))
-        lines = local.find(wanted, cursor_type=CursorType.TAILABLE_AWAIT).max_await_time_ms(AWAIT_MS)
+        lines = local.find(query, cursor_type=CursorType.TAILABLE_AWAIT).max_await_time_ms(AWAIT_MS)
         while lines.alive and time.monotonic() < ends and not self.draining:
-            yield _batch(lines)
+            yield _next_batch(lines)
 
     def _run(self) -> None:
-        tally_at = time.monotonic() + TALLY_SECONDS
-        while not self._stopping.wait(PAUSE):
+        statistics_at = time.monotonic() + STATISTICS_SECONDS
+        while not self._stopping.wait(POLL_SECONDS):
             self.thread.beat()
-            self._hand_over()
-            if time.monotonic() >= tally_at:
-                tally_at += TALLY_SECONDS
-                self._hand_over_tally()
-        self._hand_over()
+            self._send_lines()
+            if time.monotonic() >= statistics_at:
+                statistics_at += STATISTICS_SECONDS
+                self._send_statistics()
+        self._send_lines()
 
-    def _hand_over(self) -> None:
+    def _send_lines(self) -> None:
         batch: list[Any] = []
         with suppress(queue.Empty):
             while True:
                 batch.append(self._lines.get_nowait())
         self._send(batch)
 
-    def _hand_over_tally(self) -> None:
-        told, self._tally = self._tally, Tally()
-        # Whoever was about to add to the old one has done so by then; that is not worth a lock for each step.
-        self._stopping.wait(PAUSE)
-        steps = told.steps()
-        if steps:
-            self._send([{"process": self._process, "at": time.time(), "tally": steps}])
+    def _send_statistics(self) -> None:
+        finished, self._statistics = self._statistics, StageStatistics()
+        # A thread may still be adding to the finished one. The pause lets it end, without a lock on every stage.
+        self._stopping.wait(POLL_SECONDS)
+        summary = finished.summary()
+        if summary:
+            self._send([{"process": self._process, "at": time.time(), "statistics": summary}])
 
     def _send(self, batch: list[Document]) -> None:
         if batch:
@@ -215,8 +217,8 @@ class LiveFeed:
                 unacknowledged.insert_many(batch, ordered=False)
 
 
-def _batch(lines: Cursor[Document]) -> list[Document]:
-    """What a tailing cursor has by now; it waits a moment for the first."""
+def _next_batch(lines: Cursor[Document]) -> list[Document]:
+    """The lines that a tailable cursor returns within BATCH_SECONDS; it waits up to AWAIT_MS for the first."""
     ends, batch = time.monotonic() + BATCH_SECONDS, []
     for line in lines:
         batch.append(line)
@@ -225,5 +227,5 @@ def _batch(lines: Cursor[Document]) -> list[Document]:
     return batch
 
 
-def _percentile(times: Sequence[float], share: float) -> float:
-    return times[min(len(times) - 1, int(len(times) * share))] if times else 0.0
+def _percentile(ordered: Sequence[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0

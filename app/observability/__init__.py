@@ -1,4 +1,4 @@
-"""What shows how the process works: the log, the stages of orders, metrics, traces, and the health of threads.
+"""Observability: the log, the stages of orders, metrics, traces, and the supervision of background threads.
 
 May import contracts and config.
 """

@@ -1,6 +1,6 @@
-"""Writes log lines from a thread of its own, so that a log that cannot be written holds up nothing else.
+"""Writes log lines in a separate thread, so that a blocked log never delays other work.
 
-A reader that has gone, a pipe that nobody empties or a full disk costs lines, which are counted, and nothing more.
+If the reader is gone, a pipe is not emptied or the disk is full, lines are dropped and counted.
 """
 
 import _thread
@@ -20,14 +20,14 @@ Entry = tuple[int, Callable[[], str]]
 class LogWriter:
     """Writes lines to a stream of this process. Never raises; between `start` and `stop` it never blocks its caller.
 
-    At most LIMIT lines wait to be written, further ones are dropped. `dropped` counts the lines that were not written,
-    or not whole. Before `start` and after `stop` a line is written by its caller. A forked child begins as not started.
+    At most LIMIT lines are queued, further ones are dropped. `dropped` counts the lines that were not written completely.
+    Before `start` and after `stop` the caller's thread writes. A forked child begins as not started.
     """
 
     LIMIT = 10_000
     INTERVAL_SECONDS = 0.05
     STOP_SECONDS = 2.0
-    RETRIES = 20
+    MAX_RETRIES = 20
 
     def __init__(self, stream: Callable[[], TextIO]) -> None:
         self._stream = stream
@@ -36,30 +36,30 @@ class LogWriter:
         os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
-        self._lock = _standard(_thread, "RLock")()
+        self._lock = _unpatched(_thread, "RLock")()
         self._entries: deque[Entry] = deque()
         self._waiting = 0
         self._running = self._stopping = self._finished = self._blocked = False
 
     @property
     def waiting(self) -> int:
-        """How many lines wait to be written."""
+        """Number of queued lines."""
         return self._waiting
 
     def write(self, text: str) -> int:
-        """Write whole lines as soon as possible: a file's `write`, for the handlers of logging libraries."""
+        """Write whole lines as soon as possible; the `write` of a file, for handlers of logging libraries."""
         self.put(text.count("\n"), lambda: text)
         if self._running and self._wake.empty():
             self._wake.put(None)
         return len(text)
 
     def flush(self) -> None:
-        """A file's `flush`: lines are on their way already."""
+        """Does nothing; the `flush` of a file, for handlers of logging libraries."""
 
     def put(self, lines: int, render: Callable[[], str]) -> None:
-        """Write so many lines within INTERVAL_SECONDS; `render` makes their text and is called by the writing thread."""
+        """Queue a text of `lines` lines, written within INTERVAL_SECONDS; the writing thread calls `render` for it."""
         if not self._running:
-            self._write_at_once(lines, render)
+            self._write_now(lines, render)
             return
         with self._lock:
             fits = self._waiting + lines <= self.LIMIT
@@ -70,17 +70,17 @@ class LogWriter:
             self.drop(lines)
 
     def start(self) -> None:
-        """Leave the writing to a thread. Call it after any fork."""
+        """Start the writing thread. Call it after any fork."""
         if self._running:
             return
-        self._wake = _standard(queue, "SimpleQueue")()
+        self._wake = _unpatched(queue, "SimpleQueue")()
         self._stopping = self._finished = False
         self._running = True
-        # A real thread, also under gevent: while a write blocks, all greenlets go on.
-        _standard(_thread, "start_new_thread")(self._run, ())
+        # A real thread also under gevent, so that a blocked write does not stop the greenlets.
+        _unpatched(_thread, "start_new_thread")(self._run, ())
 
     def stop(self) -> None:
-        """Write what waits, for at most STOP_SECONDS; from then on callers write for themselves."""
+        """Write the queued lines, for at most STOP_SECONDS, and end the thread."""
         if not self._running:
             return
         self._stopping = True
@@ -95,12 +95,12 @@ class LogWriter:
     def _run(self) -> None:
         while not self._finished:
             try:
-                self._finished = self._next_round()
-            except BaseException:  # noqa: S112 - there is no log to report it to  # nosec B112
+                self._finished = self._write_next()
+            except BaseException:  # noqa: S112 - the log itself has failed  # nosec B112
                 continue
 
-    def _next_round(self) -> bool:
-        """Wait for lines and write them; whether the end has come."""
+    def _write_next(self) -> bool:
+        """Wait for lines and write them; returns whether the writer is stopping."""
         last = self._stopping
         if not last:
             self._wait()
@@ -115,7 +115,7 @@ class LogWriter:
         with self._lock:
             entries, self._entries = self._entries, deque()
             self._waiting = 0
-        texts = [self._rendered(*entry) for entry in entries]
+        texts = [self._render(*entry) for entry in entries]
         if not texts:
             return
         try:
@@ -124,29 +124,29 @@ class LogWriter:
             self.drop(sum(lines for lines, _ in entries))
 
     def _write_all(self, data: bytes) -> None:
-        descriptor, tries = self._stream().fileno(), 0
+        descriptor, retries = self._stream().fileno(), 0
         while data:
             try:
-                data, tries = data[os.write(descriptor, data) :], 0
+                data, retries = data[os.write(descriptor, data) :], 0
             except BlockingIOError:
-                # Somebody made the descriptor non-blocking: its reader is slow, or has stopped.
-                tries += 1
-                if tries > self.RETRIES:
+                # The descriptor is non-blocking, and its reader is slow or has stopped.
+                retries += 1
+                if retries > self.MAX_RETRIES:
                     raise
-                _standard(time, "sleep")(self.INTERVAL_SECONDS)
+                _unpatched(time, "sleep")(self.INTERVAL_SECONDS)
 
-    def _write_at_once(self, lines: int, render: Callable[[], str]) -> None:
+    def _write_now(self, lines: int, render: Callable[[], str]) -> None:
         if self._blocked:
             self.drop(lines)
             return
         try:
             stream = self._stream()
-            stream.write(self._rendered(lines, render))
+            stream.write(self._render(lines, render))
             stream.flush()
         except Exception:
             self.drop(lines)
 
-    def _rendered(self, lines: int, render: Callable[[], str]) -> str:
+    def _render(self, lines: int, render: Callable[[], str]) -> str:
         try:
             return render()
         except Exception:
@@ -154,12 +154,12 @@ class LogWriter:
             return ""
 
     def drop(self, lines: int) -> None:
-        """Count lines as not written."""
+        """Count lines that were not written."""
         with self._lock:
             self.dropped += lines
 
 
-def _standard(module: ModuleType, name: str) -> Any:
-    """The standard library's own `name`, also where gevent has put its own in that place."""
+def _unpatched(module: ModuleType, name: str) -> Any:
+    """`name` of a module of the standard library, without gevent's patch."""
     monkey = sys.modules.get("gevent.monkey")
     return monkey.get_original(module.__name__, name) if monkey else getattr(module, name)

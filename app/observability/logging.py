@@ -1,4 +1,4 @@
-"""The log: one structured line an event, readable on a terminal, JSON elsewhere."""
+"""The log: one structured line per event, as readable text on a terminal and as JSON elsewhere."""
 
 import json
 import logging
@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import msgspec
 import orjson
 import structlog
 
@@ -20,7 +21,7 @@ writer = LogWriter(lambda: _output)
 
 
 def write_lines(event: str, records: Sequence[dict[str, Any]]) -> None:
-    """One line at level info for each record; cheaper than as many calls of `log.info`."""
+    """Write one line at level info for each record; cheaper than one call of `log.info` per record."""
     _write_lines(event, records)
 
 
@@ -30,39 +31,39 @@ def _write_one_by_one(event: str, lines: Sequence[dict[str, Any]]) -> None:
 
 
 def _write_json(event: str, lines: Sequence[dict[str, Any]]) -> None:
-    writer.put(len(lines), partial(_rendered, event, time.time(), lines))
+    writer.put(len(lines), partial(_render_json, event, time.time(), lines))
 
 
-def _rendered(event: str, at: float, lines: Sequence[dict[str, Any]]) -> str:
-    # What the processors below would make of it, at a tenth of their cost: steps are most of all lines.
+def _render_json(event: str, at: float, lines: Sequence[dict[str, Any]]) -> str:
+    # The same text as the processors below would render, at a tenth of the cost: most lines are stages.
     moment = datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     head = f'{{"event":"{event}","level":"info","timestamp":"{moment}",'
     return "".join(f"{head}{_json_text(line)[1:]}\n" for line in lines)
 
 
 def start_writing() -> None:
-    """Leave the writing to a thread: one write for all steps that happen within a moment.
+    """Write lines in a separate thread from now on, many in one system call.
 
-    Warnings and errors wake the thread at once. A process that is killed takes the last moment's lines along: its log
-    is for reading, the record is in the database.
+    Warnings and errors wake the thread at once. A killed process loses the last queued lines; the durable record is in
+    the database.
     """
     writer.start()
 
 
 def stop_writing() -> None:
-    """Write what waits; from now on each line is written by its caller."""
+    """Write the queued lines; from now on the thread that logs a line writes it."""
     writer.stop()
 
 
-def _write_nothing(_step: str, _lines: Sequence[dict[str, Any]]) -> None:
-    """Steps are below the level."""
+def _write_nothing(_event: str, _lines: Sequence[dict[str, Any]]) -> None:
+    """Used where level info is below the configured level."""
 
 
 _write_lines: Callable[[str, Sequence[dict[str, Any]]], None] = _write_one_by_one
 
 
 def configure(log_format: str, log_level: str) -> None:
-    """Set up all logging of this process, the libraries' included: one line an event, to standard output."""
+    """Configure all logging of this process, including libraries: one line per event, to standard output."""
     global _write_lines, _output
     _output = sys.stdout
     console = log_format == "console" or (log_format == "auto" and sys.stdout.isatty())
@@ -96,7 +97,7 @@ def configure(log_format: str, log_level: str) -> None:
 
 
 def _never_raising(logger: type[Any]) -> type[Any]:
-    """The class of loggers with its last event guarded: an event that cannot be rendered is dropped and counted."""
+    """A subclass of `logger` that drops and counts an event that cannot be rendered, instead of raising."""
 
     class NeverRaising(logger):  # type: ignore[misc]
         def _proxy_to_logger(self, method_name: str, event: str | None = None, *args: Any, **members: Any) -> Any:
@@ -113,6 +114,11 @@ def _never_raising(logger: type[Any]) -> type[Any]:
 
 def _json_text(event: dict[str, Any], **_: Any) -> str:
     try:
-        return orjson.dumps(event, default=str).decode()
+        return orjson.dumps(event, default=_json_value).decode()
     except (TypeError, ValueError):
-        return json.dumps(event, default=str)  # Slower, and takes what orjson will not: huge numbers, half characters.
+        # Slower, and accepts what orjson rejects: huge integers, lone surrogates.
+        return json.dumps(event, default=_json_value)
+
+
+def _json_value(value: Any) -> Any:
+    return msgspec.structs.asdict(value) if isinstance(value, msgspec.Struct) else str(value)

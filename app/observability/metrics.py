@@ -1,14 +1,15 @@
-"""What operators watch, in Prometheus' terms. Under gunicorn all workers share the files in PROMETHEUS_MULTIPROC_DIR."""
+"""The Prometheus metrics of a process. Under gunicorn all workers share the files in PROMETHEUS_MULTIPROC_DIR."""
 
 from bisect import bisect_left
 from collections import Counter as Count
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from prometheus_client import (
+    CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
@@ -20,179 +21,160 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 LONG_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0, 86400.0)
 
-# Bytes, for some 7,000 series: a file that never grows cannot fail to. Where one could not grow, because the disk is full,
-# all its later series would fail as well.
+# Bytes, enough for 7,000 series. A file cannot grow on a full disk, and a failed growth breaks all later series.
 mmap_dict._INITIAL_MMAP_SIZE = 1 << 20
 
-# When a series began is of no use here, and would double their number.
+# The creation time of each series is not used and would double the number of series.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-provider_calls = Counter(
-    "orderflow_provider_calls", "Calls to the payment provider, by what was asked and answered", ["call", "answer"]
+REGISTRY = CollectorRegistry()
+_counter = partial(Counter, registry=REGISTRY)
+_histogram = partial(Histogram, registry=REGISTRY)
+_gauge = partial(Gauge, registry=REGISTRY, multiprocess_mode="livesum")
+
+provider_calls = _counter(
+    "orderflow_provider_calls", "Calls to the payment provider, by operation and response", ["call", "response"]
 )
-payments_parked = Counter(
+payments_parked = _counter(
     "orderflow_payments_parked",
-    "Payments nobody could settle in time: each needs an operator (payments retry, resolve)",
+    "Payments whose outcome could not be learned in time: each needs an operator (payments retry, resolve)",
 )
-dead_letters = Counter(
+dead_letters = _counter(
     "orderflow_dead_letters", "Events that could not be delivered: each needs an operator", ["module"]
 )
-leases_lost = Counter("orderflow_leases_lost", "Results refused because the lease had passed to another worker")
-orders_refused = Counter("orderflow_orders_refused", "New orders refused because too much was waiting")
-refusals = Counter("orderflow_refusals", "Requests that were refused, by the code of the problem", ["code"])
-log_lines_dropped = Counter(
-    "orderflow_log_lines_dropped", "Lines of the log that were not written: nobody reads it, or its disk is full"
+leases_lost = _counter("orderflow_leases_lost", "Results rejected because the lease had passed to another worker")
+orders_rejected = _counter("orderflow_orders_rejected", "New orders rejected because too much work was unfinished")
+http_problems = _counter("orderflow_http_problems", "Requests answered with a problem, by its code", ["code"])
+log_lines_dropped = _counter(
+    "orderflow_log_lines_dropped", "Log lines that were not written: the reader is gone or slow, or the disk is full"
 )
-thread_failures = Counter(
-    "orderflow_thread_failures", "Errors that reached the top of a background thread, which then went on", ["thread"]
+thread_failures = _counter(
+    "orderflow_thread_failures", "Uncaught errors in background threads, each of which continued", ["thread"]
 )
-workers_replaced = Counter(
+workers_replaced = _counter(
     "orderflow_workers_replaced", "Processes that ended because background work made no progress", ["thread"]
 )
-database_errors = Counter("orderflow_database_errors", "Errors of the database, by kind", ["kind"])
-broker_losses = Counter("orderflow_broker_losses", "Connections to the message broker that broke off")
-broker_unanswered = Counter(
-    "orderflow_broker_unanswered", "What was sent over the message broker and not answered in time", ["what"]
+database_errors = _counter("orderflow_database_errors", "Failed database operations, by kind of error", ["kind"])
+broker_connections_lost = _counter(
+    "orderflow_broker_connections_lost", "Connections to the message broker that were lost"
+)
+broker_timeouts = _counter(
+    "orderflow_broker_timeouts", "Messages over the broker without a reply in time, by kind of message", ["kind"]
 )
 
-batch_sizes = Histogram(
+batch_sizes = _histogram(
     "orderflow_batch_size",
-    "How many callers or events shared one database command",
-    ["what"],
+    "Calls or events that shared one command",
+    ["operation"],
     buckets=(1, 2, 4, 8, 16, 32, 64, 128),
 )
-requests = Histogram(
+request_duration = _histogram(
     "orderflow_http_request_duration_seconds",
-    "Time to the answer's beginning, by the route's template; those that asked to wait are routes of their own",
+    "Time to the first byte of the response, by route template; long polls are counted as separate routes",
     ["route", "method", "status"],
     buckets=SECONDS,
 )
-hops = Histogram(
-    "orderflow_hop_duration_seconds",
-    "What each of an order's nine steps took; the handing on and payments received count from the recorded event",
-    ["step"],
+stage_duration = _histogram(
+    "orderflow_stage_duration_seconds",
+    "Duration of each of an order's nine stages; both handovers and `payments received` count from the recorded event",
+    ["stage"],
     buckets=SECONDS,
 )
-settled = Histogram(
-    "orderflow_order_settled_seconds", "From an order's creation to the outcome of its payment", buckets=LONG_SECONDS
+settlement_duration = _histogram(
+    "orderflow_order_settlement_duration_seconds",
+    "Time from an order's creation to the outcome of its payment",
+    buckets=LONG_SECONDS,
 )
-attempts = Histogram(
-    "orderflow_payment_attempts", "How many attempts a call came to its end with", buckets=(1, 2, 3, 4, 6, 8, 12, 16)
+payment_attempts = _histogram(
+    "orderflow_payment_attempts", "Attempts until a payment reached an outcome", buckets=(1, 2, 3, 4, 6, 8, 12, 16)
 )
-database_seconds = Histogram(
-    "orderflow_database_duration_seconds",
-    "What an operation on a collection took, all who share it counting as one",
+database_duration = _histogram(
+    "orderflow_database_operation_duration_seconds",
+    "Duration of a database operation, by collection; calls that share a command count as one",
     ["collection"],
     buckets=SECONDS,
 )
-broker_seconds = Histogram(
-    "orderflow_broker_duration_seconds",
-    "From sending over the message broker to the answer: of a request that does not wait, or of a batch of events",
-    ["what"],
+broker_round_trip = _histogram(
+    "orderflow_broker_round_trip_duration_seconds",
+    "Time from sending over the message broker to the reply: of a request without long poll, or of a batch of events",
+    ["kind"],
     buckets=SECONDS,
 )
 
-workers = Gauge("orderflow_workers", "Processes at work", multiprocess_mode="livesum")
-payment_threads = Gauge(
-    "orderflow_payment_threads", "How many calls to the provider there may be at once", multiprocess_mode="livesum"
+workers = _gauge("orderflow_workers", "Running processes")
+payment_threads = _gauge("orderflow_payment_threads", "Maximum number of concurrent calls to the provider")
+payment_threads_busy = _gauge("orderflow_payment_threads_busy", "Running calls to the provider")
+payment_threads_hung = _gauge("orderflow_payment_threads_hung", "Calls that timed out and have not returned")
+payments_queued = _gauge("orderflow_payments_queued", "Leased payments whose call has not started")
+results_pending = _gauge("orderflow_payment_results_pending", "Provider results that are not stored yet")
+circuit_breaker_open = _gauge("orderflow_circuit_breaker_open", "Processes whose circuit breaker is open")
+deliveries_failing = _gauge(
+    "orderflow_deliveries_failing", "Event types of which every delivery fails, summed over all processes", ["module"]
 )
-payment_threads_busy = Gauge(
-    "orderflow_payment_threads_busy", "Calls to the provider under way", multiprocess_mode="livesum"
-)
-payment_threads_hung = Gauge(
-    "orderflow_payment_threads_hung", "Calls that were given up and have not come back", multiprocess_mode="livesum"
-)
-payments_queued = Gauge(
-    "orderflow_payments_queued", "Payments under lease whose call has not begun", multiprocess_mode="livesum"
-)
-results_waiting = Gauge(
-    "orderflow_payment_results_waiting",
-    "Answers of the provider that are yet to be stored",
-    multiprocess_mode="livesum",
-)
-breaker_open = Gauge("orderflow_breaker_open", "Processes that spare the provider", multiprocess_mode="livesum")
-deliveries_failing = Gauge(
-    "orderflow_deliveries_failing",
-    "Event types of which every delivery fails, added up over all processes",
-    ["module"],
-    multiprocess_mode="livesum",
-)
-broker_connections = Gauge(
-    "orderflow_broker_connections", "Open connections to the message broker", multiprocess_mode="livesum"
-)
-streams_open = Gauge("orderflow_streams_open", "Requests that wait or stream", multiprocess_mode="livesum")
-
-COUNTERS = (
-    provider_calls, payments_parked, dead_letters, leases_lost, orders_refused, refusals, log_lines_dropped,
-    thread_failures, workers_replaced, database_errors, broker_losses, broker_unanswered,
-)  # fmt: skip
-HISTOGRAMS = (batch_sizes, requests, hops, settled, attempts, database_seconds, broker_seconds)
-GAUGES = (
-    workers, payment_threads, payment_threads_busy, payment_threads_hung, payments_queued, results_waiting,
-    breaker_open, deliveries_failing, broker_connections, streams_open,
-)  # fmt: skip
+broker_connections = _gauge("orderflow_broker_connections", "Open connections to the message broker")
+streams_open = _gauge("orderflow_streams_open", "Open long polls and event streams")
 
 
-class Tally:
-    """Gathers what was observed, and books it many at once: that costs a tenth of booking each alone."""
+class ObservationBuffer:
+    """Collects observations of histograms and applies many at once, at a tenth of the cost of single `observe` calls."""
 
-    MOST = 2048
+    CAPACITY = 2048
 
     def __init__(self) -> None:
-        self._gathered: deque[tuple[Histogram, Sequence[float]]] = deque()
+        self._pending: deque[tuple[Histogram, Sequence[float]]] = deque()
 
     def add(self, histogram: Histogram, values: Sequence[float]) -> None:
-        """Keep values in mind for a histogram without labels of its own."""
-        self._gathered.append((histogram, values))
-        if len(self._gathered) >= self.MOST:
-            self.book()
+        """Buffer values for a histogram that has no unset labels."""
+        self._pending.append((histogram, values))
+        if len(self._pending) >= self.CAPACITY:
+            self.flush()
 
-    def book(self) -> None:
-        """Book all that was gathered."""
-        values: dict[Histogram, list[float]] = defaultdict(list)
+    def flush(self) -> None:
+        """Apply all buffered observations."""
+        by_histogram: dict[Histogram, list[float]] = defaultdict(list)
         with suppress(IndexError):
             while True:
-                histogram, some = self._gathered.popleft()
-                values[histogram].extend(some)
-        for histogram, observed in values.items():
+                histogram, values = self._pending.popleft()
+                by_histogram[histogram].extend(values)
+        for histogram, observed in by_histogram.items():
             _observe_all(histogram, observed)
 
 
 def _observe_all(histogram: Histogram, values: Sequence[float]) -> None:
-    # The library has no such call; a test compares it with its `observe`.
+    # The library has no bulk `observe`; a test compares the results of both.
     bounds, buckets = histogram._upper_bounds, histogram._buckets
     for index, count in Count(bisect_left(bounds, value) for value in values).items():
         buckets[index].inc(count)
     histogram._sum.inc(sum(values))
 
 
-tally = Tally()
-_children: dict[tuple[str, str, int], Histogram] = {}
-_stages: dict[str, Histogram] = {}
+observations = ObservationBuffer()
+_request_durations: dict[tuple[str, str, int], Histogram] = {}
+_stage_durations: dict[str, Histogram] = {}
 
 
-def request_took(route: str, method: str, status: int, seconds: float) -> None:
-    """A request was answered; `route` is a template, never an address."""
+def observe_request(route: str, method: str, status: int, seconds: float) -> None:
+    """Observe the duration of a request. `route` is a template, never a path: paths are unbounded."""
     key = (route, method, status)
-    child = _children.get(key)
+    child = _request_durations.get(key)
     if child is None:
-        # Methods alone come from outside as they like.
+        # Clients choose the method freely, so unknown methods share one label and are not cached.
         known = method if method in METHODS else "other"
-        child = requests.labels(route, known, str(status))
+        child = request_duration.labels(route, known, str(status))
         if known == method:
-            _children[key] = child
-    tally.add(child, (seconds,))
+            _request_durations[key] = child
+    observations.add(child, (seconds,))
 
 
-def stages_took(stage: str, _at: float, records: Sequence[Mapping[str, Any]]) -> None:
-    """Observe how long a stage of many orders took."""
-    child = _stages.get(stage)
+def observe_stages(stage: str, _at: float, records: Sequence[Mapping[str, Any]]) -> None:
+    """Observe the duration of a stage for many orders; a stage subscriber."""
+    child = _stage_durations.get(stage)
     if child is None:
-        child = _stages[stage] = hops.labels(stage)
-    tally.add(child, [record["took_ms"] / 1000 for record in records])
+        child = _stage_durations[stage] = stage_duration.labels(stage)
+    observations.add(child, [record["took_ms"] / 1000 for record in records])
 
 
 @cache
-def refusal(code: str) -> Counter:
-    """The counter of one kind of refusal."""
-    return refusals.labels(code)
+def problem_counter(code: str) -> Counter:
+    """The counter of the problems with this code."""
+    return http_problems.labels(code)

@@ -1,4 +1,4 @@
-"""Traces for OpenTelemetry; imported only where they are wanted. `pip install orderflow[otel]` brings what it needs."""
+"""Traces over OpenTelemetry; imported only where traces are on. Needs `pip install orderflow[otel]`."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,17 +19,17 @@ from app import __version__
 from app.contracts.base import ApplicationError
 from app.observability.stages import Stage
 
-W3C = TraceContextTextMapPropagator()
+PROPAGATOR = TraceContextTextMapPropagator()
 FLUSH_MS = 2000
-KINDS = {
+SPAN_KINDS = {
     Stage.HANDED_TO_PAYMENTS: SpanKind.PRODUCER,
     Stage.PAYMENTS_RECEIVED: SpanKind.CONSUMER,
     Stage.PAYMENT_PROCESSED: SpanKind.CLIENT,
     Stage.HANDED_TO_ORDERS: SpanKind.PRODUCER,
     Stage.RESULT_RECEIVED: SpanKind.CONSUMER,
 }
-# How members of a line are called as attributes; the others say nothing more.
-MEMBERS = {
+# Attribute names of the members of a line; other members are left out.
+ATTRIBUTES = {
     "order_id": "orderflow.order_id",
     "request_id": "orderflow.request_id",
     "module": "orderflow.module",
@@ -40,35 +40,35 @@ MEMBERS = {
 
 
 class OpenSpan:
-    """A span that is under way."""
+    """A span that has not ended; see `tracing.Span`."""
 
     def __init__(self, span: trace.Span) -> None:
         self._span = span
         carrier: dict[str, str] = {}
-        W3C.inject(carrier, trace.set_span_in_context(span, Context()))
+        PROPAGATOR.inject(carrier, trace.set_span_in_context(span, Context()))
         self.traceparent = carrier.get("traceparent", "")
 
-    def note(self, **attributes: str | int) -> None:
-        """Say more of it."""
-        self._span.set_attributes(_named(attributes))
+    def set_attributes(self, **attributes: str | int) -> None:
+        """Add attributes; a name without a dot gets the prefix `orderflow.`."""
+        self._span.set_attributes(_prefixed(attributes))
 
     def end(self, failed: bool = False) -> None:
-        """It is over."""
+        """End the span."""
         if failed:
             self._span.set_status(Status(StatusCode.ERROR))
         self._span.end()
 
 
-class OpenTelemetry:
-    """Makes spans of the steps of orders; see `traces.Tracer`."""
+class OpenTelemetryTracer:
+    """Creates spans of requests and of the stages of orders; see `tracing.Tracer`."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
         self._tracer = provider.get_tracer("orderflow", __version__)
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str]) -> "OpenTelemetry":
-        """As OTEL_… describes it. Call it after any fork: it starts a thread."""
+    def from_environment(cls, environ: Mapping[str, str]) -> "OpenTelemetryTracer":
+        """Configured by the OTEL_… variables. Call it after any fork: it starts a thread."""
         names = {"service.version": __version__}
         if "OTEL_SERVICE_NAME" not in environ:
             names["service.name"] = "orderflow"
@@ -76,62 +76,62 @@ class OpenTelemetry:
         console = environ.get("OTEL_TRACES_EXPORTER") == "console"
         processor = SimpleSpanProcessor(ConsoleSpanExporter()) if console else BatchSpanProcessor(OTLPSpanExporter())
         provider.add_span_processor(processor)
-        # For whatever else in this process speaks OpenTelemetry, a provider's HTTP client say.
+        # For other OpenTelemetry instrumentation in this process, such as that of an HTTP client.
         trace.set_tracer_provider(provider)
         return cls(provider)
 
-    def begin(self, name: str, traceparent: str, **attributes: str | int) -> OpenSpan:
-        """A request that a client makes of this process."""
+    def start_span(self, name: str, traceparent: str, **attributes: str | int) -> OpenSpan:
+        """The span of a client's request to this process; the caller ends it."""
         parent = _context(traceparent)
-        return OpenSpan(self._tracer.start_span(name, parent, SpanKind.SERVER, _named(attributes)))
+        return OpenSpan(self._tracer.start_span(name, parent, SpanKind.SERVER, _prefixed(attributes)))
 
     @contextmanager
-    def during(self, name: str, traceparent: str, *, link: str = "", **attributes: str | int) -> Iterator[OpenSpan]:
-        """A span around a piece of work, current while it lasts; `link` is what it takes up again."""
-        kind = KINDS.get(name, SpanKind.INTERNAL)  # type: ignore[call-overload]
+    def span(self, name: str, traceparent: str, *, link: str = "", **attributes: str | int) -> Iterator[OpenSpan]:
+        """A context manager: a span around some work. `link` names an earlier span that the work repeats."""
+        kind = SPAN_KINDS.get(name, SpanKind.INTERNAL)  # type: ignore[call-overload]
         links = [_link(link, "retry")] if link else []
-        span = self._tracer.start_span(name, _context(traceparent), kind, _named(attributes), links)
+        span = self._tracer.start_span(name, _context(traceparent), kind, _prefixed(attributes), links)
         with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
             try:
                 yield OpenSpan(span)
-            except ApplicationError as refusal:
-                span.set_attribute("orderflow.refused", refusal.code)
+            except ApplicationError as error:
+                span.set_attribute("orderflow.error_code", error.code)
                 raise
-            except Exception as exc:
-                span.set_status(Status(StatusCode.ERROR, type(exc).__name__))
+            except Exception as error:
+                span.set_status(Status(StatusCode.ERROR, type(error).__name__))
                 raise
 
     def record_stages(self, stage: str, _at: float, lines: Sequence[dict[str, Any]]) -> None:
-        """A span for each line that has a `traceparent`, which it loses."""
-        now, kind, size = time.time_ns(), KINDS.get(stage, SpanKind.INTERNAL), len(lines)  # type: ignore[call-overload]
+        """Create a span for each line with a `traceparent`, and remove that member; a stage subscriber."""
+        now, kind, size = time.time_ns(), SPAN_KINDS.get(stage, SpanKind.INTERNAL), len(lines)  # type: ignore[call-overload]
         for line in lines:
             traceparent = line.pop("traceparent", "")
             if not traceparent:
                 continue
             attributes: dict[str, str | int] = {
-                name: line[member] for member, name in MEMBERS.items() if member in line
+                name: line[member] for member, name in ATTRIBUTES.items() if member in line
             }
             attributes["orderflow.batch_size"] = size
             links = [_link(traceparent, "sweep")] if line.get("swept") else []
-            began = now - int(line["took_ms"] * 1e6)
-            span = self._tracer.start_span(str(stage), _context(traceparent), kind, attributes, links, began)
+            started = now - int(line["took_ms"] * 1e6)
+            span = self._tracer.start_span(str(stage), _context(traceparent), kind, attributes, links, started)
             span.end(now)
 
     def flush(self) -> None:
-        """Hand on what there is."""
+        """Export all finished spans, within FLUSH_MS."""
         self._provider.force_flush(FLUSH_MS)
 
 
-def _named(attributes: Mapping[str, str | int]) -> dict[str, str | int]:
+def _prefixed(attributes: Mapping[str, str | int]) -> dict[str, str | int]:
     return {name if "." in name else f"orderflow.{name}": value for name, value in attributes.items()}
 
 
-# An order's steps belong to the same few spans, one after the other.
+# The stages of an order have few parents, so most lookups repeat.
 @lru_cache(maxsize=1024)
 def _context(traceparent: str) -> Context:
-    return W3C.extract({"traceparent": traceparent}, Context()) if traceparent else Context()
+    return PROPAGATOR.extract({"traceparent": traceparent}, Context()) if traceparent else Context()
 
 
-def _link(traceparent: str, why: str) -> Link:
+def _link(traceparent: str, reason: str) -> Link:
     context = trace.get_current_span(_context(traceparent)).get_span_context()
-    return Link(context, {"orderflow.taken_up_by": why})
+    return Link(context, {"orderflow.link_reason": reason})

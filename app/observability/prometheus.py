@@ -1,10 +1,10 @@
-"""The text that Prometheus scrapes. Under gunicorn all workers share the files in PROMETHEUS_MULTIPROC_DIR."""
+"""The response to a scrape by Prometheus: the metrics of all workers of this server, as text."""
 
 import fcntl
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,15 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from app import __version__
-from app.observability.metrics import COUNTERS, GAUGES, HISTOGRAMS, tally
+from app.observability.metrics import REGISTRY, observations
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleGauges:
-    """What was looked up of one module for a scrape; None where nobody could tell it."""
+    """What one module reports for a scrape; None where it did not reply."""
 
     due: int | None = None
     oldest_seconds: float = 0.0
@@ -36,67 +34,69 @@ class ModuleGauges:
 
 
 class ModuleCollector(Collector):
-    """Looked up for one scrape, hence no metrics that a worker keeps."""
+    """Gauges read from the database for one scrape, by module; no worker keeps them."""
 
-    def __init__(self, looked: Mapping[str, ModuleGauges]) -> None:
-        self._looked = looked
+    def __init__(self, modules: Mapping[str, ModuleGauges]) -> None:
+        self._modules = modules
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        backlogs = {module: look for module, look in self._looked.items() if look.due is not None}
-        held_up = {module: look for module, look in self._looked.items() if look.retrying is not None}
+        backlogs = {module: gauges for module, gauges in self._modules.items() if gauges.due is not None}
+        queues = {module: gauges for module, gauges in self._modules.items() if gauges.retrying is not None}
         yield _gauge(
-            "orderflow_backlog_due", "Work that is due and not begun", {name: one.due for name, one in backlogs.items()}
+            "orderflow_backlog_due",
+            "Work that is due and not started",
+            {name: one.due for name, one in backlogs.items()},
         )
         yield _gauge(
             "orderflow_backlog_oldest_seconds",
-            "How long the oldest due work has waited",
+            "Age of the oldest due work",
             {name: one.oldest_seconds for name, one in backlogs.items()},
         )
         yield _gauge(
-            "orderflow_retries_waiting",
-            "Work that went wrong and waits for its next try",
-            {name: one.retrying for name, one in held_up.items()},
+            "orderflow_retries_pending",
+            "Failed work that waits for its next attempt",
+            {name: one.retrying for name, one in queues.items()},
         )
         yield _gauge(
             "orderflow_payments_parked_now",
             "Payments that wait for an operator",
-            {name: one.parked for name, one in held_up.items() if name == "payments"},
+            {name: one.parked for name, one in queues.items() if name == "payments"},
         )
         yield _gauge(
             "orderflow_dead_letters_now",
             "Events that wait for an operator",
-            {name: one.dead for name, one in held_up.items()},
+            {name: one.dead for name, one in queues.items()},
         )
-        build = GaugeMetricFamily("orderflow_build_info", "What runs here", labels=["version", "python"])
+        build = GaugeMetricFamily(
+            "orderflow_build_info", "Version of Orderflow and of Python", labels=["version", "python"]
+        )
         build.add_metric([__version__, platform.python_version()], 1)
         yield build
 
 
-def _gauge(name: str, meaning: str, values: Mapping[str, Any]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, meaning, labels=["module"])
+def _gauge(name: str, documentation: str, values: Mapping[str, Any]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, documentation, labels=["module"])
     for module, value in values.items():
         family.add_metric([module], value)
     return family
 
 
-def exposition(looked: Mapping[str, ModuleGauges]) -> bytes:
-    """All metrics as text; `looked` by module."""
-    tally.book()
+def exposition(modules: Mapping[str, ModuleGauges]) -> bytes:
+    """All metrics in Prometheus' text format; `modules` has the gauges read from the database, by module."""
+    observations.flush()
     registry = CollectorRegistry()
-    registry.register(ModuleCollector(looked))
+    registry.register(ModuleCollector(modules))
     folder = os.environ.get(FOLDER)
-    if folder:
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    else:
-        for kept in (*COUNTERS, *HISTOGRAMS, *GAUGES):
-            registry.register(kept)
-    with _undisturbed(Path(folder)) if folder else nullcontext():
+    if not folder:
+        return generate_latest(REGISTRY) + generate_latest(registry)
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    with _exclusive(Path(folder)):
         return generate_latest(registry)
 
 
 @contextmanager
-def _undisturbed(folder: Path) -> Iterator[None]:
-    """One process at a time reads the files, after it has tidied up behind those that are gone."""
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Merge the files of dead processes, and let only one process at a time read the files."""
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         merge_dead_processes(folder)
@@ -104,33 +104,32 @@ def _undisturbed(folder: Path) -> Iterator[None]:
 
 
 def merge_dead_processes(folder: Path) -> None:
-    """Drop the gauges of processes that are gone, and add what they counted to one file for all of them.
+    """Delete the gauges of dead processes and add their counters and histograms to one shared file of each kind.
 
-    However they ended, and however many there were: sums stay right, and a scrape reads no more files than there are
-    processes.
+    Sums stay right however the processes ended, and a scrape reads only as many files as processes live.
     """
     for file in folder.glob("*_*.db"):
         kind, _, pid = file.stem.rpartition("_")
-        if not pid.isdigit() or _lives(int(pid)):
+        if not pid.isdigit() or _is_alive(int(pid)):
             continue
         if kind in ("counter", "histogram"):
-            _add(file, folder / f"{kind}_gone.db")
+            _add(file, folder / f"{kind}_dead.db")
         file.unlink()
 
 
 def _add(file: Path, to: Path) -> None:
-    kept = MmapedDict(str(to))  # type: ignore[no-untyped-call]
+    merged = MmapedDict(str(to))  # type: ignore[no-untyped-call]
     for key, value, timestamp, _ in MmapedDict.read_all_values_from_file(str(file)):  # type: ignore[no-untyped-call]
-        before, _ = kept.read_value(key)  # type: ignore[no-untyped-call]
-        kept.write_value(key, before + value, timestamp)  # type: ignore[no-untyped-call]
-    kept.close()  # type: ignore[no-untyped-call]
+        before, _ = merged.read_value(key)  # type: ignore[no-untyped-call]
+        merged.write_value(key, before + value, timestamp)  # type: ignore[no-untyped-call]
+    merged.close()  # type: ignore[no-untyped-call]
 
 
-def _lives(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass  # It lives, and belongs to another user.
     return True

@@ -1,4 +1,4 @@
-"""The nine stages of an order. Each is one line of the log and is passed to every subscriber."""
+"""The nine stages of an order. Each is recorded as one log line and passed to every subscriber."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ Subscriber = Callable[[str, float, Sequence[dict[str, Any]]], None]
 
 
 class Stage(StrEnum):
-    """The nine stages, in their order."""
+    """The nine stages in the order in which they happen."""
 
     GATEWAY_RECEIVED = "gateway received"
     ORDERS_RECEIVED = "orders received"
@@ -29,13 +29,13 @@ _subscribers: list[Subscriber] = []
 
 
 def subscribe(subscriber: Subscriber) -> None:
-    """Have `subscriber` called for every stage from now on, after those that were there before. Twice is as once."""
+    """Call `subscriber` for every stage from now on, after the earlier subscribers. A second subscription has no effect."""
     if subscriber not in _subscribers:
         _subscribers.append(subscriber)
 
 
 def unsubscribe(subscriber: Subscriber) -> None:
-    """Have `subscriber` called no more."""
+    """Stop calling `subscriber`."""
     _subscribers.remove(subscriber)
 
 
@@ -49,14 +49,14 @@ def record_stage(stage: str, *, module: str, order_id: str, request_id: str, too
 def stage_record(
     *, module: str, order_id: str, request_id: str, took_ms: float, traceparent: str = "", **more: Any
 ) -> dict[str, Any]:
-    """The members of one record. `traceparent` is the W3C trace that it belongs to, empty for none."""
+    """The members of one record. `traceparent` names the W3C trace that it belongs to; empty for none."""
     if traceparent:
         more["traceparent"] = traceparent
     return {"module": module, "order_id": order_id, "request_id": request_id, "took_ms": round(took_ms, 2), **more}
 
 
 def record_stages(stage: str, records: Sequence[dict[str, Any]]) -> None:
-    """Record a stage of many orders: all lines are written at once. Never raises."""
+    """Record a stage of many orders at once. Never raises."""
     logging.write_lines(stage, records)
     if _subscribers:
         at = time.time()

@@ -1,4 +1,4 @@
-"""Background threads that go on whatever is raised in them, and a watchdog that notices when one makes no progress."""
+"""Background threads that survive every exception, and a watchdog that finds those without progress."""
 
 import threading
 import time
@@ -9,22 +9,22 @@ from app.observability.logging import log
 
 
 class Heartbeat:
-    """Counts how often some work came round."""
+    """Counts the rounds of repeated work, as a sign of its progress."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.beats = 0
-        # An alert sees a counter rise only where it has seen it before.
+        # An alert on an increase needs the series to exist before the first increment.
         self._replaced = metrics.workers_replaced.labels(name)
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to come round for."""
+        """Whether the work has nothing to do, so that missing beats are no failure."""
         return False
 
     @property
     def dead(self) -> bool:
-        """Whether it is certain that the work never comes round again."""
+        """Whether the work has ended for good without being told to."""
         return False
 
     def beat(self) -> None:
@@ -37,9 +37,9 @@ class Heartbeat:
 
 
 class BackgroundThread(Heartbeat):
-    """A daemon thread that runs `work` until `work` returns. Whatever `work` raises, it is run again.
+    """A daemon thread that runs `work` until it returns, and again after every exception.
 
-    `work` calls `beat` each time it comes round.
+    `work` calls `beat` in every round.
     """
 
     RESTART_SECONDS = 0.5
@@ -53,7 +53,7 @@ class BackgroundThread(Heartbeat):
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to watch: the thread has not been started, or has come to its proper end."""
+        """Whether the thread has not been started, or `work` has returned."""
         return self._returned or self._thread.ident is None
 
     def start(self) -> None:
@@ -61,13 +61,13 @@ class BackgroundThread(Heartbeat):
         self._thread.start()
 
     def join(self, timeout: float) -> None:
-        """Wait until the thread has ended, for at most so many seconds."""
+        """Wait until the thread has ended, for at most `timeout` seconds."""
         if self._thread.is_alive():
             self._thread.join(timeout)
 
     @property
     def dead(self) -> bool:
-        """Whether the thread has ended although nobody asked it to."""
+        """Whether the thread has ended although `work` has not returned."""
         return not self.idle and not self._thread.is_alive()
 
     def _run(self) -> None:
@@ -76,36 +76,40 @@ class BackgroundThread(Heartbeat):
                 self._work()
                 self._returned = True
             except BaseException:
-                # SystemExit and its like are no reason to end either: the process depends on this thread.
+                # SystemExit too must not end the thread: the process depends on it.
                 self._failures.inc()
                 log.exception("background thread failed", thread=self.name)
                 time.sleep(self.RESTART_SECONDS)
 
 
 class Watchdog:
-    """Finds background work that has died, or has not come round for `limit` seconds.
+    """Finds background work that has died, or has made no progress for `limit` seconds.
 
-    Call `failing` about once a second. Between two calls at most LONGEST_GAP seconds count: where the whole process
-    was stopped for a while, nothing could come round.
+    Call `failing` about once a second. At most MAX_GAP_SECONDS count between two calls: when the whole process was
+    suspended, no work could make progress.
     """
 
-    LONGEST_GAP = 2.0
+    MAX_GAP_SECONDS = 2.0
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
-        self._seen: dict[str, tuple[int, float]] = {}
+        self._last_seen: dict[str, tuple[int, float]] = {}
         self._checked_at = time.monotonic()
 
     def failing(self, heartbeats: Iterable[Heartbeat]) -> list[Heartbeat]:
-        """Those that are dead or have made no progress for too long."""
+        """Returns the heartbeats that are dead or have made no progress for too long."""
         now = time.monotonic()
-        gap = min(now - self._checked_at, self.LONGEST_GAP)
+        gap = min(now - self._checked_at, self.MAX_GAP_SECONDS)
         self._checked_at = now
-        return [one for one in heartbeats if self._silent_for(one, gap) > self._limit or one.dead]
+        return [
+            heartbeat
+            for heartbeat in heartbeats
+            if self._seconds_without_beat(heartbeat, gap) > self._limit or heartbeat.dead
+        ]
 
-    def _silent_for(self, heartbeat: Heartbeat, gap: float) -> float:
-        """For how many seconds the heartbeat has not changed; `gap` of them have passed since the last look."""
-        beats, silent = self._seen.get(heartbeat.name, (-1, 0.0))
+    def _seconds_without_beat(self, heartbeat: Heartbeat, gap: float) -> float:
+        """Seconds since the last beat; `gap` of them since the previous call."""
+        beats, silent = self._last_seen.get(heartbeat.name, (-1, 0.0))
         silent = silent + gap if beats == heartbeat.beats and not heartbeat.idle else 0.0
-        self._seen[heartbeat.name] = (heartbeat.beats, silent)
+        self._last_seen[heartbeat.name] = (heartbeat.beats, silent)
         return silent

@@ -1,4 +1,4 @@
-"""Traces, as far as anybody here needs to know of them: off, `active` is None and nothing of OpenTelemetry is loaded."""
+"""The port to traces. Where traces are off, `tracer` is None and no module of OpenTelemetry is loaded."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -9,40 +9,40 @@ EXPORTERS = ("otlp", "console")
 
 
 class Span(Protocol):
-    """A part of a trace that is under way; `traceparent` names it to whoever carries it on."""
+    """A span that has not ended. `traceparent` names it to the process that continues the trace."""
 
     traceparent: str
 
-    def note(self, **attributes: str | int) -> None:
-        """Say more of it."""
+    def set_attributes(self, **attributes: str | int) -> None:
+        """Add attributes; a name without a dot gets the prefix `orderflow.`."""
 
     def end(self, failed: bool = False) -> None:
-        """It is over."""
+        """End the span."""
 
 
 class Tracer(Protocol):
-    """Makes spans. What they belong to is a W3C traceparent, empty for nothing."""
+    """Creates spans. `traceparent` names the W3C trace that a span belongs to; empty for a new one."""
 
-    def begin(self, name: str, traceparent: str, **attributes: str | int) -> Span:
-        """A request that a client makes of this process."""
+    def start_span(self, name: str, traceparent: str, **attributes: str | int) -> Span:
+        """The span of a client's request to this process; the caller ends it."""
 
-    def during(
+    def span(
         self, name: str, traceparent: str, *, link: str = "", **attributes: str | int
     ) -> AbstractContextManager[Span]:
-        """A span around a piece of work, current while it lasts; `link` is what it takes up again."""
+        """A context manager: a span around some work. `link` names an earlier span that the work repeats."""
 
     def record_stages(self, stage: str, at: float, lines: Sequence[dict[str, Any]]) -> None:
-        """A span for each line that has a `traceparent`, which it loses."""
+        """Create a span for each line with a `traceparent`, and remove that member; a stage subscriber."""
 
     def flush(self) -> None:
-        """Hand on what there is."""
+        """Export all finished spans."""
 
 
-active: Tracer | None = None
+tracer: Tracer | None = None
 
 
-def wanted(environ: Mapping[str, str]) -> bool:
-    """Whether the environment says where traces go, in OpenTelemetry's own terms."""
+def enabled(environ: Mapping[str, str]) -> bool:
+    """Whether OpenTelemetry's variables name an exporter or an endpoint."""
     exporter = environ.get("OTEL_TRACES_EXPORTER", "")
     if exporter == "none" or environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return False

@@ -180,7 +180,7 @@ class OrderRepository:
             if snapshots[order_id].state.order_status == PROCESSING != patch.sets["orderStatus"]
         ]
         if seconds:
-            metrics.tally.add(metrics.settled, seconds)
+            metrics.observations.add(metrics.settlement_duration, seconds)
 
     def _with_event(self, update: Document, event: Event | None) -> Document:
         if event:

@@ -137,7 +137,9 @@ class Recorder:
                     raise
 
     def _tell(self, recorded: Sequence[tuple[ProviderResult, PaymentDecision]]) -> None:
-        metrics.tally.add(metrics.attempts, [learned.held.payment.tries for learned, change in recorded if change.news])
+        metrics.observations.add(
+            metrics.payment_attempts, [learned.held.payment.tries for learned, change in recorded if change.news]
+        )
         calls = Counter((learned.call.kind, learned.outcome.answer) for learned, _ in recorded if learned.call)
         for (kind, answer), count in calls.items():
             metrics.provider_calls.labels(kind.value, answer.value).inc(count)

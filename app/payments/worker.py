@@ -168,8 +168,8 @@ class Worker:
         metrics.payment_threads_busy.set(len(self._begun))
         metrics.payment_threads_hung.set(self.hung)
         metrics.payments_queued.set(self.queued)
-        metrics.results_waiting.set(self._recorder.waiting)
-        metrics.breaker_open.set(self._guard.open)
+        metrics.results_pending.set(self._recorder.waiting)
+        metrics.circuit_breaker_open.set(self._guard.open)
 
     def sweep(self) -> int:
         """Take up what is due and fits; tells how many that were."""
@@ -241,14 +241,14 @@ class Worker:
     def _traced(self, held: LeasedPayment, call: Call) -> tuple[ProviderResponse, str]:
         """The guard's answer, and how the call is named in its trace: the one step that is a span while it lasts."""
         payment, again = held.payment, held.payment.attempt > 1
-        if tracing.active is None or not payment.traceparent:
+        if tracing.tracer is None or not payment.traceparent:
             return self._guard.ask(call, again, partial(self._may_send, held), payment.user_id), ""
         # A call that died with its process has left no name: then the trace as such is taken up.
         link = (held.traced or payment.traceparent) if again else ""
         noted: dict[str, str | int] = {"order_id": call.order_id, "attempt": payment.attempt, "call": call.kind.value}
-        with tracing.active.during(Stage.PAYMENT_PROCESSED, payment.traceparent, link=link, **noted) as span:
+        with tracing.tracer.span(Stage.PAYMENT_PROCESSED, payment.traceparent, link=link, **noted) as span:
             outcome = self._guard.ask(call, again, partial(self._may_send, held), payment.user_id)
-            span.note(answer=outcome.answer.value)
+            span.set_attributes(answer=outcome.answer.value)
         return outcome, span.traceparent
 
     def _may_send(self, held: LeasedPayment) -> bool:

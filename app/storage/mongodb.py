@@ -156,7 +156,7 @@ class Store:
         self._database = database
         self._deadline = deadline
         self._seen = False
-        self._durations = metrics.database_seconds.labels(collection.name)
+        self._durations = metrics.database_duration.labels(collection.name)
 
     @contextmanager
     def with_deadline(self, seconds: float | None = None) -> Iterator[Documents]:
@@ -177,7 +177,7 @@ class Store:
                 raise Unavailable("the database does not answer at the moment", retry_after=1) from exc
             raise
         finally:
-            metrics.tally.add(self._durations, (time.perf_counter() - started,))
+            metrics.observations.add(self._durations, (time.perf_counter() - started,))
 
     def backlog(self, due_field: str, limit: int) -> tuple[int, int]:
         """How many documents are due by `due_field`, counted up to `limit`, and the oldest's age in milliseconds."""

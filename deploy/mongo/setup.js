@@ -8,8 +8,8 @@ const fs = require("fs");
 
 const MEMBER = "mongo:27017";
 const REPLICA_SET = { _id: "orderflow", members: [{ _id: 0, host: MEMBER }] };
-// As large as app/feed.py would make it.
-const STEPS = { create: "steps", capped: true, size: 8 * 1024 * 1024 };
+// The size that app/messaging/live_feed.py gives it.
+const STAGES = { create: "stages", capped: true, size: 8 * 1024 * 1024 };
 const PATIENCE_MS = 120_000;
 const AUTHENTICATION_FAILED = 18;
 const NAMESPACE_EXISTS = 48;
@@ -85,7 +85,7 @@ function admit(database, uri, roles) {
 // Several modules write into it, and may before the gateway is there: the first to write would make it without bounds.
 function bound(database) {
   try {
-    database.runCommand(STEPS);
+    database.runCommand(STAGES);
   } catch (error) {
     if (error.code !== NAMESPACE_EXISTS) throw error;
   }

@@ -38,12 +38,12 @@ def post_worker_init(worker):
     _sabotage(running.orders.outbox, "take_hints", "orders-relay")
     _sabotage(running.payments.outbox, "take_hints", "payments-relay")
     _sabotage(running.payments.worker, "take_over", "payments-sweep")
-    _sabotage(running.feed, "_hand_over", "feed")
-    _sabotage(running._pulse, "beat", "pulse")
+    _sabotage(running.feed, "_send_lines", "live-feed")
+    _sabotage(running._metrics_flusher, "flush", "metrics-flusher")
     _sabotage(running, "prepare", "start")
     _post_worker_init(worker)
 """
-THREADS = ("orders-relay", "payments-relay", "payments-sweep", "feed", "pulse", "start")
+THREADS = ("orders-relay", "payments-relay", "payments-sweep", "live-feed", "metrics-flusher", "start")
 
 
 @pytest.fixture

@@ -144,7 +144,7 @@ def test_the_demo_says_that_nothing_listens(run):
     assert "Traceback" not in output
 
 
-def test_the_demo_says_when_steps_are_missing(run, app):
+def test_the_demo_says_when_stages_are_missing(run, app):
     """A server whose background work does not run."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
     with ThreadPoolExecutor(1) as pool:
@@ -153,7 +153,7 @@ def test_the_demo_says_when_steps_are_missing(run, app):
         server.shutdown()
     server.server_close()
     assert code == 1
-    assert "of 9 steps were seen within 0.5 s" in output
+    assert "of 9 stages were seen within 0.5 s" in output
 
 
 @pytest.mark.parametrize("group", ["payments", "dead-letters"])
@@ -338,8 +338,8 @@ def test_the_demo_tells_programs_the_same_steps(run, served):
     code, output = run("demo", "--url", served, "--json")
     told = [json.loads(line) for line in output.splitlines()]
     assert code == 0
-    assert {line["step"] for line in told if "step" in line} == {*Stage}
-    assert [line["orderStatus"] for line in told if "step" not in line] == ["Success", "Declined"]
+    assert {line["stage"] for line in told if "stage" in line} == {*Stage}
+    assert [line["orderStatus"] for line in told if "stage" not in line] == ["Success", "Declined"]
 
 
 def test_orders_of_a_user_are_listed_newest_first(run, client, place):
@@ -382,7 +382,7 @@ def test_an_order_is_shown_with_its_way(run, served, place, app, becomes, eventu
     assert (told["order"]["id"], told["order"]["orderStatus"]) == (order_id, "Success")
     assert [event["type"] for event in told["events"]] == ["OrderCreated", "PaymentCaptured"]
     assert [attempt["answer"] for attempt in told["attempts"]] == ["captured"]
-    eventually(lambda: len(json.loads(run("orders", "show", order_id, "--json")[1])["steps"]) == len(Stage))
+    eventually(lambda: len(json.loads(run("orders", "show", order_id, "--json")[1])["stages"]) == len(Stage))
     shown = run("orders", "show", order_id)[1]
     facts = (order_id, "RM 99", "OrderCreated", "PaymentCaptured", "charge, attempt 1", "event handed to payments", "█")
     assert [text for text in facts if text not in shown] == []

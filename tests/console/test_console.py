@@ -138,7 +138,7 @@ def test_the_open_page_outlives_the_server(page, server, mongo, console_database
 def test_thousands_of_orders_leave_the_page_calm(page, server, mongodb_uri, console_database, record_property):
     """As of ten more processes, which tell of 5,000 orders within three seconds."""
     database = Database(mongodb_uri, console_database)
-    feeds = [LiveFeed(database.collection("steps", 5.0)) for _ in range(10)]
+    feeds = [LiveFeed(database.collection("stages", 5.0)) for _ in range(10)]
     for feed in feeds:
         feed.start()
     page.evaluate("window.longTasks.length = 0")
@@ -149,8 +149,8 @@ def test_thousands_of_orders_leave_the_page_calm(page, server, mongodb_uri, cons
                 {"module": "m", "order_id": f"{number:08x}{at:08x}{one:08x}", "request_id": "r", "took_ms": 1.0}
                 for one in range(10)
             ]
-            for step in Stage:
-                feed.take(step, time.time(), lines)
+            for stage in Stage:
+                feed.ingest(stage, time.time(), lines)
         time.sleep(max(0.0, began + (number + 1) * 3 / 50 - time.monotonic()))
     expect(page.locator("#flow-note")).to_contain_text("of them are drawn")
     started = time.monotonic()
@@ -176,7 +176,7 @@ def test_nothing_keeps_anybody_out_in_light_and_dark(open_page, server):
     page = open_page(f"{server.url}/#order={server.place()}", reduced_motion="reduce")
     statuses(page, "Success", "Captured")
     page.get_by_role("button", name="curl of: Confirm").click()
-    page.get_by_text("Each hop in figures").first.click()
+    page.get_by_text("Each stage in figures").first.click()
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         expect(page.locator("html")).to_have_attribute("data-theme", scheme)

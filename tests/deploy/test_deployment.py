@@ -704,10 +704,10 @@ def test_apart_modules_have_the_rights_that_one_process_has_each_its_own():
         for user, role in ROLES.items()
         for each in role["privileges"]
     }
-    owned = {"gateway": ("quotas", "secrets", "steps"), "orders": ("orders",), "payments": ("payments", "ledger")}
+    owned = {"gateway": ("rate_limits", "secrets", "stages"), "orders": ("orders",), "payments": ("payments", "ledger")}
     assert parts == {
         **{(module, module, name): whole[name] for module, names in owned.items() for name in ("", *names)},
-        **{(module, "gateway", "steps"): {"insert"} for module in ("orders", "payments")},
+        **{(module, "gateway", "stages"): {"insert"} for module in ("orders", "payments")},
         **{
             ("doctor", module, name): {"find"}
             for module, names in owned.items()
@@ -725,7 +725,7 @@ def test_the_feed_is_bounded_before_the_first_module_writes_to_it():
 
 def test_orders_of_one_process_go_where_their_modules_look_for_them():
     told = dict(re.findall(r'(\w+): "(\w+)"', re.search(r"TARGETS = \{(.*?)\}", DIVIDE)[1]))
-    kept = {each["resource"]["collection"] for each in ROLE["privileges"]} - {"", "quotas", "steps"}
+    kept = {each["resource"]["collection"] for each in ROLE["privileges"]} - {"", "rate_limits", "stages"}
     assert set(told) == kept
     for collection, database in told.items():
         resources = [each["resource"] for each in ROLES[database]["privileges"]]
@@ -768,7 +768,7 @@ def set_up(host, admin):
         admit(client.orderflow, ROLE, "orderflow", "o")
         for user, role in ROLES.items():
             admit(client.admin, role, user, f"{user}-1")
-        client.gateway.create_collection("steps", capped=True, size=CAPPED_BYTES)
+        client.gateway.create_collection("stages", capped=True, size=CAPPED_BYTES)
 
 
 def admit(database, role, user, password):
@@ -906,7 +906,7 @@ def test_users_can_do_all_their_work_within_their_roles(request, guarded, place,
         staff.does(user, "dead-letters", "list")
     with MongoClient(guarded["admin"]) as admin:
         # Unacknowledged, so that a refusal would go unheard.
-        told = admin["gateway" if apart else "orderflow"].steps
+        told = admin["gateway" if apart else "orderflow"].stages
         eventually(lambda: set(told.distinct("module", {"order_id": kept})) == {"gateway", "orders", "payments"})
     staff.stop()
     assert refusals.seen == []
@@ -963,7 +963,7 @@ FORBIDDEN = {
     "write another collection": lambda db: db.customers.insert_one({}),
     "make another collection": lambda db: db.create_collection("customers", check_exists=False),
     "copy to another collection": lambda db: list(db.orders.aggregate([{"$out": "customers"}])),
-    "change a step": lambda db: db.steps.update_one({}, {"$set": {"seen": True}}),
+    "change a stage": lambda db: db.stages.update_one({}, {"$set": {"seen": True}}),
     "read another database": lambda db: db.client.other.orders.find_one(),
     "write another database": lambda db: db.client.other.orders.insert_one({}),
     "read users": lambda db: db.client.admin["system.users"].find_one(),
@@ -981,7 +981,7 @@ FORBIDDEN = {
 
 USERS = {
     "app": ("orderflow", "orders"),
-    "gateway": ("gateway", "quotas"),
+    "gateway": ("gateway", "rate_limits"),
     "orders": ("orders", "orders"),
     "payments": ("payments", "ledger"),
     "doctor": ("orders", "orders"),
@@ -1001,10 +1001,10 @@ def test_a_user_can_do_nothing_else(guarded, user, attempt):
 
 WRITER = {"find", "insert", "update"}
 ACCESS = {
-    "gateway": {"gateway.quotas": WRITER, "gateway.secrets": WRITER, "gateway.steps": {"find", "insert"}},
-    "orders": {"orders.orders": WRITER, "gateway.steps": {"insert"}},
-    "payments": {"payments.payments": WRITER, "payments.ledger": WRITER, "gateway.steps": {"insert"}},
-    "doctor": {name: {"find"} for name in ("orders.orders", "payments.payments", "payments.ledger", "gateway.steps")},
+    "gateway": {"gateway.rate_limits": WRITER, "gateway.secrets": WRITER, "gateway.stages": {"find", "insert"}},
+    "orders": {"orders.orders": WRITER, "gateway.stages": {"insert"}},
+    "payments": {"payments.payments": WRITER, "payments.ledger": WRITER, "gateway.stages": {"insert"}},
+    "doctor": {name: {"find"} for name in ("orders.orders", "payments.payments", "payments.ledger", "gateway.stages")},
 }
 COLLECTIONS = {name for access in ACCESS.values() for name in access} | {"orderflow.orders", "orderflow.secrets"}
 
@@ -1023,7 +1023,7 @@ def test_apart_no_user_reaches_what_is_another_modules(guarded, user):
             for what, attempt in attempts.items():
                 if not refuses(attempt, client[name.partition(".")[0]][name.partition(".")[2]]):
                     reached.setdefault(name, set()).add(what)
-            if name != "gateway.steps":
+            if name != "gateway.stages":
                 admin[name.partition(".")[0]][name.partition(".")[2]].delete_one({"_id": "probe"})
     assert reached == ACCESS[user]
 

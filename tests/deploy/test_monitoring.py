@@ -88,7 +88,7 @@ def test_operations_names_no_metric_that_is_not_there(scraped):
 
 def test_the_dashboard_has_a_row_for_each_concern_and_no_panels_on_top_of_each_other():
     rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
-    assert rows == ["Traffic", "The way of an order", "Payments", "Database", "Capacity", "Message broker"]
+    assert rows == ["Traffic", "Order processing", "Payments", "Database", "Capacity", "Message broker"]
     cells = [
         (panel["gridPos"]["x"] + x, panel["gridPos"]["y"] + y)
         for panel in DASHBOARD["panels"]

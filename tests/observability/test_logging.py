@@ -42,19 +42,19 @@ def lines(program: str, log_level: str = "info") -> list[dict]:
     return [json.loads(line) for line in said(program, log_level=log_level).removesuffix("\n").split("\n")]
 
 
-def test_there_are_nine_steps_of_nine_names():
+def test_there_are_nine_stages_of_nine_names():
     assert len(list(Stage)) == 9
     # An enumeration makes a repeated value an alias, which its list leaves out.
     assert len(Stage.__members__) == 9
 
 
-def test_the_steps_are_in_the_order_of_the_way():
+def test_the_stages_are_in_the_order_in_which_they_happen():
     way = list(Stage)
     assert (way[0], way[-1]) == (Stage.GATEWAY_RECEIVED, Stage.ORDER_UPDATED)
     assert way.index(Stage.HANDED_TO_PAYMENTS) < way.index(Stage.PAYMENT_PROCESSED) < way.index(Stage.HANDED_TO_ORDERS)
 
 
-def test_a_step_is_one_line_of_json():
+def test_a_stage_is_one_line_of_json():
     [line] = lines(STORED)
     at = datetime.fromisoformat(line.pop("timestamp"))
     assert abs(datetime.now(UTC) - at) < timedelta(minutes=1)
@@ -69,9 +69,9 @@ def test_a_step_is_one_line_of_json():
     }
 
 
-def test_every_step_is_told_by_its_name():
-    program = 'for step in Stage: record_stage(step, module="m", order_id="o", request_id="r", took_ms=0)'
-    assert [line["event"] for line in lines(program)] == [step.value for step in Stage]
+def test_every_stage_is_logged_by_its_name():
+    program = 'for stage in Stage: record_stage(stage, module="m", order_id="o", request_id="r", took_ms=0)'
+    assert [line["event"] for line in lines(program)] == [stage.value for stage in Stage]
 
 
 def test_whatever_is_in_a_value_an_event_stays_one_line():
@@ -147,8 +147,8 @@ def test_a_line_on_the_console_can_be_read():
         assert part in told
 
 
-def test_steps_are_in_a_column_on_the_console():
-    program = 'for step in Stage: record_stage(step, module="m", order_id="o", request_id="r", took_ms=0)'
+def test_stages_are_in_a_column_on_the_console():
+    program = 'for stage in Stage: record_stage(stage, module="m", order_id="o", request_id="r", took_ms=0)'
     told = [COLOUR.sub("", line) for line in said(program, "console").splitlines()]
     assert len(told) == 9
     assert len({line.index("module=m") for line in told}) == 1
@@ -177,18 +177,18 @@ def test_on_a_terminal_auto_means_console():
     assert "module=orders" in told
 
 
-def test_listeners_have_the_lines_of_every_step_at_once(monkeypatch):
+def test_subscribers_get_the_lines_of_every_stage_at_once(monkeypatch):
     one, other = [], []
     monkeypatch.setattr(stages, "_subscribers", [lambda *told: one.append(told), lambda *told: other.append(told)])
     record_stage(Stage.ORDER_STORED, module="orders", order_id="o", request_id="r", took_ms=1.239, version=7)
-    [(step, at, [line])] = one
+    [(stage, at, [line])] = one
     assert one == other
-    assert step == "order stored"
+    assert stage == "order stored"
     assert abs(at - datetime.now(UTC).timestamp()) < 60
     assert line == {"module": "orders", "order_id": "o", "request_id": "r", "took_ms": 1.24, "version": 7}
 
 
-def test_steps_that_a_thread_writes_come_whole_in_order_and_at_the_end_too():
+def test_stages_that_a_thread_writes_come_whole_in_order_and_at_the_end_too():
     program = """
 import time
 start_writing()
@@ -200,8 +200,8 @@ record_stage(Stage.ORDER_UPDATED, module="m", order_id="last", request_id="r", t
 stop_writing()
 """
     told = lines(program)
-    steps = [line["order_id"] for line in told if "order_id" in line]
-    assert steps == [*(f"o-{at}" for at in range(50)), "last"]
+    stages = [line["order_id"] for line in told if "order_id" in line]
+    assert stages == [*(f"o-{at}" for at in range(50)), "last"]
     assert [line["timestamp"] for line in told if "order_id" in line] == sorted(
         line["timestamp"] for line in told if "order_id" in line
     )

@@ -27,16 +27,16 @@ COUNTERS = {
     "orderflow_payments_parked",
     "orderflow_dead_letters",
     "orderflow_leases_lost",
-    "orderflow_orders_refused",
-    "orderflow_refusals",
+    "orderflow_orders_rejected",
+    "orderflow_http_problems",
     "orderflow_database_errors",
 }
 HISTOGRAMS = {
     "orderflow_http_request_duration_seconds",
-    "orderflow_hop_duration_seconds",
-    "orderflow_order_settled_seconds",
+    "orderflow_stage_duration_seconds",
+    "orderflow_order_settlement_duration_seconds",
     "orderflow_payment_attempts",
-    "orderflow_database_duration_seconds",
+    "orderflow_database_operation_duration_seconds",
     "orderflow_batch_size",
 }
 
@@ -68,8 +68,8 @@ def read(text):
     return {family.name: family for family in families}, samples
 
 
-def calls(samples, call="charge", answer="captured"):
-    return samples.get(("orderflow_provider_calls_total", (("answer", answer), ("call", call))), 0.0)
+def calls(samples, call="charge", response="captured"):
+    return samples.get(("orderflow_provider_calls_total", (("call", call), ("response", response))), 0.0)
 
 
 def count(samples, name):
@@ -101,7 +101,7 @@ def test_each_call_to_the_provider_counts(live, place, look, eventually, databas
     eventually(lambda: database.orders.count_documents({"orderStatus": {"$in": ["Success", "Declined"]}}) == 2)
     _, after = look(live)
     assert calls(after) == calls(before) + 1
-    assert calls(after, answer="declined") == calls(before, answer="declined") + 1
+    assert calls(after, response="declined") == calls(before, response="declined") + 1
 
 
 def test_the_backlog_is_how_many_wait_and_since_when(client, place, look, database):
@@ -129,7 +129,7 @@ def test_a_parked_payment_raises_the_alarm_once(settings, place, look, eventuall
     finally:
         runtime(app).stop()
     assert count(after, "orderflow_payments_parked") == count(before, "orderflow_payments_parked") + 1
-    assert calls(after, answer="unknown") == calls(before, answer="unknown") + 2
+    assert calls(after, response="unknown") == calls(before, response="unknown") + 2
 
 
 def test_a_dead_letter_is_counted_for_its_module(app, client, place, look, database):
@@ -181,8 +181,10 @@ def test_two_workers_tell_one_sum_also_when_one_is_killed(gunicorn, new_order, e
 
     def sums():
         samples = told()
-        ways = [samples.get(("orderflow_hop_duration_seconds_count", (("step", step),)), 0.0) for step in Stage]
-        return calls(samples), samples.get(("orderflow_order_settled_seconds_count", ())), *ways
+        durations = [
+            samples.get(("orderflow_stage_duration_seconds_count", (("stage", stage),)), 0.0) for stage in Stage
+        ]
+        return calls(samples), samples.get(("orderflow_order_settlement_duration_seconds_count", ())), *durations
 
     eventually(lambda: httpx.get(f"{address}/readyz", timeout=30).status_code == 200, 60)
     assert {post(number) for number in range(24)} == {201}
@@ -201,10 +203,10 @@ def test_two_workers_tell_one_sum_also_when_one_is_killed(gunicorn, new_order, e
     eventually(lambda: told()["orderflow_payment_threads", ()] == 2 * Settings().payment_threads)
 
 
-def test_what_ended_processes_counted_is_kept_in_one_file_and_their_gauges_are_forgotten(tmp_path):
-    gone = [started.pid for started in (subprocess.Popen(["true"]), subprocess.Popen(["true"])) if started.wait() == 0]
+def test_counters_of_dead_processes_are_merged_into_one_file_and_their_gauges_deleted(tmp_path):
+    dead = [started.pid for started in (subprocess.Popen(["true"]), subprocess.Popen(["true"])) if started.wait() == 0]
     key = mmap_key("c", "c_total", ["l"], ["x"], "help")
-    for pid in (*gone, os.getpid()):
+    for pid in (*dead, os.getpid()):
         for kind in ("counter", "gauge_livesum"):
             file = MmapedDict(str(tmp_path / f"{kind}_{pid}.db"))
             file.write_value(key, 2.0, 0.0)
@@ -212,19 +214,19 @@ def test_what_ended_processes_counted_is_kept_in_one_file_and_their_gauges_are_f
     prometheus.merge_dead_processes(tmp_path)
     prometheus.merge_dead_processes(tmp_path)
     left = {file.name for file in tmp_path.iterdir()}
-    assert left == {"counter_gone.db", *(f"{kind}_{os.getpid()}.db" for kind in ("counter", "gauge_livesum"))}
-    [(told, value, *_)] = MmapedDict.read_all_values_from_file(str(tmp_path / "counter_gone.db"))
+    assert left == {"counter_dead.db", *(f"{kind}_{os.getpid()}.db" for kind in ("counter", "gauge_livesum"))}
+    [(told, value, *_)] = MmapedDict.read_all_values_from_file(str(tmp_path / "counter_dead.db"))
     assert (told, value) == (key, 4.0)
 
 
-def test_what_is_booked_many_at_once_is_what_the_library_would_book():
+def test_a_bulk_observation_equals_single_observations_of_the_library():
     values = [0.0, 0.0005, 0.001, 0.0011, 0.3, 29.0, 31.0, 1e9]
     one, other = (Histogram(name, "h", buckets=metrics.SECONDS, registry=CollectorRegistry()) for name in "ab")
-    tally = metrics.Tally()
+    buffer = metrics.ObservationBuffer()
     for value in values:
         one.observe(value)
-        tally.add(other, [value])
-    tally.book()
+        buffer.add(other, [value])
+    buffer.flush()
 
     def told(histogram):
         return [
@@ -234,13 +236,13 @@ def test_what_is_booked_many_at_once_is_what_the_library_would_book():
     assert told(one) == told(other)
 
 
-def test_measuring_a_step_costs_next_to_nothing():
+def test_observing_a_stage_costs_next_to_nothing():
     """A generous bound: a tenth of it is usual, and the bench tells exactly."""
     lines = [{"took_ms": 1.0 + number} for number in range(32)]
     started = time.process_time()
     for _ in range(200):
-        metrics.stages_took(Stage.ORDER_STORED, 0.0, lines)
-    metrics.tally.book()
+        metrics.observe_stages(Stage.ORDER_STORED, 0.0, lines)
+    metrics.observations.flush()
     assert (time.process_time() - started) / (200 * 32) < 10e-6
 
 
@@ -266,24 +268,24 @@ def test_a_request_counts_under_its_routes_template(client, look, method, addres
     assert requests_of(look(client)[1], **labels) == before + 1
 
 
-def test_refusals_count_by_their_code(client, look):
+def test_problems_count_by_their_code(client, look):
     def refused(code):
-        return look(client)[1].get(("orderflow_refusals_total", (("code", code),)), 0.0)
+        return look(client)[1].get(("orderflow_http_problems_total", (("code", code),)), 0.0)
 
     before = refused("order_not_found")
     client.get("/orders/one/692000000000000000000000")
     assert refused("order_not_found") == before + 1
 
 
-def test_each_step_of_an_order_is_measured(live, place, look, eventually, database):
+def test_each_stage_of_an_order_is_measured(live, place, look, eventually, database):
     def counts():
         samples = look(live)[1]
-        return [samples.get(("orderflow_hop_duration_seconds_count", (("step", step),)), 0.0) for step in Stage]
+        return [samples.get(("orderflow_stage_duration_seconds_count", (("stage", stage),)), 0.0) for stage in Stage]
 
-    before, settled = counts(), look(live)[1]["orderflow_order_settled_seconds_count", ()]
+    before, settled = counts(), look(live)[1]["orderflow_order_settlement_duration_seconds_count", ()]
     place(live)
     eventually(lambda: counts() == [count + 1 for count in before])
-    assert look(live)[1]["orderflow_order_settled_seconds_count", ()] == settled + 1
+    assert look(live)[1]["orderflow_order_settlement_duration_seconds_count", ()] == settled + 1
 
 
 def test_what_waits_for_a_try_or_for_an_operator_is_looked_up(client, place, look, database):
@@ -295,7 +297,7 @@ def test_what_waits_for_a_try_or_for_an_operator_is_looked_up(client, place, loo
     letter = {"deadLetter": {"at": later, "reason": "r", "event_id": "e", "failures": 8}}
     database.orders.update_one({"relayFailures": {"$exists": False}}, {"$set": letter})
     _, samples = look(client)
-    assert samples["orderflow_retries_waiting", (("module", "orders"),)] == 1
+    assert samples["orderflow_retries_pending", (("module", "orders"),)] == 1
     assert samples["orderflow_dead_letters_now", (("module", "orders"),)] == 1
     assert samples["orderflow_payments_parked_now", (("module", "payments"),)] == 0
 
@@ -340,9 +342,9 @@ def test_folders_of_servers_that_were_killed_go_and_those_in_use_stay(tmp_path, 
 
 def test_a_disk_that_is_full_fails_no_figure_of_a_process_that_has_begun(tmp_path):
     program = (
-        "import resource; from app.observability import metrics; metrics.hops.labels('first'); metrics.refusal('first')\n"
+        "import resource; from app.observability import metrics; metrics.stage_duration.labels('first'); metrics.problem_counter('first')\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, resource.RLIM_INFINITY))\n"
-        "for number in range(100): metrics.hops.labels(f'step {number}').observe(1); metrics.refusal(f'{number}').inc()\n"
+        "for number in range(100): metrics.stage_duration.labels(f'stage {number}').observe(1); metrics.problem_counter(f'{number}').inc()\n"
     )
     environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     subprocess.run([sys.executable, "-c", program], env=environ, check=True, timeout=60)
@@ -352,7 +354,7 @@ def test_an_answer_is_not_lost_for_a_figure(live, monkeypatch):
     def fail(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(metrics, "request_took", fail)
+    monkeypatch.setattr(metrics, "observe_request", fail)
     answer = live.get("/state-machine")
     assert answer.status_code == 200
     assert answer.headers["X-Request-Id"]

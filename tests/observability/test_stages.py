@@ -20,7 +20,7 @@ UNKNOWN = "692000000000000000000000"
 def logged():
     """The lines of every stage, in their order, each with its stage."""
     lines = []
-    listener = lambda step, _, told: lines.extend({"step": step, **line} for line in told)  # noqa: E731
+    listener = lambda stage, _, told: lines.extend({"stage": stage, **line} for line in told)  # noqa: E731
     stages.subscribe(listener)
     yield lines
     stages.unsubscribe(listener)
@@ -42,12 +42,12 @@ def ask(live, logged):
         name = f"asked-{next(numbers)}"
         answer = live.open(address, method=method, json=body, headers={"X-Request-Id": name, **headers})
         # What is delivered twice is logged twice.
-        return answer, lambda: [*dict.fromkeys(line["step"] for line in logged if line["request_id"] == name)]
+        return answer, lambda: [*dict.fromkeys(line["stage"] for line in logged if line["request_id"] == name)]
 
     return send
 
 
-def step(ask, order_id, status):
+def update_status(ask, order_id, status):
     return ask("PUT", "/orders", {"orderId": order_id, "orderStatus": status})
 
 
@@ -55,8 +55,8 @@ def refund(ask, order_id, body, **headers):
     return ask("POST", f"/orders/one/{order_id}/refunds", body, **headers)
 
 
-def test_a_step_without_money_ends_with_the_order_updated(ask, paid, logged):
-    answer, stages = step(ask, paid, "Confirm")
+def test_an_update_without_money_ends_with_the_order_updated(ask, paid, logged):
+    answer, stages = update_status(ask, paid, "Confirm")
     assert (answer.status_code, stages()) == (200, [*REQUESTED, Stage.ORDER_UPDATED])
     line = logged[-1]
     assert (line["module"], line["order_id"], line["order_status"]) == ("orders", paid, "Confirm")
@@ -64,23 +64,23 @@ def test_a_step_without_money_ends_with_the_order_updated(ask, paid, logged):
 
 
 @pytest.mark.parametrize(
-    "change", [lambda ask, order_id: refund(ask, order_id, {"amount": "RM 10"}), lambda ask, order_id: step(ask, order_id, "Cancelled")],
+    "change", [lambda ask, order_id: refund(ask, order_id, {"amount": "RM 10"}), lambda ask, order_id: update_status(ask, order_id, "Cancelled")],
     ids=["a refund", "a cancellation"],
 )  # fmt: skip
-def test_what_moves_money_goes_the_whole_way(ask, paid, logged, eventually, change):
-    """From the provider on it is told under the request that placed the order, and all of it under the order."""
-    eventually(lambda: [line for line in logged if line["order_id"] == paid and line["step"] == Stage.ORDER_UPDATED])
+def test_what_moves_money_goes_through_all_stages(ask, paid, logged, eventually, change):
+    """From the provider on it is logged under the request that placed the order, and all of it under the order."""
+    eventually(lambda: [line for line in logged if line["order_id"] == paid and line["stage"] == Stage.ORDER_UPDATED])
     before = len(logged)
     answer, stages = change(ask, paid)
     assert answer.status_code in {200, 201}
     wanted = {*REQUESTED, Stage.ORDER_UPDATED, *PAID_FOR}
-    eventually(lambda: {line["step"] for line in logged[before:] if line["order_id"] == paid} == wanted)
+    eventually(lambda: {line["stage"] for line in logged[before:] if line["order_id"] == paid} == wanted)
     assert stages()[:3] == [*REQUESTED, Stage.ORDER_UPDATED]
 
 
 def test_what_changes_nothing_is_received_and_no_more(ask, paid):
-    assert step(ask, paid, "Success")[1]() == REQUESTED
-    answer, stages = step(ask, paid, "Processing")
+    assert update_status(ask, paid, "Success")[1]() == REQUESTED
+    answer, stages = update_status(ask, paid, "Processing")
     assert (answer.status_code, stages()) == (409, REQUESTED)
     answer, stages = refund(ask, paid, {"amount": "RM 999"})
     assert (answer.status_code, stages()) == (409, REQUESTED)
@@ -89,14 +89,14 @@ def test_what_changes_nothing_is_received_and_no_more(ask, paid):
     assert (answer.headers["Idempotent-Replayed"], stages()) == ("true", REQUESTED)
 
 
-def test_what_is_not_taken_in_is_nobodys_step(ask, paid):
-    assert step(ask, UNKNOWN, "Confirm")[1]() == [Stage.GATEWAY_RECEIVED]
-    assert step(ask, "no id", "Confirm")[1]() == []
+def test_a_request_that_no_module_accepts_has_no_later_stage(ask, paid):
+    assert update_status(ask, UNKNOWN, "Confirm")[1]() == [Stage.GATEWAY_RECEIVED]
+    assert update_status(ask, "no id", "Confirm")[1]() == []
     assert refund(ask, "no-id", {})[1]() == []
     assert refund(ask, paid, {"amout": 1})[1]() == []
 
 
 def test_an_order_is_not_shown_what_strangers_tried_with_it():
-    own = [{"module": module, "request_id": "own", "step": "x"} for module in ("gateway", "orders")]
-    tried = {"module": "gateway", "request_id": "theirs", "step": "x"}
+    own = [{"module": module, "request_id": "own", "stage": "x"} for module in ("gateway", "orders")]
+    tried = {"module": "gateway", "request_id": "theirs", "stage": "x"}
     assert latency._taken_up([tried, *own, tried]) == own

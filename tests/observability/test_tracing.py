@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from app.main import create_app, runtime
 from app.observability import stages, tracing
-from app.observability.opentelemetry import OpenTelemetry
+from app.observability.opentelemetry import OpenTelemetryTracer
 from app.observability.stages import Stage
 from app.payments.payment import ProviderResponse, ResponseCode
 from app.payments.providers import make
@@ -52,8 +52,8 @@ def exporter(monkeypatch):
     kept = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(kept))
-    tracer = OpenTelemetry(provider)
-    monkeypatch.setattr(tracing, "active", tracer)
+    tracer = OpenTelemetryTracer(provider)
+    monkeypatch.setattr(tracing, "tracer", tracer)
     monkeypatch.setattr(stages, "_subscribers", [tracer.record_stages])
     return kept
 
@@ -75,7 +75,7 @@ def start(exporter, settings):
 
 
 def spans_of(exporter, order_id):
-    """The steps of an order, by name."""
+    """The spans of an order's stages, by name."""
     found = [span for span in exporter.get_finished_spans() if span.attributes.get("orderflow.order_id") == order_id]
     return {span.name: span for span in sorted(found, key=lambda span: span.start_time)}
 
@@ -90,26 +90,26 @@ def post(app, body):
     return answer.json["created"]["id"], answer
 
 
-def test_one_trace_has_the_nine_steps_and_the_request(start, exporter, new_order, eventually):
+def test_one_trace_has_the_nine_stages_and_the_request(start, exporter, new_order, eventually):
     app = start()
     runtime(app).start()
     order_id, _ = post(app, new_order())
     eventually(lambda: len(spans_of(exporter, order_id)) == len(Stage))
-    steps = spans_of(exporter, order_id)
-    assert set(steps) == {str(step) for step in Stage}
+    spans = spans_of(exporter, order_id)
+    assert set(spans) == {str(stage) for stage in Stage}
     [request] = [span for span in exporter.get_finished_spans() if span.name == "POST /orders"]
     [asked] = [span for span in exporter.get_finished_spans() if span.name == "CreateOrder"]
-    assert {trace_of(span) for span in (*steps.values(), request, asked)} == {TRACE}
+    assert {trace_of(span) for span in (*spans.values(), request, asked)} == {TRACE}
     assert f"{request.parent.span_id:016x}" == PARENT
     assert asked.parent.span_id == request.context.span_id
-    assert steps[Stage.ORDER_STORED].parent.span_id == asked.context.span_id
+    assert spans[Stage.ORDER_STORED].parent.span_id == asked.context.span_id
     assert request.attributes["http.response.status_code"] == 201
-    assert steps[Stage.PAYMENT_PROCESSED].attributes.items() >= {
+    assert spans[Stage.PAYMENT_PROCESSED].attributes.items() >= {
         ("orderflow.attempt", 1),
         ("orderflow.answer", "captured"),
     }
-    assert steps[Stage.ORDER_UPDATED].attributes["orderflow.batch_size"] >= 1
-    assert not any(span.links for span in steps.values())
+    assert spans[Stage.ORDER_UPDATED].attributes["orderflow.batch_size"] >= 1
+    assert not any(span.links for span in spans.values())
 
 
 def test_a_trace_goes_on_in_another_process_after_a_crash(start, exporter, new_order, eventually):
@@ -117,10 +117,10 @@ def test_a_trace_goes_on_in_another_process_after_a_crash(start, exporter, new_o
     assert Stage.HANDED_TO_PAYMENTS not in spans_of(exporter, order_id)
     runtime(start()).start()
     eventually(lambda: Stage.ORDER_UPDATED in spans_of(exporter, order_id))
-    steps = spans_of(exporter, order_id)
-    assert {trace_of(span) for span in steps.values()} == {TRACE}
-    [link] = steps[Stage.HANDED_TO_PAYMENTS].links
-    assert (f"{link.context.trace_id:032x}", dict(link.attributes)) == (TRACE, {"orderflow.taken_up_by": "sweep"})
+    spans = spans_of(exporter, order_id)
+    assert {trace_of(span) for span in spans.values()} == {TRACE}
+    [link] = spans[Stage.HANDED_TO_PAYMENTS].links
+    assert (f"{link.context.trace_id:032x}", dict(link.attributes)) == (TRACE, {"orderflow.link_reason": "sweep"})
 
 
 def test_a_repeated_call_is_linked_to_the_one_before(start, exporter, new_order, eventually):
@@ -133,7 +133,7 @@ def test_a_repeated_call_is_linked_to_the_one_before(start, exporter, new_order,
     assert [span.attributes["orderflow.answer"] for span in (first, second)] == ["unknown", "captured"]
     assert not first.links
     [link] = second.links
-    assert (link.context.span_id, dict(link.attributes)) == (first.context.span_id, {"orderflow.taken_up_by": "retry"})
+    assert (link.context.span_id, dict(link.attributes)) == (first.context.span_id, {"orderflow.link_reason": "retry"})
 
 
 def test_a_refund_belongs_to_the_trace_of_who_asked_for_it(start, exporter, new_order, eventually):
@@ -151,16 +151,16 @@ def test_a_refund_belongs_to_the_trace_of_who_asked_for_it(start, exporter, new_
     assert answer.status_code == 200
     # The cancellation updates the order as well; that the result of its refund was handed on is told last.
     eventually(lambda: Stage.HANDED_TO_ORDERS in spans_of(exporter, order_id))
-    steps = spans_of(exporter, order_id)
-    assert {trace_of(span) for span in steps.values()} == {other}
-    assert steps[Stage.PAYMENT_PROCESSED].attributes["orderflow.call"] == "refund"
+    spans = spans_of(exporter, order_id)
+    assert {trace_of(span) for span in spans.values()} == {other}
+    assert spans[Stage.PAYMENT_PROCESSED].attributes["orderflow.call"] == "refund"
 
 
 def test_a_refusal_is_noted_and_a_failure_marked(start, exporter):
     app = start()
     assert app.test_client().get("/orders/one/692000000000000000000000").status_code == 404
     [asked] = [span for span in exporter.get_finished_spans() if span.name == "FindOrder"]
-    assert asked.attributes["orderflow.refused"] == "order_not_found"
+    assert asked.attributes["orderflow.error_code"] == "order_not_found"
     [request] = [span for span in exporter.get_finished_spans() if span.name == "GET /orders/one/<order_id>"]
     assert request.attributes["http.response.status_code"] == 404
     assert request.status.is_ok or request.status.is_unset
@@ -187,7 +187,7 @@ def test_nobody_is_told_of_the_trace(start, new_order, eventually, database, mon
     monkeypatch.setattr(
         stages,
         "_subscribers",
-        [*stages._subscribers, lambda step, _at, lines: heard.append((step, [dict(line) for line in lines]))],
+        [*stages._subscribers, lambda stage, _at, lines: heard.append((stage, [dict(line) for line in lines]))],
     )
     app = start()
     runtime(app).start()
@@ -248,7 +248,7 @@ def test_off_nothing_is_loaded_and_nothing_carried(settings, database):
     ],
 )
 def test_the_environment_says_whether_there_are_traces(environ, on):
-    assert tracing.wanted(environ) is on
+    assert tracing.enabled(environ) is on
 
 
 MADE = """
@@ -259,7 +259,7 @@ from app.observability import tracing
 from app.config import BadSettings
 from app.main import create_app
 try:
-    print(create_app().test_client().get("/healthz").status_code, type(tracing.active).__name__)
+    print(create_app().test_client().get("/healthz").status_code, type(tracing.tracer).__name__)
 except BadSettings as exc:
     print(exc)
 """
@@ -267,7 +267,7 @@ except BadSettings as exc:
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [([], "200 OpenTelemetry"), (["without"], "OTEL_… asks for traces: pip install orderflow[otel]")],
+    [([], "200 OpenTelemetryTracer"), (["without"], "OTEL_… asks for traces: pip install orderflow[otel]")],
 )
 def test_on_it_starts_or_says_what_is_missing(tmp_path, words, said):
     environ = {

@@ -1,4 +1,4 @@
-"""What the console shows, as server-sent events: steps of orders, tallies of all steps, and what waits.
+"""What the console shows, as server-sent events: stages of orders, statistics of all stages, and what waits.
 
 Any worker tells what all of them do. The stream is the live view alone: whoever comes again after it broke off is told
 what was missed of the last seconds, and looks up the record for the rest.
@@ -29,18 +29,18 @@ QUEUE_SECONDS = 1.0
 # How much of the past a stream begins with, and how much it tells again to whoever comes back.
 RECENT_SECONDS = 2.0
 LONGEST_GAP_SECONDS = 30.0
-SHOWN = ("step", "at", "module", "order_id", "took_ms", "event_type", "answer", "order_status", "payment_status")
+SHOWN = ("stage", "at", "module", "order_id", "took_ms", "event_type", "answer", "order_status", "payment_status")
 QUESTIONS: dict[str, type[Question[Queue]]] = {"orders": CheckOrderQueue, "payments": CheckPaymentQueue}
 
 
 class Live(Protocol):
     """The live feed, of all processes."""
 
-    def watch(self, since: float, seconds: float) -> Iterator[list[Line]]:
-        """Lines and tallies told since then, in batches, an empty one now and then."""
+    def follow_since(self, since: float, seconds: float) -> Iterator[list[Line]]:
+        """Batches of lines and statistics from `since` on, an empty batch now and then."""
 
-    def of_order(self, order_id: str) -> Sequence[Line]:
-        """What is still known of an order's steps."""
+    def stages_of_order(self, order_id: str) -> Sequence[Line]:
+        """The lines of one order that are still known."""
 
 
 class Queues:
@@ -97,7 +97,7 @@ def _told(live: Live, queues: Queues, since: float, gone: Callable[[], bool]) ->
     yield b"retry: %d\n\n" % RETRY_MS
     next_queues = 0.0
     try:
-        for batch in live.watch(since, LONGEST_SECONDS):
+        for batch in live.follow_since(since, LONGEST_SECONDS):
             yield from _events(batch)
             if time.monotonic() >= next_queues:
                 next_queues = time.monotonic() + QUEUE_SECONDS
@@ -109,12 +109,13 @@ def _told(live: Live, queues: Queues, since: float, gone: Callable[[], bool]) ->
 
 
 def _events(batch: Sequence[Line]) -> Iterator[bytes]:
-    steps = [_shown(line) for line in batch if "step" in line]
-    if steps:
-        yield b"id: %d\n" % int(max(line["at"] for line in batch) * 1000) + _event("steps", steps)
+    stages = [_shown(line) for line in batch if "stage" in line]
+    if stages:
+        yield b"id: %d\n" % int(max(line["at"] for line in batch) * 1000) + _event("stages", stages)
     for line in batch:
-        if "tally" in line:
-            yield _event("tally", {"process": line["process"], "at": line["at"], "steps": line["tally"]})
+        if "statistics" in line:
+            members = {"process": line["process"], "at": line["at"], "stages": line["statistics"]}
+            yield _event("statistics", members)
 
 
 def _shown(line: Line) -> Line:

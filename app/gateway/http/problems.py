@@ -81,7 +81,7 @@ def install(app: Flask) -> None:
 def problem(code: str, detail: str, **members: Any) -> Response:
     """A problem of this kind; `members` stand beside the standard ones."""
     status, title = PROBLEMS[code]
-    metrics.refusal(code).inc()
+    metrics.problem_counter(code).inc()
     body = {
         "ok": False,
         "type": f"/problems/{code}",

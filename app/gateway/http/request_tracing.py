@@ -25,7 +25,7 @@ class TracedBus:
         span: Span | None = g.get("span") if has_app_context() else None
         if span is None:
             return self._bus.request(question)
-        with self._tracer.during(type(question).__name__, span.traceparent) as asked:
+        with self._tracer.span(type(question).__name__, span.traceparent) as asked:
             return self._bus.request(msgspec.structs.replace(question, traceparent=asked.traceparent))
 
 
@@ -34,7 +34,7 @@ def install(app: Flask, tracer: Tracer) -> None:
 
     def begin() -> None:
         route = request.url_rule.rule if request.url_rule else ""
-        g.span = tracer.begin(
+        g.span = tracer.start_span(
             f"{request.method} {route}".strip(),
             request.headers.get("traceparent", ""),
             request_id=g.request_id,
@@ -45,7 +45,7 @@ def install(app: Flask, tracer: Tracer) -> None:
     def end(response: Response) -> Response:
         span: Span | None = g.pop("span", None)
         if span:
-            span.note(**{"http.response.status_code": response.status_code})
+            span.set_attributes(**{"http.response.status_code": response.status_code})
             span.end(failed=response.status_code >= 500)
         return response
 

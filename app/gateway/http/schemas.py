@@ -262,10 +262,10 @@ class ExplanationSchema(Schema):
     )
 
 
-class WayStepSchema(Schema):
-    """A step as the live feed saw it."""
+class WayStageSchema(Schema):
+    """A stage of the order, from the live feed."""
 
-    step = fields.String(required=True, metadata={"example": "payment processed"})
+    stage = fields.String(required=True, metadata={"example": "payment processed"})
     module = fields.String(required=True, metadata={"example": "payments"})
     at = fields.DateTime(required=True, metadata={"example": "2026-11-22T15:23:02.981Z"})
     tookMs = fields.Float(required=True, metadata={"example": 5.16})
@@ -294,11 +294,11 @@ class WaySchema(Schema):
         required=True,
         metadata={"description": "Every call to the provider, oldest first; of many the newest 50."},
     )
-    steps = fields.List(
-        fields.Nested(WayStepSchema),
+    stages = fields.List(
+        fields.Nested(WayStageSchema),
         required=True,
         metadata={
-            "description": "What the live feed still knows of its steps: none where the order is old or many were busy."
+            "description": "The stages that the live feed still has: none where the order is old or many were busy."
         },
     )
 

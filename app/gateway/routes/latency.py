@@ -14,43 +14,43 @@ from app.gateway.http.responses import json_answer
 from app.gateway.security.caller import caller
 from app.messaging.bus import RequestClient
 
-# The lines of an order's steps, oldest first; raises Unavailable.
-StepsOf = Callable[[str], Sequence[dict[str, Any]]]
+# The lines of an order's stages, oldest first; raises Unavailable.
+StagesOf = Callable[[str], Sequence[dict[str, Any]]]
 
 
-def add(routes: Blueprint, bus: RequestClient, steps_of: StepsOf) -> None:
+def add(routes: Blueprint, bus: RequestClient, stages_of: StagesOf) -> None:
     """Add the way to the routes under /orders."""
 
     @routes.get("/one/<order_id>/way")
     @documented(
-        "Show how long an order's steps took",
+        "Show how long an order's stages took",
         scope="orders:read",
         answers={200: schemas.WaySchema},
         problems=("order_not_found", "unavailable"),
     )
     def show_way(order_id: str) -> Response:
         asked = {"request_id": g.request_id, "order_id": order_id, "on_behalf_of": caller().owner}
-        bus.request(CheckOrderStatus(**asked))  # Whoever may not see the order may not see its steps.
+        bus.request(CheckOrderStatus(**asked))  # Whoever may not see the order may not see its stages.
         attempts = bus.request(ListAttempts(**asked)).attempts
         return json_answer(
             {
                 "ok": True,
                 "attempts": [_attempt(attempt) for attempt in attempts],
-                "steps": [step_members(line) for line in _taken_up(steps_of(order_id))],
+                "stages": [stage_members(line) for line in _taken_up(stages_of(order_id))],
             },
             200,
         )
 
 
 def _taken_up(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The steps of requests that some module behind the gateway took up: others may name an order that is not theirs."""
+    """The stages of requests that some module behind the gateway took up: others may name an order that is not theirs."""
     behind = {line["request_id"] for line in lines if line["module"] != "gateway"}
     return [line for line in lines if line["request_id"] in behind]
 
 
-def step_members(line: dict[str, Any]) -> dict[str, Any]:
+def stage_members(line: dict[str, Any]) -> dict[str, Any]:
     """A line of the live feed as clients see it."""
-    members = {"step": line["step"], "module": line["module"], "at": _rfc3339(line["at"]), "tookMs": line["took_ms"]}
+    members = {"stage": line["stage"], "module": line["module"], "at": _rfc3339(line["at"]), "tookMs": line["took_ms"]}
     return members | ({"event": line["event_type"]} if "event_type" in line else {})
 
 

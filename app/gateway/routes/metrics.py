@@ -44,7 +44,7 @@ def measure(request: Request, response: Response) -> None:
     route = rule.rule if rule else NO_ROUTE
     # Who asks to wait would make all others look slow.
     route = f"{route} (waiting)" if "waits" in g else route
-    metrics.request_took(route, request.method, response.status_code, time.perf_counter() - started)
+    metrics.observe_request(route, request.method, response.status_code, time.perf_counter() - started)
 
 
 def _looked(bus: RequestClient, backlog: type[Question[Any]], queue: type[Question[Any]]) -> ModuleGauges:

@@ -35,15 +35,15 @@ EMPTY: tuple[dict[str, object], dict[str, str]] = ({}, {})
 
 
 def blueprint(
-    bus: RequestClient, admission: Admission, streams: Streams, cursors: Cursors, steps_of: latency.StepsOf
+    bus: RequestClient, admission: Admission, streams: Streams, cursors: Cursors, stages_of: latency.StagesOf
 ) -> Blueprint:
-    """The routes under /orders, asking `bus`; `steps_of` tells what the live feed knows of an order."""
+    """The routes under /orders, asking `bus`; `stages_of` returns the lines that the live feed has of an order."""
     routes = Blueprint("orders", __name__, url_prefix="/orders")
     waiting = Waiting(bus, streams)
     lists.add(routes, bus, cursors)
     timeline.add(routes, bus, streams)
     explain.add(routes, bus)
-    latency.add(routes, bus, steps_of)
+    latency.add(routes, bus, stages_of)
 
     @routes.post("")
     @documented(

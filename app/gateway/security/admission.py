@@ -28,7 +28,7 @@ class Admission:
             self._looked = now
             self._full = self._look()
         if self._full:
-            metrics.orders_refused.inc()
+            metrics.orders_rejected.inc()
             wait = max(1, min(LONGEST_WAIT, self._full.oldest_ms // 1000))
             raise Overloaded("more orders are waiting than can be paid for soon", retry_after=wait)
 

@@ -366,7 +366,7 @@ class Link:
                 connection.collect()
         if was_up:
             metrics.broker_connections.dec()
-            metrics.broker_losses.inc()
+            metrics.broker_connections_lost.inc()
         self._lost()
 
     def _break(self) -> None:
@@ -391,7 +391,7 @@ class RabbitMqBus:
         self._request_seconds = request_seconds + TRAVEL_SECONDS
         self._event_seconds = event_seconds + TRAVEL_SECONDS
         self._local: dict[str, SignalBus] = defaultdict(SignalBus)
-        self._request_times, self._event_times = map(metrics.broker_seconds.labels, ("request", "events"))
+        self._request_times, self._event_times = map(metrics.broker_round_trip.labels, ("request", "events"))
         self._silent: set[str] = set()
         self._keys = count(1)
         self._asked: dict[str, Question] = {}
@@ -448,12 +448,12 @@ class RabbitMqBus:
             self._asks[owner, wait_ms > 0](question, seconds)
             if not question.done.wait(max(0.0, started + seconds - time.monotonic())):
                 self._silent.add(owner)
-                metrics.broker_unanswered.labels("request").inc()
+                metrics.broker_timeouts.labels("request").inc()
                 raise Unavailable(f"{owner} did not answer in time", retry_after=1)
         finally:
             self._asked.pop(question.key, None)
         if not wait_ms:
-            metrics.tally.add(self._request_times, (time.monotonic() - started,))
+            metrics.observations.add(self._request_times, (time.monotonic() - started,))
         reply: R = question.reply()
         return reply
 
@@ -470,11 +470,11 @@ class RabbitMqBus:
         except Unavailable as exc:
             posted.fail(exc.detail)
         if not posted.done.wait(LAST_SECONDS if self._draining else self._event_seconds):
-            metrics.broker_unanswered.labels("events").inc()
+            metrics.broker_timeouts.labels("events").inc()
             self._late.expect(posted.key, events)
         self._posted.pop(posted.key, None)
         posted.fail("no receipt in time")
-        metrics.tally.add(self._event_times, (time.monotonic() - started,))
+        metrics.observations.add(self._event_times, (time.monotonic() - started,))
         return posted.delivery
 
     # --- its life ---

@@ -22,7 +22,7 @@ from tests.chaos.crash.scenario import Scenario
 from tests.chaos.crash.scenarios import SCENARIOS
 from tests.chaos.crash.world import World
 
-COLLECTIONS = ("orders", "payments", "ledger", "steps")
+COLLECTIONS = ("orders", "payments", "ledger", "stages")
 
 
 def victim(cell: Cell, pipe: Any) -> None:

@@ -68,7 +68,7 @@ def watched(settings):
     app = create_app(replace(settings, simulated_unknown_product="capture"))
     runtime(app).prepare()
     runtime(app).start()
-    told = {"steps": [], "tally": [], "queues": []}
+    told = {"stages": [], "statistics": [], "queues": []}
     ids = []
 
     def read(headers=()):
@@ -91,14 +91,14 @@ def watched(settings):
     assert not reading.is_alive()
 
 
-def test_the_stream_tells_steps_tallies_and_what_waits_and_ends_with_the_process(watched, place, eventually):
+def test_the_stream_tells_stages_statistics_and_what_waits_and_ends_with_the_process(watched, place, eventually):
     app, told, ids, _ = watched
     order_id = place(app.test_client())
-    eventually(lambda: {line["step"] for line in told["steps"] if line["order_id"] == order_id} >= {"order updated"})
-    assert len([line for line in told["steps"] if line["order_id"] == order_id]) == 9
-    assert "request_id" not in told["steps"][0]
-    tally = eventually(lambda: next((one for one in told["tally"] if "order stored" in one["steps"]), None))
-    assert tally["steps"]["order stored"].keys() == {"count", "p50", "p99"}
+    eventually(lambda: {line["stage"] for line in told["stages"] if line["order_id"] == order_id} >= {"order updated"})
+    assert len([line for line in told["stages"] if line["order_id"] == order_id]) == 9
+    assert "request_id" not in told["stages"][0]
+    statistics = eventually(lambda: next((one for one in told["statistics"] if "order stored" in one["stages"]), None))
+    assert statistics["stages"]["order stored"].keys() == {"count", "p50", "p99"}
     queues = eventually(lambda: told["queues"])
     assert queues[0].keys() == {"now", "orders", "payments"}
     assert all(one.isdecimal() for one in ids)
@@ -107,12 +107,12 @@ def test_the_stream_tells_steps_tallies_and_what_waits_and_ends_with_the_process
 def test_whoever_comes_again_is_told_what_was_missed(watched, place, eventually):
     app, told, ids, read = watched
     order_id = place(app.test_client())
-    eventually(lambda: [line for line in told["steps"] if line["step"] == "order updated"])
-    first = {line["id"] for line in told["steps"]}
-    told["steps"].clear()
+    eventually(lambda: [line for line in told["stages"] if line["stage"] == "order updated"])
+    first = {line["id"] for line in told["stages"]}
+    told["stages"].clear()
     again = threading.Thread(target=read, args=([("Last-Event-ID", ids[-1])],), daemon=True)
     again.start()
-    eventually(lambda: {line["id"] for line in told["steps"] if line["order_id"] == order_id} == first)
+    eventually(lambda: {line["id"] for line in told["stages"] if line["order_id"] == order_id} == first)
 
 
 @pytest.mark.parametrize("given", ["x", "-1", "1" * 16, "1.5", ""])
@@ -136,19 +136,19 @@ def test_a_stream_takes_a_place(shared_settings, refused):
     runtime(app).stop()
 
 
-def test_the_way_of_an_order_has_its_steps_and_the_providers_answers(watched, place, eventually):
+def test_the_way_of_an_order_has_its_stages_and_the_providers_answers(watched, place, eventually):
     app, _, _, _ = watched
     client = app.test_client()
     order_id = place(client)
     way = eventually(
-        lambda: (told := client.get(f"/orders/one/{order_id}/way").json) and len(told["steps"]) == 9 and told
+        lambda: (told := client.get(f"/orders/one/{order_id}/way").json) and len(told["stages"]) == 9 and told
     )
-    assert [step["step"] for step in way["steps"]][:3] == ["gateway received", "orders received", "order stored"]
-    assert {"step", "module", "at", "tookMs", "event"} >= way["steps"][0].keys()
+    assert [stage["stage"] for stage in way["stages"]][:3] == ["gateway received", "orders received", "order stored"]
+    assert {"stage", "module", "at", "tookMs", "event"} >= way["stages"][0].keys()
     [attempt] = way["attempts"]
     assert (attempt["attempt"], attempt["call"], attempt["answer"]) == (1, "charge", "captured")
     assert attempt["tookMs"] >= 0
 
 
 def test_an_order_that_payments_has_not_heard_of_has_a_way_without_attempts(http, place):
-    assert http.get(f"/orders/one/{place(http)}/way").json == {"ok": True, "attempts": [], "steps": []}
+    assert http.get(f"/orders/one/{place(http)}/way").json == {"ok": True, "attempts": [], "stages": []}

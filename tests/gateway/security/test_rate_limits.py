@@ -234,20 +234,20 @@ def test_workers_count_together_and_lose_no_count(two_workers, database):
     with ThreadPoolExecutor(8) as pool:
         statuses = list(pool.map(call, range(60)))
     assert (statuses.count(200), statuses.count(429)) == (20, 40)
-    [counted] = database.quotas.find()
+    [counted] = database.rate_limits.find()
     assert counted["_id"] == "address:127.0.0.1"
     assert counted["expireAt"] == counted["in86400"]["ends"]
     assert {client.get("/healthz").status_code for client in clients} == {200}
 
 
 def test_what_is_counted_is_forgotten_by_the_database(two_workers, database):
-    assert database.quotas.index_information()["forgotten"]["expireAfterSeconds"] == 0
+    assert database.rate_limits.index_information()["forgotten"]["expireAfterSeconds"] == 0
 
 
 def test_a_window_that_is_over_begins_anew(two_workers, database):
     client = two_workers[0].test_client()
     for _ in range(19):
         client.get("/state-machine")
-    database.quotas.update_one({}, {"$set": {"in60.ends": datetime.now(UTC) - timedelta(seconds=1)}})
+    database.rate_limits.update_one({}, {"$set": {"in60.ends": datetime.now(UTC) - timedelta(seconds=1)}})
     told = client.get("/state-machine").headers["RateLimit"]
     assert told == '"minute";r=19;t=60, "day";r=980;t=86400'

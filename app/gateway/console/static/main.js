@@ -10,8 +10,8 @@ import { Place } from "./place.js";
 const by = (id) => document.getElementById(id);
 const SEEN = 4096;
 
-// An order's record as the picture's steps, for those who may not see the stream of all.
-const STEPS_OF = {
+// The stages of an order, derived from its timeline, for visitors who may not read the stream of all orders.
+const STAGES_OF = {
   OrderCreated: ["gateway received", "orders received", "order stored", "event handed to payments", "payments received"],
   OrderCancelled: ["event handed to payments", "payments received"],
   RefundRequested: ["event handed to payments", "payments received"],
@@ -25,15 +25,15 @@ const seen = new Set();
 const goTo = (id) => { location.hash = id ? `order=${id}` : ""; };
 const wanted = () => /^#order=([0-9a-f]{24})$/.exec(location.hash)?.[1] || "";
 
-const picture = new Picture(by("scene"), by("flow-note"), by("hop-rows"), goTo);
+const picture = new Picture(by("scene"), by("flow-note"), by("stage-rows"), goTo);
 const machine = new Machine(by("machine"));
 const orders = new Orders(by("filters"), by("orders"), by("orders-none"), by("older"), by("list-note"));
 const order = new OrderView(by("order-body"), machine, by("machine-note"), {
   told: () => orders.refresh(),
   changed: (entry) => {
     if (!ownOnly || Date.now() - Date.parse(entry.at) > 10_000) return;
-    const steps = STEPS_OF[entry.type] ?? OUTCOME;
-    for (const step of steps) picture.step({ step, order_id: entry.orderId, order_status: entry.to });
+    const stages = STAGES_OF[entry.type] ?? OUTCOME;
+    for (const stage of stages) picture.stage({ stage, order_id: entry.orderId, order_status: entry.to });
   },
 });
 const place = new Place(by("place-form"), by("said"), (id) => {
@@ -49,8 +49,8 @@ function connection(state, text) {
 }
 
 function onEvent(name, data) {
-  if (name === "steps") for (const line of data) if (fresh(line.id)) picture.step(line);
-  if (name === "tally" && fresh(`${data.process} ${data.at}`)) picture.tally(data);
+  if (name === "stages") for (const line of data) if (fresh(line.id)) picture.stage(line);
+  if (name === "statistics" && fresh(`${data.process} ${data.at}`)) picture.statistics(data);
   if (name === "queues") {
     setServerNow(data.now);
     picture.queues(data);

@@ -18,7 +18,7 @@ const plain = (sentence) => sentence.replace(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, clock)
 
 export class OrderView {
   #home; #machine; #machineNote; #told; #changed;
-  #id = ""; #end = () => {}; #entries = []; #order = null; #why = null; #way = { steps: [], attempts: [] };
+  #id = ""; #end = () => {}; #entries = []; #order = null; #why = null; #way = { stages: [], attempts: [] };
   #at = 0; #parts = {}; #due = 0; #busy = false; #again = false; #actions = "";
 
   constructor(home, machine, machineNote, { told, changed }) {
@@ -45,7 +45,7 @@ export class OrderView {
   close() {
     this.#end();
     this.#id = "";
-    [this.#entries, this.#order, this.#why, this.#way, this.#at, this.#actions] = [[], null, null, { steps: [], attempts: [] }, 0, ""];
+    [this.#entries, this.#order, this.#why, this.#way, this.#at, this.#actions] = [[], null, null, { stages: [], attempts: [] }, 0, ""];
     this.#home.replaceChildren(el("p", { class: "empty" }, "Choose an order from the list, open one by its id, or place one."));
     this.#machine.mark([]);
     this.#machineNote.textContent = "Every step an order may take.";
@@ -110,7 +110,7 @@ export class OrderView {
       command: el("div", {}),
       slider: el("div", { class: "slider" }),
       timeline: el("div", {}),
-      hops: el("div", {}),
+      stages: el("div", {}),
     };
   }
 
@@ -128,9 +128,9 @@ export class OrderView {
     this.#renderActions();
     const rows = rowsOf(this.#way, this.#entries);
     const until = then === last ? Infinity : Date.parse(then.at);
-    this.#parts.hops.replaceChildren(el("h3", {}, "Where the time went"),
-      rows.length ? waterfall(rows, until) : el("p", { class: "note" }, "Nothing is known of its hops."),
-      el("p", { class: "note" }, this.#way.steps.length ? this.#attempts() : `${this.#attempts()} The live feed has forgotten its steps; this is the record.`));
+    this.#parts.stages.replaceChildren(el("h3", {}, "Where the time went"),
+      rows.length ? waterfall(rows, until) : el("p", { class: "note" }, "Nothing is known of its stages."),
+      el("p", { class: "note" }, this.#way.stages.length ? this.#attempts() : `${this.#attempts()} Its stages are no longer in the live feed; this is the record.`));
   }
 
   #attempts() {

@@ -1,8 +1,8 @@
-// The picture: rooms, the pipes between them, and orders on their way. Figures count every step; dots are a sample.
+// The picture: rooms, the pipes between them, and orders on their way. Figures count every stage; dots are a sample.
 
 import { count, ms, rate, svg } from "./show.js";
 
-const STEPS = {
+const STAGES = {
   "gateway received": { way: ["client", "gateway"] },
   "orders received": { way: ["gateway", "orders"] },
   "order stored": { way: ["orders", "mongo", "orders"] },
@@ -13,7 +13,7 @@ const STEPS = {
   "orders received result": { way: ["orders"] },
   "order updated": { way: ["orders", "mongo"], ends: true },
 };
-export const STEP_NAMES = Object.keys(STEPS);
+export const STAGE_NAMES = Object.keys(STAGES);
 
 const PIPES = [
   ["client", "gateway"], ["gateway", "orders"], ["orders", "payments"], ["payments", "provider"],
@@ -22,20 +22,20 @@ const PIPES = [
 const NAMES = {
   client: "Client", gateway: "Gateway", orders: "Orders", payments: "Payments", provider: "Provider", mongo: "MongoDB",
 };
-// Which step a figure at a pipe tells of, and where its first line stands.
+// The stage that a figure at a pipe shows, and where its first line stands.
 const WIDE = {
   size: [1200, 330], room: [142, 92],
   places: {
     client: [85, 92], gateway: [342, 92], orders: [599, 92], payments: [858, 92], provider: [1115, 92], mongo: [728, 272],
   },
   labels: [
-    { step: "gateway received", at: [213, 44], arrow: "→" },
-    { step: "orders received", at: [470, 44], arrow: "→" },
-    { step: "event handed to payments", at: [728, 44], arrow: "→" },
-    { step: "result handed to orders", at: [728, 120], arrow: "←" },
-    { step: "payment processed", at: [986, 44], arrow: "⇄" },
-    { step: "order stored", at: [462, 206], name: "stored" },
-    { step: "order updated", at: [590, 206], name: "updated" },
+    { stage: "gateway received", at: [213, 44], arrow: "→" },
+    { stage: "orders received", at: [470, 44], arrow: "→" },
+    { stage: "event handed to payments", at: [728, 44], arrow: "→" },
+    { stage: "result handed to orders", at: [728, 120], arrow: "←" },
+    { stage: "payment processed", at: [986, 44], arrow: "⇄" },
+    { stage: "order stored", at: [462, 206], name: "stored" },
+    { stage: "order updated", at: [590, 206], name: "updated" },
   ],
 };
 const NARROW = {
@@ -44,13 +44,13 @@ const NARROW = {
     client: [78, 56], gateway: [78, 212], orders: [78, 376], payments: [302, 376], provider: [302, 212], mongo: [190, 546],
   },
   labels: [
-    { step: "gateway received", at: [90, 121], arrow: "→", anchor: "start" },
-    { step: "orders received", at: [90, 281], arrow: "→", anchor: "start" },
-    { step: "event handed to payments", at: [190, 330], arrow: "→" },
-    { step: "result handed to orders", at: [190, 404], arrow: "←" },
-    { step: "payment processed", at: [290, 281], arrow: "⇄", anchor: "end" },
-    { step: "order stored", at: [56, 450], name: "stored" },
-    { step: "order updated", at: [56, 510], name: "updated" },
+    { stage: "gateway received", at: [90, 121], arrow: "→", anchor: "start" },
+    { stage: "orders received", at: [90, 281], arrow: "→", anchor: "start" },
+    { stage: "event handed to payments", at: [190, 330], arrow: "→" },
+    { stage: "result handed to orders", at: [190, 404], arrow: "←" },
+    { stage: "payment processed", at: [290, 281], arrow: "⇄", anchor: "end" },
+    { stage: "order stored", at: [56, 450], name: "stored" },
+    { stage: "order updated", at: [56, 510], name: "updated" },
   ],
 };
 const MOST = 160;
@@ -77,20 +77,20 @@ function route(from, to) {
   return [];
 }
 
-// Counts and times of each step over the last seconds, of all processes.
+// Counts and durations of each stage over the last seconds, of all processes.
 class Figures {
-  #tallies = [];
+  #statistics = [];
 
-  add(tally, now) {
-    this.#tallies.push({ ...tally, seen: now });
+  add(statistics, now) {
+    this.#statistics.push({ ...statistics, seen: now });
   }
 
   at(now) {
-    this.#tallies = this.#tallies.filter((tally) => now - tally.seen < WINDOW_MS);
+    this.#statistics = this.#statistics.filter((one) => now - one.seen < WINDOW_MS);
     const found = {};
-    for (const tally of this.#tallies) {
-      for (const [step, told] of Object.entries(tally.steps)) {
-        const sum = (found[step] ??= { count: 0, p50: 0, p99: 0 });
+    for (const one of this.#statistics) {
+      for (const [stage, told] of Object.entries(one.stages)) {
+        const sum = (found[stage] ??= { count: 0, p50: 0, p99: 0 });
         sum.p50 += told.p50 * told.count;
         sum.count += told.count;
         sum.p99 = Math.max(sum.p99, told.p99);
@@ -126,14 +126,14 @@ export class Picture {
     this.#fit();
   }
 
-  // A step of one order; nothing to draw where nobody looks.
-  step(line) {
-    const known = STEPS[line.step];
+  // A stage of one order; nothing to draw where nobody looks.
+  stage(line) {
+    const known = STAGES[line.stage];
     if (!known || document.hidden) return;
     let dot = this.#dots.get(line.order_id);
     if (!dot) {
-      if (line.step === "gateway received") this.#sampled.push(performance.now());
-      if (line.step === "order updated" || line.step === "orders received result") return;
+      if (line.stage === "gateway received") this.#sampled.push(performance.now());
+      if (line.stage === "order updated" || line.stage === "orders received result") return;
       if (this.#dots.size >= MOST && !this.#mine.has(line.order_id)) return;
       const [x, y] = this.#layout.places[known.way[0]];
       dot = { id: line.order_id, room: known.way[0], last: known.way[0], path: [], x, y, tone: "busy", t: 0 };
@@ -143,7 +143,7 @@ export class Picture {
     dot.path.push(...route(dot.last, first), ...rest);
     dot.last = known.way.at(-1);
     dot.heard = performance.now();
-    if (line.step === "payment processed") dot.next = ["not attempted", "unknown"].includes(line.answer) ? "trouble" : "busy";
+    if (line.stage === "payment processed") dot.next = ["not attempted", "unknown"].includes(line.answer) ? "trouble" : "busy";
     if (known.ends) {
       dot.next = { Success: "good", Declined: "bad", Cancelled: "off" }[line.order_status] || "good";
       dot.ends = true;
@@ -151,8 +151,8 @@ export class Picture {
     this.#animate();
   }
 
-  tally(tally) {
-    this.#figures.add(tally, performance.now());
+  statistics(statistics) {
+    this.#figures.add(statistics, performance.now());
   }
 
   queues(queues) {
@@ -209,10 +209,10 @@ export class Picture {
         svg("text", { x, y: y - height / 2 + 29, class: "room-name" }, NAMES[name]), ...lines));
     }
     this.#labels = {};
-    for (const { step, at: [x, y], name, arrow, anchor = "middle" } of this.#layout.labels) {
+    for (const { stage, at: [x, y], name, arrow, anchor = "middle" } of this.#layout.labels) {
       const lines = [0, 1, 2].map((line) =>
-        svg("text", { x, y: y + 16 * line, class: line ? "hop-time" : "hop-rate", "text-anchor": anchor }));
-      this.#labels[step] = { lines, before: name || arrow };
+        svg("text", { x, y: y + 16 * line, class: line ? "stage-time" : "stage-rate", "text-anchor": anchor }));
+      this.#labels[stage] = { lines, before: name || arrow };
       drawing.append(...lines);
     }
     return drawing;
@@ -226,11 +226,11 @@ export class Picture {
 
   #buildRows() {
     this.#rows.replaceChildren();
-    for (const [at, step] of STEP_NAMES.entries()) {
+    for (const [at, stage] of STAGE_NAMES.entries()) {
       const row = this.#rows.insertRow();
       const head = document.createElement("th");
       head.scope = "row";
-      head.textContent = `${at + 1}. ${step}`;
+      head.textContent = `${at + 1}. ${stage}`;
       row.append(head);
       for (let cell = 0; cell < 3; cell += 1) row.insertCell().className = "n";
     }
@@ -241,15 +241,15 @@ export class Picture {
     const now = performance.now();
     const found = this.#figures.at(now);
     this.#rates = found;
-    for (const [at, step] of STEP_NAMES.entries()) {
-      const told = found[step];
+    for (const [at, stage] of STAGE_NAMES.entries()) {
+      const told = found[stage];
       const [each, middle, slow] = [...this.#rows.rows[at].cells].slice(1);
       each.textContent = told ? rate(told.rate) : "0";
       middle.textContent = told ? ms(told.p50) : "–";
       slow.textContent = told ? ms(told.p99) : "–";
     }
-    for (const [step, { lines: [each, middle, slow], before }] of Object.entries(this.#labels)) {
-      const told = found[step];
+    for (const [stage, { lines: [each, middle, slow], before }] of Object.entries(this.#labels)) {
+      const told = found[stage];
       each.textContent = told ? `${before} ${rate(told.rate)}/s` : "";
       middle.textContent = told ? `p50 ${ms(told.p50)}` : "";
       slow.textContent = told ? `p99 ${ms(told.p99)}` : "";

@@ -1,4 +1,4 @@
-// How long each hop took, as bars on one scale: the steps that the live feed knows, else what is on record.
+// How long each stage took, as bars on one scale: the stages that the live feed knows, else what is on record.
 
 import { el, ms } from "./show.js";
 
@@ -6,20 +6,20 @@ const NUMBERED = ["gateway received", "orders received", "order stored", "event 
   "payment processed", "result handed to orders", "orders received result", "order updated"];
 
 // Rows of a waterfall, each with who did it and when, oldest first.
-export function rowsOf({ steps, attempts }, entries) {
+export function rowsOf({ stages, attempts }, entries) {
   const rows = [];
-  for (const step of steps) {
-    const end = Date.parse(step.at) + (Number(step.at.slice(23, 26)) || 0) / 1000;
-    const number = NUMBERED.indexOf(step.step) + 1;
-    rows.push({ name: step.step, number, who: step.module, end, start: end - step.tookMs, took: step.tookMs, tone: step.module, detail: step.event });
+  for (const stage of stages) {
+    const end = Date.parse(stage.at) + (Number(stage.at.slice(23, 26)) || 0) / 1000;
+    const number = NUMBERED.indexOf(stage.stage) + 1;
+    rows.push({ name: stage.stage, number, who: stage.module, end, start: end - stage.tookMs, took: stage.tookMs, tone: stage.module, detail: stage.event });
   }
-  const seen = new Set(steps.filter((step) => step.step === "payment processed").map((step) => step.tookMs.toFixed(1)));
+  const seen = new Set(stages.filter((stage) => stage.stage === "payment processed").map((stage) => stage.tookMs.toFixed(1)));
   for (const attempt of attempts) {
     if (seen.has(attempt.tookMs.toFixed(1))) continue;
     const end = Date.parse(attempt.at);
     rows.push({ name: `${attempt.call}: ${attempt.answer}`, who: "provider", end, start: end - attempt.tookMs, took: attempt.tookMs, tone: "provider", detail: attempt.reason });
   }
-  if (!steps.length) {
+  if (!stages.length) {
     for (const entry of entries) {
       const end = Date.parse(entry.at);
       rows.push({ name: entry.type, who: entry.actor, end, start: end, took: null, tone: entry.actor === "client" ? "gateway" : "orders" });
@@ -42,7 +42,7 @@ export function waterfall(rows, until) {
       class: `span ${row.tone}`, title: `from ${ms(row.start - first)} to ${ms(row.end - first)}`,
       at: { left: `${place(row.start)}%`, width: `max(4px, ${place(row.end) - place(row.start)}%)` },
     }))));
-  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "How long each hop took" },
+  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "How long each stage took" },
     el("table", { class: "waterfall" },
       el("thead", {}, el("tr", {}, ...["Hop", "Who", "Took"].map((name, at) => el("th", { scope: "col", class: ["", "who", "n"][at] }, name)),
         el("th", { scope: "col" }, `When, over ${ms(last - first)}`))),
