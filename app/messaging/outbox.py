@@ -206,7 +206,7 @@ class Outbox:
             {"deadLetter.at": {"$gte": EPOCH}},
         )
 
-    def list_stuck(self, dead: bool, overdue: float, limit: int) -> list[str]:
+    def find_stuck(self, dead: bool, overdue: float, limit: int) -> list[str]:
         """The keys of documents that are dead letters, or overdue by `overdue` seconds; the oldest first."""
         by = "deadLetter.at" if dead else "relayDue"
         since = self._store.clock.now() - timedelta(seconds=0.0 if dead else overdue)

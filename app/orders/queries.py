@@ -169,7 +169,7 @@ class OrderQueries:
     @handles(ListStuckOrders)
     def list_stuck(self, request: ListStuckOrders) -> OrderIds:
         """Orders whose events wait too long, or are dead letters."""
-        found = self._outbox.list_stuck(request.dead, request.overdue_ms / 1000, request.limit + 1)
+        found = self._outbox.find_stuck(request.dead, request.overdue_ms / 1000, request.limit + 1)
         return OrderIds(order_ids=tuple(found[: request.limit]), more=len(found) > request.limit)
 
     @handles(ExplainOrder)

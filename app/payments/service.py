@@ -76,7 +76,7 @@ def check_queue(_request: CheckPaymentQueue, payments: PaymentRepository, outbox
 def list_stuck_payments(request: ListStuckPayments, payments: PaymentRepository, outbox: Outbox) -> OrderIds:
     """Tell orders whose payment takes too long, or of whose payment nobody can be told."""
     overdue, limit = request.overdue_ms / 1000, request.limit
-    found = outbox.list_stuck(True, 0.0, limit + 1) if request.dead else payments.stuck(overdue, limit + 1)
+    found = outbox.find_stuck(True, 0.0, limit + 1) if request.dead else payments.stuck(overdue, limit + 1)
     return OrderIds(order_ids=tuple(found[:limit]), more=len(found) > limit)
 
 

@@ -331,7 +331,7 @@ OUTBOX = {
     "backlog": lambda outbox: outbox.backlog(1000),
     "queue": lambda outbox: outbox.queue(1000),
     "unfinished": lambda outbox: outbox.unfinished(1000),
-    "list_stuck": lambda outbox: [outbox.list_stuck(dead, 0.0, 10) for dead in (True, False)],
+    "find_stuck": lambda outbox: [outbox.find_stuck(dead, 0.0, 10) for dead in (True, False)],
 }
 CALLS: dict[tuple[type, str], Callable[[Parts], object]] = {
     (OrderRepository, "add"): repeated_in,
