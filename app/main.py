@@ -105,7 +105,7 @@ class Runtime:
         timeout = self.settings.payment_timeout + self.settings.background_deadline
         if self._started:
             self._started = False
-            self.bus.finish(timeout)
+            self.bus.drain_and_wait(timeout)
             for module in self._background:
                 module.stop(timeout)
             self.feed.stop()
@@ -169,7 +169,7 @@ class Runtime:
             self.feed.start()
             for module in self._background:
                 module.start()
-            self.bus.receive()
+            self.bus.start_consuming()
             return
 
 

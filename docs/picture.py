@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 
 from app.config import Settings
-from app.contracts.base import Event, Request, concrete
+from app.contracts.base import Event, Request, concrete_subclasses
 from app.contracts.payments import PaymentEvent
 from app.main import create_app, runtime
 from app.messaging.signal_bus import SignalBus
@@ -36,13 +36,13 @@ def wiring() -> SignalBus:
 
 def asked_of(bus: SignalBus, module: str) -> list[str]:
     """The requests that a module answers."""
-    names = sorted(request.__name__ for request in concrete(Request) if request.owner == module)
-    return [name for name in names if name in bus.answered]
+    names = sorted(request.__name__ for request in concrete_subclasses(Request) if request.owner == module)
+    return [name for name in names if name in bus.handled_requests]
 
 
 def told_to(bus: SignalBus, module: str, *, payments: bool) -> list[str]:
     """The events of payments, or of orders, to which a module subscribes."""
-    events = (event for event in concrete(Event) if issubclass(event, PaymentEvent) is payments)
+    events = (event for event in concrete_subclasses(Event) if issubclass(event, PaymentEvent) is payments)
     return [event.__name__ for event in events if module in bus.subscribers.get(event.__name__, ())]
 
 

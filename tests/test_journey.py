@@ -38,7 +38,7 @@ class Split:
 
     def take_in(self):
         """Serve clients, and do nothing in the background."""
-        runtime(self._parts["orders"]).bus.receive()
+        runtime(self._parts["orders"]).bus.start_consuming()
         self._wait("gateway", "orders")
 
     def start(self):
@@ -397,7 +397,7 @@ def test_two_processes_settle_a_hundred_orders_once_each(make_app, place, eventu
 def test_with_every_hint_lost_all_orders_settle_none_the_less(
     make_app, place, eventually, quiet, audit, database, monkeypatch
 ):
-    monkeypatch.setattr(Outbox, "recorded", lambda self, key, entries: None)
+    monkeypatch.setattr(Outbox, "enqueue_local", lambda self, key, events: None)
     apps = [make_app(relay_lease=0.2), make_app(relay_lease=0.2)]
     good, declined = post_many(apps, place, 60)
     eventually(all_paid(database, quiet, good, declined), 30)

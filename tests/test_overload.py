@@ -241,7 +241,7 @@ def under_way(app, client, place, database, eventually):
     for _ in range(6):
         place(client)
     running = runtime(app)
-    running.orders.relay.deliver(running.orders.outbox.take_hints(128, 0))
+    running.orders.relay.deliver(running.orders.outbox.dequeue_local(128, 0))
     eventually(lambda: database.payments.count_documents({"status": "Captured"}) == 6)
     later = running.database.clock.now() + timedelta(hours=1)
     for collection in (database.orders, database.payments):

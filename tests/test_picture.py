@@ -4,7 +4,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from app.contracts.base import Event, Request, concrete
+from app.contracts.base import Event, Request, concrete_subclasses
 from docs.picture import FILE, draw, wiring
 
 
@@ -23,14 +23,16 @@ def test_it_shows_every_message(bus):
     messages = {
         kind.__name__
         for base in (Request, Event)
-        for kind in concrete(base)
+        for kind in concrete_subclasses(base)
         if kind.__module__.startswith("app.contracts.")
     }
     assert messages <= shown
 
 
 def test_every_request_has_somebody_who_answers_and_every_event_somebody_who_listens(bus):
-    assert bus.answered == {kind.__name__ for kind in concrete(Request) if kind.__module__.startswith("app.contracts.")}
+    assert bus.handled_requests == {
+        kind.__name__ for kind in concrete_subclasses(Request) if kind.__module__.startswith("app.contracts.")
+    }
     assert bus.subscribers.keys() == {
-        kind.__name__ for kind in concrete(Event) if kind.__module__.startswith("app.contracts.")
+        kind.__name__ for kind in concrete_subclasses(Event) if kind.__module__.startswith("app.contracts.")
     }

@@ -1,6 +1,6 @@
-"""Every message between modules, in one file for each module that owns it. Imports nothing of `app` but itself.
+"""Every message between modules, in one file for each module that owns it. Imports nothing else of `app`.
 
-All of them are loaded together, so that a process knows each message that it may receive.
+All files are imported together, so that a process can decode every message that it may receive.
 """
 
 from app.contracts import orders, payments

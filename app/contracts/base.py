@@ -1,4 +1,4 @@
-"""The kinds of messages, and the replies and errors that more than one module uses."""
+"""The base classes of messages, and the replies and errors that several modules share."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar, Generic, TypeVar, get_args
@@ -9,11 +9,11 @@ R = TypeVar("R", bound="Reply")
 
 
 class Message(msgspec.Struct, frozen=True):
-    """Data that modules exchange; each message survives JSON in both directions.
+    """Data that modules exchange. Every message can be encoded to JSON and decoded again without loss.
 
-    Members are text, integers, booleans and tuples of such. Times are integers in milliseconds since 1970, or RFC 3339 text
-    in UTC. Money is an integer in minor units of an ISO 4217 currency, beside its code. The id of an order has 24
-    hexadecimal digits. `traceparent` is the W3C trace that a message belongs to, empty for none.
+    Fields are text, integers, booleans and tuples of these. Times are integers in milliseconds since 1970, or RFC 3339
+    text in UTC. Money is an integer in minor units of an ISO 4217 currency, with its code in another field. An order id
+    has 24 hexadecimal digits. `traceparent` is the W3C trace context of a message, empty for none.
     """
 
 
@@ -31,12 +31,12 @@ class Reply(Message, frozen=True, kw_only=True):
 class Request(Message, Generic[R], frozen=True, kw_only=True):
     """A message that exactly one module handles, named in the imperative: `class FindOrder(Request[OrderView])`.
 
-    `owner` is the module that handles it, taken from the file that declares it. `repeatable` says that handling the same request
-    twice is as good as once, even if other requests come in between. A request that is not repeatable fails if a process that
-    may have handled it ended before it answered.
+    `owner` is the module that handles it: the name of the file that declares it. `repeatable` is true if handling the
+    same request twice has the same effect as handling it once, even with other requests in between. The broker may
+    deliver a request again after its process died; the bus refuses it then if it is not repeatable.
 
-    `on_behalf_of`, where a request has it, is the user whose orders alone are found; empty for all users.
-    `expected_versions` are the versions that the order may have; empty for any.
+    Fields that many requests have: `on_behalf_of` is the user whose orders the request may see, empty for all users;
+    `expected_versions` are the versions that the order may have, empty for any.
     """
 
     owner: ClassVar[str]
@@ -56,9 +56,9 @@ class Request(Message, Generic[R], frozen=True, kw_only=True):
 class Event(Message, frozen=True, kw_only=True):
     """Something that happened to one order, named in the past tense.
 
-    `sequence` rises with each event of an order that one module publishes; a consumer ignores what it has applied already.
-    `required_consumers` are the modules that must take it in, even if they are down at the moment; other modules may
-    subscribe too. `at` is in milliseconds since 1970.
+    `sequence` increases with each event that one module publishes about an order; a consumer ignores events that it has
+    applied already. `required_consumers` are the modules that must handle the event, also if they are down when it is
+    published; other modules may subscribe too. `at` is in milliseconds since 1970.
     """
 
     required_consumers: ClassVar[tuple[str, ...]] = ()
@@ -72,10 +72,10 @@ class Event(Message, frozen=True, kw_only=True):
 
 
 class Backlog(Reply, frozen=True, kw_only=True):
-    """Work that is due and not begun: how much (counted up to the limit), and the oldest's age in milliseconds.
+    """Work that is due and not begun: the number of items, counted up to a limit, and the age of the oldest in ms.
 
-    `unfinished` is all work that is due, retried later, parked or a dead letter; `overloaded` tells whether that is too
-    much to accept more.
+    `unfinished` is the number of items that are due, wait for a retry, are parked or are dead letters. `overloaded` is
+    true if that is too much to accept new work.
     """
 
     due: int
@@ -84,10 +84,11 @@ class Backlog(Reply, frozen=True, kw_only=True):
     unfinished: int = 0
 
 
-class Queue(Reply, frozen=True, kw_only=True):
-    """Work that is open, each counted up to a limit: how much in all, due and not begun, repeated later, and why not.
+class QueueCounts(Reply, frozen=True, kw_only=True):
+    """Numbers of work items by state, each counted up to a limit.
 
-    `parked` waits for an operator, `dead` could not be delivered.
+    `open` counts all open items, `due` those that are due and not begun, `retrying` those that wait for a retry,
+    `parked` those that wait for an operator, `dead` the dead letters.
     """
 
     open: int
@@ -98,14 +99,14 @@ class Queue(Reply, frozen=True, kw_only=True):
 
 
 class OrderIds(Reply, frozen=True, kw_only=True):
-    """Ids of some orders; `more` where there are others."""
+    """Order ids; `more` is true if there are further ones."""
 
     order_ids: tuple[str, ...]
     more: bool
 
 
 class ApplicationError(Exception):
-    """A declared error of a request: `code` names its kind, `detail` is one sentence, `members` are further facts."""
+    """A declared error of a request: `code` identifies its kind, `detail` is one sentence, `members` are further data."""
 
     code: ClassVar[str] = "application_error"
 
@@ -116,35 +117,35 @@ class ApplicationError(Exception):
 
 
 class NotFound(ApplicationError):
-    """There is no such order."""
+    """The order does not exist, or the caller may not see it."""
 
     code = "order_not_found"
 
 
 class Conflict(ApplicationError):
-    """Others changed the order again and again meanwhile."""
+    """Concurrent changes of the order won every compare-and-set."""
 
     code = "conflict"
 
 
 class Overloaded(ApplicationError):
-    """More is waiting than can be worked off soon; member `retry_after` in seconds."""
+    """Too much work is unfinished to accept more; member `retry_after` in seconds."""
 
     code = "overloaded"
 
 
 class Unavailable(ApplicationError):
-    """Nobody can answer now; member `retry_after` in seconds says when it may be worth another try."""
+    """The request cannot be handled now; member `retry_after`, where present, is in seconds."""
 
     code = "unavailable"
 
 
-def concrete(kind: type[Any]) -> Iterator[type[Any]]:
-    """Every message class below `kind` that is sent as itself."""
+def concrete_subclasses(kind: type[Any]) -> Iterator[type[Any]]:
+    """Yield the subclasses of `kind`, at any depth, that have no subclasses themselves."""
     for child in kind.__subclasses__():
-        yield from [*concrete(child)] or [child]
+        yield from [*concrete_subclasses(child)] or [child]
 
 
-def by_name(kind: type[Any]) -> dict[str, type[Any]]:
-    """The same, each by what it is called."""
-    return {child.__name__: child for child in concrete(kind)}
+def subclasses_by_name(kind: type[Any]) -> dict[str, type[Any]]:
+    """The concrete subclasses of `kind` by class name."""
+    return {child.__name__: child for child in concrete_subclasses(kind)}

@@ -1,6 +1,6 @@
 """Messages of orders: the requests it handles, the events it publishes, and its errors."""
 
-from app.contracts.base import ApplicationError, Backlog, Event, Money, OrderIds, Queue, Reply, Request
+from app.contracts.base import ApplicationError, Backlog, Event, Money, OrderIds, QueueCounts, Reply, Request
 
 # The names of a timeline entry's members in JSON.
 TIMELINE_NAMES = {
@@ -242,7 +242,7 @@ class ListStuckOrders(Request[OrderIds], frozen=True, kw_only=True):
     limit: int
 
 
-class CheckOrderQueue(Request[Queue], frozen=True, kw_only=True):
+class CheckOrderQueue(Request[QueueCounts], frozen=True, kw_only=True):
     """How many orders have events that are not delivered yet."""
 
 

@@ -1,6 +1,6 @@
 """Messages of payments: the requests it answers and the events it publishes."""
 
-from app.contracts.base import Backlog, Event, OrderIds, Queue, Reply, Request
+from app.contracts.base import Backlog, Event, OrderIds, QueueCounts, Reply, Request
 
 
 class Attempt(Reply, frozen=True, kw_only=True):
@@ -45,7 +45,7 @@ class ListStuckPayments(Request[OrderIds], frozen=True, kw_only=True):
     limit: int
 
 
-class CheckPaymentQueue(Request[Queue], frozen=True, kw_only=True):
+class CheckPaymentQueue(Request[QueueCounts], frozen=True, kw_only=True):
     """Tell which payments are open."""
 
 

@@ -1,4 +1,5 @@
-"""How modules talk: the bus, in one process or over RabbitMQ, the outbox with its relay, and the live feed.
+"""Communication between modules: the bus, in one process or over RabbitMQ, the outbox with its relay, the live feed.
 
-May import storage and what is below it. Only `signal_bus` knows blinker, only `rabbitmq` AMQP.
+May be imported by the modules and what composes them; imports storage and the rooms below it. Only `signal_bus` uses
+blinker, only `rabbitmq` uses AMQP.
 """

@@ -1,8 +1,9 @@
-"""The bus: modules ask and tell one another over blinker signals, and know nothing else of each other.
+"""Protocols of the bus: it carries requests and events between modules, which do not import each other.
 
-`ask` wants exactly one module to do something; `publish` says that something happened to whoever cares. Each
-collaborator is given the narrowest face of the bus: Answers for orders and payments, Asks for the gateway,
-Publishes for the relay. Between processes broker.py carries the same.
+A request goes to the one module that owns it and has a reply; an event goes to every module that subscribes. Each
+collaborator depends on the narrowest protocol: RequestClient for the gateway and the commands, HandlerRegistry for
+orders and payments, EventPublisher for the relay. `signal_bus` implements them inside one process, `rabbitmq` between
+processes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,55 +16,60 @@ R = TypeVar("R", bound=Reply)
 Q = TypeVar("Q", bound=Request[Any])
 E = TypeVar("E", bound=Event)
 
-Delivery = Mapping[str, Exception | None]
+# By module: the error with which it failed to handle a batch of events, or None.
+DeliveryResult = Mapping[str, Exception | None]
+
+
+class DeliveryRejected(Exception):
+    """A module in another process could not handle events; the text has the error there."""
 
 
 class RequestClient(Protocol):
-    """For the gateway."""
+    """Sends requests."""
 
     def request(self, request: Request[R]) -> R:
-        """The owner's reply. Raises its refusals, and Unavailable where nobody can answer."""
+        """Return the owner's reply. Raises its ApplicationErrors, and Unavailable if nobody answers in time."""
 
 
 class HandlerRegistry(Protocol):
-    """For orders and payments."""
+    """Registers the handlers of requests and events."""
 
     def register_handler(self, request: type[Q], handler: Callable[[Q], Reply]) -> None:
-        """Let `handler` answer every request of this type; a second one is an error."""
+        """Let `handler` answer every request of this type. A second handler for a type is an error."""
 
     def subscribe(self, module: str, event: type[E], handler: Callable[[tuple[E, ...]], None]) -> None:
-        """Let `handler` have every batch of events of this type, on behalf of `module`."""
+        """Call `handler` with every batch of events of this type, on behalf of `module`."""
 
 
 class EventPublisher(Protocol):
-    """For the relay."""
+    """Publishes events."""
 
-    def publish(self, events: Sequence[Event]) -> Delivery:
-        """Hand a batch of events of one type to each subscribing module; tells what each made of it."""
+    def publish(self, events: Sequence[Event]) -> DeliveryResult:
+        """Deliver a batch of events of one type to every subscribed module."""
 
 
 class Bus(RequestClient, HandlerRegistry, EventPublisher, Protocol):
-    """All of it, for the composition root."""
+    """The whole bus, for the composition root."""
 
     @property
     def ready(self) -> bool:
-        """Whether messages can come and go."""
+        """Whether messages can be sent and received."""
 
     @property
     def heartbeats(self) -> Sequence[Heartbeat]:
-        """Of every thread that works for it in the background."""
+        """The heartbeats of the background threads."""
 
     def start(self) -> None:
-        """Begin to send; call it after any fork."""
+        """Allow sending. Call it after any fork."""
 
-    def receive(self) -> None:
-        """Begin to receive: what this process runs is prepared."""
+    def start_consuming(self) -> None:
+        """Begin to receive messages, once the modules of this process are prepared."""
 
     def drain(self) -> None:
-        """Receive nothing more. Safe in a signal handler: sets a flag only."""
+        """Stop receiving messages. Safe in a signal handler: only sets a flag."""
 
-    def finish(self, timeout: float) -> None:
-        """Receive nothing more, and let end what was received."""
+    def drain_and_wait(self, timeout: float) -> None:
+        """Stop receiving messages, and wait up to `timeout` seconds for running handlers."""
 
     def stop(self) -> None:
-        """Send nothing more."""
+        """Close all connections."""

@@ -1,4 +1,4 @@
-"""Handlers as methods of a service: each names the messages that it takes, and all are registered at once."""
+"""Registration of a service's methods as handlers of messages."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ def handles(*messages: type[Message]) -> Callable[[Method], Method]:
 
 
 def register_handlers(registry: HandlerRegistry, module: str, *services: object) -> None:
-    """Register every marked method of the services on behalf of `module`."""
+    """Register every method that `handles` marks, on behalf of `module`."""
     for service in services:
         for message, handler in _handlers(service):
             if issubclass(message, Request):

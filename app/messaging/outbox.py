@@ -1,14 +1,14 @@
-"""The outbox: events recorded inside the document they are about, and the relay that hands them to the bus.
+"""The outbox: undelivered events, stored inside the document that they are about.
 
-An event lies in the `outbox` array of its aggregate's own document, written by the same command as the state it
-tells of, so neither can exist without the other. The relay hands it on at least once and in order: at once when
-hinted by the process that wrote it, and by a sweep when that process died or a receiver failed. Whoever writes an
-event holds the document's relay lease (`relayDue`); an expired lease is simply due work.
+The array `outbox` of a document is written by the same command as the state that its events report, so neither can
+exist without the other. The relay delivers the events at least once and in order: from the local queue at once, in the
+process that wrote them, and by a sweep if that process died or a receiver failed. A write that adds an event takes the
+document's relay lease (`relayDue`) for its process; a document whose lease has expired is due.
 """
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -19,13 +19,13 @@ import msgspec
 import pymongo
 from bson import ObjectId
 
-from app.contracts.base import Event, by_name
+from app.contracts.base import Event, subclasses_by_name
 from app.observability import metrics
 from app.storage.mongodb import BACKLOG_TIMEOUT_SECONDS, EPOCH, Document, Store
 
-EVENT_TYPES: Mapping[str, type[Event]] = by_name(Event)
+EVENT_TYPES: Mapping[str, type[Event]] = subclasses_by_name(Event)
 
-# What the outbox adds to the schema of a document that has one.
+# The outbox's part of a collection's schema.
 OUTBOX_SCHEMA: Document = {
     "outbox": {
         "bsonType": "array",
@@ -41,11 +41,11 @@ OUTBOX_SCHEMA: Document = {
     "relayAttempts": {"bsonType": "int"},
     "deadLetter": {"bsonType": "object"},
 }
-# Undelivered events are due at some time or are a dead letter: nothing else would ever look at them again.
+# A document with undelivered events has a due time or a dead letter; otherwise no sweep would ever find it.
 OUTBOX_RULE: Document = {
     "anyOf": [{"required": ["relayDue"]}, {"required": ["deadLetter"]}, {"properties": {"outbox": {"maxItems": 0}}}]
 }
-# What the rule forbids, as a filter. A partial index for it is always empty, so it costs no write and no space.
+# The documents that violate the rule, as a filter. Its partial index is normally empty and costs nothing.
 UNSCHEDULED: Document = {"outbox.event_id": {"$exists": True}, "relayDue": None, "deadLetter": None}
 OUTBOX_INDEXES = [
     pymongo.IndexModel([("relayDue", 1)], name="relay_due", partialFilterExpression={"relayDue": {"$exists": True}}),
@@ -63,98 +63,127 @@ OUTBOX_INDEXES = [
 ]
 
 
-# What an outbox without events looks like; also part of other writes that empty one.
 RELAY_FIELDS = ("relayDue", "relayClaim", "relayFailures", "relayAttempts", "deadLetter")
-EMPTIED: Document = {"$set": {"outbox": []}, "$unset": dict.fromkeys(RELAY_FIELDS, "")}
+EMPTY_OUTBOX: Document = {"$set": {"outbox": []}, "$unset": dict.fromkeys(RELAY_FIELDS, "")}
 
 
-def entry_of(event: Event) -> Document:
-    """The event as it lies in an outbox."""
+def encode_event(event: Event) -> Document:
+    """Encode an event as an outbox entry."""
     entry = {"type": type(event).__name__, **msgspec.structs.asdict(event)}
     if not event.traceparent:
         del entry["traceparent"]
     return entry
 
 
-def event_of(entry: Document) -> Event:
-    """The event an outbox entry holds. Raises ValueError where it cannot be understood."""
+def decode_event(entry: Document) -> Event:
+    """Decode an outbox entry. Raises ValueError if it is no event that this version knows."""
     kind = EVENT_TYPES.get(entry.get("type", ""))
     if kind is None:
         raise ValueError(f"unknown event type {entry.get('type')!r}")
     return msgspec.convert(entry, kind)
 
 
-@dataclass
-class Pending:
-    """The undelivered entries of one document, oldest first; `swept` where a sweep found them.
+@dataclass(frozen=True)
+class UndecodableEntry:
+    """An outbox entry that is no event that this version knows. It blocks the events behind it."""
 
-    `unfinished` is how many attempts in a row to deliver them came to no end, as when the process died of it.
+    type: str
+    event_id: str
+    error: ValueError
+
+
+def decode_entries(entries: Iterable[Document]) -> list[Event | UndecodableEntry]:
+    """Decode the entries of an outbox, in their order."""
+    return [_decode_entry(entry) for entry in entries]
+
+
+def _decode_entry(entry: Document) -> Event | UndecodableEntry:
+    try:
+        return decode_event(entry)
+    except ValueError as exc:
+        return UndecodableEntry(str(entry.get("type")), entry.get("event_id", ""), exc)
+
+
+@dataclass
+class PendingEvents:
+    """The undelivered events of one document, oldest first, and the result of delivering them.
+
+    `delivered` has the ids of the events that were removed from `events` because their delivery succeeded; `error` is
+    why the first of `events` failed. `from_sweep` is true if a sweep found them. `unfinished_attempts` is how many
+    deliveries in a row began and did not end, for example because the process died.
     """
 
     key: Any
-    entries: list[Document]
+    events: Sequence[Event | UndecodableEntry]
     delivered: list[str] = field(default_factory=list)
-    trouble: Exception | None = None
-    swept: bool = False
-    unfinished: int = 0
+    error: Exception | None = None
+    from_sweep: bool = False
+    unfinished_attempts: int = 0
 
     @property
-    def type(self) -> str:
-        """The type of the entry to hand on next; empty when all are delivered."""
-        return str(self.entries[0].get("type")) if self.entries else ""
+    def event_type(self) -> str:
+        """The type of the first event."""
+        head = self.events[0]
+        return head.type if isinstance(head, UndecodableEntry) else type(head).__name__
 
-    def head(self) -> Document | None:
-        """The entry to hand on next; none when all are delivered or one is in trouble."""
-        return None if self.trouble or not self.entries else self.entries[0]
+    def next_event(self) -> Event | None:
+        """The event to deliver next; None if all are delivered or one has failed. Fails an undecodable entry."""
+        if self.error or not self.events:
+            return None
+        head = self.events[0]
+        if isinstance(head, UndecodableEntry):
+            self.error = head.error
+            return None
+        return head
 
 
 class Outbox:
-    """The outboxes in one collection."""
+    """The outboxes of the documents in one collection, and the local queue of events that this process wrote."""
 
-    HINTS = 4096
+    LOCAL_QUEUE_LIMIT = 4096
 
     def __init__(self, store: Store, lease: float) -> None:
         self._store = store
         self._lease = timedelta(seconds=lease)
-        self._hints: deque[Pending] = deque(maxlen=self.HINTS)
-        self._hinted = threading.Event()
-        self._unacknowledged: dict[Any, Pending] = {}
+        self._local_queue: deque[PendingEvents] = deque(maxlen=self.LOCAL_QUEUE_LIMIT)
+        self._enqueued = threading.Event()
+        self._unacknowledged: dict[Any, PendingEvents] = {}
 
-    def recorded(self, key: Any, entries: list[Document]) -> None:
-        """Say what was just written: all undelivered entries of one document, oldest first.
+    def enqueue_local(self, key: Any, events: Sequence[Event | UndecodableEntry]) -> None:
+        """Queue all undelivered events of a document that was just written, oldest first, for delivery at once.
 
-        Only a hint that saves the relay a look: where it is lost, the sweep finds them when their lease has ended.
+        This only saves reading them: if the queue overflows or the process dies, a sweep finds them after their lease.
         """
-        self._hints.append(Pending(key, entries))
-        if not self._hinted.is_set():
-            self._hinted.set()
+        self._local_queue.append(PendingEvents(key, events))
+        if not self._enqueued.is_set():
+            self._enqueued.set()
 
-    def take_hints(self, limit: int, timeout: float) -> list[Pending]:
-        """What was hinted, waiting for the first of it up to `timeout` seconds."""
-        if not self._hints and timeout > 0:
-            self._hinted.wait(timeout)
-        # Cleared before it is looked: what comes in between is taken now or wakes the next call.
-        self._hinted.clear()
-        batch: list[Pending] = []
+    def dequeue_local(self, limit: int, timeout: float) -> list[PendingEvents]:
+        """Take up to `limit` items from the local queue, waiting up to `timeout` seconds for the first."""
+        if not self._local_queue and timeout > 0:
+            self._enqueued.wait(timeout)
+        # Cleared before the queue is read: an item that is added meanwhile is taken now or ends the next wait.
+        self._enqueued.clear()
+        batch: list[PendingEvents] = []
         with suppress(IndexError):
             while len(batch) < limit:
-                batch.append(self._hints.popleft())
+                batch.append(self._local_queue.popleft())
         return batch
 
     def wake(self) -> None:
-        """Let `take_hints` return before its time."""
-        self._hinted.set()
+        """End a wait in `dequeue_local`."""
+        self._enqueued.set()
 
     def lease_end(self) -> datetime:
-        """When what is written now becomes due for anybody's sweep."""
+        """When the lease of a write that is made now expires."""
         return self._store.clock.now() + self._lease
 
     def backlog(self, limit: int) -> tuple[int, int]:
-        """How many documents wait to be taken up, counted up to `limit`, and the longest wait in milliseconds."""
+        """The number of due documents, counted up to `limit`, and the longest delay in milliseconds."""
         return self._store.backlog("relayDue", limit)
 
     def queue(self, limit: int) -> tuple[int, int, int, int]:
-        """How many documents have something to hand on, are overdue, wait for another try, and are dead letters.
+        """The numbers of documents that have a due time, are due, wait for a retry, and are dead letters.
 
         Each is counted up to `limit`.
         """
@@ -162,9 +191,9 @@ class Outbox:
         return waiting, due, retrying, dead
 
     def unfinished(self, limit: int) -> int:
-        """How many documents are overdue, wait for another try, or are dead letters; each counted up to `limit`.
+        """The number of documents that are due, wait for a retry or are dead letters, each counted up to `limit`.
 
-        Clients wait for this, so it raises Unavailable where it takes longer than a moment.
+        Clients wait for the result, so it raises Unavailable after BACKLOG_TIMEOUT_SECONDS.
         """
         return sum(self._store.counts(self._unfinished(), limit, BACKLOG_TIMEOUT_SECONDS))
 
@@ -172,104 +201,111 @@ class Outbox:
         now = self._store.clock.now()
         return (
             {"relayDue": {"$lte": now}},
-            # 0 where an attempt came to nothing that was nobody's fault.
+            # 0 after an attempt that failed and is not counted.
             {"relayFailures": {"$gte": 0}, "relayDue": {"$gt": now}},
             {"deadLetter.at": {"$gte": EPOCH}},
         )
 
-    def stuck(self, dead: bool, overdue: float, limit: int) -> list[str]:
-        """Keys of documents that are overdue by so many seconds, or are dead letters; the longest waiting first."""
+    def find_stuck(self, dead: bool, overdue: float, limit: int) -> list[str]:
+        """The keys of documents that are dead letters, or overdue by `overdue` seconds; the oldest first."""
         by = "deadLetter.at" if dead else "relayDue"
         since = self._store.clock.now() - timedelta(seconds=0.0 if dead else overdue)
         with self._store.with_deadline() as documents:
             found = documents.find({by: {"$lte": since}}, {"_id": 1}).sort(by, 1).limit(limit)
             return [str(doc["_id"]) for doc in found]
 
-    def claim(self, limit: int) -> list[Pending]:
-        """Take up documents whose relay lease has ended, `limit` at the most, under a lease of one's own.
+    def claim(self, limit: int) -> list[PendingEvents]:
+        """Take the lease of up to `limit` documents that are due, and read their events.
 
-        Those whose last attempt came to no end are taken up one by one, after the others: if an event kills whoever
-        delivers it, it must not count against its neighbours.
+        Documents with unfinished attempts are claimed one at a time, after all others: an event that kills the process
+        that delivers it must not count against its neighbours.
         """
         now = self._store.clock.now()
         due = {"relayDue": {"$lte": now}}
         with self._store.with_deadline() as documents:
             found = documents.find(due, {"_id": 1, "relayAttempts": 1}).sort("relayDue", 1).limit(limit)
             attempts = {doc["_id"]: doc.get("relayAttempts", 0) for doc in found}
-            keys = [key for key, unfinished in attempts.items() if not unfinished] or list(attempts)[:1]
+            keys = [key for key, count in attempts.items() if not count] or list(attempts)[:1]
             if not keys:
                 return []
             claim = uuid4().hex
             lease = {"relayDue": self.lease_end(), "relayClaim": claim, "relayAttempts": attempts[keys[0]] or 1}
             documents.update_many({"_id": {"$in": keys}, **due}, {"$set": lease})
-            mine = documents.find({"_id": {"$in": keys}, "relayClaim": claim}, {"outbox": 1})
-            return [Pending(doc["_id"], doc["outbox"], swept=True, unfinished=attempts[doc["_id"]]) for doc in mine]
+            return [
+                PendingEvents(
+                    doc["_id"],
+                    decode_entries(doc["outbox"]),
+                    from_sweep=True,
+                    unfinished_attempts=attempts[doc["_id"]],
+                )
+                for doc in documents.find({"_id": {"$in": keys}, "relayClaim": claim}, {"outbox": 1})
+            ]
 
     def count_attempt(self, key: Any) -> None:
-        """Count an attempt that begins: unless it comes to an end, which takes the count away, it stays counted."""
+        """Count an attempt that begins. Its end removes the count, so only unfinished attempts add up."""
         with self._store.with_deadline() as documents:
             documents.update_one({"_id": key, "relayDue": {"$exists": True}}, {"$inc": {"relayAttempts": 1}})
 
     def schedule_unscheduled(self) -> int:
-        """Make due what has events, no time at which they are due, and no dead letter; returns how many there were."""
+        """Make documents due that have events but neither a due time nor a dead letter; returns their number."""
         with self._store.with_deadline() as documents:
             update = {"$set": {"relayDue": self._store.clock.now()}}
             return documents.update_many(UNSCHEDULED, update).modified_count
 
-    def acknowledge(self, batch: Iterable[Pending]) -> None:
-        """Remove what was delivered; a document with nothing left leaves the index of due work."""
-        done = [pending for pending in batch if pending.delivered or not pending.entries]
+    def acknowledge(self, batch: Iterable[PendingEvents]) -> None:
+        """Remove delivered events; a document that has none left is no longer due."""
+        done = [pending for pending in batch if pending.delivered or not pending.events]
         if not done:
             return
         keys = [pending.key for pending in done]
-        gone = [event_id for pending in done for event_id in pending.delivered]
+        event_ids = [event_id for pending in done for event_id in pending.delivered]
         with self._store.with_deadline() as documents:
-            # Nearly always the one event there was: an update without a pipeline costs half as much.
-            whole = {"_id": {"$in": keys}, "outbox.0.event_id": {"$in": gone}, "outbox.1": {"$exists": False}}
-            emptied = documents.update_many(whole, EMPTIED).modified_count
+            # In nearly all documents the delivered event is the only one: an update without pipeline costs half as much.
+            single = {"_id": {"$in": keys}, "outbox.0.event_id": {"$in": event_ids}, "outbox.1": {"$exists": False}}
+            emptied = documents.update_many(single, EMPTY_OUTBOX).modified_count
             if emptied < len(keys):
-                documents.update_many({"_id": {"$in": keys}}, _remove_delivered(gone, self._store.clock.now()))
+                documents.update_many({"_id": {"$in": keys}}, _remove_delivered(event_ids, self._store.clock.now()))
 
-    def acknowledge_later(self, batch: Iterable[Pending]) -> None:
-        """Keep in mind what was delivered: it may go with another write, or with many others in one command."""
+    def acknowledge_later(self, batch: Iterable[PendingEvents]) -> None:
+        """Remember delivered events, to remove them with another write or with many others in one command."""
         for pending in batch:
-            if pending.delivered or not pending.entries:
+            if pending.delivered or not pending.events:
                 self._unacknowledged[pending.key] = pending
 
-    def acknowledged(self, key: Any) -> None:
-        """Another write has emptied the document's outbox."""
+    def mark_acknowledged(self, key: Any) -> None:
+        """Forget a document whose outbox another write has emptied."""
         self._unacknowledged.pop(key, None)
 
     @property
     def unacknowledged(self) -> int:
-        """How many documents are yet to be acknowledged."""
+        """The number of documents that wait for `acknowledge_all`."""
         return len(self._unacknowledged)
 
     def acknowledge_all(self) -> None:
-        """Write down what was kept in mind. What is lost of it is delivered again when its lease has ended."""
+        """Remove all remembered events. If this fails, they are delivered again after their lease."""
         done, self._unacknowledged = self._unacknowledged, {}
         if done:
             metrics.batch_sizes.labels("acknowledgements").observe(len(done))
         self.acknowledge(done.values())
 
     def postpone(self, key: Any, seconds: float) -> None:
-        """Make a document due again later: an attempt has ended, in vain."""
+        """Make a document due again in `seconds`, after an attempt that ended without success."""
         due = self._store.clock.now() + timedelta(seconds=seconds)
-        # Adding nothing makes the field where there is none: the document waits for another try.
+        # Adding 0 creates the field if it is missing: it marks a document that waits for a retry.
         later = {"$set": {"relayDue": due}, "$inc": {"relayFailures": 0}, "$unset": {"relayAttempts": ""}}
         with self._store.with_deadline() as documents:
             documents.update_one({"_id": key, "relayDue": {"$exists": True}}, later)
 
     def count_failure(self, key: Any, event_id: Any) -> int:
-        """Count a failure against a document's oldest event; tells how many there are now, 0 where it has gone."""
+        """Count a failure of a document's oldest event. Returns the new count, 0 if the event is no longer there."""
         with self._store.with_deadline() as documents:
-            # Two commands, since in a sharded collection of orders an older MongoDB refuses both in one by the key alone.
+            # Two commands: in a sharded collection an older MongoDB refuses find_one_and_update without the shard key.
             counted = documents.update_one({"_id": key, "outbox.0.event_id": event_id}, {"$inc": {"relayFailures": 1}})
             after = documents.find_one({"_id": key}, {"relayFailures": 1}) if counted.modified_count else None
         return after.get("relayFailures", 0) if after else 0
 
-    def bury(self, key: Any, event_id: str, reason: str, failures: int) -> None:
-        """Set a document's outbox aside as a dead letter; its later events wait behind it."""
+    def dead_letter(self, key: Any, event_id: str, reason: str, failures: int) -> None:
+        """Make a document's oldest event a dead letter; the events behind it wait until it is replayed."""
         letter = {"reason": reason, "event_id": event_id, "failures": failures, "at": self._store.clock.now()}
         with self._store.with_deadline() as documents:
             documents.update_one(
@@ -287,12 +323,12 @@ class Outbox:
             return list(found.sort("deadLetter.at", 1).limit(limit))
 
     def replay_order(self, order_id: str) -> bool:
-        """Make an order's dead letter due again, whatever the collection's keys are made of."""
+        """Make an order's dead letter due again, in a collection whose keys are strings or ObjectIds."""
         keys = [order_id, ObjectId(order_id)] if ObjectId.is_valid(order_id) else [order_id]
         return any(self.replay(key) for key in keys)
 
     def replay(self, key: Any) -> bool:
-        """Make a dead letter due again; false when there is none."""
+        """Make a document's dead letter due again; returns False if it has none."""
         with self._store.with_deadline() as documents:
             changed = documents.update_one(
                 {"_id": key, "deadLetter.at": {"$exists": True}},
@@ -305,10 +341,10 @@ class Outbox:
 
 
 def _remove_delivered(event_ids: list[str], now: datetime) -> list[Document]:
-    """The update that removes delivered events, and of the relay's fields only those that were about them.
+    """The update that removes delivered events, and only those fields of the relay that concern them.
 
-    What is left of the outbox stays a dead letter if that event is still there, and is due otherwise. Another process
-    may have delivered the same events, and set aside or claimed the next one, before this update arrives.
+    Meanwhile another process may have delivered the same events, and claimed the next one or made it a dead letter.
+    Events that remain therefore stay a dead letter if the failed event is among them, and are due otherwise.
     """
     left = {"$filter": {"input": "$outbox", "cond": {"$not": {"$in": ["$$this.event_id", event_ids]}}}}
     head_delivered = {"$in": [{"$arrayElemAt": ["$outbox.event_id", 0]}, event_ids]}

@@ -1,4 +1,4 @@
-"""Whether events fail one by one or all of them: a broken receiver is not the fault of the events it refuses."""
+"""Tells single events that fail from a receiver that refuses every event of a type."""
 
 import time
 from collections.abc import Callable, Hashable, Iterable
@@ -6,63 +6,63 @@ from collections.abc import Callable, Hashable, Iterable
 from app.observability import metrics
 from app.observability.logging import log
 
-# So many different documents must fail, with no success of the same event type in between.
-DIFFERENT = 5
-# Seconds until what waits for a broken receiver is tried again: as long as it has been broken, within these bounds.
-SHORTEST_PAUSE = 1.0
-LONGEST_PAUSE = 30.0
+# A receiver counts as broken when events of so many documents failed and none of that type succeeded in between.
+DISTINCT_DOCUMENTS = 5
+# Seconds until events for a broken receiver are retried: as long as it has been broken, within these bounds.
+MIN_DELAY = 1.0
+MAX_DELAY = 30.0
 
 
 class ReceiverHealth:
-    """What became of one module's deliveries lately, by event type. Used by one thread."""
+    """The recent deliveries from one module's outbox, by event type. Not thread-safe: the relay's thread uses it."""
 
     def __init__(self, module: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._module = module
         self._clock = clock
         self._failed: dict[str, set[Hashable]] = {}
-        self._since: dict[str, float] = {}
+        self._broken_since: dict[str, float] = {}
         self._succeeded: set[str] = set()
 
-    def succeeded(self, event_type: str) -> None:
-        """An event of this type was delivered."""
+    def record_success(self, event_type: str) -> None:
+        """Note that an event of this type was delivered."""
         self._succeeded.add(event_type)
 
     def end_batch(self, failures: Iterable[tuple[str, Hashable]]) -> None:
-        """Judge a batch: `failures` has the event type and the document's key of each event that was refused in it.
+        """Evaluate a batch. `failures` has the event type and the document key of each event that was refused.
 
-        What succeeded in the same batch counts as in between, whichever came first.
+        A success in the same batch clears the failures of its type, whichever came first.
         """
         for event_type in self._succeeded:
             self._recover(event_type)
         for event_type, key in failures:
             if event_type not in self._succeeded:
-                self._add(event_type, key)
+                self._add_failure(event_type, key)
         self._succeeded.clear()
 
-    def failing(self, event_type: str) -> bool:
+    def is_broken(self, event_type: str) -> bool:
         """Whether every delivery of this type fails."""
-        return event_type in self._since
+        return event_type in self._broken_since
 
-    def pause(self, event_type: str) -> float:
-        """How many seconds to wait before the next try of a type that is failing."""
-        lasted = self._clock() - self._since[event_type]
-        return min(max(SHORTEST_PAUSE, lasted), LONGEST_PAUSE)
+    def retry_delay(self, event_type: str) -> float:
+        """Seconds until the next try of a type of which every delivery fails."""
+        duration = self._clock() - self._broken_since[event_type]
+        return min(max(MIN_DELAY, duration), MAX_DELAY)
 
-    def _add(self, event_type: str, key: Hashable) -> None:
-        if self.failing(event_type):
+    def _add_failure(self, event_type: str, key: Hashable) -> None:
+        if self.is_broken(event_type):
             return
         keys = self._failed.setdefault(event_type, set())
         keys.add(key)
-        if len(keys) >= DIFFERENT:
-            self._since[event_type] = self._clock()
-            self._report()
+        if len(keys) >= DISTINCT_DOCUMENTS:
+            self._broken_since[event_type] = self._clock()
+            self._update_gauge()
             log.error("every delivery fails", module=self._module, event_type=event_type)
 
     def _recover(self, event_type: str) -> None:
         self._failed.pop(event_type, None)
-        if self._since.pop(event_type, None) is not None:
-            self._report()
+        if self._broken_since.pop(event_type, None) is not None:
+            self._update_gauge()
             log.warning("deliveries succeed again", module=self._module, event_type=event_type)
 
-    def _report(self) -> None:
-        metrics.deliveries_failing.labels(self._module).set(len(self._since))
+    def _update_gauge(self) -> None:
+        metrics.deliveries_failing.labels(self._module).set(len(self._broken_since))

@@ -1,4 +1,4 @@
-"""The bus inside one process: blinker signals. Handlers run in the thread of the caller."""
+"""The bus inside one process, over blinker signals."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 from blinker import ANY, Namespace, Signal
 
 from app.contracts.base import ApplicationError, Event, Reply, Request, Unavailable
-from app.messaging.bus import Delivery, E, Q, R
+from app.messaging.bus import DeliveryResult, E, Q, R
 from app.observability.logging import log
 from app.observability.supervision import Heartbeat
 
 
 class HandlerAlreadyRegistered(RuntimeError):
-    """Two handlers want to answer the same request: a mistake in the composition."""
+    """Two handlers were registered for the same request: a defect of the composition."""
 
 
 class SignalBus:
@@ -29,8 +29,8 @@ class SignalBus:
     def register_handler(self, request: type[Q], handler: Callable[[Q], Reply]) -> None:
         signal = self._requests.signal(request.__name__)
         if signal.receivers:
-            raise HandlerAlreadyRegistered(f"{request.__name__} is answered already")
-        # Weak references, blinker's default, would let a handler vanish that nobody else holds.
+            raise HandlerAlreadyRegistered(f"{request.__name__} has a handler already")
+        # With blinker's default, weak references, a handler would vanish if nothing else refers to it.
         signal.connect(_receiver(handler), weak=False)
 
     def subscribe(self, module: str, event: type[E], handler: Callable[[tuple[E, ...]], None]) -> None:
@@ -39,13 +39,13 @@ class SignalBus:
         self._events.signal(event.__name__).connect(receiver, weak=False)
 
     @property
-    def answered(self) -> set[str]:
-        """The names of the requests that somebody answers."""
+    def handled_requests(self) -> set[str]:
+        """The names of the requests that have a handler."""
         return {str(name) for name, signal in self._requests.items() if signal.receivers}
 
     @property
     def subscribers(self) -> dict[str, set[str]]:
-        """By the name of each event the modules that have it."""
+        """The subscribed modules by event name."""
         return {
             str(name): {self._modules[receiver] for receiver in _receivers(signal)}
             for name, signal in self._events.items()
@@ -54,18 +54,18 @@ class SignalBus:
     def start(self) -> None:
         """Nothing to do."""
 
-    receive = drain = stop = start
+    start_consuming = drain = stop = start
 
-    def finish(self, timeout: float) -> None:
+    def drain_and_wait(self, timeout: float) -> None:
         """Nothing to wait for."""
 
     def request(self, request: Request[R]) -> R:
         name = type(request).__name__
-        answerers = list(_receivers(self._requests.signal(name)))
-        if not answerers:
+        receivers = list(_receivers(self._requests.signal(name)))
+        if not receivers:
             raise Unavailable(f"nobody answers {name}")
         try:
-            reply: R = answerers[0](type(request).owner, message=request)
+            reply: R = receivers[0](type(request).owner, message=request)
         except ApplicationError:
             raise
         except Exception as exc:
@@ -73,14 +73,14 @@ class SignalBus:
             raise Unavailable(f"{name} could not be answered") from exc
         return reply
 
-    def publish(self, events: Sequence[Event]) -> Delivery:
+    def publish(self, events: Sequence[Event]) -> DeliveryResult:
         name = type(events[0]).__name__
-        delivery: dict[str, Exception | None] = {}
+        result: dict[str, Exception | None] = {}
         for receiver in _receivers(self._events.signal(name)):
-            module, trouble = self._modules[receiver], _hand(receiver, tuple(events))
-            # A module may listen twice: what went well must not hide what did not.
-            delivery[module] = delivery.get(module) or trouble
-        return delivery
+            module, error = self._modules[receiver], _deliver(receiver, tuple(events))
+            # A module may subscribe twice: the success of one handler must not hide the error of another.
+            result[module] = result.get(module) or error
+        return result
 
 
 def _receiver(handler: Callable[[Any], Any]) -> Callable[..., Any]:
@@ -94,7 +94,7 @@ def _receivers(signal: Signal) -> Any:
     return signal.receivers_for(ANY)
 
 
-def _hand(receiver: Callable[..., Any], events: tuple[Event, ...]) -> Exception | None:
+def _deliver(receiver: Callable[..., Any], events: tuple[Event, ...]) -> Exception | None:
     try:
         receiver("relay", message=events)
     except Unavailable as exc:

@@ -112,7 +112,7 @@ class OpenTelemetryTracer:
                 name: line[member] for member, name in ATTRIBUTES.items() if member in line
             }
             attributes["orderflow.batch_size"] = size
-            links = [_link(traceparent, "sweep")] if line.get("swept") else []
+            links = [_link(traceparent, "sweep")] if line.get("from_sweep") else []
             started = now - int(line["took_ms"] * 1e6)
             span = self._tracer.start_span(str(stage), _context(traceparent), kind, attributes, links, started)
             span.end(now)

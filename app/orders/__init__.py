@@ -37,8 +37,8 @@ class Orders:
             publisher,
             interval=settings.sweep_interval,
             tries=settings.relay_tries,
-            patience=min(ACKNOWLEDGE_SECONDS, settings.relay_lease / 4),
-            chore=partial(self._orders.clear_expired_keys, settings.idempotency_hours * 3600),
+            ack_delay=min(ACKNOWLEDGE_SECONDS, settings.relay_lease / 4),
+            maintenance_task=partial(self._orders.clear_expired_keys, settings.idempotency_hours * 3600),
         )
         limit = OpenOrderLimit(self._orders.count_open, settings.open_orders_per_user)
         queries = OrderQueries(store, self.outbox, self.notifier, settings.request_deadline, settings.backlog_limit)

@@ -7,7 +7,7 @@ from functools import partial
 from bson import ObjectId
 from bson.codec_options import CodecOptions
 
-from app.contracts.base import Backlog, OrderIds, Queue
+from app.contracts.base import Backlog, OrderIds, QueueCounts
 from app.contracts.orders import (
     AwaitOrder,
     AwaitTimeline,
@@ -169,7 +169,7 @@ class OrderQueries:
     @handles(ListStuckOrders)
     def list_stuck(self, request: ListStuckOrders) -> OrderIds:
         """Orders whose events wait too long, or are dead letters."""
-        found = self._outbox.stuck(request.dead, request.overdue_ms / 1000, request.limit + 1)
+        found = self._outbox.find_stuck(request.dead, request.overdue_ms / 1000, request.limit + 1)
         return OrderIds(order_ids=tuple(found[: request.limit]), more=len(found) > request.limit)
 
     @handles(ExplainOrder)
@@ -209,10 +209,10 @@ class OrderQueries:
         return Backlog(due=due, oldest_ms=oldest_ms, overloaded=overloaded, unfinished=unfinished)
 
     @handles(CheckOrderQueue)
-    def check_queue(self, _request: CheckOrderQueue) -> Queue:
+    def check_queue(self, _request: CheckOrderQueue) -> QueueCounts:
         """Which events are not delivered yet."""
         waiting, due, retrying, dead = self._outbox.queue(self._backlog_limit)
-        return Queue(open=waiting, due=due, retrying=retrying, parked=0, dead=dead)
+        return QueueCounts(open=waiting, due=due, retrying=retrying, parked=0, dead=dead)
 
     def diagnose(self, order_id: str, on_behalf_of: str) -> OrderDiagnostics:
         """An order's state and what delays its events. Raises NotFound."""

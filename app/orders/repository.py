@@ -9,7 +9,7 @@ from pymongo import ReturnDocument
 from app.contracts.base import Conflict, Event, NotFound
 from app.contracts.orders import CreateOrder, IdempotencyKeyReused
 from app.contracts.payments import PaymentEvent
-from app.messaging.outbox import Outbox, entry_of
+from app.messaging.outbox import Outbox, decode_entries, encode_event
 from app.observability import metrics
 from app.orders.documents import (
     INDEXES,
@@ -62,8 +62,7 @@ class OrderRepository:
         IdempotencyKeyReused if that was a different order. The same order with the same id changes nothing: its first
         request got no answer.
         """
-        outbox = [entry_of(event)]
-        stored = new_document(order, transition, outbox, at, self._outbox.lease_end())
+        stored = new_document(order, transition, [encode_event(event)], at, self._outbox.lease_end())
         try:
             self._inserts(stored, self._deadline)
         except NotStored as error:
@@ -76,7 +75,7 @@ class OrderRepository:
             return order.order_id
         snapshot = OrderSnapshot(state=state_of(stored), newest_undelivered=event.sequence, created_at=at)
         self._keep_recent(order.order_id, snapshot)
-        self._outbox.recorded(stored["_id"], outbox)
+        self._outbox.enqueue_local(stored["_id"], [event])
         return order.order_id
 
     def count_open(self, user_id: str, limit: int) -> int:
@@ -123,7 +122,8 @@ class OrderRepository:
                 )
                 if after:
                     if event:
-                        self._outbox.recorded(one["_id"], after["outbox"])
+                        earlier = decode_entries(after["outbox"][:-1])
+                        self._outbox.enqueue_local(one["_id"], [*earlier, event])
                     return state_of(after), True
         raise Conflict("the order was changed by other requests each time; try again")
 
@@ -170,7 +170,7 @@ class OrderRepository:
     def _acknowledge(self, patches: Iterable[Patch]) -> None:
         for patch in patches:
             if "outbox" in patch.sets:
-                self._outbox.acknowledged(patch.key)
+                self._outbox.mark_acknowledged(patch.key)
 
     def _observe_settled(self, snapshots: dict[str, OrderSnapshot], patches: dict[str, Patch]) -> None:
         now = self.now()
@@ -184,7 +184,7 @@ class OrderRepository:
 
     def _with_event(self, update: Document, event: Event | None) -> Document:
         if event:
-            update["$push"]["outbox"] = entry_of(event)
+            update["$push"]["outbox"] = encode_event(event)
             update["$set"]["relayDue"] = self._outbox.lease_end()
         return update
 

@@ -16,7 +16,7 @@ import pymongo
 from pymongo import UpdateOne
 
 from app.contracts.base import Event
-from app.messaging.outbox import OUTBOX_INDEXES, OUTBOX_RULE, OUTBOX_SCHEMA, Outbox, entry_of
+from app.messaging.outbox import OUTBOX_INDEXES, OUTBOX_RULE, OUTBOX_SCHEMA, Outbox, decode_entries, encode_event
 from app.payments import payment as domain
 from app.payments.payment import Payment, Refund, Status
 from app.storage.bulk import Patch, bulk_compare_and_set, bulk_insert
@@ -279,7 +279,7 @@ class PaymentRepository:
                 recorded = [result.stamp in stamps for result in results]
         for result, done in zip(results, recorded, strict=True):
             if done and result.event:
-                self._outbox.recorded(_key(result), [*result.before.outbox, entry_of(result.event)])
+                self._outbox.enqueue_local(_key(result), [*decode_entries(result.before.outbox), result.event])
         return recorded
 
     def give_back(self, unbegun: Sequence[LeasedPayment]) -> None:
@@ -335,7 +335,7 @@ class PaymentRepository:
         if result.line:
             pushes["attempts"] = [result.line]
         if result.event:
-            pushes["outbox"] = [entry_of(result.event)]
+            pushes["outbox"] = [encode_event(result.event)]
             sets["relayDue"] = self._outbox.lease_end()
         return Patch(
             key=before.order_id,

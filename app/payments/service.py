@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 
-from app.contracts.base import Backlog, Event, OrderIds, Queue, Unavailable
+from app.contracts.base import Backlog, Event, OrderIds, QueueCounts, Unavailable
 from app.contracts.orders import OrderCancelled, OrderCreated, RefundRequested
 from app.contracts.payments import (
     Attempt,
@@ -66,17 +66,17 @@ def check_backlog(_request: CheckPaymentBacklog, payments: PaymentRepository, ou
     return Backlog(due=due, oldest_ms=oldest_ms, overloaded=unfinished >= limit, unfinished=unfinished)
 
 
-def check_queue(_request: CheckPaymentQueue, payments: PaymentRepository, outbox: Outbox, limit: int) -> Queue:
+def check_queue(_request: CheckPaymentQueue, payments: PaymentRepository, outbox: Outbox, limit: int) -> QueueCounts:
     """Tell which payments are open."""
     in_all, due, retrying, parked = payments.queue(limit)
     _, _, untold, dead = outbox.queue(limit)
-    return Queue(open=in_all, due=due, retrying=retrying + untold, parked=parked, dead=dead)
+    return QueueCounts(open=in_all, due=due, retrying=retrying + untold, parked=parked, dead=dead)
 
 
 def list_stuck_payments(request: ListStuckPayments, payments: PaymentRepository, outbox: Outbox) -> OrderIds:
     """Tell orders whose payment takes too long, or of whose payment nobody can be told."""
     overdue, limit = request.overdue_ms / 1000, request.limit
-    found = outbox.stuck(True, 0.0, limit + 1) if request.dead else payments.stuck(overdue, limit + 1)
+    found = outbox.find_stuck(True, 0.0, limit + 1) if request.dead else payments.stuck(overdue, limit + 1)
     return OrderIds(order_ids=tuple(found[:limit]), more=len(found) > limit)
 
 

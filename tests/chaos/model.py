@@ -14,7 +14,7 @@ from unittest.mock import patch
 from app.config import Settings
 from app.contracts.base import Event
 from app.main import create_app, runtime
-from app.messaging.bus import Delivery
+from app.messaging.bus import DeliveryResult
 from app.messaging.signal_bus import SignalBus
 from app.payments.payment import Call, ProviderResponse, ResponseCode
 from app.payments.providers import make
@@ -51,7 +51,7 @@ class Recorder(SignalBus):
         super().__init__()
         self.delivered: list[Event] = []
 
-    def publish(self, events: Sequence[Event]) -> Delivery:
+    def publish(self, events: Sequence[Event]) -> DeliveryResult:
         self.delivered += events
         return super().publish(events)
 
@@ -166,7 +166,7 @@ class Process:
     def hear_hints(self) -> None:
         """Have the relays hand on what was hinted."""
         for module in (self.orders, self.payments):
-            module.relay.deliver(module.outbox.take_hints(128, 0.0))
+            module.relay.deliver(module.outbox.dequeue_local(128, 0.0))
 
     def sweep(self) -> None:
         """One sweep of each relay and of the worker."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from app.messaging.outbox import EMPTIED, Outbox, Pending
+from app.messaging.outbox import EMPTY_OUTBOX, Outbox, PendingEvents
 from app.messaging.relay import Relay
 from app.orders import repository as orders_repository
 from app.orders.documents import OrderSnapshot
@@ -93,7 +93,7 @@ def events_removed_before_they_are_delivered() -> None:
 
     def deliver(self: Any, batch: list[Any]) -> None:
         for pending in batch:
-            pending.delivered = [entry["event_id"] for entry in pending.entries]
+            pending.delivered = [event.event_id for event in pending.events]
         self._outbox.acknowledge(batch)
         for pending in batch:
             pending.delivered = []
@@ -125,16 +125,16 @@ def answered_before_it_is_stored() -> None:
         kept.append((self, batch))
         return [None] * len(batch)
 
-    take = Outbox.take_hints
+    take = Outbox.dequeue_local
 
-    def take_hints(self: Any, *args: Any) -> list[Any]:
+    def dequeue_local(self: Any, *args: Any) -> list[Any]:
         while kept:
             repository, batch = kept.pop(0)
             usual(repository, batch)
         return take(self, *args)
 
     OrderRepository._insert = insert
-    Outbox.take_hints = take_hints
+    Outbox.dequeue_local = dequeue_local
 
 
 def news_acknowledges_what_payments_was_not_told() -> None:
@@ -150,11 +150,11 @@ def news_acknowledges_what_payments_was_not_told() -> None:
 def one_delivery_acknowledges_all() -> None:
     """What is acknowledged of a document takes its later events along, which are not delivered yet."""
 
-    def acknowledge(self: Any, batch: Iterable[Pending]) -> None:
+    def acknowledge(self: Any, batch: Iterable[PendingEvents]) -> None:
         keys = [pending.key for pending in batch if pending.delivered]
         if keys:
             with self._store.with_deadline() as documents:
-                documents.update_many({"_id": {"$in": keys}}, EMPTIED)
+                documents.update_many({"_id": {"$in": keys}}, EMPTY_OUTBOX)
 
     Outbox.acknowledge = acknowledge
 

@@ -19,7 +19,7 @@ FULL = os.environ.get("CRASH_MATRIX") == "full"
 pytestmark = [pytest.mark.extended, pytest.mark.timeout(300)]
 
 READS = ("find", "aggregate")
-KEPT_IN_MIND = ("acknowledge_later", "acknowledged", "acknowledge_all")
+KEPT_IN_MIND = ("acknowledge_later", "mark_acknowledged", "acknowledge_all")
 HINTED, SWEPT = "hinted", "swept"
 # A call comes to nothing, and the scenario goes on when it sees that in the database.
 UNANSWERED = ("pay, the answer lost", "cancel, the charge unheard")

@@ -322,8 +322,8 @@ def restored(world, order, reach, hours, **changes):
     """Back up, let everything happen, and restore the backup after some hours."""
     reach(world, order)
     backup = world.backup()
-    world.process.orders.outbox.take_hints(128, 0.0)
-    world.process.payments.outbox.take_hints(128, 0.0)
+    world.process.orders.outbox.dequeue_local(128, 0.0)
+    world.process.payments.outbox.dequeue_local(128, 0.0)
     world.process.die()
     world.settle()
     before = world.provider.charged(order), world.provider.refunded(order)

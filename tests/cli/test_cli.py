@@ -120,7 +120,7 @@ def buried(client, place, database):
     database.orders.update_one({}, {"$set": {"outbox.0.type": "Nonsense"}})
     relay = runtime(client.application).orders.relay
     for _ in range(relay._tries):
-        runtime(client.application).orders.outbox.take_hints(128, 0.0)
+        runtime(client.application).orders.outbox.dequeue_local(128, 0.0)
         database.orders.update_one({}, {"$set": {"relayDue": database.orders.find_one()["createdAt"]}})
         relay.sweep()
     return order_id

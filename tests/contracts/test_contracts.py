@@ -8,14 +8,14 @@ import typing
 import msgspec
 import pytest
 
-from app.contracts.base import ApplicationError, Event, Money, Reply, Request, concrete
+from app.contracts.base import ApplicationError, Event, Money, Reply, Request, concrete_subclasses
 
 PLAIN = {str: "text €", int: 2**52 + 1, bool: True}
 
 
 def declared(kind: type) -> list[type]:
     """The messages of this kind; what other tests define for themselves is none of them."""
-    return [message for message in concrete(kind) if message.__module__.startswith("app.contracts.")]
+    return [message for message in concrete_subclasses(kind) if message.__module__.startswith("app.contracts.")]
 
 
 REQUESTS, EVENTS, REPLIES = declared(Request), declared(Event), declared(Reply)
@@ -121,7 +121,9 @@ def test_an_event_is_named_in_the_past_tense_and_says_whose_it_is(message):
 
 
 def refusals() -> list[type[ApplicationError]]:
-    return [refusal for refusal in concrete(ApplicationError) if refusal.__module__.startswith("app.contracts.")]
+    return [
+        refusal for refusal in concrete_subclasses(ApplicationError) if refusal.__module__.startswith("app.contracts.")
+    ]
 
 
 def test_every_refusal_has_a_code_of_its_own():
@@ -150,5 +152,5 @@ def test_only_messages_that_are_sent_as_themselves_count_as_concrete():
     class Right(Top):
         pass
 
-    assert set(concrete(Top)) == {Left, Right}
-    assert list(concrete(Right)) == []
+    assert set(concrete_subclasses(Top)) == {Left, Right}
+    assert list(concrete_subclasses(Right)) == []

@@ -926,7 +926,7 @@ def test_any_module_may_come_first_to_the_broker(guarded_broker, eventually, mod
     bus = RabbitMqBus(guarded_broker.url_of(module), "orderflow", request_seconds=5, event_seconds=5)
     if module in QUESTIONS:
         bus.register_handler(QUESTIONS[module], lambda request: None)
-    bus.receive()
+    bus.start_consuming()
     eventually(lambda: bus.ready)
     bus.stop()
 

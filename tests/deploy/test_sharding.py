@@ -153,7 +153,7 @@ def repeat(sharded, name, command, reply):
 def two_events_in(outbox):
     """A document of whose events one was delivered: what is left has to be told from what is not."""
     [pending] = outbox.claim(1)
-    pending.entries = [*pending.entries, {**pending.entries[0], "event_id": "another"}]
+    pending.events = [*pending.events, msgspec.structs.replace(pending.events[0], event_id="another")]
     pending.delivered = ["another"]
     outbox.acknowledge([pending])
 

@@ -70,7 +70,7 @@ class Apart:
     def _met(self) -> RabbitMqBus:
         if not self._receiving:
             self._receiving = True
-            self._owner.receive()
+            self._owner.start_consuming()
             self._eventually(lambda: self._owner.ready)
         return self._asker
 
@@ -222,10 +222,10 @@ def test_a_raising_subscriber_stops_nobody_and_its_failure_is_told(bus, log, eve
     bus.subscribe("orders", PaymentVoided, raising(ValueError("poison")))
     for module in ("c", "d"):
         bus.subscribe(module, PaymentVoided, told.append)
-    trouble = bus.publish([voided()])["orders"]
-    assert trouble is not None
-    assert not isinstance(trouble, Unavailable)
-    assert "poison" in str(trouble)
+    error = bus.publish([voided()])["orders"]
+    assert error is not None
+    assert not isinstance(error, Unavailable)
+    assert "poison" in str(error)
     eventually(lambda: len(told) == 4)
     [call] = log.calls
     assert (call.method_name, call.kwargs["event_type"]) == ("exception", "PaymentVoided")
@@ -233,9 +233,9 @@ def test_a_raising_subscriber_stops_nobody_and_its_failure_is_told(bus, log, eve
 
 def test_a_subscriber_that_cannot_work_now_is_told_of_without_an_alarm(bus, log):
     bus.subscribe("orders", PaymentVoided, raising(Unavailable("no database")))
-    trouble = bus.publish([voided()])["orders"]
-    assert type(trouble) is Unavailable
-    assert trouble.detail == "no database"
+    error = bus.publish([voided()])["orders"]
+    assert type(error) is Unavailable
+    assert error.detail == "no database"
     assert log.calls == []
 
 
@@ -253,7 +253,7 @@ def test_receivers_that_nobody_else_holds_are_not_garbage_collected(bus):
         def answer(self, request):
             return REPLY
 
-        def hear(self, events):
+        def handle_events(self, events):
             told.append(events)
 
     told = []
@@ -261,7 +261,7 @@ def test_receivers_that_nobody_else_holds_are_not_garbage_collected(bus):
     def install():
         handler = Handler()
         bus.register_handler(CheckOrderStatus, handler.answer)
-        bus.subscribe("orders", PaymentVoided, handler.hear)
+        bus.subscribe("orders", PaymentVoided, handler.handle_events)
         return weakref.ref(handler)
 
     handler = install()
@@ -286,10 +286,10 @@ def test_in_one_process_replies_and_refusals_are_the_very_ones(signals):
 
 
 def test_in_one_process_it_is_told_what_each_module_made_of_an_event(signals, log):
-    trouble = ValueError("poison")
+    error = ValueError("poison")
     signals.subscribe("orders", PaymentVoided, lambda events: None)
-    signals.subscribe("broken", PaymentVoided, raising(trouble))
-    assert signals.publish([voided()]) == {"orders": None, "broken": trouble}
+    signals.subscribe("broken", PaymentVoided, raising(error))
+    assert signals.publish([voided()]) == {"orders": None, "broken": error}
 
 
 def test_what_ends_the_process_is_not_taken_for_a_failed_request(signals):
@@ -302,15 +302,15 @@ def test_a_bus_holds_its_receivers_no_longer_than_it_lives():
     def install():
         bus = SignalBus()
 
-        def hear(events):
+        def handle_events(events):
             pass
 
-        bus.subscribe("orders", PaymentVoided, hear)
-        return weakref.ref(hear)
+        bus.subscribe("orders", PaymentVoided, handle_events)
+        return weakref.ref(handle_events)
 
-    hear = install()
+    handler = install()
     gc.collect()
-    assert hear() is None
+    assert handler() is None
 
 
 def test_two_buses_are_strangers():
@@ -328,8 +328,8 @@ def test_a_request_and_an_event_of_the_same_name_do_not_meet(signals):
     class Note(Event):
         pass
 
-    event, heard = Note, []
-    signals.subscribe("orders", event, heard.append)
+    event, received = Note, []
+    signals.subscribe("orders", event, received.append)
 
     class Note(Request):
         owner = "orders"
@@ -337,7 +337,7 @@ def test_a_request_and_an_event_of_the_same_name_do_not_meet(signals):
 
     signals.register_handler(Note, lambda request: REPLY)
     assert signals.request(Note(request_id="r-1")) is REPLY
-    assert heard == []
+    assert received == []
     assert list(signals.publish([event(event_id="e", order_id=ORDER, sequence=1, request_id="r", at=0)])) == ["orders"]
 
 

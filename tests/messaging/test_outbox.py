@@ -24,11 +24,12 @@ from app.messaging.outbox import (
     OUTBOX_RULE,
     OUTBOX_SCHEMA,
     Outbox,
-    Pending,
-    entry_of,
-    event_of,
+    PendingEvents,
+    decode_entries,
+    decode_event,
+    encode_event,
 )
-from app.messaging.receiver_health import DIFFERENT
+from app.messaging.receiver_health import DISTINCT_DOCUMENTS
 from app.messaging.relay import Relay
 from app.messaging.signal_bus import SignalBus
 from app.observability import metrics
@@ -61,18 +62,18 @@ def common(order: str, sequence: int) -> dict:
 
 
 class Receiver:
-    """Takes batches, all or nothing; has trouble with some orders."""
+    """Takes batches, all or nothing; raises an error for some orders."""
 
     def __init__(self):
         self.batches: list[tuple[Event, ...]] = []
         self.handled: list[Event] = []
-        self.trouble: dict[str, Exception] = {}
+        self.errors: dict[str, Exception] = {}
 
     def __call__(self, events):
         self.batches.append(events)
         for event in events:
-            if event.order_id in self.trouble:
-                raise self.trouble[event.order_id]
+            if event.order_id in self.errors:
+                raise self.errors[event.order_id]
         self.handled.extend(events)
 
     def ids(self, order: str | None = None) -> list[str]:
@@ -96,7 +97,7 @@ def start_process(settings):
     databases, relays = [], []
     configure(settings.log_format, settings.log_level)
 
-    def make(*, lease=NEVER, tries=3, interval=NEVER, receiver=None, chore=None, **options) -> Process:
+    def make(*, lease=NEVER, tries=3, interval=NEVER, receiver=None, maintenance_task=None, **options) -> Process:
         database = Database(settings.mongodb_uri, settings.database, **options)
         databases.append(database)
         store = database.collection("scratch", 5.0)
@@ -104,7 +105,15 @@ def start_process(settings):
         for kind in KINDS:
             bus.subscribe("receiver", kind, receiver)
         outbox = Outbox(store, lease)
-        relay = Relay("sender", Stage.HANDED_TO_PAYMENTS, outbox, bus, interval=interval, tries=tries, chore=chore)
+        relay = Relay(
+            "sender",
+            Stage.HANDED_TO_PAYMENTS,
+            outbox,
+            bus,
+            interval=interval,
+            tries=tries,
+            maintenance_task=maintenance_task,
+        )
         relays.append(relay)
         return Process(store, outbox, relay, receiver)
 
@@ -133,7 +142,7 @@ def record(process, scratch):
     """Store a document with undelivered events, due in so many seconds; its key."""
 
     def write(*events: Event, due: float = LONG_AGO) -> str:
-        entries = [entry_of(event) for event in events]
+        entries = [encode_event(event) for event in events]
         scratch.insert_one({"_id": events[0].order_id, "outbox": entries, "relayDue": in_seconds(process, due)})
         return events[0].order_id
 
@@ -142,15 +151,15 @@ def record(process, scratch):
 
 @pytest.fixture
 def push(process, scratch):
-    """Record one more event the way repositories do, with the sender's lease; the hint's entries."""
+    """Record one more event the way repositories do, with the sender's lease; returns all undelivered events."""
 
-    def write(event: Event, sender: Process = process) -> list[dict]:
+    def write(event: Event, sender: Process = process) -> list[Event]:
         after = scratch.find_one_and_update(
             {"_id": event.order_id},
-            {"$push": {"outbox": entry_of(event)}, "$set": {"relayDue": sender.outbox.lease_end()}},
+            {"$push": {"outbox": encode_event(event)}, "$set": {"relayDue": sender.outbox.lease_end()}},
             return_document=True,
         )
-        return after["outbox"]
+        return decode_entries(after["outbox"])
 
     return write
 
@@ -185,7 +194,7 @@ def test_an_event_comes_back_from_the_database_as_it_was(record, scratch):
     event = created("a")
     record(event)
     [entry] = scratch.find_one()["outbox"]
-    assert event_of(entry) == event
+    assert decode_event(entry) == event
 
 
 def test_every_event_type_can_be_recorded():
@@ -207,25 +216,36 @@ def test_every_event_type_can_be_recorded():
 )
 def test_an_entry_that_cannot_be_understood_is_a_value_error(spoilt):
     with pytest.raises(ValueError):
-        event_of({**entry_of(created("a")), **spoilt})
+        decode_event({**encode_event(created("a")), **spoilt})
+
+
+def test_an_entry_that_cannot_be_decoded_holds_its_place_among_the_events():
+    spoilt = {**encode_event(cancelled("a", 2)), "type": "OrderTeleported"}
+    first, second, third = decode_entries([encode_event(created("a")), spoilt, encode_event(voided("a", 3))])
+    assert (first.event_id, second.event_id, third.event_id) == ("a-1", "a-2", "a-3")
+    pending = PendingEvents("a", [first, second, third])
+    assert pending.next_event() is first
+    pending.events = pending.events[1:]
+    assert pending.next_event() is None
+    assert (pending.event_type, pending.error) == ("OrderTeleported", second.error)
 
 
 def test_what_a_later_version_adds_to_an_event_is_passed_over():
     event = created("a")
-    assert event_of({**entry_of(event), "colour": "red"}) == event
+    assert decode_event({**encode_event(event), "colour": "red"}) == event
 
 
 @pytest.mark.parametrize("spoilt", [{"type": ["a list"]}, {"type": {}}, {"event_id": None}, {"event_id": 7}], ids=str)
 def test_an_entry_without_a_text_for_type_and_id_cannot_be_stored(process, scratch, spoilt):
     with pytest.raises(WriteError) as caught:
-        scratch.insert_one({"outbox": [{**entry_of(created("a")), **spoilt}], "relayDue": in_seconds(process, 0)})
+        scratch.insert_one({"outbox": [{**encode_event(created("a")), **spoilt}], "relayDue": in_seconds(process, 0)})
     assert caught.value.code == 121
 
 
 def test_events_that_are_neither_due_nor_a_dead_letter_cannot_be_stored(record, scratch):
     record(created("a"))
     for write in (
-        lambda: scratch.insert_one({"_id": "b", "outbox": [entry_of(created("b"))]}),
+        lambda: scratch.insert_one({"_id": "b", "outbox": [encode_event(created("b"))]}),
         lambda: scratch.update_one({"_id": "a"}, {"$unset": {"relayDue": ""}}),
     ):
         with pytest.raises(WriteError) as caught:
@@ -272,9 +292,9 @@ def test_a_cancellation_that_was_not_handed_on_outlives_the_news_of_an_earlier_e
 
     try:
         order_id = place(client)
-        running.orders.relay.deliver(running.orders.outbox.take_hints(128, 0))
+        running.orders.relay.deliver(running.orders.outbox.dequeue_local(128, 0))
         # As if the process had died between storing the cancellation and handing it on.
-        monkeypatch.setattr(running.orders.outbox, "recorded", lambda key, entries: None)
+        monkeypatch.setattr(running.orders.outbox, "enqueue_local", lambda key, events: None)
         assert client.put("/orders", json={"orderId": order_id, "orderStatus": "Cancelled"}).status_code == 200
         running.start()
         eventually(lambda: stands("Cancelled", "Refunding"))
@@ -341,14 +361,14 @@ def test_an_event_nobody_subscribed_to_is_delivered_to_nobody(process, scratch, 
 def test_every_event_is_told_of_before_it_is_handed_over(process, record, monkeypatch):
     told = []
     monkeypatch.setattr(
-        "app.messaging.relay.record_stages", lambda step, lines: told.extend((step, line) for line in lines)
+        "app.messaging.relay.record_stages", lambda stage, lines: told.extend((stage, line) for line in lines)
     )
     process.receiver.handled = told
     event = created("a")
     record(event)
     process.relay.sweep()
-    [(step, line), received] = told
-    assert step == Stage.HANDED_TO_PAYMENTS
+    [(stage, line), received] = told
+    assert stage == Stage.HANDED_TO_PAYMENTS
     assert (line["module"], line["order_id"], line["request_id"]) == ("sender", "a", "r")
     assert line["event_type"] == "OrderCreated"
     assert line["took_ms"] >= 0
@@ -465,13 +485,13 @@ def test_sweeps_of_many_processes_do_not_keep_step(start_process, record, eventu
 
 
 @pytest.mark.parametrize(
-    "trouble", [Unavailable("no database"), ValueError("refused")], ids=["away", "refuses everything"]
+    "error", [Unavailable("no database"), ValueError("refused")], ids=["away", "refuses everything"]
 )
-def test_events_that_failed_together_are_not_repeated_together(process, record, scratch, trouble):
+def test_events_that_failed_together_are_not_repeated_together(process, record, scratch, error):
     orders = [f"o{number}" for number in range(40)]
     for order in orders:
         record(created(order))
-        process.receiver.trouble[order] = trouble
+        process.receiver.errors[order] = error
     process.relay.sweep()
     # They are set back one after the other, by id: without a spread each is due later than the one before.
     again = [doc["relayDue"] for doc in scratch.find().sort("_id")]
@@ -484,7 +504,7 @@ def test_single_events_that_failed_together_are_not_repeated_together(process, r
     """One event gets through each time: the receiver is well, and these few are refused."""
     for number in range(20):
         record(created(f"o{number}"))
-        process.receiver.trouble[f"o{number}"] = ValueError("refused")
+        process.receiver.errors[f"o{number}"] = ValueError("refused")
     for at in range(failures + 1):
         record(created(f"good{at}"))
         hurry()
@@ -494,19 +514,19 @@ def test_single_events_that_failed_together_are_not_repeated_together(process, r
     assert again != sorted(again)
 
 
-# --- hints -----------------------------------------------------------------------------------------------------
+# --- the local queue -------------------------------------------------------------------------------------------
 
 
-def test_a_hint_is_delivered_at_once(process, record, scratch, eventually):
+def test_an_event_of_the_local_queue_is_delivered_at_once(process, record, scratch, eventually):
     process.relay.start()
     event = created("a")
     record(event, due=NEVER)
-    process.outbox.recorded("a", [entry_of(event)])
+    process.outbox.enqueue_local("a", [event])
     eventually(lambda: process.receiver.ids() == ["a-1"], 5.0)
     eventually(lambda: settled(scratch), 5.0)
 
 
-def test_without_a_hint_an_event_waits_for_its_lease(process, record, eventually):
+def test_an_event_that_is_not_queued_waits_for_its_lease(process, record, eventually):
     record(created("a"), due=NEVER)
     record(created("b"))
     process.relay.start()
@@ -520,39 +540,39 @@ def test_the_first_sweep_is_at_once(process, record, eventually):
     eventually(lambda: process.receiver.ids() == ["a-1"], 5.0)
 
 
-def test_sweeps_are_repeated_while_hints_come_in(start_process, process, record, eventually):
+def test_sweeps_are_repeated_while_events_are_queued(start_process, process, record, eventually):
     sweeping = start_process(interval=0.05)
     sweeping.relay.start()
-    hinting = threading.Event()
+    ending = threading.Event()
 
-    def hint():
-        while not hinting.wait(0.001):
-            sweeping.outbox.recorded("nobody", [])
+    def enqueue():
+        while not ending.wait(0.001):
+            sweeping.outbox.enqueue_local("nobody", [])
 
-    hinter = threading.Thread(target=hint)
-    hinter.start()
+    producer = threading.Thread(target=enqueue)
+    producer.start()
     try:
         record(created("late"))
         eventually(lambda: sweeping.receiver.ids() == ["late-1"])
     finally:
-        hinting.set()
-        hinter.join()
+        ending.set()
+        producer.join()
 
 
-def test_more_hints_than_fit_are_lost_without_blocking_and_swept_up(process, record, hurry, scratch):
+def test_events_that_overflow_the_local_queue_are_found_by_a_sweep(process, record, hurry, scratch):
     record(created("a"), due=NEVER)
-    process.outbox.recorded("a", [entry_of(created("a"))])
-    for _ in range(Outbox.HINTS):
-        process.outbox.recorded("nobody", [])
-    while batch := process.outbox.take_hints(Relay.BATCH, 0):
+    process.outbox.enqueue_local("a", [created("a")])
+    for _ in range(Outbox.LOCAL_QUEUE_LIMIT):
+        process.outbox.enqueue_local("nobody", [])
+    while batch := process.outbox.dequeue_local(Relay.BATCH, 0):
         assert "a" not in {pending.key for pending in batch}
     hurry()
     process.relay.sweep()
     assert process.receiver.ids() == ["a-1"]
 
 
-def test_orders_settle_with_every_hint_dropped(monkeypatch, live, place, eventually, database):
-    monkeypatch.setattr(Outbox, "recorded", lambda self, key, entries: None)
+def test_orders_settle_without_a_local_queue(monkeypatch, live, place, eventually, database):
+    monkeypatch.setattr(Outbox, "enqueue_local", lambda self, key, events: None)
     captured, declined = place(live), place(live, productId="2")
 
     def status(order_id):
@@ -563,17 +583,17 @@ def test_orders_settle_with_every_hint_dropped(monkeypatch, live, place, eventua
         eventually(lambda name=collection: database[name].count_documents({"outbox": {"$ne": []}}) == 0)
 
 
-def test_two_hints_for_one_document_keep_its_order(process, record, push, scratch):
+def test_two_items_of_the_local_queue_for_one_document_keep_its_order(process, record, push, scratch):
     record(created("a"), due=NEVER)
-    process.outbox.recorded("a", [entry_of(created("a"))])
-    process.outbox.recorded("a", push(cancelled("a", 2)))
-    process.relay.deliver(process.outbox.take_hints(10, 0))
+    process.outbox.enqueue_local("a", [created("a")])
+    process.outbox.enqueue_local("a", push(cancelled("a", 2)))
+    process.relay.deliver(process.outbox.dequeue_local(10, 0))
     first_time = list(dict.fromkeys(process.receiver.ids()))
     assert first_time == ["a-1", "a-2"]
     assert settled(scratch)
 
 
-def test_stopping_hands_on_what_was_hinted(process, record, scratch, eventually):
+def test_stopping_delivers_the_local_queue(process, record, scratch, eventually):
     stopping, entered = threading.Event(), threading.Event()
 
     class Slow(list):
@@ -587,7 +607,7 @@ def test_stopping_hands_on_what_was_hinted(process, record, scratch, eventually)
     count = 2 * Relay.BATCH + 44
     for number in range(count):
         record(created(f"o{number}"), due=NEVER)
-        process.outbox.recorded(f"o{number}", [entry_of(created(f"o{number}"))])
+        process.outbox.enqueue_local(f"o{number}", [created(f"o{number}")])
     assert entered.wait(10)
     stopper = threading.Thread(target=process.relay.stop, args=(20.0,))
     stopper.start()
@@ -600,7 +620,7 @@ def test_stopping_hands_on_what_was_hinted(process, record, scratch, eventually)
 
 def test_stopping_wakes_an_idle_relay(process, eventually):
     process.relay.start()
-    eventually(lambda: process.outbox._hinted._cond._waiters)
+    eventually(lambda: process.outbox._enqueued._cond._waiters)
     began = time.monotonic()
     process.relay.stop(10.0)
     assert process.relay.thread.idle
@@ -613,11 +633,11 @@ def test_a_relay_that_was_never_started_can_be_stopped(process):
 
 def test_a_relay_survives_what_goes_wrong_in_it(start_process, record, monkeypatch, eventually):
     process = start_process(interval=0.05)
-    claim, troubles = process.outbox.claim, iter([RuntimeError("a bug"), Unavailable("no database")])
+    claim, errors = process.outbox.claim, iter([RuntimeError("a bug"), Unavailable("no database")])
 
     def sometimes(limit):
-        for trouble in troubles:
-            raise trouble
+        for error in errors:
+            raise error
         return claim(limit)
 
     monkeypatch.setattr(process.outbox, "claim", sometimes)
@@ -626,20 +646,20 @@ def test_a_relay_survives_what_goes_wrong_in_it(start_process, record, monkeypat
     eventually(lambda: process.receiver.ids() == ["a-1"])
 
 
-def test_the_chore_is_done_once_however_many_sweeps_there_are_and_may_fail(start_process, record, eventually):
-    chores = []
+def test_the_maintenance_task_is_run_once_however_many_sweeps_there_are_and_may_fail(start_process, record, eventually):
+    runs = []
 
-    def chore():
-        chores.append("done")
+    def maintenance_task():
+        runs.append("done")
         raise RuntimeError("a bug")
 
-    process = start_process(interval=0.01, chore=chore)
+    process = start_process(interval=0.01, maintenance_task=maintenance_task)
     process.relay.start()
-    eventually(lambda: chores)
+    eventually(lambda: runs)
     for number in range(5):
         record(created(f"o{number}"))
         eventually(lambda number=number: f"o{number}-1" in process.receiver.ids())
-    assert chores == ["done"]
+    assert runs == ["done"]
 
 
 # --- acknowledging ---------------------------------------------------------------------------------------------
@@ -678,17 +698,17 @@ def test_acknowledging_touches_no_other_document(process, record, scratch):
 def test_nothing_delivered_is_nothing_to_acknowledge(process, record, scratch):
     record(created("a"))
     before = scratch.find_one()
-    process.outbox.acknowledge([Pending("a", before["outbox"])])
+    process.outbox.acknowledge([PendingEvents("a", decode_entries(before["outbox"]))])
     assert scratch.find_one() == before
 
 
-@pytest.mark.parametrize("trouble", [ValueError("not yet"), Unavailable("no database")], ids=repr)
+@pytest.mark.parametrize("error", [ValueError("not yet"), Unavailable("no database")], ids=repr)
 def test_a_failure_told_late_does_not_bring_a_delivered_event_back(
-    start_process, process, record, hurry, scratch, trouble
+    start_process, process, record, hurry, scratch, error
 ):
     record(created("a"))
     slow = start_process()
-    slow.receiver.trouble["a"] = trouble
+    slow.receiver.errors["a"] = error
     claimed = slow.outbox.claim(10)
     hurry()
     process.relay.sweep()
@@ -700,7 +720,7 @@ def test_a_failure_told_late_does_not_bring_a_delivered_event_back(
 
 def test_only_the_event_at_the_head_can_become_a_dead_letter(process, record, scratch):
     record(created("a"), cancelled("a", 2))
-    process.outbox.bury("a", "a-2", "too late", 3)
+    process.outbox.dead_letter("a", "a-2", "too late", 3)
     assert process.outbox.dead_letters(10) == []
     assert due(scratch) == 1
 
@@ -709,8 +729,8 @@ def test_only_the_event_at_the_head_can_become_a_dead_letter(process, record, sc
 def delivered_and_not_acknowledged(start_process, record):
     """A process that has delivered order a's first event, and is to acknowledge it later."""
     late = start_process()
-    late.outbox.recorded(record(created("a")), [entry_of(created("a"))])
-    late.relay._deliver_hinted(late.outbox.take_hints(10, 0))
+    late.outbox.enqueue_local(record(created("a")), [created("a")])
+    late.relay._deliver_local(late.outbox.dequeue_local(10, 0))
     assert late.receiver.ids() == ["a-1"]
     return late
 
@@ -789,7 +809,7 @@ def test_events_that_nothing_would_ever_deliver_are_found_and_delivered(
     record(created("b"))
     record(created("dead"))
     for order in ("b", "dead"):
-        process.outbox.bury(order, f"{order}-1", "poison", 8)
+        process.outbox.dead_letter(order, f"{order}-1", "poison", 8)
     database.command("collMod", "scratch", validationLevel="off")
     scratch.update_one({"_id": "a"}, {"$unset": {"relayDue": ""}})
     scratch.update_one({"_id": "b"}, {"$unset": {"deadLetter": ""}})
@@ -868,7 +888,7 @@ def test_attempts_that_came_to_an_end_do_not_add_up(start_process, record, hurry
     """An unavailable receiver, a process that dies now and then: neither makes a dead letter."""
     process = start_process(tries=2)
     record(created("a"))
-    process.receiver.trouble["a"] = Unavailable("no database")
+    process.receiver.errors["a"] = Unavailable("no database")
     for _ in range(3):
         hurry()
         start_process().outbox.claim(10)  # Dies with it.
@@ -883,11 +903,11 @@ def test_attempts_that_came_to_an_end_do_not_add_up(start_process, record, hurry
 
 def test_what_a_receiver_failed_at_is_repeated_later_and_not_before(process, record, scratch, hurry):
     record(created("a"))
-    process.receiver.trouble["a"] = ValueError("not yet")
+    process.receiver.errors["a"] = ValueError("not yet")
     process.relay.sweep()
     assert scratch.find_one()["relayDue"] > process.store.clock.now()
     assert process.relay.sweep() == 0
-    process.receiver.trouble.clear()
+    process.receiver.errors.clear()
     hurry()
     process.relay.sweep()
     assert process.receiver.ids() == ["a-1"]
@@ -898,10 +918,10 @@ def test_what_a_receiver_failed_at_is_repeated_later_and_not_before(process, rec
 def test_a_running_relay_repeats_by_itself(start_process, record, eventually, scratch):
     process = start_process(interval=0.05)
     record(created("a"))
-    process.receiver.trouble["a"] = ValueError("not yet")
+    process.receiver.errors["a"] = ValueError("not yet")
     process.relay.start()
     eventually(lambda: process.receiver.batches)
-    process.receiver.trouble.clear()
+    process.receiver.errors.clear()
     eventually(lambda: process.receiver.ids() == ["a-1"])
     eventually(lambda: settled(scratch))
 
@@ -909,7 +929,7 @@ def test_a_running_relay_repeats_by_itself(start_process, record, eventually, sc
 def test_the_pause_grows_with_the_failures(start_process, record, scratch, hurry):
     process = start_process(tries=20)
     record(created("a"))
-    process.receiver.trouble["a"] = ValueError("poison")
+    process.receiver.errors["a"] = ValueError("poison")
     for seconds in (0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60):
         hurry()
         before = process.store.clock.now()
@@ -923,13 +943,13 @@ def test_the_pause_grows_with_the_failures(start_process, record, scratch, hurry
 
 def test_unavailable_is_repeated_without_end_and_never_counted(process, record, scratch, hurry):
     record(created("a"))
-    process.receiver.trouble["a"] = Unavailable("no database")
+    process.receiver.errors["a"] = Unavailable("no database")
     for _ in range(10):
         hurry()
         assert process.relay.sweep() == 1
     assert process.outbox.dead_letters(10) == []
     assert scratch.find_one().get("relayFailures", 0) == 0
-    process.receiver.trouble.clear()
+    process.receiver.errors.clear()
     hurry()
     process.relay.sweep()
     assert settled(scratch)
@@ -938,8 +958,8 @@ def test_unavailable_is_repeated_without_end_and_never_counted(process, record, 
 def test_unavailable_in_between_does_not_wipe_out_the_count(start_process, record, hurry, scratch):
     process = start_process(tries=2)
     record(created("a"))
-    for trouble in (ValueError("poison"), Unavailable("no database"), ValueError("poison")):
-        process.receiver.trouble["a"] = trouble
+    for error in (ValueError("poison"), Unavailable("no database"), ValueError("poison")):
+        process.receiver.errors["a"] = error
         hurry()
         process.relay.sweep()
     assert [letter["_id"] for letter in process.outbox.dead_letters(10)] == ["a"]
@@ -948,7 +968,7 @@ def test_unavailable_in_between_does_not_wipe_out_the_count(start_process, recor
 def test_a_batch_that_is_unavailable_is_not_tried_one_by_one(process, record, scratch):
     for order in "abc":
         record(created(order))
-    process.receiver.trouble["a"] = Unavailable("no database")
+    process.receiver.errors["a"] = Unavailable("no database")
     process.relay.sweep()
     assert [len(batch) for batch in process.receiver.batches] == [3]
     assert due(scratch) == 3
@@ -957,7 +977,7 @@ def test_a_batch_that_is_unavailable_is_not_tried_one_by_one(process, record, sc
 def test_a_poison_event_holds_back_only_its_own_order(process, record, scratch):
     for order in "abcde":
         record(created(order, 1), cancelled(order, 2))
-    process.receiver.trouble["c"] = ValueError("poison")
+    process.receiver.errors["c"] = ValueError("poison")
     process.relay.sweep()
     for order in "abde":
         assert process.receiver.ids(order) == [f"{order}-1", f"{order}-2"]
@@ -970,7 +990,7 @@ def test_what_lies_behind_a_poison_event_waits(process, record, hurry):
     record(created("a", 1), cancelled("a", 2), voided("a", 3))
 
     def only_cancellations(events):
-        process.receiver.trouble = {"a": ValueError("poison")} if isinstance(events[0], OrderCancelled) else {}
+        process.receiver.errors = {"a": ValueError("poison")} if isinstance(events[0], OrderCancelled) else {}
         Receiver.__call__(process.receiver, events)
 
     bus = SignalBus()
@@ -986,7 +1006,7 @@ def test_what_lies_behind_a_poison_event_waits(process, record, hurry):
 def test_a_poison_event_ends_as_a_dead_letter_with_its_reason(process, record, hurry, scratch):
     for order in "ab":
         record(created(order))
-    process.receiver.trouble["a"] = ValueError("no such product")
+    process.receiver.errors["a"] = ValueError("no such product")
     for _ in range(3):
         assert process.outbox.dead_letters(10) == []
         hurry()
@@ -1006,7 +1026,7 @@ def test_dead_letters_are_listed_oldest_first_up_to_a_limit(start_process, recor
     process = start_process(tries=1)
     for order in "cab":
         record(created(order))
-        process.receiver.trouble[order] = ValueError("poison")
+        process.receiver.errors[order] = ValueError("poison")
         process.relay.sweep()
         time.sleep(0.002)
     assert [letter["_id"] for letter in process.outbox.dead_letters(10)] == ["c", "a", "b"]
@@ -1016,9 +1036,9 @@ def test_dead_letters_are_listed_oldest_first_up_to_a_limit(start_process, recor
 def test_a_dead_letter_can_be_replayed(start_process, record, scratch, eventually):
     process = start_process(tries=1)
     record(created("a"), cancelled("a", 2))
-    process.receiver.trouble["a"] = ValueError("poison")
+    process.receiver.errors["a"] = ValueError("poison")
     process.relay.sweep()
-    process.receiver.trouble.clear()
+    process.receiver.errors.clear()
     assert process.outbox.replay("a")
     assert process.outbox.dead_letters(10) == []
     assert eventually(process.relay.sweep) == 1
@@ -1029,7 +1049,7 @@ def test_a_dead_letter_can_be_replayed(start_process, record, scratch, eventuall
 def test_a_replayed_dead_letter_has_all_its_tries_again(start_process, record, hurry):
     process = start_process(tries=2)
     record(created("a"))
-    process.receiver.trouble["a"] = ValueError("poison")
+    process.receiver.errors["a"] = ValueError("poison")
     for _ in range(2):
         hurry()
         process.relay.sweep()
@@ -1070,7 +1090,7 @@ def test_an_entry_that_cannot_be_understood_becomes_a_dead_letter(start_process,
 
 def test_failures_of_a_delivered_event_do_not_count_against_the_next(process, record, hurry):
     record(created("a", 1), cancelled("a", 2))
-    process.receiver.trouble["a"] = ValueError("not yet")
+    process.receiver.errors["a"] = ValueError("not yet")
     for _ in range(2):
         hurry()
         process.relay.sweep()
@@ -1093,33 +1113,33 @@ def test_failures_of_a_delivered_event_do_not_count_against_the_next(process, re
 
 def test_news_of_an_order_does_not_make_its_failures_forgotten(process, record, push, hurry):
     record(created("a"))
-    process.receiver.trouble["a"] = ValueError("poison")
+    process.receiver.errors["a"] = ValueError("poison")
     for _ in range(2):
         hurry()
         process.relay.sweep()
-    process.outbox.recorded("a", push(cancelled("a", 2)))
-    process.relay.deliver(process.outbox.take_hints(10, 0))
+    process.outbox.enqueue_local("a", push(cancelled("a", 2)))
+    process.relay.deliver(process.outbox.dequeue_local(10, 0))
     [letter] = process.outbox.dead_letters(10)
     assert (letter["deadLetter"]["event_id"], letter["deadLetter"]["failures"]) == ("a-1", 3)
 
 
-def test_an_event_that_was_hinted_at_twice_has_failed_once(process, record, push, scratch):
+def test_an_event_that_is_twice_in_a_batch_has_failed_once(process, record, push, scratch):
     record(created("a"))
-    process.receiver.trouble["a"] = ValueError("poison")
-    process.outbox.recorded("a", [entry_of(created("a"))])
-    process.outbox.recorded("a", push(cancelled("a", 2)))
-    process.relay.deliver(process.outbox.take_hints(10, 0))
+    process.receiver.errors["a"] = ValueError("poison")
+    process.outbox.enqueue_local("a", [created("a")])
+    process.outbox.enqueue_local("a", push(cancelled("a", 2)))
+    process.relay.deliver(process.outbox.dequeue_local(10, 0))
     assert scratch.find_one()["relayFailures"] == 1
 
 
 def test_a_dead_letter_that_was_delivered_after_all_is_listed_no_more(start_process, record, push, hurry):
     process = start_process(tries=1)
     record(created("a"))
-    process.receiver.trouble["a"] = ValueError("poison")
+    process.receiver.errors["a"] = ValueError("poison")
     process.relay.sweep()
-    process.receiver.trouble.clear()
-    process.outbox.recorded("a", push(cancelled("a", 2)))
-    process.relay.deliver(process.outbox.take_hints(10, 0))
+    process.receiver.errors.clear()
+    process.outbox.enqueue_local("a", push(cancelled("a", 2)))
+    process.relay.deliver(process.outbox.dequeue_local(10, 0))
     hurry()
     process.relay.sweep()
     still_there = [
@@ -1144,7 +1164,7 @@ def test_where_every_delivery_fails_nothing_is_set_aside(start_process, record, 
     orders = [f"o{number}" for number in range(60)]
     for order in orders:
         record(created(order))
-        process.receiver.trouble[order] = ValueError("permission denied")
+        process.receiver.errors[order] = ValueError("permission denied")
     for _ in range(3):
         hurry()
         process.relay.sweep()
@@ -1152,7 +1172,7 @@ def test_where_every_delivery_fails_nothing_is_set_aside(start_process, record, 
     assert due(scratch) == len(orders)
     # Once it is known, one tries for all.
     assert [len(batch) for batch in process.receiver.batches[-2:]] == [1, 1]
-    process.receiver.trouble.clear()
+    process.receiver.errors.clear()
     hurry()
     process.relay.sweep()
     assert sorted(process.receiver.ids()) == sorted(f"{order}-1" for order in orders)
@@ -1163,7 +1183,7 @@ def test_where_some_deliveries_succeed_those_that_fail_are_set_aside(start_proce
     process = start_process(tries=1)
     for number in range(20):
         record(created(f"poison{number}"))
-        process.receiver.trouble[f"poison{number}"] = ValueError("poison")
+        process.receiver.errors[f"poison{number}"] = ValueError("poison")
     record(created("good"))
     process.relay.sweep()
     assert len(process.outbox.dead_letters(100)) == 20
@@ -1183,10 +1203,10 @@ def test_types_of_events_fail_each_for_itself(start_process, record):
 
 
 def test_the_same_few_events_failing_again_and_again_are_not_taken_for_a_broken_receiver(process, record, hurry):
-    few = [f"o{number}" for number in range(DIFFERENT - 1)]
+    few = [f"o{number}" for number in range(DISTINCT_DOCUMENTS - 1)]
     for order in few:
         record(created(order))
-        process.receiver.trouble[order] = ValueError("poison")
+        process.receiver.errors[order] = ValueError("poison")
     for _ in range(3):
         hurry()
         process.relay.sweep()
@@ -1196,9 +1216,9 @@ def test_the_same_few_events_failing_again_and_again_are_not_taken_for_a_broken_
 def test_what_waits_for_a_broken_receiver_is_tried_less_and_less_often(process, record, scratch, monkeypatch):
     elapsed = [0.0]
     monkeypatch.setattr(process.relay._receivers, "_clock", lambda: elapsed[0])
-    for number in range(DIFFERENT):
+    for number in range(DISTINCT_DOCUMENTS):
         record(created(f"o{number}"))
-        process.receiver.trouble[f"o{number}"] = ValueError("permission denied")
+        process.receiver.errors[f"o{number}"] = ValueError("permission denied")
     process.relay.sweep()
     for elapsed[0], seconds in ((0.0, 1.0), (8.0, 8.0), (3600.0, 30.0)):
         scratch.update_many({}, {"$set": {"relayDue": in_seconds(process, LONG_AGO)}})
@@ -1217,14 +1237,14 @@ def test_it_is_said_once_that_every_delivery_fails_and_once_that_it_is_over(proc
         )
     for number in range(20):
         record(created(f"o{number}"))
-        process.receiver.trouble[f"o{number}"] = ValueError("permission denied")
+        process.receiver.errors[f"o{number}"] = ValueError("permission denied")
     for _ in range(3):
         hurry()
         process.relay.sweep()
     failing = ("every delivery fails", {"module": "sender", "event_type": "OrderCreated"})
     assert [one for one in said if one[0] == "every delivery fails"] == [failing]
     assert metrics.deliveries_failing.labels("sender")._value.get() == 1
-    process.receiver.trouble.clear()
+    process.receiver.errors.clear()
     hurry()
     process.relay.sweep()
     assert [one for one in said if one[0] == "deliveries succeed again"] == [("deliveries succeed again", failing[1])]
@@ -1261,7 +1281,7 @@ class Flaky(Receiver):
 def test_in_all_confusion_every_event_arrives_and_the_first_time_in_order(
     start_process, record, push, scratch, eventually
 ):
-    """Two processes, receivers that fail at random, leases that end early, hints that get lost, news meanwhile."""
+    """Two processes, receivers that fail at random, leases that end early, queued events that get lost, news meanwhile."""
     chance, first_time = random.Random(7), defaultdict(list)
     receiver = Flaky(chance, first_time)
     processes = [start_process(lease=0.2, tries=50, interval=0.02, receiver=receiver) for _ in range(2)]
@@ -1273,9 +1293,9 @@ def test_in_all_confusion_every_event_arrives_and_the_first_time_in_order(
     for sequence, make in enumerate((cancelled, voided, created, cancelled), start=2):
         for order in orders:
             sender = chance.choice(processes)
-            entries = push(make(order, sequence), sender)
+            events = push(make(order, sequence), sender)
             if chance.random() < 0.7:
-                sender.outbox.recorded(order, entries)
+                sender.outbox.enqueue_local(order, events)
     eventually(lambda: settled(scratch), 30.0)
     assert first_time == {order: [1, 2, 3, 4, 5] for order in orders}
     assert scratch.count_documents({"deadLetter": {"$exists": True}}) == 0

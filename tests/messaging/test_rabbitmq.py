@@ -36,17 +36,15 @@ from app.contracts.orders import (
 )
 from app.contracts.payments import PaymentCaptured, PaymentVoided
 from app.main import create_app, runtime
-from app.messaging.outbox import Outbox, entry_of
-from app.messaging.rabbitmq import bus
-from app.messaging.rabbitmq.bus import (
-    DeliveryRejected,
-    LateReceipts,
-    NotUnderstood,
-    Posted,
-    Question,
-    RabbitMqBus,
-    decoded,
-)
+from app.messaging.bus import DeliveryRejected
+from app.messaging.outbox import Outbox, encode_event
+from app.messaging.rabbitmq import codec, consumer, publisher, requests
+from app.messaging.rabbitmq.bus import TRAVEL_SECONDS, RabbitMqBus
+from app.messaging.rabbitmq.codec import MalformedMessage, decode
+from app.messaging.rabbitmq.in_flight import InFlightTracker
+from app.messaging.rabbitmq.publisher import LateReceipts, PendingPublish
+from app.messaging.rabbitmq.requests import PendingRequest
+from app.messaging.rabbitmq.topology import DELIVERY_COUNT, DELIVERY_LIMIT
 from app.messaging.relay import Relay
 from app.messaging.signal_bus import SignalBus
 from app.observability.stages import Stage
@@ -54,6 +52,15 @@ from app.observability.supervision import BackgroundThread
 from app.storage.mongodb import Database
 
 pytestmark = pytest.mark.extended
+
+DECODERS = [
+    codec.REQUEST_BATCH,
+    codec.REPLY_BATCH,
+    codec.RECEIPT,
+    codec.ERROR,
+    *codec.REQUESTS.values(),
+    *codec.EVENTS.values(),
+]
 
 ORDER = "1" * 24
 CHECK = CheckOrderStatus(request_id="r-1", order_id=ORDER, on_behalf_of="")
@@ -84,7 +91,7 @@ def serving(join, eventually):
     def serve(handler=lambda request: REPLY, **how) -> RabbitMqBus:
         made = join(**how)
         made.register_handler(CheckOrderStatus, handler)
-        made.receive()
+        made.start_consuming()
         eventually(lambda: made.ready)
         return made
 
@@ -98,7 +105,7 @@ def listening(join, eventually):
     def listen(handler, event=OrderCancelled, module="payments", **how) -> RabbitMqBus:
         made = join(**how)
         made.subscribe(module, event, handler)
-        made.receive()
+        made.start_consuming()
         eventually(lambda: made.ready)
         return made
 
@@ -121,14 +128,15 @@ def waiting(channel, bus_prefix):
 @pytest.fixture
 def log(monkeypatch) -> CapturingLogger:
     capturing = CapturingLogger()
-    monkeypatch.setattr("app.messaging.rabbitmq.bus.log", capturing)
+    for module in (consumer, publisher, requests):
+        monkeypatch.setattr(module, "log", capturing)
     return capturing
 
 
 def break_off(bus: RabbitMqBus) -> None:
     """End both connections as a network does."""
-    for link in (bus._in, bus._out):
-        link._break()
+    for connection in (bus._receiving, bus._sending):
+        connection._abort()
 
 
 # --- who is there, and who is not ---
@@ -156,7 +164,7 @@ def test_a_module_that_does_not_answer_is_soon_not_waited_for_and_welcome_again(
     assert time.monotonic() - began < first
     serving()
     assert asker.request(CHECK) == REPLY
-    assert not asker._silent
+    assert not asker._requests._unresponsive
 
 
 def test_a_module_that_is_slow_for_a_moment_is_waited_for_as_ever_once_it_answers_even_if_too_late(
@@ -167,8 +175,8 @@ def test_a_module_that_is_slow_for_a_moment_is_waited_for_as_ever_once_it_answer
     asker = join(request_seconds=0.3)
     with pytest.raises(Unavailable, match="in time"):
         asker.request(CHECK)
-    assert asker._silent
-    eventually(lambda: not asker._silent)
+    assert asker._requests._unresponsive
+    eventually(lambda: not asker._requests._unresponsive)
     assert asker.request(CHECK) == REPLY
 
 
@@ -188,7 +196,7 @@ def test_another_broker_is_tried_where_the_first_is_not_there(join, serving, bus
     assert join(url=f"amqp://nobody:nothing@127.0.0.1:9/none;{bus_url}").publish([CANCELLED]) is not None
     asker = join(url=f"amqp://nobody:nothing@127.0.0.1:9/none;{bus_url}")
     asker.start()
-    asker._out.up.wait(10)
+    asker._sending.connected.wait(10)
     assert asker.request(CHECK) == REPLY
 
 
@@ -201,12 +209,12 @@ def test_a_broker_that_takes_nothing_is_not_written_to(join, serving):
     serving()
     asker = join()
     assert asker.request(CHECK) == REPLY
-    asker._out._on_blocked("low on memory")
+    asker._sending._on_blocked("low on memory")
     with pytest.raises(Unavailable):
         asker.request(CHECK)
     assert type(asker.publish([CANCELLED])["payments"]) is Unavailable
     assert not asker.ready
-    asker._out._on_unblocked()
+    asker._sending._on_unblocked()
     assert asker.request(CHECK) == REPLY
 
 
@@ -255,7 +263,7 @@ def test_events_taken_and_not_acknowledged_are_taken_again(join, listening, even
         published = pool.submit(sender.publish, [CANCELLED])
         eventually(lambda: told)
         listening(told.append)
-        first._in.stop()
+        first._receiving.stop()
         assert published.result(15) == {"payments": None}
         held.set()
     assert told == [(CANCELLED,)] * 2
@@ -290,15 +298,15 @@ def two_owners(join, eventually):
                 if len(asked) > 1:
                     return handler(request)
                 reply = handler(request)
-                bus._in._break()
-                eventually(lambda: not bus._in.up.is_set())
+                bus._receiving._abort()
+                eventually(lambda: not bus._receiving.connected.is_set())
                 return reply
 
             return handle
 
         for owner in owners:
             owner.register_handler(kind, lose(owner))
-            owner.receive()
+            owner.start_consuming()
         eventually(lambda: all(owner.ready for owner in owners))
 
     return own
@@ -368,7 +376,7 @@ def test_who_stops_lets_what_it_has_taken_end_and_no_asker_notices(join, serving
             eventually(lambda: len(asked) > 20 * (number + 1))  # noqa: B023 - waited for at once
             last = owners.pop(0)
             last.drain()
-            last.finish(10)
+            last.drain_and_wait(10)
             last.stop()
             owners.append(serving(slowly))
         over.set()
@@ -390,7 +398,7 @@ def test_what_nobody_waits_for_any_longer_is_not_done(join, serving, eventually)
     asker = join(request_seconds=0.1)
     with pytest.raises(Unavailable):
         asker.request(CHECK)
-    time.sleep(asker._request_seconds)
+    time.sleep(asker._requests._timeout)
     done = []
     serving(lambda request: done.append(request) or REPLY)
     assert join().request(CHECK) == REPLY
@@ -398,7 +406,7 @@ def test_what_nobody_waits_for_any_longer_is_not_done(join, serving, eventually)
 
 
 def test_a_request_that_waited_here_longer_than_its_asker_is_not_done(join, serving, eventually, monkeypatch):
-    monkeypatch.setattr(bus, "HANDS", 1)
+    monkeypatch.setattr(consumer, "REQUEST_THREADS", 1)
     done, released = [], threading.Event()
 
     def answer(request):
@@ -415,7 +423,7 @@ def test_a_request_that_waited_here_longer_than_its_asker_is_not_done(join, serv
         for request_id, seconds in (("late", 0.1), ("later", 2.0)):
             hasty = join(request_seconds=seconds)
             hasty.start()
-            assert hasty._out.up.wait(10)
+            assert hasty._sending.connected.wait(10)
             with pytest.raises(Unavailable, match="in time"):
                 hasty.request(msgspec.structs.replace(CHECK, request_id=request_id))
         released.set()
@@ -425,10 +433,10 @@ def test_a_request_that_waited_here_longer_than_its_asker_is_not_done(join, serv
 
 
 def test_a_process_that_ends_waits_for_receipts_only_a_moment(join, monkeypatch):
-    monkeypatch.setattr(bus, "LAST_SECONDS", 0.05)
+    monkeypatch.setattr(publisher, "DRAINING_TIMEOUT", 0.05)
     sender = join(event_seconds=3600.0)
     sender.start()
-    assert sender._out.up.wait(10)
+    assert sender._sending.connected.wait(10)
     sender.drain()
     assert "no receipt" in str(sender.publish([CANCELLED])["payments"])
 
@@ -455,9 +463,9 @@ def test_who_asks_to_wait_holds_up_nobody(join, serving, eventually):
     owner = join()
     owner.register_handler(AwaitOrder, wait)
     owner.register_handler(CheckOrderStatus, lambda request: REPLY)
-    owner.receive()
+    owner.start_consuming()
     asker = join()
-    many = bus.REQUESTS_AHEAD + bus.HANDS + 8
+    many = consumer.REQUESTS_PREFETCH + consumer.REQUEST_THREADS + 8
     wait_for = AwaitOrder(request_id="r", order_id=ORDER, on_behalf_of="", wait_ms=20_000)
     with ThreadPoolExecutor(many) as pool:
         asked = [pool.submit(asker.request, wait_for) for _ in range(many)]
@@ -473,8 +481,8 @@ def test_who_asks_to_wait_holds_up_nobody(join, serving, eventually):
 def test_requests_made_together_travel_together(join, serving):
     seen = []
     owner = serving()
-    take = owner._on_requests
-    owner._on_requests = lambda module, delivered: seen.append(delivered) or take(module, delivered)
+    take = owner._consumer._on_requests
+    owner._consumer._on_requests = lambda module, message: seen.append(message) or take(module, message)
     break_off(owner)
     asker = join()
     with ThreadPoolExecutor(64) as pool:
@@ -485,14 +493,14 @@ def test_requests_made_together_travel_together(join, serving):
 def test_a_connection_whose_heartbeats_stay_away_is_broken_off_and_made_anew(join, eventually):
     bus = join()
     bus.start()
-    assert bus._out.up.wait(10)
-    silent = bus._out._connection
+    assert bus._sending.connected.wait(10)
+    silent = bus._sending._connection
 
     def too_long_ago():
         raise ConnectionError("too many heartbeats missed")
 
     silent.heartbeat_tick = too_long_ago
-    eventually(lambda: bus._out._connection not in (None, silent) and bus.ready)
+    eventually(lambda: bus._sending._connection not in (None, silent) and bus.ready)
 
 
 # --- threads ---
@@ -510,13 +518,14 @@ def exit_once(then, reached):
     return exit_or_go_on
 
 
-@pytest.mark.parametrize(("side", "method"), [("owner", "_on_requests"), ("asker", "_on_answers")])
+@pytest.mark.parametrize(("side", "method"), [("owner", "_on_requests"), ("asker", "_on_replies")])
 def test_a_reader_that_is_killed_from_inside_goes_on(join, serving, eventually, side, method):
     owner, asker, reached = serving(), join(), []
     asker.start()
     eventually(lambda: asker.ready)
     killed = {"owner": owner, "asker": asker}[side]
-    setattr(killed, method, exit_once(getattr(killed, method), reached))
+    part = {"owner": owner._consumer, "asker": asker._requests}[side]
+    setattr(part, method, exit_once(getattr(part, method), reached))
     break_off(killed)
     eventually(lambda: not killed.ready)
     eventually(lambda: killed.ready)
@@ -530,7 +539,7 @@ def test_a_reader_that_is_killed_from_inside_goes_on(join, serving, eventually, 
 def test_a_reader_that_was_killed_is_not_ready_before_it_reads_again(join, serving, eventually, monkeypatch):
     monkeypatch.setattr(BackgroundThread, "RESTART_SECONDS", 2.0)
     owner, asker, reached = serving(), join(), []
-    owner._on_requests = exit_once(owner._on_requests, reached)
+    owner._consumer._on_requests = exit_once(owner._consumer._on_requests, reached)
     break_off(owner)
     eventually(lambda: not owner.ready)
     eventually(lambda: owner.ready)
@@ -541,17 +550,17 @@ def test_a_reader_that_was_killed_is_not_ready_before_it_reads_again(join, servi
 
 def test_the_heart_that_is_killed_from_inside_beats_on(join, eventually):
     bus, reached = join(), []
-    bus._in.check = exit_once(bus._in.check, reached)
+    bus._receiving.check = exit_once(bus._receiving.check, reached)
     bus.start()
     eventually(lambda: reached)
-    beats = bus._heart.beats
-    eventually(lambda: bus._heart.beats > beats)
+    beats = bus._heartbeat.beats
+    eventually(lambda: bus._heartbeat.beats > beats)
 
 
 def test_readers_and_heart_count_each_time_they_come_round(join, serving, eventually):
     owner = serving()
     assert join().request(CHECK) == REPLY
-    assert {heartbeat.name for heartbeat in owner.heartbeats} == {"broker-heart", "broker-out", "broker-in"}
+    assert {heartbeat.name for heartbeat in owner.heartbeats} == {"broker-heartbeat", "broker-send", "broker-receive"}
     before = [heartbeat.beats for heartbeat in owner.heartbeats]
     eventually(lambda: all(one.beats > had for one, had in zip(owner.heartbeats, before, strict=True)))
 
@@ -577,13 +586,13 @@ def test_the_watchdog_of_a_process_watches_the_threads_of_its_bus(settings, bus_
     running.bus.heartbeats[1]._thread = ended = threading.Thread(target=lambda: None)
     ended.start()
     ended.join()
-    assert [heartbeat.name for heartbeat in running.failing()] == ["broker-out"]
+    assert [heartbeat.name for heartbeat in running.failing()] == ["broker-send"]
     assert not running.alive()
     running.stop()
 
 
 def test_a_handler_that_wants_to_end_the_process_leaves_no_asker_without_an_answer(join, serving, log):
-    wishes = [SystemExit] * (bus.HANDS + 1)
+    wishes = [SystemExit] * (consumer.REQUEST_THREADS + 1)
 
     def end(request):
         raise wishes.pop() if wishes else NotFound("no")
@@ -598,7 +607,7 @@ def test_a_handler_that_wants_to_end_the_process_leaves_no_asker_without_an_answ
 
 
 def test_a_handler_that_wants_to_end_the_process_costs_no_place_for_events(join, listening, log):
-    wishes = [SystemExit] * (bus.EVENTS_AHEAD + 1)
+    wishes = [SystemExit] * (consumer.EVENTS_PREFETCH + 1)
 
     def end(events):
         if wishes:
@@ -607,9 +616,9 @@ def test_a_handler_that_wants_to_end_the_process_costs_no_place_for_events(join,
     listening(end)
     sender = join()
     for _ in range(len(wishes)):
-        trouble = sender.publish([CANCELLED])["payments"]
-        assert isinstance(trouble, DeliveryRejected)
-        assert "SystemExit" in str(trouble)
+        error = sender.publish([CANCELLED])["payments"]
+        assert isinstance(error, DeliveryRejected)
+        assert "SystemExit" in str(error)
     assert sender.publish([CANCELLED]) == {"payments": None}
 
 
@@ -637,7 +646,7 @@ def test_a_message_that_is_none_ends_as_a_dead_letter_and_holds_up_nobody(
     eventually(lambda: waiting("payments.dead") == 1)
     assert join().publish([CANCELLED]) == {"payments": None}
     assert told == [(CANCELLED,)]
-    assert "events not understood" in [call.args[0] for call in log.calls]
+    assert "malformed events" in [call.args[0] for call in log.calls]
 
 
 @pytest.mark.parametrize(
@@ -676,10 +685,10 @@ NONSENSE = {
 }
 ODD_PROPERTIES = [
     {},
-    {"type": "waiting requests"},
+    {"type": "long polls"},
     {"type": "OrderCancelled", "reply_to": "amq.rabbitmq.reply-to.none", "correlation_id": "1"},
-    {"type": "OrderCancelled", "application_headers": {"awaited": 7, "x-delivery-count": "often"}},
-    {"type": "OrderCancelled", "application_headers": {"awaited": ["payments"]}},
+    {"type": "OrderCancelled", "application_headers": {"required_consumers": 7, "x-delivery-count": "often"}},
+    {"type": "OrderCancelled", "application_headers": {"required_consumers": ["payments"]}},
     {"type": "CheckOrderStatus", "content_type": "image/png", "content_encoding": "zlib"},
 ]
 
@@ -697,10 +706,10 @@ def test_more_nonsense_than_a_process_takes_ahead_leaves_no_request_unanswered(
 ):
     owner = serving()
     queue = f"{bus_prefix}.orders.requests"
-    send_many(channel, body, queue, bus.REQUESTS_AHEAD + len(ODD_PROPERTIES))
+    send_many(channel, body, queue, consumer.REQUESTS_PREFETCH + len(ODD_PROPERTIES))
     assert join().request(CHECK) == REPLY
     eventually(lambda: waiting("orders.requests") == 0)
-    owner.finish(10)
+    owner.drain_and_wait(10)
     owner.stop()
     # What it had not acknowledged would lie in the queue again.
     eventually(lambda: channel.queue_declare(queue, passive=True).consumer_count == 0)
@@ -714,11 +723,11 @@ def test_more_nonsense_than_a_process_takes_ahead_holds_up_no_event(
     told = []
     listener = listening(told.append)
     queue = f"{bus_prefix}.payments.events"
-    send_many(channel, body, queue, bus.EVENTS_AHEAD * len(ODD_PROPERTIES))
+    send_many(channel, body, queue, consumer.EVENTS_PREFETCH * len(ODD_PROPERTIES))
     assert join().publish([CANCELLED]) == {"payments": None}
     assert told == [(CANCELLED,)]
     eventually(lambda: waiting("payments.events") == 0)
-    listener.finish(10)
+    listener.drain_and_wait(10)
     listener.stop()
     # What it had not acknowledged would lie in the queue again.
     eventually(lambda: channel.queue_declare(queue, passive=True).consumer_count == 0)
@@ -730,18 +739,18 @@ def test_an_answer_or_a_receipt_that_is_none_breaks_nothing_off(join, serving, c
     """Whoever waits for another answer over the same connection still gets it."""
     asker = join()
     asker.start()
-    assert asker._out.up.wait(10)
+    assert asker._sending.connected.wait(10)
     lost, answered = [], []
-    asker._out._lost = lambda: lost.append(1)
+    asker._sending._on_lost = lambda: lost.append(1)
 
-    def answer(delivered):
-        reply_to, key = delivered.properties["reply_to"], delivered.properties["correlation_id"]
+    def answer(message):
+        reply_to, key = message.properties["reply_to"], message.properties["correlation_id"]
         for correlation_id in (key, "none of yours"):
             channel.basic_publish(amqp.Message(body, correlation_id=correlation_id), "", reply_to)
         real = {
             "requests": [(key, "", REPLY)],
             "OrderCancelled": ("payments", "", ""),
-        }[delivered.properties["type"]]
+        }[message.properties["type"]]
         answered.append(real)
         channel.basic_publish(amqp.Message(msgspec.json.encode(real), correlation_id=key), "", reply_to)
 
@@ -757,7 +766,7 @@ def test_an_answer_or_a_receipt_that_is_none_breaks_nothing_off(join, serving, c
     assert lost == []
 
 
-QUORUM = {"x-queue-type": "quorum", "x-delivery-limit": bus.DELIVERIES}
+QUORUM = {"x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT}
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="utf-8")),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
@@ -768,7 +777,7 @@ VALID = {
     "answers": [["1", "", msgspec.to_builtins(REPLY)], ["2", "NotFound", {"detail": "no", "members": {}}]],
     "receipt": ["payments", "", ""],
     "events": [msgspec.to_builtins(CANCELLED)],
-    "refusal": {"detail": "no", "members": {"retry_after": 1}},
+    "error": {"detail": "no", "members": {"retry_after": 1}},
 }
 
 
@@ -797,36 +806,36 @@ def bodies(draw) -> bytes:
     return json.dumps(message).encode()
 
 
-@given(bodies(), st.sampled_from([bus.ASKS, bus.ANSWERS, bus.RECEIPT, bus.REFUSAL, *bus.DECODERS.values()]))
+@given(bodies(), st.sampled_from(DECODERS))
 def test_whatever_comes_is_a_message_or_not_understood(body, decoder):
     try:
-        message = decoded(decoder, body)
-    except NotUnderstood:
+        message = decode(decoder, body)
+    except MalformedMessage:
         return
-    assert decoded(decoder, msgspec.json.encode(message)) == message
+    assert decode(decoder, msgspec.json.encode(message)) == message
 
 
-@pytest.mark.parametrize("decoder", [bus.ASKS, bus.ANSWERS, bus.RECEIPT, bus.REFUSAL, *bus.DECODERS.values()])
+@pytest.mark.parametrize("decoder", DECODERS)
 def test_nonsense_raises_nothing_but_that_it_is_not_understood(decoder):
     for body in NONSENSE.values():
-        with contextlib.suppress(NotUnderstood):
-            decoded(decoder, body)
+        with contextlib.suppress(MalformedMessage):
+            decode(decoder, body)
 
 
-@given(st.sampled_from([*bus.REQUESTS, "Nothing"]), bodies(), st.booleans())
+@given(st.sampled_from([*codec.REQUEST_TYPES, "Nothing"]), bodies(), st.booleans())
 def test_whatever_is_asked_is_answered_with_a_reply_or_a_refusal(name, body, again):
     owner = RabbitMqBus("amqp://nobody@127.0.0.1:9/none", "none", request_seconds=1, event_seconds=1)
     owner.register_handler(CheckOrderStatus, lambda request: REPLY)
-    kind, payload = owner._handled("orders", name, msgspec.Raw(body), again)
-    assert kind == "Unavailable" or (name, decoded(bus.REPLIES[name], payload)) == ("CheckOrderStatus", REPLY)
+    kind, payload = owner._consumer._handle_request("orders", name, msgspec.Raw(body), again)
+    assert kind == "Unavailable" or (name, decode(codec.REPLIES[name], payload)) == ("CheckOrderStatus", REPLY)
 
 
 @given(st.sampled_from(["", "NotFound", "Unavailable", "Refused", "Nothing"]), bodies())
 def test_whatever_the_answer_is_the_asker_is_given_a_reply_or_a_refusal(kind, body):
-    question = Question("orders:1", CHECK, 1.0)
-    question.end(kind, msgspec.Raw(body))
+    pending = PendingRequest("orders:1", CHECK, 1.0)
+    pending.complete(kind, msgspec.Raw(body))
     with contextlib.suppress(ApplicationError):
-        assert isinstance(question.reply(), OrderStatusView)
+        assert isinstance(pending.reply(), OrderStatusView)
 
 
 def test_what_comes_from_a_newer_version_is_understood_as_far_as_it_can_be(listening, channel, bus_prefix, eventually):
@@ -842,7 +851,7 @@ def test_a_listener_nobody_waits_for_is_tried_again_and_its_poison_set_aside(
     join, listening, waiting, eventually, monkeypatch
 ):
     """Its sender counts no failures: the broker does."""
-    monkeypatch.setattr(bus, "LONGEST_REST", 0.01)
+    monkeypatch.setattr(consumer, "MAX_REQUEUE_DELAY", 0.01)
     tries = []
 
     def fail(events):
@@ -853,7 +862,7 @@ def test_a_listener_nobody_waits_for_is_tried_again_and_its_poison_set_aside(
     listening(lambda events: None)
     assert join().publish([CANCELLED]) == {"payments": None}
     eventually(lambda: waiting("mail.dead") == 1)
-    assert len(tries) == bus.DELIVERIES
+    assert len(tries) == DELIVERY_LIMIT
     assert waiting("mail.events") == 0
 
 
@@ -868,25 +877,25 @@ def test_a_message_that_kills_whoever_takes_it_is_not_taken_for_ever(join, liste
     victims = []
     victims.append(listening(die))
     sender = join(event_seconds=30.0)
-    trouble = sender.publish([CANCELLED])["payments"]
-    assert isinstance(trouble, DeliveryRejected)
-    assert "may die of it" in str(trouble)
-    assert bus.DELIVERIES <= len(told) <= bus.DELIVERIES + 1
+    error = sender.publish([CANCELLED])["payments"]
+    assert isinstance(error, DeliveryRejected)
+    assert "may die of it" in str(error)
+    assert DELIVERY_LIMIT <= len(told) <= DELIVERY_LIMIT + 1
 
 
 def test_a_message_that_was_given_back_too_often_waits_for_no_thread(join, listening, monkeypatch):
     """Another message like it could end the process first, and the broker would discard this one without a word."""
-    submitted, submit = [], bus.Work.submit
+    submitted, submit = [], InFlightTracker.submit
 
-    def noted(work, pool, take, module, delivered, *rest):
-        submitted.append((delivered.properties.get("application_headers") or {}).get(bus.DELIVERED, 0))
-        return submit(work, pool, take, module, delivered, *rest)
+    def noted(work, pool, take, module, message, *rest):
+        submitted.append((message.properties.get("application_headers") or {}).get(DELIVERY_COUNT, 0))
+        return submit(work, pool, take, module, message, *rest)
 
-    monkeypatch.setattr(bus.Work, "submit", noted)
+    monkeypatch.setattr(InFlightTracker, "submit", noted)
     victims = []
     victims.append(listening(lambda events: break_off(victims[-1])))
     assert isinstance(join(event_seconds=30.0).publish([CANCELLED])["payments"], DeliveryRejected)
-    assert max(submitted) == bus.DELIVERIES - 1
+    assert max(submitted) == DELIVERY_LIMIT - 1
 
 
 def test_a_message_that_kills_whoever_takes_it_counts_as_failed_though_its_sender_waits_less(join, listening):
@@ -899,39 +908,39 @@ def test_a_message_that_kills_whoever_takes_it_counts_as_failed_though_its_sende
 
     victims = []
     victims.append(listening(die))
-    sender = join(event_seconds=0.05 - bus.TRAVEL_SECONDS)
-    troubles = []
-    while not any(isinstance(trouble, DeliveryRejected) for trouble in troubles):
-        troubles.append(sender.publish([CANCELLED])["payments"])
+    sender = join(event_seconds=0.05 - TRAVEL_SECONDS)
+    errors = []
+    while not any(isinstance(error, DeliveryRejected) for error in errors):
+        errors.append(sender.publish([CANCELLED])["payments"])
         # A relay makes a dozen attempts with growing pauses; here there are none, and a busy machine dies more slowly.
-        assert len(troubles) < 300
-    assert type(troubles[0]) is Unavailable
-    assert "may die of it" in str(troubles[-1])
+        assert len(errors) < 300
+    assert type(errors[0]) is Unavailable
+    assert "may die of it" in str(errors[-1])
 
 
-def test_a_late_refusal_of_a_batch_is_no_refusal_of_each_event_in_it():
-    late, refusal = LateReceipts(), DeliveryRejected("one of them")
+def test_a_late_rejection_of_a_batch_is_no_rejection_of_each_event_in_it():
+    late, rejection = LateReceipts(), DeliveryRejected("one of them")
     one, other, third = (msgspec.structs.replace(CANCELLED, event_id=event_id) for event_id in ("e-1", "e-2", "e-3"))
     late.expect("1", [one, other])
-    assert late.refusal([one, other]) is None
-    late.receipt("1", refusal)
-    late.receipt("unknown", refusal)
-    assert late.refusal([one, third]) is late.refusal([other, one]) is refusal
-    assert late.refusal([third]) is late.refusal([one]) is late.refusal([other]) is None
+    assert late.rejection([one, other]) is None
+    late.add("1", rejection)
+    late.add("unknown", rejection)
+    assert late.rejection([one, third]) is late.rejection([other, one]) is rejection
+    assert late.rejection([third]) is late.rejection([one]) is late.rejection([other]) is None
     late.expect("2", [one])
-    late.receipt("2", refusal)
-    assert late.refusal([one]) is refusal
-    assert late.refusal([one]) is None
+    late.add("2", rejection)
+    assert late.rejection([one]) is rejection
+    assert late.rejection([one]) is None
 
 
-def test_late_refusals_are_kept_in_bounds():
+def test_late_rejections_are_kept_in_bounds():
     late = LateReceipts()
     for number in range(3 * late.LIMIT):
         late.expect(str(number), [msgspec.structs.replace(CANCELLED, event_id=f"e-{number}")])
         late.expect(f"never {number}", [CANCELLED])
-        late.receipt(str(number), DeliveryRejected("no"))
+        late.add(str(number), DeliveryRejected("no"))
     assert len(late._batches) <= late.LIMIT
-    assert len(late._refusals) == late.LIMIT
+    assert len(late._rejections) == late.LIMIT
 
 
 MORTAL = """
@@ -946,7 +955,7 @@ def take(events):
 def live():
     bus = RabbitMqBus(sys.argv[1], sys.argv[2], request_seconds=9.0, event_seconds=9.0)
     bus.subscribe("payments", OrderCancelled, take)
-    bus.receive()
+    bus.start_consuming()
     signal.pause()
 
 while child := os.fork():
@@ -966,8 +975,8 @@ def test_an_event_that_kills_each_process_that_takes_it_ends_as_a_dead_letter_an
     good = msgspec.structs.replace(CANCELLED, event_id="good", order_id="2" * 24)
     for event in (CANCELLED, good):
         due = datetime(2000, 1, 1, tzinfo=UTC)
-        documents.insert_one({"_id": event.order_id, "outbox": [entry_of(event)], "relayDue": due})
-    sender = join(event_seconds=0.2 - bus.TRAVEL_SECONDS)
+        documents.insert_one({"_id": event.order_id, "outbox": [encode_event(event)], "relayDue": due})
+    sender = join(event_seconds=0.2 - TRAVEL_SECONDS)
     relay = Relay("orders", Stage.HANDED_TO_PAYMENTS, outbox, sender, interval=0.05, tries=1)
     relay.start()
     with deaths.open("w") as told:
@@ -977,7 +986,7 @@ def test_an_event_that_kills_each_process_that_takes_it_ends_as_a_dead_letter_an
     try:
         while documents.find_one({"outbox": {"$ne": []}, "deadLetter": {"$exists": False}}):
             assert mortal.poll() is None
-            assert deaths.read_text().count("died") < 20 * bus.DELIVERIES
+            assert deaths.read_text().count("died") < 20 * DELIVERY_LIMIT
     finally:
         os.killpg(mortal.pid, signal.SIGKILL)
         mortal.wait()
@@ -999,43 +1008,43 @@ def test_a_receipt_for_something_else_is_none_of_ours(join, listening, channel):
     listening(lambda events: None)
     sender = join()
     sender.start()
-    sender._out.up.wait(10)
-    sender._on_receipt(amqp.Message(b'["payments","",""]', correlation_id="123"))
-    sender._on_answers(amqp.Message(b'[["9","",{}]]'))
+    sender._sending.connected.wait(10)
+    sender._publisher._on_receipt(amqp.Message(b'["payments","",""]', correlation_id="123"))
+    sender._requests._on_replies(amqp.Message(b'[["9","",{}]]'))
     assert sender.publish([CANCELLED]) == {"payments": None}
 
 
 def test_events_for_which_there_is_no_queue_stay_with_their_sender(join, channel, bus_prefix):
     sender = join(event_seconds=30.0)
     sender.start()
-    sender._out.up.wait(10)
+    sender._sending.connected.wait(10)
     channel.queue_unbind(f"{bus_prefix}.payments.events", f"{bus_prefix}.events", "OrderCancelled")
     began = time.monotonic()
-    trouble = sender.publish([CANCELLED])["payments"]
-    assert type(trouble) is Unavailable
-    assert "no queue" in trouble.detail
+    error = sender.publish([CANCELLED])["payments"]
+    assert type(error) is Unavailable
+    assert "no queue" in error.detail
     assert time.monotonic() - began < 10
 
 
 def test_events_that_a_full_queue_refuses_are_given_up_at_once(join, channel, bus_prefix):
     sender = join(event_seconds=3600.0)
     sender.start()
-    assert sender._out.up.wait(10)
+    assert sender._sending.connected.wait(10)
     full = channel.queue_declare(exclusive=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"}).queue
     channel.queue_bind(full, f"{bus_prefix}.events", "OrderCancelled")
     channel.basic_publish(amqp.Message(b"[]"), "", full)
     channel.queue_declare(full, passive=True)
-    trouble = sender.publish([CANCELLED])["payments"]
-    assert "does not take it" in str(trouble)
+    error = sender.publish([CANCELLED])["payments"]
+    assert "does not take it" in str(error)
 
 
 def test_events_that_the_broker_refuses_stay_with_their_sender(join):
     """As a queue does that is full, or has lost its majority."""
-    sender, posted = join(), [Posted(str(number), {"payments"}) for number in range(4)]
-    sender._unconfirmed = dict(enumerate(posted, start=1))
-    sender._on_refused(2, True)
-    sender._on_confirmed(3, False)
-    assert [type(one.delivery.get("payments")) for one in posted] == [Unavailable, Unavailable, type(None), type(None)]
-    assert [one.done.is_set() for one in posted] == [True, True, False, False]
-    posted[2].receipt("payments", None)
-    assert posted[2].done.is_set()
+    sender, pending = join(), [PendingPublish(str(number), {"payments"}) for number in range(4)]
+    sender._publisher._unconfirmed = dict(enumerate(pending, start=1))
+    sender._publisher._on_nack(2, True)
+    sender._publisher._on_ack(3, False)
+    assert [type(one.result.get("payments")) for one in pending] == [Unavailable, Unavailable, type(None), type(None)]
+    assert [one.done.is_set() for one in pending] == [True, True, False, False]
+    pending[2].add_receipt("payments", None)
+    assert pending[2].done.is_set()

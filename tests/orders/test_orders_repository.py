@@ -10,7 +10,7 @@ from pymongo.errors import WriteError
 from app.contracts.base import Conflict, Money, NotFound
 from app.contracts.orders import IllegalTransition, OrderList, OrderView, StaleVersion, TimelineFull, TooManyRefunds
 from app.contracts.payments import PaymentCaptured, PaymentDeclined, PaymentRefunded
-from app.messaging.outbox import event_of
+from app.messaging.outbox import decode_event
 from app.orders import order
 from app.orders.documents import view_of
 from app.orders.open_order_limit import OpenOrderLimit
@@ -55,7 +55,7 @@ def test_one_insert_holds_the_order_its_first_step_and_its_event(orders, create,
         ("OrderCreated", "client", "Processing")
     ]
     [entry] = doc["outbox"]
-    event = event_of(entry)
+    event = decode_event(entry)
     assert (event.order_id, event.product_id, event.total_value, event.total_currency) == (order_id, "1", 9900, "MYR")
     assert doc["relayDue"] > doc["createdAt"]
 
@@ -84,11 +84,11 @@ def test_every_write_is_journaled_on_a_majority(orders, create, update, commands
 
 def test_the_relay_is_told_of_what_was_just_written(orders, outbox, create, update):
     order_id = create()
-    [pending] = outbox.take_hints(10, 0)
-    assert (pending.key, [entry["type"] for entry in pending.entries]) == (ObjectId(order_id), ["OrderCreated"])
+    [pending] = outbox.dequeue_local(10, 0)
+    assert (pending.key, [type(event).__name__ for event in pending.events]) == (ObjectId(order_id), ["OrderCreated"])
     update(order_id, "Cancelled")
-    [pending] = outbox.take_hints(10, 0)
-    assert [entry["type"] for entry in pending.entries] == ["OrderCreated", "OrderCancelled"]
+    [pending] = outbox.dequeue_local(10, 0)
+    assert [type(event).__name__ for event in pending.events] == ["OrderCreated", "OrderCancelled"]
 
 
 def test_an_order_that_is_asked_for_again_by_its_id_is_stored_once(orders, outbox, create, stored):
@@ -97,7 +97,7 @@ def test_an_order_that_is_asked_for_again_by_its_id_is_stored_once(orders, outbo
     before = stored(order_id)
     assert create(order_id=order_id) == order_id
     assert stored(order_id) == before
-    assert len(outbox.take_hints(10, 0)) == 1
+    assert len(outbox.dequeue_local(10, 0)) == 1
 
 
 def test_another_order_of_the_same_id_is_refused_and_leaves_the_first_alone(orders, create, stored):
@@ -260,7 +260,7 @@ def buried(outbox, stored):
     """Make a dead letter of an order's oldest undelivered event, as a relay does."""
 
     def bury(order_id):
-        outbox.bury(ObjectId(order_id), stored(order_id)["outbox"][0]["event_id"], "poison", 8)
+        outbox.dead_letter(ObjectId(order_id), stored(order_id)["outbox"][0]["event_id"], "poison", 8)
         assert "deadLetter" in stored(order_id)
 
     return bury

@@ -20,7 +20,7 @@ from app.contracts.orders import (
 )
 from app.contracts.payments import PaymentCaptured, PaymentDeclined, PaymentParked, PaymentRefunded, PaymentVoided
 from app.main import runtime
-from app.messaging.outbox import Pending, entry_of, event_of
+from app.messaging.outbox import PendingEvents, decode_event
 from app.orders.open_order_limit import OpenOrderLimit
 from app.orders.service import OrderService
 
@@ -38,7 +38,7 @@ def list_of(user_id, limit=100, **more):
 
 
 def outbox_of(doc):
-    return [event_of(entry) for entry in doc["outbox"]]
+    return [decode_event(entry) for entry in doc["outbox"]]
 
 
 def test_a_new_order_is_acknowledged_with_its_id_and_first_version(orders, request_for, stored):
@@ -247,10 +247,10 @@ def test_internal_members_never_leave_the_house(client, place):
 
 def test_news_of_a_missing_order_holds_back_no_other(app, client, place, database, payment_event):
     ids = [place(client), str(ObjectId()), place(client)]
-    batch = [Pending(order_id, [entry_of(payment_event(PaymentCaptured, order_id))]) for order_id in ids]
+    batch = [PendingEvents(order_id, [payment_event(PaymentCaptured, order_id)]) for order_id in ids]
     runtime(app).payments.relay.deliver(batch)
     assert [doc["orderStatus"] for doc in database.orders.find()] == ["Success", "Success"]
-    assert [bool(pending.trouble) for pending in batch] == [False, True, False]
+    assert [bool(pending.error) for pending in batch] == [False, True, False]
 
 
 def test_handlers_never_answer_for_another_order(orders, create, update, stored):

@@ -10,7 +10,7 @@ from bson import Int64
 from pymongo.errors import WriteError
 
 from app.contracts.payments import PaymentCaptured, PaymentDeclined
-from app.messaging.outbox import event_of
+from app.messaging.outbox import decode_event
 from app.payments.payment import Refund, Status
 from app.payments.repository import PaymentRepository, Result
 from app.storage.mongodb import EPOCH
@@ -199,12 +199,12 @@ def test_a_result_its_event_and_its_log_line_are_one_write(payments, outbox, lea
     assert payments.settle([captured(held)])[0] is True
     doc = stored(held.payment.order_id)
     assert (doc["status"], doc["captured"], doc["version"]) == ("Captured", 9900, held.payment.version + 1)
-    assert [event_of(entry) for entry in doc["outbox"]] == [captured(held).event]
+    assert [decode_event(entry) for entry in doc["outbox"]] == [captured(held).event]
     assert doc["attempts"] == [{"attempt": 1}]
     assert doc["relayDue"] > payments.now()
     assert not {"dueAt", "owner", "claim"} & set(doc)
-    [pending] = outbox.take_hints(10, 0)
-    assert (pending.key, [entry["event_id"] for entry in pending.entries]) == (
+    [pending] = outbox.dequeue_local(10, 0)
+    assert (pending.key, [event.event_id for event in pending.events]) == (
         doc["_id"],
         [captured(held).event.event_id],
     )
@@ -214,7 +214,7 @@ def test_a_result_that_was_refused_is_not_handed_on(dying, other, outbox, new_pa
     [first] = dying.record([new_payment()], 1)
     other.claim(10)
     dying.settle([declined(first)])[0]
-    assert outbox.take_hints(10, 0) == []
+    assert outbox.dequeue_local(10, 0) == []
 
 
 def test_a_call_to_repeat_lets_go_of_the_lease_until_it_is_due(payments, other, leased, stored):

@@ -9,7 +9,7 @@ import pytest
 
 from app.contracts.base import Unavailable
 from app.contracts.payments import PaymentCaptured, PaymentParked
-from app.messaging.outbox import event_of
+from app.messaging.outbox import decode_event
 from app.observability.supervision import Watchdog
 from app.payments import payment as domain
 from app.payments import service
@@ -71,7 +71,7 @@ def test_a_capture_is_recorded_with_its_event_and_its_log(worker, provider, leas
     doc = stored(held.payment.order_id)
     assert (doc["status"], doc["captured"], doc["reference"]) == ("Captured", 9900, f"ref-{key(held)}")
     assert not {"dueAt", "owner"} & set(doc)
-    [event] = [event_of(entry) for entry in doc["outbox"]]
+    [event] = [decode_event(entry) for entry in doc["outbox"]]
     assert isinstance(event, PaymentCaptured)
     assert (event.order_id, event.sequence, event.request_id) == (held.payment.order_id, 1, "r-create")
     assert event.reference == f"ref-{key(held)}"
@@ -153,7 +153,7 @@ def test_after_the_last_try_a_payment_is_parked_in_view(worker, provider, leased
     worker.work(take_up(order_id))
     doc = stored(order_id)
     assert (doc["status"], doc["parked"], "dueAt" in doc) == ("Unknown", "no answer in time", False)
-    [event] = [event_of(entry) for entry in doc["outbox"]]
+    [event] = [decode_event(entry) for entry in doc["outbox"]]
     assert isinstance(event, PaymentParked)
     assert (event.reason, event.sequence) == ("no answer in time", 1)
     assert [verb for verb, _ in provider.asked] == ["charge", "find", "charge", "find", "charge"]

@@ -17,7 +17,7 @@ from pymongo.monitoring import CommandListener
 from app.contracts.orders import CreateOrder, OrderCreated
 from app.contracts.payments import PaymentCaptured
 from app.main import create_app, runtime
-from app.messaging.outbox import Outbox, entry_of
+from app.messaging.outbox import Outbox, encode_event
 from app.orders import order
 from app.orders.open_order_limit import OpenOrderLimit
 from app.orders.order import OrderTransition
@@ -203,7 +203,7 @@ def parts(settings, commands, database) -> Iterator[Parts]:
 
     order_doc, payment_doc, entry = (database[name].find_one() for name in ("orders", "payments", "ledger"))
     del order_doc["relayDue"], payment_doc["dueAt"]
-    payment_doc["outbox"] = [entry_of(captured(order_id))]
+    payment_doc["outbox"] = [encode_event(captured(order_id))]
     fill(
         database.orders,
         [order_doc],
@@ -284,14 +284,14 @@ def relayed_in(outbox: Outbox) -> None:
     batch = outbox.claim(3)
     assert batch
     for pending in batch:
-        pending.delivered = [entry["event_id"] for entry in pending.entries]
+        pending.delivered = [event.event_id for event in pending.events]
     outbox.acknowledge(batch)
 
 
 def acknowledged_later_in(outbox: Outbox) -> None:
     batch = outbox.claim(3)
     for pending in batch:
-        pending.delivered = [entry["event_id"] for entry in pending.entries]
+        pending.delivered = [event.event_id for event in pending.events]
     outbox.acknowledge_later(batch)
     outbox.acknowledge_all()
 
@@ -302,12 +302,12 @@ def replayed_in(outbox: Outbox) -> None:
 
 def buried_in(outbox: Outbox) -> None:
     pending = outbox.claim(1)[0]
-    outbox.bury(pending.key, pending.entries[0]["event_id"], "poison", 8)
+    outbox.dead_letter(pending.key, pending.events[0].event_id, "poison", 8)
 
 
 def failed_in(outbox: Outbox) -> None:
     pending = outbox.claim(1)[0]
-    assert outbox.count_failure(pending.key, pending.entries[0]["event_id"]) == 1
+    assert outbox.count_failure(pending.key, pending.events[0].event_id) == 1
 
 
 def charged_in(parts: Parts) -> str:
@@ -322,7 +322,7 @@ OUTBOX = {
     "acknowledge_all": acknowledged_later_in,
     "postpone": lambda outbox: outbox.postpone(outbox.claim(1)[0].key, 1.0),
     "count_failure": failed_in,
-    "bury": buried_in,
+    "dead_letter": buried_in,
     "dead_letters": lambda outbox: outbox.dead_letters(10),
     "replay": replayed_in,
     "count_attempt": lambda outbox: outbox.count_attempt(outbox.claim(1)[0].key),
@@ -331,7 +331,7 @@ OUTBOX = {
     "backlog": lambda outbox: outbox.backlog(1000),
     "queue": lambda outbox: outbox.queue(1000),
     "unfinished": lambda outbox: outbox.unfinished(1000),
-    "stuck": lambda outbox: [outbox.stuck(dead, 0.0, 10) for dead in (True, False)],
+    "find_stuck": lambda outbox: [outbox.find_stuck(dead, 0.0, 10) for dead in (True, False)],
 }
 CALLS: dict[tuple[type, str], Callable[[Parts], object]] = {
     (OrderRepository, "add"): repeated_in,
@@ -374,12 +374,12 @@ DELEGATING = {"await_order", "explain", "describe_states", "list_stuck", "check_
 NO_QUERY = DELEGATING | {
     "prepare",
     "now",
-    "recorded",
-    "take_hints",
+    "enqueue_local",
+    "dequeue_local",
     "wake",
     "lease_end",
     "acknowledge_later",
-    "acknowledged",
+    "mark_acknowledged",
 }
 KINDS = (OrderRepository, OrderQueries, PaymentRepository, Outbox, Ledger)
 
@@ -444,7 +444,7 @@ def test_pages_that_share_a_command_use_the_same_indexes(parts, commands, offenc
 def test_a_running_application_sends_no_other_queries(
     settings, commands, offences, database, monkeypatch, eventually, place
 ):
-    monkeypatch.setattr(Outbox, "recorded", lambda self, key, entries: None)
+    monkeypatch.setattr(Outbox, "enqueue_local", lambda self, key, events: None)
     app = create_app(
         replace(settings, simulated_timeout_after_percent=50, relay_lease=0.1, breaker_failures=1000),
         event_listeners=[commands],

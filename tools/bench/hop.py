@@ -144,7 +144,7 @@ def main() -> None:
     url, prefix = sys.argv[1:]
     bus = RabbitMqBus(url, prefix, request_seconds=5.0, event_seconds=5.0)
     _take_part(bus)
-    bus.receive()
+    bus.start_consuming()
     while not bus.ready:
         time.sleep(0.01)
     sys.stdout.write("ready\n")

@@ -13,7 +13,7 @@ import msgspec
 import orjson
 from flask import Response, request
 
-from app.contracts.base import Queue, Unavailable
+from app.contracts.base import QueueCounts, Unavailable
 from app.contracts.base import Request as Question
 from app.contracts.orders import CheckOrderQueue
 from app.contracts.payments import CheckPaymentQueue
@@ -30,7 +30,7 @@ QUEUE_SECONDS = 1.0
 RECENT_SECONDS = 2.0
 LONGEST_GAP_SECONDS = 30.0
 SHOWN = ("stage", "at", "module", "order_id", "took_ms", "event_type", "answer", "order_status", "payment_status")
-QUESTIONS: dict[str, type[Question[Queue]]] = {"orders": CheckOrderQueue, "payments": CheckPaymentQueue}
+QUESTIONS: dict[str, type[Question[QueueCounts]]] = {"orders": CheckOrderQueue, "payments": CheckPaymentQueue}
 
 
 class Live(Protocol):
@@ -58,7 +58,7 @@ class Queues:
             self._known = {module: msgspec.structs.asdict(queue) for module, queue in self._asked()}
         return self._known
 
-    def _asked(self) -> Iterator[tuple[str, Queue]]:
+    def _asked(self) -> Iterator[tuple[str, QueueCounts]]:
         for module, question in QUESTIONS.items():
             try:
                 yield module, self._bus.request(question(request_id=""))

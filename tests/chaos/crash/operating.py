@@ -97,7 +97,7 @@ def _cancellation_dead(world: World) -> None:
     world.acknowledge()
     world.cancel()
     world.spoil("orders")
-    world.runtime.orders.outbox.take_hints(128, 0)
+    world.runtime.orders.outbox.dequeue_local(128, 0)
     world.let_time_pass()
     _dies_twice(world, world.runtime.orders)
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
-from app.messaging.outbox import Outbox, Pending
+from app.messaging.outbox import Outbox, PendingEvents
 from app.payments import providers
 from app.payments.payment import Call, ProviderResponse, ResponseCode
 from tests.chaos.crash.cells import PATIENCE, Cell
@@ -133,20 +133,20 @@ class WatchedProvider:
 
 def watch_acknowledgements(module: str, outbox: Outbox, points: Points) -> None:
     """Make a point of each step of a delayed acknowledgement: kept in mind, emptied by another write, written down."""
-    later, at_once_by_others, all_of_them = outbox.acknowledge_later, outbox.acknowledged, outbox.acknowledge_all
+    later, at_once_by_others, all_of_them = outbox.acknowledge_later, outbox.mark_acknowledged, outbox.acknowledge_all
 
-    def acknowledge_later(batch: Iterable[Pending]) -> None:
+    def acknowledge_later(batch: Iterable[PendingEvents]) -> None:
         kept = list(batch)
         if kept:
             points.around(f"{module}.acknowledge_later", lambda: later(kept))
 
-    def acknowledged(key: Any) -> None:
-        points.around(f"{module}.acknowledged", lambda: at_once_by_others(key))
+    def mark_acknowledged(key: Any) -> None:
+        points.around(f"{module}.mark_acknowledged", lambda: at_once_by_others(key))
 
     def acknowledge_all() -> None:
         if outbox.unacknowledged:
             points.around(f"{module}.acknowledge_all", all_of_them)
 
     outbox.acknowledge_later = acknowledge_later
-    outbox.acknowledged = acknowledged
+    outbox.mark_acknowledged = mark_acknowledged
     outbox.acknowledge_all = acknowledge_all

@@ -9,7 +9,7 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from app.main import create_app, runtime
-from app.messaging.outbox import Pending
+from app.messaging.outbox import PendingEvents
 from app.payments import providers
 from tests.chaos.crash import clients
 from tests.chaos.crash.cells import PATIENCE, STOP, Cell, settings_for
@@ -36,7 +36,7 @@ class World:
         self.patience = PATIENCE
         self._wait = 1.0 if cell.death == STOP else PATIENCE
         self.order_id = ""
-        self.kept: list[Pending] = []
+        self.kept: list[PendingEvents] = []
 
     @property
     def provider(self) -> WatchedProvider:
@@ -98,7 +98,7 @@ class World:
     def lose_hints(self) -> None:
         """What was recorded so far is found by sweeps alone."""
         for module in (self.runtime.orders, self.runtime.payments):
-            module.outbox.take_hints(128, 0)
+            module.outbox.dequeue_local(128, 0)
         self.let_time_pass()
 
     def sweep(self, sweep: Callable[[], int]) -> None:
@@ -130,16 +130,16 @@ class World:
         yield
         self.runtime.payments.worker.draining = False
 
-    def _hinted(self, module: Any, name: str) -> list[Pending]:
-        hints = module.outbox.take_hints(128, self._wait)
+    def _hinted(self, module: Any, name: str) -> list[PendingEvents]:
+        hints = module.outbox.dequeue_local(128, self._wait)
         assert hints, f"{name} recorded nothing"
         return hints
 
-    def _hand_on(self, module: Any, hints: list[Pending]) -> None:
+    def _hand_on(self, module: Any, hints: list[PendingEvents]) -> None:
         if self._cell.swept:
             module.relay.deliver(hints)
         else:
-            module.relay._deliver_hinted(hints)
+            module.relay._deliver_local(hints)
 
     # --- from outside, so that it makes no point
 

@@ -5,7 +5,7 @@ from flask import Flask, abort
 
 from app import gateway
 from app.config import Settings
-from app.contracts.base import ApplicationError, NotFound, Unavailable, concrete
+from app.contracts.base import ApplicationError, NotFound, Unavailable, concrete_subclasses
 from app.contracts.orders import CheckOrderStatus, CreateOrder, FindOrder, ListOrders, StaleVersion, UpdateOrder
 from app.gateway.http import problems
 from app.gateway.http.money import MoneyError
@@ -88,7 +88,7 @@ def test_how_long_to_wait_is_told_in_the_header_alone(refused, seconds):
     assert "retry_after" not in body
 
 
-@pytest.mark.parametrize("kind", list(concrete(ApplicationError)), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", list(concrete_subclasses(ApplicationError)), ids=lambda kind: kind.__name__)
 def test_every_refusal_of_the_contracts_has_a_problem_of_its_own(refused, kind):
     answer = ASKS[FindOrder](with_handler(FindOrder, raising(kind("no, sorry", remaining=7, to="x", **VERSION))))
     body = refused(answer, PROBLEMS[kind.code][0], kind.code)
