@@ -1,4 +1,4 @@
-"""The RabbitMQ that all tests of a session share: it starts when the first test asks for it, and ends with the session."""
+"""The RabbitMQ that all tests of a session share. It is started for the first test that needs it, and ends with the session."""
 
 import os
 import threading
@@ -10,10 +10,10 @@ START, STOP = b"+", b"-"
 
 
 class SessionBroker:
-    """A broker that the process of the session owns and that any of its xdist workers can ask for.
+    """A broker that belongs to the session's main process; any xdist worker can have it started.
 
-    Workers ask by a named pipe. A thread of the session's process reads it and starts the broker: Linux ends the broker
-    with that thread, so it never outlives the session, even when that is killed.
+    A worker writes to a named pipe. A thread of the main process reads the pipe and starts the broker. Linux ends the
+    broker together with that thread, so it never outlives the session, even if the session is killed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -21,13 +21,13 @@ class SessionBroker:
         self.url = self._rabbit.url
         self.requests = folder / "broker-requests"
         os.mkfifo(self.requests)
-        # Open for writing too: it never ends, however many workers come and go.
+        # Opened for writing too, so that the pipe does not end when a worker closes it.
         self._pipe = os.open(self.requests, os.O_RDWR)
         self._thread = threading.Thread(target=self._own, name="session-broker", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Kill the broker where it was started."""
+        """Kill the broker if it was started."""
         os.write(self._pipe, STOP)
         self._thread.join()
         os.close(self._pipe)
@@ -41,5 +41,5 @@ class SessionBroker:
 
 
 def request(requests: Path) -> None:
-    """Ask for the broker; it answers some seconds later. Asked for again, it goes on."""
+    """Have the broker started; it accepts connections some seconds later. Safe to repeat."""
     requests.write_bytes(START)

@@ -252,12 +252,12 @@ def test_only_the_relay_publishes_and_the_bus_over_rabbitmq_passes_on_what_a_rel
     assert publishers == {"messaging/relay.py", "messaging/rabbitmq/bus.py", "messaging/rabbitmq/consumer.py"}
 
 
-def test_whoever_must_hear_an_event_subscribes_to_it(app):
+def test_the_required_consumers_of_an_event_subscribe_to_it(app):
     required = {kind.__name__: set(kind.required_consumers) for kind in concrete_subclasses(Event)}
     assert required == runtime(app).bus.subscribers
 
 
-def test_only_the_gateway_and_the_commands_are_given_the_face_of_the_bus_that_asks():
+def test_only_the_gateway_and_the_commands_import_the_request_client():
     askers = {
         path(file)
         for file in FILES

@@ -89,7 +89,7 @@ class Relay:
         attempts = pending.unfinished_attempts
         # The first attempt was in a batch, any event of which may have ended the process.
         if pending.events and attempts > self._tries:
-            reason = f"{attempts} attempts to deliver it came to no end: the process died or hung each time"
+            reason = f"{attempts} attempts to deliver it did not end: the process died or hung each time"
             self._dead_letter(pending, reason, attempts)
             return
         self._outbox.count_attempt(pending.key)

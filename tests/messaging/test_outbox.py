@@ -848,7 +848,7 @@ while relay.sweep():
 """
 
 
-def test_an_event_that_kills_whoever_delivers_it_ends_as_a_dead_letter_and_takes_no_other_with_it(
+def test_an_event_that_kills_each_process_that_delivers_it_ends_as_a_dead_letter_and_takes_no_other_with_it(
     process, record, hurry, settings, scratch
 ):
     orders = [f"o{number}" for number in range(10)]
@@ -866,7 +866,7 @@ def test_an_event_that_kills_whoever_delivers_it_ends_as_a_dead_letter_and_takes
     assert codes[-1] == 0, codes
     [letter] = process.outbox.dead_letters(10)
     assert (letter["_id"], letter["deadLetter"]["event_id"]) == ("deadly", "deadly-1")
-    assert "came to no end" in letter["deadLetter"]["reason"]
+    assert "did not end" in letter["deadLetter"]["reason"]
     assert handled == {f"{order}-{sequence}" for order in orders for sequence in (1, 2)}
     assert due(scratch) == 0
 

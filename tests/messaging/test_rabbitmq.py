@@ -142,7 +142,7 @@ def break_off(bus: RabbitMqBus) -> None:
 # --- who is there, and who is not ---
 
 
-def test_an_event_is_kept_for_whoever_must_hear_it_and_has_never_run(join, listening, eventually, waiting):
+def test_an_event_is_kept_for_a_required_consumer_that_has_never_run(join, listening, eventually, waiting):
     sender = join(event_seconds=0.2)
     assert type(sender.publish([CANCELLED])["payments"]) is Unavailable
     assert waiting("payments.events") == 1
@@ -231,7 +231,7 @@ def test_a_lost_connection_is_made_anew_on_both_sides(join, serving, eventually)
         assert asker.request(CHECK) == REPLY
 
 
-def test_whoever_asked_over_a_connection_that_ends_is_told_at_once(join, serving, eventually):
+def test_a_request_over_a_connection_that_ends_fails_at_once(join, serving, eventually):
     released, arrived = threading.Event(), threading.Event()
 
     def slow(request):
@@ -245,7 +245,7 @@ def test_whoever_asked_over_a_connection_that_ends_is_told_at_once(join, serving
         asked = pool.submit(asker.request, CHECK)
         assert arrived.wait(10)
         break_off(asker)
-        with pytest.raises(Unavailable, match="lost meanwhile"):
+        with pytest.raises(Unavailable, match="was lost"):
             asked.result(5)
         released.set()
 
@@ -326,7 +326,7 @@ def test_a_step_whose_owner_is_lost_is_refused_as_unclear(join, two_owners, expe
     updated = OrderUpdated(order_id=ORDER, order_status="Confirm", version=2, changed=True)
     asked = []
     two_owners(UpdateOrder, lambda request: asked.append(request) or updated)
-    with pytest.raises(Unavailable, match="look whether it was done"):
+    with pytest.raises(Unavailable, match="check whether it was done"):
         join().request(step_to("Confirm", expected_versions=expected_versions))
     assert len(asked) == 1
 
@@ -353,10 +353,10 @@ def test_a_step_that_was_taken_does_not_undo_what_another_client_did_since(join,
 
     shipped = []
     two_owners(UpdateOrder, take_step)
-    with pytest.raises(Unavailable, match="look whether it was done"):
+    with pytest.raises(Unavailable, match="check whether it was done"):
         join().request(step_to("packed"))
     timeline = module.request(AwaitTimeline(request_id="r", order_id=ORDER, on_behalf_of="", after=0, wait_ms=0))
-    assert [entry.to for entry in timeline.entries] == ["Processing", "Success", "packed", "shipped"]
+    assert [entry.to_status for entry in timeline.entries] == ["Processing", "Success", "packed", "shipped"]
     database.close()
 
 
@@ -866,7 +866,7 @@ def test_a_listener_nobody_waits_for_is_tried_again_and_its_poison_set_aside(
     assert waiting("mail.events") == 0
 
 
-def test_a_message_that_kills_whoever_takes_it_is_not_taken_for_ever(join, listening, eventually):
+def test_a_message_that_kills_each_process_that_handles_it_is_not_redelivered_for_ever(join, listening, eventually):
     """The broker gives it to the next, until it has done so often enough; the sender counts that as a failure."""
     told = []
 
@@ -879,7 +879,7 @@ def test_a_message_that_kills_whoever_takes_it_is_not_taken_for_ever(join, liste
     sender = join(event_seconds=30.0)
     error = sender.publish([CANCELLED])["payments"]
     assert isinstance(error, DeliveryRejected)
-    assert "may die of it" in str(error)
+    assert "may end the process" in str(error)
     assert DELIVERY_LIMIT <= len(told) <= DELIVERY_LIMIT + 1
 
 
@@ -898,7 +898,9 @@ def test_a_message_that_was_given_back_too_often_waits_for_no_thread(join, liste
     assert max(submitted) == DELIVERY_LIMIT - 1
 
 
-def test_a_message_that_kills_whoever_takes_it_counts_as_failed_though_its_sender_waits_less(join, listening):
+def test_a_message_that_kills_each_process_that_handles_it_counts_as_failed_though_its_sender_waits_less(
+    join, listening
+):
     """Processes that die are replaced more slowly than a sender waits; and a sender repeats what it got no receipt for."""
     told = []
 
@@ -915,7 +917,7 @@ def test_a_message_that_kills_whoever_takes_it_counts_as_failed_though_its_sende
         # A relay makes a dozen attempts with growing pauses; here there are none, and a busy machine dies more slowly.
         assert len(errors) < 300
     assert type(errors[0]) is Unavailable
-    assert "may die of it" in str(errors[-1])
+    assert "may end the process" in str(errors[-1])
 
 
 def test_a_late_rejection_of_a_batch_is_no_rejection_of_each_event_in_it():
@@ -992,7 +994,7 @@ def test_an_event_that_kills_each_process_that_takes_it_ends_as_a_dead_letter_an
         mortal.wait()
         relay.stop(10)
         connection.close()
-    assert "may die of it" in documents.find_one({"_id": ORDER})["deadLetter"]["reason"]
+    assert "may end the process" in documents.find_one({"_id": ORDER})["deadLetter"]["reason"]
     assert documents.find_one({"_id": good.order_id}) == {"_id": good.order_id, "outbox": []}
 
 
@@ -1035,7 +1037,7 @@ def test_events_that_a_full_queue_refuses_are_given_up_at_once(join, channel, bu
     channel.basic_publish(amqp.Message(b"[]"), "", full)
     channel.queue_declare(full, passive=True)
     error = sender.publish([CANCELLED])["payments"]
-    assert "does not take it" in str(error)
+    assert "refuses it" in str(error)
 
 
 def test_events_that_the_broker_refuses_stay_with_their_sender(join):

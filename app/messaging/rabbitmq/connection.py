@@ -183,4 +183,4 @@ def send(
         channel.basic_publish(message, exchange=exchange, routing_key=routing_key, mandatory=mandatory)
     except Exception as exc:
         # The driver raises exceptions of many types when a connection ends.
-        raise Unavailable("the message broker was lost meanwhile", retry_after=1) from exc
+        raise Unavailable("the connection to the message broker was lost", retry_after=1) from exc

@@ -146,7 +146,7 @@ class Consumer:
                 raise Unavailable(f"{module} does not know {name}")
             request = decode(codec.REQUESTS[name], body)
             if redelivered and not request.repeatable:
-                raise Unavailable("whoever took this on was lost meanwhile: look whether it was done", retry_after=1)
+                raise Unavailable("the process that handled this was lost: check whether it was done", retry_after=1)
             return "", msgspec.json.encode(self._buses[module].request(request))
         except ApplicationError as exc:
             return encode_error(exc)
@@ -207,7 +207,9 @@ class Consumer:
     def _handle_events(self, module: str, message: AmqpMessage, deliveries: int) -> Exception | None:
         name = message.properties.get("type", "")
         if deliveries >= DELIVERY_LIMIT:
-            return DeliveryRejected(f"{name} was given back {deliveries} times: whoever takes it may die of it")
+            return DeliveryRejected(
+                f"{name} was delivered {deliveries} times without an answer: it may end the process that handles it"
+            )
         try:
             events = _decode_events(name, message)
         except MalformedMessage as exc:

@@ -169,7 +169,7 @@ class Publisher:
         with self._lock:
             self._unconfirmed.clear()
         for pending in list(self._pending.values()):
-            pending.fail("the broker was lost meanwhile")
+            pending.fail("the connection to the message broker was lost")
 
     def _send(self, pending: PendingPublish, name: str, events: Sequence[Event]) -> None:
         body = msgspec.json.encode(events)
@@ -210,7 +210,7 @@ class Publisher:
 
     def _on_nack(self, number: int, multiple: bool) -> None:
         for pending in self._pop_unconfirmed(number, multiple):
-            pending.fail("the broker does not take it at the moment")
+            pending.fail("the broker refuses it at the moment")
 
     def _pop_unconfirmed(self, number: int, multiple: bool) -> list[PendingPublish]:
         """Remove the message of this number; with `multiple` all up to it."""

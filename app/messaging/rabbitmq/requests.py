@@ -25,7 +25,7 @@ from app.storage.group_commit import GroupCommit
 MAX_BATCH = 32
 # The timeout of requests to a module that did not reply to the last one, until its next reply, timely or late.
 UNRESPONSIVE_TIMEOUT = 0.5
-CONNECTION_LOST = encode_error(Unavailable("the broker was lost meanwhile", retry_after=1))
+CONNECTION_LOST = encode_error(Unavailable("the connection to the message broker was lost", retry_after=1))
 
 
 class PendingRequest:
