@@ -1,4 +1,4 @@
-"""The gateway: HTTP in, HTTP out. Knows nothing of orders but what the bus tells it."""
+"""The gateway: the HTTP interface. It has no data of orders and payments but what it requests over the bus."""
 
 import re
 import time
@@ -11,28 +11,29 @@ from flask import Flask, Response, g, request
 from app.config import Settings
 from app.gateway import console
 from app.gateway.apidocs import openapi, problem_pages
-from app.gateway.console import Live
-from app.gateway.http import body, problems, request_tracing
-from app.gateway.http.cursors import Cursors
+from app.gateway.console import StageFeed
+from app.gateway.http import body, canonical_paths, problems, request_tracing
+from app.gateway.http.cursors import CursorCodec
 from app.gateway.routes import health, metrics, orders, states
-from app.gateway.security import allowed_hosts, authentication, client_addresses, rate_limits
+from app.gateway.security import allowed_hosts, authentication, rate_limits
 from app.gateway.security.admission import Admission
 from app.gateway.security.caller import ADMIN
-from app.gateway.security.connection_limits import Streams
+from app.gateway.security.client_addresses import ClientAddresses
+from app.gateway.security.stream_limits import StreamLimits
 from app.messaging.bus import RequestClient
 from app.observability import tracing
 from app.observability.logging import log
 
 Wsgi = Callable[[Any, Any], Any]
 
-SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
 }
-TLS_ONLY = ("Strict-Transport-Security", "max-age=31536000")
+HSTS = ("Strict-Transport-Security", "max-age=31536000")
 
 
 def install(
@@ -42,39 +43,38 @@ def install(
     settings: Settings,
     take: rate_limits.Take,
     cursor_key: Callable[[], bytes],
-    live: Live | None = None,
+    live: StageFeed | None = None,
     alive: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Give `app` its routes, errors and headers.
+    """Give `app` its routes, error handlers and headers.
 
-    `ready` tells whether requests can be served, `alive` whether the process works at all, `take` counts callers,
-    `cursor_key` tells what cursors are sealed with.
-    Without a `live` feed there is no console.
+    `ready` is whether requests can be served, `alive` whether the process works at all. `take` counts requests for the rate
+    limits, `cursor_key` returns the key that signs cursors. Without a `live` feed there is no console.
     """
     _prepare(app, settings)
     if tracing.tracer:
         bus = request_tracing.TracedBus(bus, tracing.tracer)
-    callers = rate_limits.Addresses(settings.forwarded_allow_ips)
-    streams = Streams(settings.streams_max, settings.streams_per_caller, callers)
+    limits = StreamLimits(
+        settings.streams_max, settings.streams_per_caller, ClientAddresses(settings.forwarded_allow_ips)
+    )
+    stages_of_order = live.stages_of_order if live else lambda _: []
     for blueprint in (
-        orders.blueprint(
-            bus, Admission(bus), streams, Cursors(cursor_key), live.stages_of_order if live else lambda _: []
-        ),
+        orders.blueprint(bus, Admission(bus), limits, CursorCodec(cursor_key), stages_of_order),
         states.blueprint(bus),
         problem_pages.blueprint(),
         health.blueprint(ready, alive),
-        metrics.blueprint(bus, None if settings.metrics_public else ADMIN, metrics.CHECKS),
+        metrics.blueprint(bus, None if settings.metrics_public else ADMIN, metrics.MODULE_CHECKS),
         openapi.blueprint(),
-        *([console.blueprint(bus, streams, live)] if live else []),
+        *([console.blueprint(bus, limits, live)] if live else []),
     ):
         app.register_blueprint(blueprint)
     if tracing.tracer:
         request_tracing.install(app, tracing.tracer)
     allowed_hosts.install(app, settings)
-    client_addresses.install(app)
-    authentication.install(app, settings, rate_limits.failures(settings, take))
+    canonical_paths.install(app)
+    authentication.install(app, settings, rate_limits.authentication_failure_limit(settings, take))
     rate_limits.install(app, settings, take)
-    app.after_request(_tell_request)
+    app.after_request(_finish_request)
 
 
 def install_probes(
@@ -84,53 +84,54 @@ def install_probes(
     settings: Settings,
     alive: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Give `app`, which serves no clients, what operators ask of a process that runs other modules: health and metrics."""
+    """Give `app`, which runs other modules and serves no clients, health and metrics."""
     _prepare(app, settings)
     app.register_blueprint(health.blueprint(ready, alive))
-    app.register_blueprint(metrics.blueprint(bus, None, [module for module in metrics.CHECKS if settings.runs(module)]))
-    app.after_request(_tell_request)
+    modules = [module for module in metrics.MODULE_CHECKS if settings.runs(module)]
+    app.register_blueprint(metrics.blueprint(bus, None, modules))
+    app.after_request(_finish_request)
 
 
 def _prepare(app: Flask, settings: Settings) -> None:
     app.config["IDENTITY"] = settings.identity
-    app.config["MAX_CONTENT_LENGTH"] = body.LARGEST + 1
+    app.config["MAX_CONTENT_LENGTH"] = body.MAX_BYTES + 1
     app.url_map.strict_slashes = True
     app.url_map.merge_slashes = False
     app.url_map.redirect_defaults = False
     problems.install(app)
-    app.before_request(_name_request)
+    app.before_request(_start_request)
     app.wsgi_app = _with_headers(app.wsgi_app)  # type: ignore[assignment]
 
 
-def _name_request() -> None:
-    given = request.environ.get("HTTP_X_REQUEST_ID", "")
+def _start_request() -> None:
+    client_id = request.environ.get("HTTP_X_REQUEST_ID", "")
     g.started = time.perf_counter()
-    g.request_id = given if SANE_ID.match(given) else token_hex(16)
+    g.request_id = client_id if REQUEST_ID.match(client_id) else token_hex(16)
 
 
-def _tell_request(response: Response) -> Response:
+def _finish_request(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.get("request_id", "")
     try:
-        metrics.measure(request, response)
+        metrics.observe_request(request, response)
     except Exception:
-        # What was done for the client is done: no answer is lost for a figure.
+        # The request has had its effect: a failure of the metrics must not replace its response.
         log.exception("request not measured", module="gateway")
     return response
 
 
 def _with_headers(serve: Wsgi) -> Wsgi:
-    """The same application, each of whose answers has HEADERS, unless it has its own of that name."""
-    # Here and not in Flask, whose headers are searched from end to end for each one that is set.
-    usual = [*HEADERS.items()]
-    by_scheme = {"https": [*usual, TLS_ONLY]}
+    """The same WSGI application; each response gets HEADERS, unless it has its own header of that name."""
+    # Not in Flask, which searches all headers for each one that is set.
+    defaults = [*HEADERS.items()]
+    defaults_by_scheme = {"https": [*defaults, HSTS]}
 
-    def answer(environ: Any, start_response: Any) -> Any:
-        always = by_scheme.get(environ["wsgi.url_scheme"], usual)
+    def respond(environ: Any, start_response: Any) -> Any:
+        added = defaults_by_scheme.get(environ["wsgi.url_scheme"], defaults)
 
         def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
-            own = {name for name, _ in headers}
-            return start_response(status, headers + [pair for pair in always if pair[0] not in own], *more)
+            names = {name for name, _ in headers}
+            return start_response(status, headers + [pair for pair in added if pair[0] not in names], *more)
 
         return serve(environ, start)
 
-    return answer
+    return respond

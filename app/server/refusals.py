@@ -7,8 +7,13 @@ from gunicorn.http import errors
 
 # By kind of error, the first that fits: status, code, title and detail. What the client sent is never told back.
 Refusal = tuple[int, str, str, str]
-OURS: Refusal = (500, "internal_error", "Something went wrong on our side", "this should not have happened")
-TOO_MANY: Refusal = (429, "rate_limited", "Too often", "this address has as many connections open as one may have")
+OURS: Refusal = (500, "internal_error", "Internal error", "this should not have happened")
+TOO_MANY: Refusal = (
+    429,
+    "rate_limited",
+    "Too many requests",
+    "this address has as many connections open as one may have",
+)
 REFUSALS: list[tuple[type[Exception], Refusal]] = [
     (errors.InvalidResponseHeader, OURS),
     (errors.InvalidResponseHeaderName, OURS),
@@ -24,7 +29,12 @@ REFUSALS: list[tuple[type[Exception], Refusal]] = [
     ),
     (
         errors.UnsupportedTransferCoding,
-        (501, "not_implemented", "This is not understood here", "the transfer coding that is understood is chunked"),
+        (
+            501,
+            "not_implemented",
+            "The request uses an unsupported feature of HTTP",
+            "the transfer coding that is understood is chunked",
+        ),
     ),
     (errors.ParseException, (400, "bad_request", "The request cannot be read", "this is not HTTP as it should be")),
 ]

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from app.gateway.http import body
-from app.gateway.http.long_poll import LONGEST as LONGEST_WAIT
-from app.gateway.http.problems import PROBLEMS
+from app.gateway.http.long_poll import MAX_WAIT_SECONDS
+from app.gateway.http.problem_catalogue import PROBLEMS
 from app.gateway.routes.timeline import HEARTBEAT_SECONDS
 
 pytestmark = pytest.mark.extended
@@ -253,10 +253,10 @@ def test_an_event_comes_through_at_once(port, gateways):
 
 
 def test_a_body_may_be_as_large_as_for_a_gateway(port, gateways):
-    assert int(setting("client_max_body_size").removesuffix("k")) * 1024 == body.LARGEST
-    assert ask(port, "POST", "/orders", "x" * body.LARGEST)[0] == 200
-    assert [asked[4] for each in gateways for asked in each.asked] == [body.LARGEST]
-    problem(ask(port, "POST", "/orders", "x" * (body.LARGEST + 1)), 413, "body_too_large")
+    assert int(setting("client_max_body_size").removesuffix("k")) * 1024 == body.MAX_BYTES
+    assert ask(port, "POST", "/orders", "x" * body.MAX_BYTES)[0] == 200
+    assert [asked[4] for each in gateways for asked in each.asked] == [body.MAX_BYTES]
+    problem(ask(port, "POST", "/orders", "x" * (body.MAX_BYTES + 1)), 413, "body_too_large")
     assert sum(len(each.asked) for each in gateways) == 1
 
 
@@ -290,8 +290,9 @@ def test_its_refusals_are_those_that_gateways_document():
     default = json.loads(f"{{{setting('default', CONF.partition('map $status $refusal')[2])[1:-1]}}}")
     assert {*STATUSES} == {400, 404, 405, 413, 414, 431, 500, 501}
     for told in [*STATUSES.values(), default]:
-        status, title = PROBLEMS[told["code"]]
-        assert (told["type"], told["status"], told["title"]) == (f"/problems/{told['code']}", status, title)
+        kind = PROBLEMS[told["code"]]
+        assert (told["status"], told["title"]) == (kind.status, kind.title)
+        assert told["type"] == f"/problems/{told['code']}"
         assert told["detail"]
     assert all(status == told["status"] for status, told in STATUSES.items())
 
@@ -300,5 +301,5 @@ def test_its_patience_fits_that_of_gateways_and_clients(gunicorn):
     times = {name: int(seconds) for name, seconds in re.findall(r"(?m)^\s*(\w+_timeout) (\d+)s;", CONF)}
     upstream = int(re.search(r"keepalive 64;[^}]*keepalive_timeout (\d+)s", CONF)[1])
     assert upstream < gunicorn()["keepalive"]
-    assert times["proxy_read_timeout"] > max(LONGEST_WAIT, HEARTBEAT_SECONDS) + 10
-    assert times["worker_shutdown_timeout"] >= LONGEST_WAIT
+    assert times["proxy_read_timeout"] > max(MAX_WAIT_SECONDS, HEARTBEAT_SECONDS) + 10
+    assert times["worker_shutdown_timeout"] >= MAX_WAIT_SECONDS

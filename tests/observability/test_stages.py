@@ -99,4 +99,4 @@ def test_a_request_that_no_module_accepts_has_no_later_stage(ask, paid):
 def test_an_order_is_not_shown_what_strangers_tried_with_it():
     own = [{"module": module, "request_id": "own", "stage": "x"} for module in ("gateway", "orders")]
     tried = {"module": "gateway", "request_id": "theirs", "stage": "x"}
-    assert latency._taken_up([tried, *own, tried]) == own
+    assert latency._of_accepted_requests([tried, *own, tried]) == own

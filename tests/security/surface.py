@@ -18,7 +18,7 @@ ROWS = {
     ("GET", "/orders/one/<order_id>"): READ,
     ("GET", "/orders/one/<order_id>/events"): READ,
     ("GET", "/orders/one/<order_id>/explain"): READ,
-    ("GET", "/orders/one/<order_id>/way"): READ,
+    ("GET", "/orders/one/<order_id>/latency"): READ,
     ("POST", "/orders/one/<order_id>/refunds"): REFUND,
     ("GET", "/orders/status/<order_id>"): READ,
     ("GET", "/metrics"): ADMIN,

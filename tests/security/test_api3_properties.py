@@ -50,7 +50,7 @@ ANSWERS = {
         *("ok", "sentence", "orderStatus", "paymentStatus", "because", "waitsFor"),
         *("attempts", "nextAttemptAt", "allowed", "onCancel"),
     },
-    ("GET", "/orders/one/<order_id>/way"): {"ok", "attempts", "stages"},
+    ("GET", "/orders/one/<order_id>/latency"): {"ok", "attempts", "stages"},
     ("POST", "/orders/one/<order_id>/refunds"): {"ok", "refund"},
     ("GET", "/orders/status/<order_id>"): {"ok", "orderStatus"},
 }

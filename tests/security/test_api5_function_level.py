@@ -11,7 +11,7 @@ from pymongo import ReturnDocument
 
 from app import gateway
 from app.config import Settings
-from app.gateway.security.authentication import UndeclaredRoute, policies
+from app.gateway.security.authentication import UndeclaredRoute, required_scopes
 from app.main import create_app, runtime
 from app.messaging.signal_bus import SignalBus
 from tests.security import surface
@@ -42,7 +42,7 @@ def test_every_route_has_a_row_and_every_row_a_route():
 
 
 def test_every_row_is_what_the_application_asks(fort):
-    asked = policies(fort)
+    asked = required_scopes(fort)
     found = {}
     for rule in fort.url_map.iter_rules():
         for method in rule.methods - {"HEAD", "OPTIONS"}:

@@ -13,7 +13,7 @@ import pytest
 from gunicorn.http import errors
 
 from app.gateway import HEADERS
-from app.gateway.http.problems import PROBLEMS
+from app.gateway.http.problem_catalogue import PROBLEMS
 from app.server.connections import EVERYONE, Places, Turns
 from app.server.refusals import REFUSALS, TOO_MANY
 from app.server.sockets import ConnectionLimits, DeadlineSocket, Preemptive
@@ -50,7 +50,7 @@ def answered(sock):
 @pytest.mark.parametrize("refusal", [*(refusal for _, refusal in REFUSALS), TOO_MANY], ids=lambda refusal: refusal[1])
 def test_the_servers_problems_are_the_applications(refusal):
     status, code, title, detail = refusal
-    assert PROBLEMS[code] == (status, title)
+    assert (status, title) == (PROBLEMS[code].status, PROBLEMS[code].title)
     assert detail
 
 

@@ -1,1 +1,1 @@
-"""The description of the API: OpenAPI document, its page, and a page for each problem."""
+"""The description of the API: the OpenAPI document, its page, and a page for each kind of problem."""

@@ -1,7 +1,7 @@
-"""What a route says of itself: the OpenAPI document is made from this and nothing else."""
+"""The description of a route, from which the OpenAPI document is made; authentication reads its scope here as well."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, TypeVar
 
 from marshmallow import Schema
@@ -11,7 +11,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """A query parameter or header that an operation takes; `schema` is a JSON schema."""
+    """A query parameter or header of an operation; `schema` is a JSON schema."""
 
     name: str
     where: str
@@ -21,51 +21,27 @@ class Parameter:
     required: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Operation:
-    """What a route does, takes and answers; `scope` is what a caller must have, None where anybody may.
+    """A decorator that describes a view: what it does, takes and returns.
 
-    `notes` are for its description; `also` are other media types of its good answer, each with an example; `sends` are headers of good answers.
+    `scope` is what a caller needs, None for a public route. `responses` has the schema of each status, None for a response
+    without a body. `media_types` are other media types of a successful response, each with an example, and `headers` are its
+    headers. `problems` are codes of the catalogue.
     """
 
     summary: str
-    notes: str
+    _: KW_ONLY
     scope: str | None
-    body: type[Schema] | None
-    answers: Mapping[int, type[Schema] | None]
-    also: Mapping[str, str]
-    problems: Sequence[str]
-    parameters: Sequence[Parameter]
-    sends: Sequence[str]
+    responses: Mapping[int, type[Schema] | None]
+    description: str = ""
+    body: type[Schema] | None = None
+    media_types: Mapping[str, str] = field(default_factory=dict)
+    problems: Sequence[str] = ()
+    parameters: Sequence[Parameter] = ()
+    headers: Sequence[str] = ()
 
-
-def documented(
-    summary: str,
-    *,
-    scope: str | None,
-    notes: str = "",
-    body: type[Schema] | None = None,
-    answers: Mapping[int, type[Schema] | None],
-    also: Mapping[str, str] | None = None,
-    problems: Sequence[str] = (),
-    parameters: Sequence[Parameter] = (),
-    sends: Sequence[str] = (),
-) -> Callable[[View], View]:
-    """Say of a view what it does, takes and answers; an answer without a body has no schema."""
-    operation = Operation(
-        summary=summary,
-        notes=notes,
-        scope=scope,
-        body=body,
-        answers=answers,
-        also=also or {},
-        problems=problems,
-        parameters=parameters,
-        sends=sends,
-    )
-
-    def mark(view: View) -> View:
-        view.operation = operation  # type: ignore[attr-defined]
+    def __call__(self, view: View) -> View:
+        """The same view, with this description."""
+        view.operation = self  # type: ignore[attr-defined]
         return view
-
-    return mark

@@ -1,14 +1,13 @@
-"""`GET /problems/{code}`: what each kind of problem means, and what to do about it."""
+"""`GET /problems/{code}`: the meaning of each kind of problem, and what to do about it."""
 
 from html import escape
 
 from flask import Blueprint, Response, abort, request
 
-from app.gateway.apidocs.operation import documented
+from app.gateway.apidocs.operation import Operation
 from app.gateway.http import schemas
-from app.gateway.http.problem_catalogue import MEANINGS
-from app.gateway.http.problems import PROBLEMS
-from app.gateway.http.responses import json_answer
+from app.gateway.http.problem_catalogue import PROBLEMS, PUBLIC
+from app.gateway.http.responses import JSON, json_response
 
 HTML = "text/html"
 
@@ -18,40 +17,38 @@ def blueprint() -> Blueprint:
     routes = Blueprint("problems", __name__)
 
     @routes.get("/problems/<code>")
-    @documented(
-        "Show what a kind of problem means",
+    @Operation(
+        "Get the meaning of a kind of problem",
         scope=None,
-        answers={200: schemas.ProblemKindSchema},
-        also={HTML: "<!doctype html>…"},
-        problems=("not_found", "rate_limited", "misdirected_request"),
+        responses={200: schemas.ProblemKindSchema},
+        media_types={HTML: "<!doctype html>…"},
+        problems=("not_found", *PUBLIC),
     )
     def show_problem(code: str) -> Response:
         if code not in PROBLEMS:
             abort(404)
-        if request.accept_mimetypes.best_match([HTML, "application/json"]) == "application/json":
-            return json_answer({"ok": True, **_members(code)}, 200, Vary="Accept")
+        if request.accept_mimetypes.best_match([HTML, JSON]) == JSON:
+            return json_response({"ok": True, **_members(code)}, Vary="Accept")
         return Response(_page(code), headers={"Vary": "Accept"}, content_type=f"{HTML}; charset=utf-8")
 
     return routes
 
 
 def _members(code: str) -> dict[str, object]:
-    status, title = PROBLEMS[code]
-    means, remedy = MEANINGS[code]
+    kind = PROBLEMS[code]
     return {
         "type": f"/problems/{code}",
         "code": code,
-        "title": title,
-        "status": status,
-        "means": means,
-        "remedy": remedy,
+        "title": kind.title,
+        "status": kind.status,
+        "meaning": kind.meaning,
+        "remedy": kind.remedy,
     }
 
 
 def _page(code: str) -> str:
-    status, title = PROBLEMS[code]
-    means, remedy = MEANINGS[code]
-    return PAGE.format(*(escape(str(part)) for part in (title, status, code, means, remedy)))
+    kind = PROBLEMS[code]
+    return PAGE.format(*(escape(str(part)) for part in (kind.title, kind.status, code, kind.meaning, kind.remedy)))
 
 
 PAGE = """<!doctype html>
@@ -70,7 +67,7 @@ PAGE = """<!doctype html>
 <p>{3}</p>
 <h2>What to do</h2>
 <p>{4}</p>
-<p><a href="/api">The whole interface</a></p>
+<p><a href="/api">The API</a></p>
 </main>
 </body>
 </html>

@@ -1,7 +1,7 @@
-"""What the console shows, as server-sent events: stages of orders, statistics of all stages, and what waits.
+"""The console's live view, as server-sent events: stages of orders, statistics of all stages, and the modules' queues.
 
-Any worker tells what all of them do. The stream is the live view alone: whoever comes again after it broke off is told
-what was missed of the last seconds, and looks up the record for the rest.
+Each worker streams what all processes do. A client that reconnects gets the last seconds again; what it missed before
+them is in the timelines of the orders.
 """
 
 import time
@@ -10,31 +10,40 @@ from functools import partial
 from typing import Any, Protocol
 
 import msgspec
-import orjson
 from flask import Response, request
 
 from app.contracts.base import QueueCounts, Unavailable
-from app.contracts.base import Request as Question
+from app.contracts.base import Request as BusRequest
 from app.contracts.orders import CheckOrderQueue
 from app.contracts.payments import CheckPaymentQueue
 from app.gateway.http.query import InvalidParameter
-from app.gateway.http.responses import json_answer
-from app.gateway.routes.timeline import EVENT_STREAM, LONGEST_SECONDS, RETRY_MS
-from app.gateway.security.connection_limits import Streams, hung_up
+from app.gateway.http.responses import encode_json, json_response
+from app.gateway.http.sse import MAX_STREAM_SECONDS, event, stream_response, wants_stream
+from app.gateway.security.stream_limits import StreamLimits, client_disconnected
 from app.messaging.bus import RequestClient
 
 Line = dict[str, Any]
 
-QUEUE_SECONDS = 1.0
-# How much of the past a stream begins with, and how much it tells again to whoever comes back.
+QUEUE_INTERVAL_SECONDS = 1.0
+# A stream begins this long before now, and a resumed one this long before the client's last event.
 RECENT_SECONDS = 2.0
-LONGEST_GAP_SECONDS = 30.0
-SHOWN = ("stage", "at", "module", "order_id", "took_ms", "event_type", "answer", "order_status", "payment_status")
-QUESTIONS: dict[str, type[Question[QueueCounts]]] = {"orders": CheckOrderQueue, "payments": CheckPaymentQueue}
+MAX_REPLAY_SECONDS = 30.0
+STAGE_MEMBERS = (
+    "stage",
+    "at",
+    "module",
+    "order_id",
+    "took_ms",
+    "event_type",
+    "answer",
+    "order_status",
+    "payment_status",
+)
+QUEUE_CHECKS: dict[str, type[BusRequest[QueueCounts]]] = {"orders": CheckOrderQueue, "payments": CheckPaymentQueue}
 
 
-class Live(Protocol):
-    """The live feed, of all processes."""
+class StageFeed(Protocol):
+    """The live feed of all processes."""
 
     def follow_since(self, since: float, seconds: float) -> Iterator[list[Line]]:
         """Batches of lines and statistics from `since` on, an empty batch now and then."""
@@ -43,84 +52,75 @@ class Live(Protocol):
         """The lines of one order that are still known."""
 
 
-class Queues:
-    """What waits in each module, looked up once a second at the most for all who watch."""
+class QueueMonitor:
+    """The modules' queues, requested at most once a second for all clients together."""
 
     def __init__(self, bus: RequestClient) -> None:
         self._bus = bus
-        self._looked = 0.0
-        self._known: dict[str, Line] = {}
+        self._requested_at = 0.0
+        self._queues: dict[str, Line] = {}
 
     def now(self) -> dict[str, Line]:
-        """By module its queue; a module that cannot tell is left out."""
-        if time.monotonic() - self._looked > QUEUE_SECONDS:
-            self._looked = time.monotonic()
-            self._known = {module: msgspec.structs.asdict(queue) for module, queue in self._asked()}
-        return self._known
+        """The queue of each module that answers."""
+        if time.monotonic() - self._requested_at > QUEUE_INTERVAL_SECONDS:
+            self._requested_at = time.monotonic()
+            self._queues = {module: msgspec.structs.asdict(queue) for module, queue in self._request()}
+        return self._queues
 
-    def _asked(self) -> Iterator[tuple[str, QueueCounts]]:
-        for module, question in QUESTIONS.items():
+    def _request(self) -> Iterator[tuple[str, QueueCounts]]:
+        for module, check in QUEUE_CHECKS.items():
             try:
-                yield module, self._bus.request(question(request_id=""))
+                yield module, self._bus.request(check(request_id=""))
             except Unavailable:
                 continue
 
 
-def stream(bus: RequestClient, streams: Streams, live: Live) -> Callable[[], Response]:
-    """The view of `GET /console/stream`: what waits now, as JSON, or all as it happens."""
-    queues = Queues(bus)
+def stream_view(bus: RequestClient, limits: StreamLimits, feed: StageFeed) -> Callable[[], Response]:
+    """The view of `GET /console/stream`: the present queues as JSON, or the live view."""
+    queues = QueueMonitor(bus)
 
-    def show() -> Response:
-        if request.accept_mimetypes.best_match(["application/json", EVENT_STREAM]) != EVENT_STREAM:
-            return json_answer({"ok": True, "queues": queues.now()}, 200, Vary="Accept")
+    def stream() -> Response:
+        if not wants_stream():
+            return json_response({"ok": True, "queues": queues.now()}, Vary="Accept")
         since = _since(request.headers.get("Last-Event-ID"))
-        who = streams.take()
-        told = _told(live, queues, since, partial(hung_up, request.environ))
-        response = Response(told, headers={"X-Accel-Buffering": "no", "Vary": "Accept"}, content_type=EVENT_STREAM)
-        response.call_on_close(lambda: streams.leave(who))
-        return response
+        return stream_response(limits, _events(feed, queues, since, partial(client_disconnected, request.environ)))
 
-    return show
+    return stream
 
 
-def _since(last: str | None) -> float:
-    """From when on to tell, in seconds since 1970; `last` is what the client has seen, in milliseconds."""
+def _since(last_event_id: str | None) -> float:
+    """The time from which to stream, in seconds since 1970; an event's id is its time in milliseconds."""
     now = time.time()
-    if last is None:
+    if last_event_id is None:
         return now - RECENT_SECONDS
-    if not last.isdecimal() or len(last) > 15:
-        raise InvalidParameter("Last-Event-ID is an id of this stream", parameter="Last-Event-ID")
-    return max(now - LONGEST_GAP_SECONDS, min(now, int(last) / 1000) - RECENT_SECONDS)
+    if not last_event_id.isdecimal() or len(last_event_id) > 15:
+        raise InvalidParameter("Last-Event-ID is the id of an event of this stream", parameter="Last-Event-ID")
+    return max(now - MAX_REPLAY_SECONDS, min(now, int(last_event_id) / 1000) - RECENT_SECONDS)
 
 
-def _told(live: Live, queues: Queues, since: float, gone: Callable[[], bool]) -> Iterator[bytes]:
-    yield b"retry: %d\n\n" % RETRY_MS
+def _events(feed: StageFeed, queues: QueueMonitor, since: float, disconnected: Callable[[], bool]) -> Iterator[bytes]:
     next_queues = 0.0
     try:
-        for batch in live.follow_since(since, LONGEST_SECONDS):
-            yield from _events(batch)
+        for batch in feed.follow_since(since, MAX_STREAM_SECONDS):
+            yield from _batch_events(batch)
             if time.monotonic() >= next_queues:
-                next_queues = time.monotonic() + QUEUE_SECONDS
-                yield _event("queues", {"now": int(time.time() * 1000), **queues.now()})
-                if gone():
+                next_queues = time.monotonic() + QUEUE_INTERVAL_SECONDS
+                yield event("queues", encode_json({"now": int(time.time() * 1000), **queues.now()}))
+                if disconnected():
                     return
     except Unavailable:
-        return  # The client comes again, and is told so then if it must be.
+        return  # The client reconnects; the new request reports the error if it lasts.
 
 
-def _events(batch: Sequence[Line]) -> Iterator[bytes]:
-    stages = [_shown(line) for line in batch if "stage" in line]
+def _batch_events(batch: Sequence[Line]) -> Iterator[bytes]:
+    stages = [_stage(line) for line in batch if "stage" in line]
     if stages:
-        yield b"id: %d\n" % int(max(line["at"] for line in batch) * 1000) + _event("stages", stages)
+        yield event("stages", encode_json(stages), int(max(line["at"] for line in batch) * 1000))
     for line in batch:
         if "statistics" in line:
             members = {"process": line["process"], "at": line["at"], "stages": line["statistics"]}
-            yield _event("statistics", members)
+            yield event("statistics", encode_json(members))
 
 
-def _shown(line: Line) -> Line:
-    return {"id": str(line["_id"])} | {name: line[name] for name in SHOWN if name in line}
-
-
-def _event(name: str, data: Any) -> bytes:
-    return b"event: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps(data))
+def _stage(line: Line) -> Line:
+    return {"id": str(line["_id"])} | {name: line[name] for name in STAGE_MEMBERS if name in line}

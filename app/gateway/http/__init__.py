@@ -1,1 +1,1 @@
-"""HTTP without orders: bodies, query parameters, conditional requests, cursors, problems, streams."""
+"""HTTP in general: bodies, parameters, conditional requests, cursors, money, responses, problems, streams, long polls."""

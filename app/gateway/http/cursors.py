@@ -1,4 +1,4 @@
-"""Cursors of lists: where a page ended, sealed, and good for the same user and the same filter alone."""
+"""Cursors of lists: the position where a page ends, signed, valid for the same user and the same filter only."""
 
 import json
 from collections.abc import Callable
@@ -9,37 +9,37 @@ from itsdangerous import BadData, URLSafeSerializer
 
 from app.contracts.base import ApplicationError
 
-LONGEST = 512
+MAX_LENGTH = 512
 
 
 class InvalidCursor(ApplicationError):
-    """The cursor is not one of ours, or not for this list."""
+    """The cursor was not made by this server, or not for this list."""
 
     code = "invalid_cursor"
 
 
-class Cursors:
-    """Seals and opens cursors; `secret` is asked for the key when first needed, and raises where it cannot be told."""
+class CursorCodec:
+    """Encodes and decodes cursors. `secret` returns the key when it is first needed, and raises if the key cannot be read."""
 
     def __init__(self, secret: Callable[[], bytes]) -> None:
         self._secret = secret
 
-    def seal(self, user_id: str, order_status: str, created_at: str, order_id: str) -> str:
-        """The cursor to what comes after this order; an empty `user_id` stands for all users."""
-        return str(self._sealer.dumps([created_at, order_id], _list_of(user_id, order_status)))
+    def encode(self, user_id: str, order_status: str, created_at: str, order_id: str) -> str:
+        """The cursor to the orders after this one; an empty `user_id` means all users."""
+        return str(self._serializer.dumps([created_at, order_id], _salt(user_id, order_status)))
 
-    def open(self, user_id: str, order_status: str, cursor: str) -> tuple[str, str]:
-        """When the order was made that the page ended with, and its id. Raises InvalidCursor."""
+    def decode(self, user_id: str, order_status: str, cursor: str) -> tuple[str, str]:
+        """Creation time and id of the last order of the page before. Raises InvalidCursor."""
         try:
-            created_at, order_id = self._sealer.loads(cursor[:LONGEST], _list_of(user_id, order_status))
+            created_at, order_id = self._serializer.loads(cursor[:MAX_LENGTH], _salt(user_id, order_status))
         except BadData:
-            raise InvalidCursor("this cursor does not belong to this list; begin without one") from None
+            raise InvalidCursor("this cursor does not belong to this list; start without one") from None
         return created_at, order_id
 
     @cached_property
-    def _sealer(self) -> URLSafeSerializer:
+    def _serializer(self) -> URLSafeSerializer:
         return URLSafeSerializer(self._secret(), signer_kwargs={"digest_method": sha256})
 
 
-def _list_of(user_id: str, order_status: str) -> str:
+def _salt(user_id: str, order_status: str) -> str:
     return json.dumps(["orders", user_id, order_status])

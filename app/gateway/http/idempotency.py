@@ -1,4 +1,4 @@
-"""The Idempotency-Key header: 1 to 255 visible ASCII characters, quoted or bare."""
+"""The Idempotency-Key header: 1 to 255 visible ASCII characters, quoted or not."""
 
 import re
 
@@ -18,18 +18,18 @@ KEY = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e]{1,255})')
 
 
 class MalformedKey(ApplicationError):
-    """The header is there but cannot be used."""
+    """The header is present but not one valid key."""
 
     code = "malformed_idempotency_key"
 
 
 def idempotency_key(request: Request) -> str:
-    """The key that the request names, empty where it names none. Raises MalformedKey."""
-    given = request.environ.get("HTTP_IDEMPOTENCY_KEY")
-    if given is None:
+    """The request's key, empty if it has none. Raises MalformedKey."""
+    header = request.environ.get("HTTP_IDEMPOTENCY_KEY")
+    if header is None:
         return ""
-    # A header that came twice has become one with a comma in it.
-    key = KEY.fullmatch(given.strip())
+    # A repeated header arrives as one, joined by commas.
+    key = KEY.fullmatch(header.strip())
     if key is None:
-        raise MalformedKey("an Idempotency-Key is 1 to 255 visible ASCII characters, and there is one of it")
+        raise MalformedKey("send one Idempotency-Key, of 1 to 255 visible ASCII characters")
     return key[1] or key[2]

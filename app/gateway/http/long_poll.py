@@ -1,89 +1,75 @@
-"""Waiting for an order to settle: `Prefer: wait=N` (RFC 7240) and `?wait=N`."""
+"""Waiting until an order has settled: `Prefer: wait=N` (RFC 7240) and `?wait=N`."""
 
 import re
 from typing import Any
 from urllib.request import parse_http_list
 
-from flask import g, request
+from flask import request
 
 from app.contracts.base import Unavailable
 from app.contracts.orders import AwaitOrder, FindOrder, OrderStatusView
 from app.gateway.apidocs.operation import Parameter
-from app.gateway.http.query import parameter, whole
+from app.gateway.http.query import integer, query_parameter
 from app.gateway.http.responses import etag
-from app.gateway.security.caller import caller
-from app.gateway.security.connection_limits import Streams, TooManyStreams
+from app.gateway.security.caller import request_origin
+from app.gateway.security.stream_limits import StreamLimits, TooManyStreams
 from app.messaging.bus import RequestClient
 
-LONGEST = 30
+MAX_WAIT_SECONDS = 30
 PREFER = Parameter(
     name="Prefer",
     where="header",
-    description="`wait=N` (RFC 7240): answer once the order has settled, or after N seconds, 30 at the most.",
+    description="`wait=N` (RFC 7240): answer when the order has settled, or after N seconds, at most 30.",
     schema={"type": "string"},
     example="wait=10",
 )
-WAIT_PARAMETER = Parameter(
+WAIT = Parameter(
     name="wait",
     where="query",
-    description="Answer once the order is no longer Processing, or after so many seconds; more than 30 count as 30.",
+    description="Answer when the order is no longer Processing, or after this many seconds; more than 30 count as 30.",
     schema={"type": "integer", "minimum": 0, "maximum": 999_999_999, "default": 0},
     example=10,
 )
-WAIT = re.compile(r'\s*wait\s*=\s*(?:"([0-9]{1,9})"|([0-9]{1,9}))\s*(?:;.*)?', re.IGNORECASE)
-NAMED = re.compile(r"\s*wait\s*(?:[=;]|\Z)", re.IGNORECASE)
+WAIT_PREFERENCE = re.compile(r'\s*wait\s*=\s*(?:"([0-9]{1,9})"|([0-9]{1,9}))\s*(?:;.*)?', re.IGNORECASE)
+WAIT_NAME = re.compile(r"\s*wait\s*(?:[=;]|\Z)", re.IGNORECASE)
 
 
-def preferred_wait() -> int | None:
-    """How many seconds the client prefers to wait; None where it prefers nothing that can be understood."""
-    given = request.environ.get("HTTP_PREFER")
-    if given is None:
+def wait_from_prefer() -> int | None:
+    """The seconds of the Prefer header; None if it has no valid `wait`."""
+    header = request.environ.get("HTTP_PREFER")
+    if header is None:
         return None
-    # The first of that name counts, and one that is malformed is as if it were not there.
-    first = next((one for one in parse_http_list(given) if NAMED.match(one)), "")
-    found = WAIT.fullmatch(first)
-    return min(LONGEST, int(found[1] or found[2])) if found else None
+    # The first preference of that name counts; a malformed one is ignored.
+    first = next((preference for preference in parse_http_list(header) if WAIT_NAME.match(preference)), "")
+    match = WAIT_PREFERENCE.fullmatch(first)
+    return min(MAX_WAIT_SECONDS, int(match[1] or match[2])) if match else None
 
 
-def wanted_wait() -> int:
-    """The seconds of `?wait`, 0 where it is not given. Raises InvalidParameter."""
-    return min(LONGEST, whole("wait", parameter("wait"), 0) or 0)
+def wait_from_query() -> int:
+    """The seconds of `?wait`, 0 if it is absent. Raises InvalidParameter."""
+    return min(MAX_WAIT_SECONDS, integer("wait", query_parameter("wait"), 0) or 0)
 
 
-class Waiting:
-    """Has requests wait, as many as may."""
+class LongPoll:
+    """Holds requests until their order has settled, within the limits of waiting requests."""
 
-    def __init__(self, bus: RequestClient, streams: Streams) -> None:
+    def __init__(self, bus: RequestClient, limits: StreamLimits) -> None:
         self._bus = bus
-        self._streams = streams
+        self._limits = limits
 
-    def status(self, order_id: str, seconds: int) -> OrderStatusView:
-        """The order's status once it has settled, or when the time is over. Raises TooManyStreams."""
-        with self._streams.place():
-            return self._await(order_id, seconds)
+    def settled_status(self, order_id: str, seconds: int) -> OrderStatusView:
+        """The order's status when it has settled, or after `seconds`. Raises TooManyStreams."""
+        with self._limits.long_poll():
+            return self._bus.request(AwaitOrder(order_id=order_id, wait_ms=seconds * 1000, **request_origin()))
 
-    def new_order(self, order_id: str, seconds: int) -> tuple[dict[str, Any], dict[str, str]]:
-        """What the answer to a new order gains when it is waited for: members and headers.
+    def settled_order(self, order_id: str, seconds: int) -> tuple[dict[str, Any], dict[str, str]]:
+        """Members and headers that the response to a new order gains by waiting; none if waiting fails.
 
-        The order stands whatever happens here: where it cannot be waited for, the preference is not met, and that is all.
+        The order is stored in any case: a failure here must not look like a failure to place it.
         """
         try:
-            with self._streams.place():
-                self._await(order_id, seconds)
-            found = self._bus.request(
-                FindOrder(request_id=g.request_id, order_id=order_id, on_behalf_of=caller().owner)
-            )
+            self.settled_status(order_id, seconds)
+            order = self._bus.request(FindOrder(order_id=order_id, **request_origin()))
         except (Unavailable, TooManyStreams):
             return {}, {}
-        applied = {"Preference-Applied": f"wait={seconds}", "ETag": etag(order_id, found.version)}
-        return {"order": found}, applied
-
-    def _await(self, order_id: str, seconds: int) -> OrderStatusView:
-        return self._bus.request(
-            AwaitOrder(
-                request_id=g.request_id,
-                order_id=order_id,
-                on_behalf_of=caller().owner,
-                wait_ms=seconds * 1000,
-            )
-        )
+        return {"order": order}, {"Preference-Applied": f"wait={seconds}", "ETag": etag(order_id, order.version)}

@@ -1,66 +1,25 @@
-"""Every refusal as `application/problem+json` (RFC 9457): translated here, once, and nowhere else."""
+"""Every error as `application/problem+json` (RFC 9457): the only place where errors become HTTP responses."""
 
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-import orjson
 from flask import Flask, Response, g
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException
 
 from app.contracts.base import ApplicationError
 from app.contracts.orders import StaleVersion
-from app.gateway.http.responses import etag
+from app.gateway.http.problem_catalogue import PROBLEMS
+from app.gateway.http.responses import etag, json_response
 from app.observability import metrics
 from app.observability.logging import log
 
-PROBLEMS: dict[str, tuple[int, str]] = {
-    "malformed_body": (400, "The body cannot be read"),
-    "malformed_idempotency_key": (400, "The Idempotency-Key cannot be used"),
-    "malformed_condition": (400, "The condition cannot be read"),
-    "invalid_parameter": (400, "A parameter cannot be used"),
-    "invalid_cursor": (400, "The cursor does not belong here"),
-    "bad_request": (400, "The request cannot be read"),
-    "invalid_credentials": (400, "More than one credential"),
-    "unauthenticated": (401, "Who are you?"),
-    "invalid_token": (401, "The token does not count here"),
-    "insufficient_scope": (403, "The token does not allow this"),
-    "refund_not_allowed": (403, "Cancelling would give money back"),
-    "wrong_user": (403, "Not on this user's behalf"),
-    "cross_site_request": (403, "A page of another site"),
-    "order_not_found": (404, "No such order"),
-    "not_found": (404, "No such page"),
-    "method_not_allowed": (405, "This method does not work here"),
-    "request_timeout": (408, "The request took too long to arrive"),
-    "illegal_transition": (409, "The order's state does not allow this"),
-    "timeline_full": (409, "The order has had all the texts it may have"),
-    "refund_exceeds_balance": (409, "More than is left of what was captured"),
-    "too_many_refunds": (409, "The order was refunded in all the parts it may be"),
-    "conflict": (409, "The order was changed meanwhile"),
-    "precondition_failed": (412, "The order is at another version"),
-    "body_too_large": (413, "The body is too large"),
-    "address_too_long": (414, "The address is too long"),
-    "unsupported_media_type": (415, "The body is of the wrong type"),
-    "expectation_failed": (417, "The expectation cannot be met"),
-    "misdirected_request": (421, "Not a name of this server"),
-    "invalid_members": (422, "Some members cannot be used"),
-    "misleading_status": (422, "A status that only the system sets"),
-    "wrong_currency": (422, "Not the order's currency"),
-    "idempotency_key_reused": (422, "The Idempotency-Key stands for another request"),
-    "rate_limited": (429, "Too often"),
-    "too_many_streams": (429, "Too many are waiting"),
-    "too_many_open_orders": (429, "Too many orders wait to be paid"),
-    "headers_too_large": (431, "The headers are too large"),
-    "internal_error": (500, "Something went wrong on our side"),
-    "not_implemented": (501, "This is not understood here"),
-    "overloaded": (503, "Too much is waiting"),
-    "unavailable": (503, "Not now"),
-}
-# An answer must not grow with what is wrong in a request.
-MOST_ERRORS = 20
-LONGEST_NAME = 64
-CODES = {
+PROBLEM_JSON = "application/problem+json"
+# Bounds on a problem's size, whatever the size of the request.
+MAX_ERRORS = 20
+MAX_NAME_LENGTH = 64
+CODES_BY_STATUS = {
     400: "bad_request",
     404: "not_found",
     405: "method_not_allowed",
@@ -68,90 +27,89 @@ CODES = {
     413: "body_too_large",
     415: "unsupported_media_type",
 }
+DETAILS = {
+    "body_too_large": "the body is larger than 64 KiB",
+    "not_found": "there is nothing at this address",
+    "request_timeout": "the body did not arrive in time",
+}
 
 
 def install(app: Flask) -> None:
-    """Have every error of `app` answered as a problem."""
-    app.register_error_handler(ApplicationError, _refused)
-    app.register_error_handler(ValidationError, _invalid)
-    app.register_error_handler(HTTPException, _http)
-    app.register_error_handler(Exception, _unexpected)
+    """Make `app` answer every error with a problem."""
+    app.register_error_handler(ApplicationError, _application_error)
+    app.register_error_handler(ValidationError, _validation_error)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _unexpected_error)
 
 
-def problem(code: str, detail: str, **members: Any) -> Response:
-    """A problem of this kind; `members` stand beside the standard ones."""
-    status, title = PROBLEMS[code]
+def problem_response(code: str, detail: str, **members: Any) -> Response:
+    """A problem of this kind; `members` are added to the standard ones."""
+    kind = PROBLEMS[code]
     metrics.problem_counter(code).inc()
     body = {
         "ok": False,
         "type": f"/problems/{code}",
-        "title": title,
-        "status": status,
+        "title": kind.title,
+        "status": kind.status,
         "detail": detail,
         "code": code,
         "requestId": g.get("request_id", ""),
         **members,
     }
-    return Response(orjson.dumps(body), status, content_type="application/problem+json")
+    return json_response(body, kind.status, PROBLEM_JSON)
 
 
-def _refused(refusal: ApplicationError) -> Response:
-    members = dict(refusal.members)
+def _application_error(error: ApplicationError) -> Response:
+    members = dict(error.members)
     retry_after, challenge = members.pop("retry_after", 1), members.pop("challenge", "")
-    tag = etag(members.pop("order_id"), members["version"]) if isinstance(refusal, StaleVersion) else ""
-    answer = problem(refusal.code, refusal.detail, **members)
+    tag = etag(members.pop("order_id"), members["version"]) if isinstance(error, StaleVersion) else ""
+    response = problem_response(error.code, error.detail, **members)
     if tag:
-        answer.headers["ETag"] = tag
-    if answer.status_code in (429, 503):
-        answer.headers["Retry-After"] = str(retry_after)
+        response.headers["ETag"] = tag
+    if response.status_code in (429, 503):
+        response.headers["Retry-After"] = str(retry_after)
     if challenge:
-        answer.headers["WWW-Authenticate"] = challenge
-    return answer
+        response.headers["WWW-Authenticate"] = challenge
+    return response
 
 
-def _invalid(error: ValidationError) -> Response:
-    pointers = islice(_pointers("", error.messages), MOST_ERRORS)
-    wrong = [{"pointer": pointer, "detail": detail} for pointer, detail in pointers]
-    return problem("invalid_members", "; ".join(f"{one['pointer']}: {one['detail']}" for one in wrong), errors=wrong)
+def _validation_error(error: ValidationError) -> Response:
+    pointers = islice(_pointers("", error.messages), MAX_ERRORS)
+    errors = [{"pointer": pointer, "detail": detail} for pointer, detail in pointers]
+    detail = "; ".join(f"{error['pointer']}: {error['detail']}" for error in errors)
+    return problem_response("invalid_members", detail, errors=errors)
 
 
-def _http(error: HTTPException) -> Response:
-    if error.code is not None and error.code < 400:
-        return Response(status=error.code, headers=dict(error.get_headers()))
-    code = CODES.get(error.code or 500, "bad_request" if (error.code or 500) < 500 else "internal_error")
-    answer = problem(code, _sentence(code, error))
+def _http_error(error: HTTPException) -> Response:
+    status = error.code or 500
+    if error.code is not None and status < 400:
+        return Response(status=status, headers=dict(error.get_headers()))
+    code = CODES_BY_STATUS.get(status, "bad_request" if status < 500 else "internal_error")
+    response = problem_response(code, DETAILS.get(code) or error.description or PROBLEMS[code].title)
     allow = dict(error.get_headers()).get("Allow")
     if allow:
-        answer.headers["Allow"] = allow
-    return answer
+        response.headers["Allow"] = allow
+    return response
 
 
-def _unexpected(error: Exception) -> Response:
+def _unexpected_error(error: Exception) -> Response:
     log.error("unexpected error", exc_info=error, request_id=g.get("request_id", ""))
-    return problem("internal_error", "this should not have happened; the request id leads to the log")
+    return problem_response("internal_error", "unexpected error; the log has it under the request id")
 
 
-def _sentence(code: str, error: HTTPException) -> str:
-    own = {
-        "body_too_large": "a body may have 64 KiB at the most",
-        "not_found": "there is nothing at this address",
-        "request_timeout": "the body did not arrive in time",
-    }
-    return own.get(code) or error.description or PROBLEMS[code][1]
-
-
-def _token(member: object) -> str:
-    """A member's name as a part of a JSON pointer (RFC 6901); clients choose names, so it is cut, and valid UTF-8."""
-    name = str(member)[:LONGEST_NAME].encode(errors="replace").decode()
-    return name.replace("~", "~0").replace("/", "~1")
-
-
-def _pointers(at: str, messages: Any) -> Iterator[tuple[str, str]]:
+def _pointers(path: str, messages: Any) -> Iterator[tuple[str, str]]:
+    """Each error of marshmallow's nested messages, with the JSON pointer (RFC 6901) to its member."""
     if isinstance(messages, dict):
-        for member, below in messages.items():
-            yield from _pointers(f"{at}/{_token(member)}", below)
+        for member, nested in messages.items():
+            yield from _pointers(f"{path}/{_pointer_token(member)}", nested)
     elif isinstance(messages, list):
-        for below in messages:
-            yield from _pointers(at, below)
+        for nested in messages:
+            yield from _pointers(path, nested)
     else:
-        yield at, str(messages)
+        yield path, str(messages)
+
+
+def _pointer_token(member: object) -> str:
+    """A member's name in a JSON pointer: clients choose names, so it is cut and made valid UTF-8."""
+    name = str(member)[:MAX_NAME_LENGTH].encode(errors="replace").decode()
+    return name.replace("~", "~0").replace("/", "~1")

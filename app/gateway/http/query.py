@@ -1,45 +1,47 @@
-"""Query parameters: what is given once and can be understood, or a refusal that names it."""
+"""Query parameters: each at most once and valid, or an error that names it."""
 
 import re
 
 from flask import request
 
 from app.contracts.base import ApplicationError
+from app.gateway.http.visible_text import CONTROL_CHARACTERS
 
 DIGITS = re.compile(r"[0-9]{1,9}")
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffd]")
+# What werkzeug decodes bytes to that are not UTF-8.
+REPLACEMENT = "\ufffd"
 
 
 class InvalidParameter(ApplicationError):
-    """A query parameter, or a header of that kind, cannot be used; member `parameter` names it."""
+    """A query parameter, or a header with such a value, cannot be used; member `parameter` names it."""
 
     code = "invalid_parameter"
 
 
-def parameter(name: str) -> str | None:
-    """The parameter's text, None where it is not given. Raises InvalidParameter where it is given twice."""
-    given = request.args.getlist(name)
-    if len(given) > 1:
+def query_parameter(name: str) -> str | None:
+    """The parameter's text, None if it is absent. Raises InvalidParameter if it is repeated."""
+    values = request.args.getlist(name)
+    if len(values) > 1:
         raise InvalidParameter(f"{name} is given more than once", parameter=name)
-    return given[0] if given else None
+    return values[0] if values else None
 
 
-def text(name: str, longest: int) -> str:
-    """A parameter of printable text, empty where it is not given. Raises InvalidParameter."""
-    given = parameter(name)
-    if given is None:
+def text_parameter(name: str, max_length: int) -> str:
+    """A parameter of printable text, empty if it is absent. Raises InvalidParameter."""
+    value = query_parameter(name)
+    if value is None:
         return ""
-    if not given.strip() or len(given) > longest or UNPRINTABLE.search(given):
-        raise InvalidParameter(f"{name} is 1 to {longest} printable characters", parameter=name)
-    return given
+    if not value.strip() or len(value) > max_length or CONTROL_CHARACTERS.search(value) or REPLACEMENT in value:
+        raise InvalidParameter(f"{name} is 1 to {max_length} printable characters", parameter=name)
+    return value
 
 
-def whole(name: str, given: str | None, least: int, most: int | None = None) -> int | None:
-    """A whole number, None where it is not given. Raises InvalidParameter."""
-    if given is None:
+def integer(name: str, value: str | None, minimum: int, maximum: int | None = None) -> int | None:
+    """The whole number that `value` is, None for None. Raises InvalidParameter."""
+    if value is None:
         return None
-    number = int(given) if DIGITS.fullmatch(given) else -1
-    if number < least or (most is not None and number > most):
-        bounds = f"from {least} to {most}" if most is not None else f"of at least {least}"
+    number = int(value) if DIGITS.fullmatch(value) else -1
+    if number < minimum or (maximum is not None and number > maximum):
+        bounds = f"from {minimum} to {maximum}" if maximum is not None else f"of at least {minimum}"
         raise InvalidParameter(f"{name} is a whole number {bounds}", parameter=name)
     return number

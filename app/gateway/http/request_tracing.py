@@ -1,4 +1,4 @@
-"""Where a trace comes in: a span a request, carried on in whatever the bus is asked meanwhile."""
+"""Distributed tracing: one span for each HTTP request, and child spans for the bus requests that it makes."""
 
 from typing import TypeVar
 
@@ -13,26 +13,26 @@ R = TypeVar("R", bound=Reply)
 
 
 class TracedBus:
-    """The bus, each of whose questions is a part of the trace of the present request."""
+    """A bus that makes every request a part of the current HTTP request's trace."""
 
     def __init__(self, bus: RequestClient, tracer: Tracer) -> None:
         self._bus = bus
         self._tracer = tracer
 
-    def request(self, question: Request[R]) -> R:
+    def request(self, message: Request[R]) -> R:
         """The owner's reply."""
-        # A stream goes on after its request; by then it is nobody's part.
+        # A stream goes on when its HTTP request has ended, and belongs to no trace then.
         span: Span | None = g.get("span") if has_app_context() else None
         if span is None:
-            return self._bus.request(question)
-        with self._tracer.span(type(question).__name__, span.traceparent) as asked:
-            return self._bus.request(msgspec.structs.replace(question, traceparent=asked.traceparent))
+            return self._bus.request(message)
+        with self._tracer.span(type(message).__name__, span.traceparent) as child:
+            return self._bus.request(msgspec.structs.replace(message, traceparent=child.traceparent))
 
 
 def install(app: Flask, tracer: Tracer) -> None:
-    """Make every request of `app` a span, part of the trace that its `traceparent` names."""
+    """Make every request of `app` a span, a part of the trace that its `traceparent` names."""
 
-    def begin() -> None:
+    def start_span() -> None:
         route = request.url_rule.rule if request.url_rule else ""
         g.span = tracer.start_span(
             f"{request.method} {route}".strip(),
@@ -42,12 +42,12 @@ def install(app: Flask, tracer: Tracer) -> None:
         )
         g.traceparent = g.span.traceparent
 
-    def end(response: Response) -> Response:
+    def end_span(response: Response) -> Response:
         span: Span | None = g.pop("span", None)
         if span:
             span.set_attributes(**{"http.response.status_code": response.status_code})
             span.end(failed=response.status_code >= 500)
         return response
 
-    app.before_request(begin)
-    app.after_request(end)
+    app.before_request(start_span)
+    app.after_request(end_span)

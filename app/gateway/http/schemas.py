@@ -1,66 +1,62 @@
-"""What clients may send and what they get: marshmallow schemas, which the OpenAPI document is made from as well."""
+"""Schemas of requests, which validate them, and of responses, for the OpenAPI document."""
 
-import re
 from typing import Any
 
 from marshmallow import EXCLUDE, INCLUDE, RAISE, Schema, ValidationError, fields, validate
 
 from app.contracts.base import Money
-from app.gateway.http.money import MoneyError, parse
-from app.gateway.http.visible_text import hides
+from app.gateway.http.money import MoneyError, parse_money
+from app.gateway.http.visible_text import CONTROL_CHARACTERS, has_invisible
 
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+ALL = "all"
+ORDER_ID = {"example": "6920c1b05be0d3a1f2c4e687"}
 
 
 def _printable(text: str) -> None:
-    if UNPRINTABLE.search(text):
+    if CONTROL_CHARACTERS.search(text):
         raise ValidationError("Must not contain control characters.")
     if not text.strip():
         raise ValidationError("Must not be blank.")
 
 
-class Text(fields.String):
-    """Text of a bounded length, not blank, without control characters and characters that are not seen.
+class TextField(fields.String):
+    """Text of 1 to `max_length` characters, not blank, without control characters and invisible characters.
 
-    With `joiners`, those that are not seen and that scripts and emoji need are taken.
+    `joiners` allows the invisible characters that scripts and emoji need.
     """
 
-    def __init__(self, longest: int = 128, *, joiners: bool = False, **kwargs: Any) -> None:
-        def seen(text: str) -> None:
-            if hides(text, joiners=joiners):
+    def __init__(self, max_length: int = 128, *, joiners: bool = False, **kwargs: Any) -> None:
+        def visible(text: str) -> None:
+            if has_invisible(text, joiners=joiners):
                 raise ValidationError(
-                    "Must not contain characters that are not seen or change the direction of writing."
+                    "Must not contain invisible characters or such that change the direction of writing."
                 )
 
-        super().__init__(validate=[validate.Length(1, longest), _printable, seen], **kwargs)
+        super().__init__(validate=[validate.Length(1, max_length), _printable, visible], **kwargs)
 
 
-class Amount(fields.Field[Money]):
-    """Money, as text with its currency or as `{value, currency}` in minor units."""
+class AmountField(fields.Field[Money]):
+    """Money: text with its currency or `{value, currency}` in minor units."""
 
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> Money:
         try:
-            return parse(value)
+            return parse_money(value)
         except MoneyError as exc:
             raise ValidationError(str(exc)) from None
 
 
-class RefundAmount(Amount):
-    """Money to give back, or the word `all` for what is left: None."""
+class RefundAmountField(AmountField):
+    """Money to refund; the word `all`, which means all that is left, becomes None."""
 
-    def _deserialize(self, value: Any, *args: Any, **more: Any) -> Money | None:  # type: ignore[override]
-        return None if value == ALL else super()._deserialize(value, *args, **more)
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Money | None:  # type: ignore[override]
+        return None if value == ALL else super()._deserialize(value, *args, **kwargs)
 
 
-class OK(fields.Boolean):
-    """Whether it went well, for clients that look at bodies alone."""
+class OkField(fields.Boolean):
+    """Whether the request succeeded, for clients that look at bodies only."""
 
     def __init__(self) -> None:
         super().__init__(required=True, metadata={"example": True})
-
-
-ALL = "all"
-ORDER_ID = {"example": "6920c1b05be0d3a1f2c4e687"}
 
 
 class NewOrderSchema(Schema):
@@ -69,12 +65,12 @@ class NewOrderSchema(Schema):
     class Meta:
         unknown = EXCLUDE
 
-    user_id = Text(data_key="userId", required=True, metadata={"example": "user-7"})
-    product_id = Text(data_key="productId", required=True, metadata={"example": "1"})
-    product_name = Text(
+    user_id = TextField(data_key="userId", required=True, metadata={"example": "user-7"})
+    product_id = TextField(data_key="productId", required=True, metadata={"example": "1"})
+    product_name = TextField(
         512, joiners=True, data_key="productName", required=True, metadata={"example": "Espresso machine"}
     )
-    total = Amount(data_key="totalOrderAmount", required=True, metadata={"example": "RM 99"})
+    total = AmountField(data_key="totalOrderAmount", required=True, metadata={"example": "RM 99"})
     order_status = fields.Raw(
         data_key="orderStatus",
         allow_none=True,
@@ -86,23 +82,23 @@ class NewOrderSchema(Schema):
 
 
 class OrderUpdateSchema(Schema):
-    """A step for an order to take."""
+    """A status for an order to change to."""
 
     class Meta:
         unknown = EXCLUDE
 
-    order_id = Text(data_key="orderId", required=True, metadata={"example": "6920c1b05be0d3a1f2c4e687"})
-    order_status = Text(64, data_key="orderStatus", required=True, metadata={"example": "Cancelled"})
+    order_id = TextField(data_key="orderId", required=True, metadata={"example": "6920c1b05be0d3a1f2c4e687"})
+    order_status = TextField(64, data_key="orderStatus", required=True, metadata={"example": "Cancelled"})
 
 
 class RefundRequestSchema(Schema):
-    """A refund to make; all that is left where no amount is given or it is `all`. No other member is taken."""
+    """A refund to make: of all that is left if the amount is absent or `all`. Other members are rejected."""
 
     class Meta:
-        # A misspelt amount must not be taken for none at all, which would give back everything.
+        # Ignored, a misspelt amount would refund everything.
         unknown = RAISE
 
-    amount = RefundAmount(metadata={"example": "RM 10"})
+    amount = RefundAmountField(metadata={"example": "RM 10"})
 
 
 class MoneySchema(Schema):
@@ -113,23 +109,23 @@ class MoneySchema(Schema):
 
 
 class RefundSchema(Schema):
-    """A refund that is under way."""
+    """A refund that was accepted."""
 
     id = fields.String(required=True, metadata={"example": "9f2c7a51c60be2d4a3f08b17"})
     amount = fields.Nested(MoneySchema, required=True)
 
 
-class RefundAnswerSchema(Schema):
-    """The answer to a refund."""
+class RefundAcceptedSchema(Schema):
+    """The response to a refund."""
 
-    ok = OK()
+    ok = OkField()
     refund = fields.Nested(RefundSchema, required=True)
 
 
 class UserSchema(Schema):
     """The user in a path."""
 
-    user_id = Text(data_key="userId", required=True)
+    user_id = TextField(data_key="userId", required=True)
 
 
 class OrderSchema(Schema):
@@ -157,58 +153,58 @@ class CreatedIdSchema(Schema):
 
 
 class OrderCreatedSchema(Schema):
-    """The answer to a new order; `order` where it was waited for."""
+    """The response to a new order; `order` if the request waited for it."""
 
-    ok = OK()
+    ok = OkField()
     created = fields.Nested(CreatedIdSchema, required=True)
     payment = fields.String(required=True, metadata={"example": "Create order success, payment processing"})
     order = fields.Nested(OrderSchema)
 
 
 class OrderUpdatedSchema(Schema):
-    """The answer to a step."""
+    """The response to a change of status."""
 
-    ok = OK()
+    ok = OkField()
     message = fields.String(required=True, metadata={"example": "Update order success"})
 
 
-class OrderAnswerSchema(Schema):
+class OrderFoundSchema(Schema):
     """One order."""
 
-    ok = OK()
+    ok = OkField()
     order = fields.Nested(OrderSchema, required=True)
 
 
 class OrderStatusSchema(Schema):
     """The status of one order."""
 
-    ok = OK()
+    ok = OkField()
     orderStatus = fields.String(required=True, metadata={"example": "Success"})
 
 
 class OrderListSchema(Schema):
     """Orders, newest first."""
 
-    ok = OK()
+    ok = OkField()
     orders = fields.List(fields.Nested(OrderSchema), required=True)
     hasMore = fields.Boolean(required=True, metadata={"example": True})
     nextCursor = fields.String(
         metadata={
-            "description": "Where more follow: what to ask for as `cursor`.",
+            "description": "The `cursor` of the next page, if there is one.",
             "example": "WyIyMDI2LTExLTIyVDE1OjIzOjAyLjkwMFoiLCI2OTIwIl0.c2VhbA",
         }
     )
 
 
 class TimelineEntrySchema(Schema):
-    """A step that an order has taken."""
+    """A change of an order."""
 
     orderId = fields.String(required=True, metadata=ORDER_ID)
     sequence = fields.Integer(required=True, metadata={"example": 2})
     type = fields.String(required=True, metadata={"example": "PaymentCaptured"})
     at = fields.DateTime(required=True, metadata={"example": "2026-11-22T15:23:02.984Z"})
     actor = fields.String(required=True, metadata={"example": "payments"})
-    # "from" is a word of Python's.
+    # "from" is a keyword of Python.
     locals()["from"] = fields.String(required=True, metadata={"example": "Processing"})
     to = fields.String(required=True, metadata={"example": "Success"})
     paymentStatus = fields.String(required=True, metadata={"example": "Captured"})
@@ -216,9 +212,9 @@ class TimelineEntrySchema(Schema):
 
 
 class TimelineSchema(Schema):
-    """Steps of an order, oldest first."""
+    """Changes of an order, oldest first."""
 
-    ok = OK()
+    ok = OkField()
     events = fields.List(fields.Nested(TimelineEntrySchema), required=True)
     version = fields.Integer(required=True, metadata={"example": 2})
 
@@ -226,7 +222,7 @@ class TimelineSchema(Schema):
 class ExplanationSchema(Schema):
     """Why an order is in its state."""
 
-    ok = OK()
+    ok = OkField()
     sentence = fields.String(
         required=True,
         metadata={
@@ -236,7 +232,7 @@ class ExplanationSchema(Schema):
     )
     orderStatus = fields.String(required=True, metadata={"example": "Success"})
     paymentStatus = fields.String(required=True, metadata={"example": "Captured"})
-    because = fields.Nested(TimelineEntrySchema, required=True, metadata={"description": "The last step."})
+    because = fields.Nested(TimelineEntrySchema, required=True, metadata={"description": "The last change."})
     waitsFor = fields.String(
         required=True,
         metadata={"description": "The provider, the relay, an operator, or nothing.", "example": "nothing"},
@@ -244,32 +240,32 @@ class ExplanationSchema(Schema):
     attempts = fields.Integer(
         required=True,
         allow_none=True,
-        metadata={"description": "How often the provider was asked; null where nobody can tell.", "example": 1},
+        metadata={"description": "How often the provider was called; null if payments do not answer.", "example": 1},
     )
     nextAttemptAt = fields.DateTime(required=True, allow_none=True, metadata={"example": None})
     allowed = fields.List(
         fields.String(metadata={"example": "Cancelled"}),
         required=True,
-        metadata={"description": "What a client may set it to; `(custom)` stands for a text of its own."},
+        metadata={"description": "The statuses that a client may set; `(custom)` means any other text."},
     )
     onCancel = fields.String(
         required=True,
         allow_none=True,
         metadata={
-            "description": "What cancelling would mean for the money; null where it cannot be cancelled.",
+            "description": "What cancelling would mean for the money; null if the order cannot be cancelled.",
             "example": "a refund is started",
         },
     )
 
 
-class WayStageSchema(Schema):
+class StageLatencySchema(Schema):
     """A stage of the order, from the live feed."""
 
     stage = fields.String(required=True, metadata={"example": "payment processed"})
     module = fields.String(required=True, metadata={"example": "payments"})
     at = fields.DateTime(required=True, metadata={"example": "2026-11-22T15:23:02.981Z"})
     tookMs = fields.Float(required=True, metadata={"example": 5.16})
-    event = fields.String(metadata={"description": "The event that was handed on.", "example": "PaymentCaptured"})
+    event = fields.String(metadata={"description": "The event that was delivered.", "example": "PaymentCaptured"})
 
 
 class AttemptSchema(Schema):
@@ -285,26 +281,26 @@ class AttemptSchema(Schema):
     tookMs = fields.Float(required=True, metadata={"example": 5.16})
 
 
-class WaySchema(Schema):
-    """How long an order took, and where."""
+class LatencySchema(Schema):
+    """How long the stages of an order took."""
 
-    ok = OK()
+    ok = OkField()
     attempts = fields.List(
         fields.Nested(AttemptSchema),
         required=True,
-        metadata={"description": "Every call to the provider, oldest first; of many the newest 50."},
+        metadata={"description": "The newest 50 calls to the provider, oldest first."},
     )
     stages = fields.List(
-        fields.Nested(WayStageSchema),
+        fields.Nested(StageLatencySchema),
         required=True,
         metadata={
-            "description": "The stages that the live feed still has: none where the order is old or many were busy."
+            "description": "The stages that the live feed still has: none if the order is old, or if the feed sampled other orders."
         },
     )
 
 
 class TransitionSchema(Schema):
-    """A step that orders may take."""
+    """A transition between two states of an order."""
 
     locals()["from"] = fields.String(required=True, metadata={"example": "Processing"})
     by = fields.String(required=True, metadata={"example": "payment captured"})
@@ -313,39 +309,39 @@ class TransitionSchema(Schema):
 
 
 class StateMachineSchema(Schema):
-    """Every step that an order may take."""
+    """Every transition that an order may make."""
 
-    ok = OK()
+    ok = OkField()
     transitions = fields.List(fields.Nested(TransitionSchema), required=True)
 
 
 class ProblemKindSchema(Schema):
-    """What a kind of problem means."""
+    """The meaning of a kind of problem."""
 
-    ok = OK()
+    ok = OkField()
     type = fields.String(required=True, metadata={"example": "/problems/illegal_transition"})
     code = fields.String(required=True, metadata={"example": "illegal_transition"})
     title = fields.String(required=True, metadata={"example": "The order's state does not allow this"})
     status = fields.Integer(required=True, metadata={"example": 409})
-    means = fields.String(required=True, metadata={"example": "The order's state does not allow the step."})
-    remedy = fields.String(required=True, metadata={"example": "GET /state-machine shows all steps."})
+    meaning = fields.String(required=True, metadata={"example": "The order's state does not allow this transition."})
+    remedy = fields.String(required=True, metadata={"example": "See GET /state-machine."})
 
 
 class HealthSchema(Schema):
-    """Whether the process lives, or can serve."""
+    """Whether the process is alive, or ready to serve."""
 
-    ok = OK()
+    ok = OkField()
 
 
 class ProblemErrorSchema(Schema):
-    """One thing that is wrong with a request."""
+    """An error in one member of a request."""
 
     pointer = fields.String(required=True, metadata={"description": "JSON pointer to the member."})
     detail = fields.String(required=True)
 
 
 class ProblemSchema(Schema):
-    """What went wrong, as RFC 9457 has it; some kinds tell further facts."""
+    """A problem (RFC 9457); some kinds have further members."""
 
     class Meta:
         unknown = INCLUDE

@@ -1,1 +1,1 @@
-"""The HTTP routes: each checks a request, asks the bus and shapes the response."""
+"""The HTTP routes. Each checks a request, sends messages over the bus and builds the response."""

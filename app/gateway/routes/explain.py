@@ -1,19 +1,20 @@
-"""Why an order is in its state, put together from what orders and payments each know."""
+"""Explains why an order is in its state, from what orders and payments each know."""
 
 from typing import Any
 
-from flask import Blueprint, Response, g
+from flask import Blueprint, Response
 
 from app.contracts.base import Unavailable
 from app.contracts.orders import ExplainOrder, OrderExplanation
 from app.contracts.payments import ExplainPayment, PaymentExplanation
-from app.gateway.apidocs.operation import documented
+from app.gateway.apidocs.operation import Operation
 from app.gateway.http import schemas
-from app.gateway.http.responses import json_answer
-from app.gateway.security.caller import caller
+from app.gateway.http.problem_catalogue import READ_ONE
+from app.gateway.http.responses import json_response
+from app.gateway.security.caller import READ, request_origin
 from app.messaging.bus import RequestClient
 
-SILENT = PaymentExplanation(
+PAYMENTS_UNAVAILABLE = PaymentExplanation(
     known=False,
     attempts=0,
     next_attempt_at="",
@@ -22,31 +23,27 @@ SILENT = PaymentExplanation(
 )
 
 
-def add(routes: Blueprint, bus: RequestClient) -> None:
+def add_routes(routes: Blueprint, bus: RequestClient) -> None:
     """Add the explanation to the routes under /orders."""
 
     @routes.get("/one/<order_id>/explain")
-    @documented(
+    @Operation(
         "Explain why an order is in its state",
-        scope="orders:read",
-        answers={200: schemas.ExplanationSchema},
-        problems=("order_not_found", "unavailable"),
+        scope=READ,
+        responses={200: schemas.ExplanationSchema},
+        problems=READ_ONE,
     )
     def explain_order(order_id: str) -> Response:
-        asked = {"request_id": g.request_id, "order_id": order_id, "on_behalf_of": caller().owner}
-        order = bus.request(ExplainOrder(**asked))
-        return json_answer({"ok": True, **explanation(order, _payment(bus, ExplainPayment(**asked)))}, 200)
-
-
-def _payment(bus: RequestClient, question: ExplainPayment) -> PaymentExplanation:
-    try:
-        return bus.request(question)
-    except Unavailable:  # Half an explanation is better than none.
-        return SILENT
+        order = bus.request(ExplainOrder(order_id=order_id, **request_origin()))
+        try:
+            payment = bus.request(ExplainPayment(order_id=order_id, **request_origin()))
+        except Unavailable:  # Half an explanation is better than none.
+            payment = PAYMENTS_UNAVAILABLE
+        return json_response({"ok": True, **explanation(order, payment)})
 
 
 def explanation(order: OrderExplanation, payment: PaymentExplanation) -> dict[str, Any]:
-    """What both know, as clients see it."""
+    """Both explanations as one, with the members that clients see."""
     return {
         "sentence": f"{order.sentence}; {payment.sentence}.",
         "orderStatus": order.order_status,

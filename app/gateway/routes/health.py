@@ -1,36 +1,32 @@
-"""Whether the process lives, and whether it can serve."""
+"""Whether the process is alive, and whether it is ready to serve."""
 
 from collections.abc import Callable
 
-import orjson
 from flask import Blueprint, Response
 
-from app.gateway.apidocs.operation import documented
-from app.gateway.http import schemas
+from app.gateway.apidocs.operation import Operation
+from app.gateway.http.responses import json_response
+from app.gateway.http.schemas import HealthSchema
+
+RESPONSES = {200: HealthSchema, 503: HealthSchema}
 
 
 def blueprint(ready: Callable[[], bool], alive: Callable[[], bool]) -> Blueprint:
-    """`/healthz`, which answers 503 unless `alive()` and asks no other process; `/readyz`, likewise for `ready()`."""
+    """`/healthz`, which is 503 unless `alive()` and calls no other process, and `/readyz`, which is 503 unless `ready()`."""
     routes = Blueprint("health", __name__)
 
     @routes.get("/healthz")
-    @documented(
-        "Whether the process and its background work live",
-        scope=None,
-        answers={200: schemas.HealthSchema, 503: schemas.HealthSchema},
-    )
+    @Operation("Whether the process and its background threads are alive", scope=None, responses=RESPONSES)
     def healthz() -> Response:
-        return _answer(alive())
+        return _response(alive())
 
     @routes.get("/readyz")
-    @documented(
-        "Whether the process can serve", scope=None, answers={200: schemas.HealthSchema, 503: schemas.HealthSchema}
-    )
+    @Operation("Whether the process is ready to serve", scope=None, responses=RESPONSES)
     def readyz() -> Response:
-        return _answer(ready())
+        return _response(ready())
 
     return routes
 
 
-def _answer(ok: bool) -> Response:
-    return Response(orjson.dumps({"ok": ok}), 200 if ok else 503, content_type="application/json")
+def _response(ok: bool) -> Response:
+    return json_response({"ok": ok}, 200 if ok else 503)

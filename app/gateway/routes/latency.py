@@ -1,60 +1,65 @@
-"""How long an order took, and where: the provider's answers on record, and what the live feed still knows."""
+"""How long the stages of an order took: the recorded calls to the provider, and the stages in the live feed."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Blueprint, Response, g
+from flask import Blueprint, Response
 
 from app.contracts.orders import CheckOrderStatus
 from app.contracts.payments import Attempt, ListAttempts
-from app.gateway.apidocs.operation import documented
+from app.gateway.apidocs.operation import Operation
 from app.gateway.http import schemas
-from app.gateway.http.responses import json_answer
-from app.gateway.security.caller import caller
+from app.gateway.http.problem_catalogue import READ_ONE
+from app.gateway.http.responses import json_response
+from app.gateway.security.caller import READ, request_origin
 from app.messaging.bus import RequestClient
 
-# The lines of an order's stages, oldest first; raises Unavailable.
-StagesOf = Callable[[str], Sequence[dict[str, Any]]]
+# The stage records of an order, oldest first; raises Unavailable.
+StagesOfOrder = Callable[[str], Sequence[dict[str, Any]]]
 
 
-def add(routes: Blueprint, bus: RequestClient, stages_of: StagesOf) -> None:
-    """Add the way to the routes under /orders."""
+def add_routes(routes: Blueprint, bus: RequestClient, stages_of_order: StagesOfOrder) -> None:
+    """Add the latency to the routes under /orders."""
 
-    @routes.get("/one/<order_id>/way")
-    @documented(
+    @routes.get("/one/<order_id>/latency")
+    @Operation(
         "Show how long an order's stages took",
-        scope="orders:read",
-        answers={200: schemas.WaySchema},
-        problems=("order_not_found", "unavailable"),
+        scope=READ,
+        responses={200: schemas.LatencySchema},
+        problems=READ_ONE,
     )
-    def show_way(order_id: str) -> Response:
-        asked = {"request_id": g.request_id, "order_id": order_id, "on_behalf_of": caller().owner}
-        bus.request(CheckOrderStatus(**asked))  # Whoever may not see the order may not see its stages.
-        attempts = bus.request(ListAttempts(**asked)).attempts
-        return json_answer(
+    def show_latency(order_id: str) -> Response:
+        # Raises NotFound if the caller may not see the order, and so may not see its stages.
+        bus.request(CheckOrderStatus(order_id=order_id, **request_origin()))
+        attempts = bus.request(ListAttempts(order_id=order_id, **request_origin())).attempts
+        return json_response(
             {
                 "ok": True,
-                "attempts": [_attempt(attempt) for attempt in attempts],
-                "stages": [stage_members(line) for line in _taken_up(stages_of(order_id))],
-            },
-            200,
+                "attempts": [_attempt_members(attempt) for attempt in attempts],
+                "stages": [stage_members(record) for record in _of_accepted_requests(stages_of_order(order_id))],
+            }
         )
 
 
-def _taken_up(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The stages of requests that some module behind the gateway took up: others may name an order that is not theirs."""
-    behind = {line["request_id"] for line in lines if line["module"] != "gateway"}
-    return [line for line in lines if line["request_id"] in behind]
+def _of_accepted_requests(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records of requests that a module behind the gateway accepted: a rejected request may name any order."""
+    accepted = {record["request_id"] for record in records if record["module"] != "gateway"}
+    return [record for record in records if record["request_id"] in accepted]
 
 
-def stage_members(line: dict[str, Any]) -> dict[str, Any]:
-    """A line of the live feed as clients see it."""
-    members = {"stage": line["stage"], "module": line["module"], "at": _rfc3339(line["at"]), "tookMs": line["took_ms"]}
-    return members | ({"event": line["event_type"]} if "event_type" in line else {})
+def stage_members(record: dict[str, Any]) -> dict[str, Any]:
+    """A stage record of the live feed with the members that clients see."""
+    members = {
+        "stage": record["stage"],
+        "module": record["module"],
+        "at": _rfc3339(record["at"]),
+        "tookMs": record["took_ms"],
+    }
+    return members | ({"event": record["event_type"]} if "event_type" in record else {})
 
 
-def _attempt(attempt: Attempt) -> dict[str, Any]:
+def _attempt_members(attempt: Attempt) -> dict[str, Any]:
     return {
         "attempt": attempt.attempt,
         "at": attempt.at,
@@ -65,5 +70,5 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _rfc3339(at: float) -> str:
-    return f"{datetime.fromtimestamp(at, UTC).isoformat(timespec='microseconds').removesuffix('+00:00')}Z"
+def _rfc3339(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC).isoformat(timespec='microseconds').removesuffix('+00:00')}Z"

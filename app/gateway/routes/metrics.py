@@ -1,4 +1,4 @@
-"""`GET /metrics`, for Prometheus, and what it tells of requests."""
+"""`GET /metrics` for Prometheus, and the metrics of HTTP requests."""
 
 import time
 from collections.abc import Iterable
@@ -6,16 +6,16 @@ from typing import Any
 
 from flask import Blueprint, Request, Response, g
 
-from app.contracts.base import Request as Question
+from app.contracts.base import Request as BusRequest
 from app.contracts.base import Unavailable
 from app.contracts.orders import CheckOrderBacklog, CheckOrderQueue
 from app.contracts.payments import CheckPaymentBacklog, CheckPaymentQueue
-from app.gateway.security.caller import open_to
+from app.gateway.security.caller import requires_scope
 from app.messaging.bus import RequestClient
 from app.observability import metrics, prometheus
 from app.observability.prometheus import ModuleGauges
 
-CHECKS = {
+MODULE_CHECKS = {
     "orders": (CheckOrderBacklog, CheckOrderQueue),
     "payments": (CheckPaymentBacklog, CheckPaymentQueue),
 }
@@ -23,43 +23,45 @@ NO_ROUTE = "(none)"
 
 
 def blueprint(bus: RequestClient, scope: str | None, modules: Iterable[str]) -> Blueprint:
-    """The metrics of all workers; what is looked up of `modules` is left out where nobody can tell it."""
+    """`/metrics`: the metrics of all workers, and gauges of `modules` as far as these answer."""
     routes = Blueprint("metrics", __name__)
 
     @routes.get("/metrics")
-    @open_to(scope)
+    @requires_scope(scope)
     def show() -> Response:
-        looked = {module: _looked(bus, *CHECKS[module]) for module in modules}
-        return Response(prometheus.exposition(looked), content_type=prometheus.CONTENT_TYPE)
+        gauges = {module: _module_gauges(bus, *MODULE_CHECKS[module]) for module in modules}
+        return Response(prometheus.exposition(gauges), content_type=prometheus.CONTENT_TYPE)
 
     return routes
 
 
-def measure(request: Request, response: Response) -> None:
-    """Count a request and its time, under its route's template."""
+def observe_request(request: Request, response: Response) -> None:
+    """Record a request and its duration under its route's template."""
     started = g.get("started")
     if started is None:
         return
     rule = request.url_rule
     route = rule.rule if rule else NO_ROUTE
-    # Who asks to wait would make all others look slow.
-    route = f"{route} (waiting)" if "waits" in g else route
+    # A label of their own keeps long polls out of the durations of other requests.
+    route = f"{route} (waiting)" if "long_poll" in g else route
     metrics.observe_request(route, request.method, response.status_code, time.perf_counter() - started)
 
 
-def _looked(bus: RequestClient, backlog: type[Question[Any]], queue: type[Question[Any]]) -> ModuleGauges:
-    due, stuck = _asked(bus, backlog), _asked(bus, queue)
+def _module_gauges(
+    bus: RequestClient, backlog_check: type[BusRequest[Any]], queue_check: type[BusRequest[Any]]
+) -> ModuleGauges:
+    backlog, queue = _reply_or_none(bus, backlog_check), _reply_or_none(bus, queue_check)
     return ModuleGauges(
-        due=due and due.due,
-        oldest_seconds=due.oldest_ms / 1000 if due else 0.0,
-        retrying=stuck and stuck.retrying,
-        parked=stuck.parked if stuck else 0,
-        dead=stuck.dead if stuck else 0,
+        due=backlog and backlog.due,
+        oldest_seconds=backlog.oldest_ms / 1000 if backlog else 0.0,
+        retrying=queue and queue.retrying,
+        parked=queue.parked if queue else 0,
+        dead=queue.dead if queue else 0,
     )
 
 
-def _asked(bus: RequestClient, question: type[Question[Any]]) -> Any:
+def _reply_or_none(bus: RequestClient, message: type[BusRequest[Any]]) -> Any:
     try:
-        return bus.request(question(request_id=g.request_id))
+        return bus.request(message(request_id=g.request_id))
     except Unavailable:
         return None

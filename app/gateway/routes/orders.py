@@ -1,4 +1,4 @@
-"""The HTTP of orders. Decides nothing: checks what came, asks the bus, shapes the answer."""
+"""The routes of orders. They decide nothing: each checks a request, sends a message over the bus and builds the response."""
 
 import re
 import secrets
@@ -8,59 +8,59 @@ from hashlib import sha256
 from flask import Blueprint, Response, g, request
 
 from app.contracts.orders import CheckOrderStatus, CreateOrder, FindOrder, RefundOrder, UpdateOrder
-from app.gateway.apidocs.operation import documented
+from app.gateway.apidocs.operation import Operation
 from app.gateway.http import schemas
 from app.gateway.http.body import json_object
-from app.gateway.http.cursors import Cursors
-from app.gateway.http.etags import IF_MATCH, IF_NONE_MATCH, expected_versions, unless_known
+from app.gateway.http.cursors import CursorCodec
+from app.gateway.http.etags import IF_MATCH, IF_NONE_MATCH, expected_versions, not_modified_or
 from app.gateway.http.idempotency import IDEMPOTENCY_KEY, idempotency_key
-from app.gateway.http.long_poll import PREFER, WAIT_PARAMETER, Waiting, preferred_wait, wanted_wait
-from app.gateway.http.money import show
-from app.gateway.http.responses import etag, json_answer
+from app.gateway.http.long_poll import PREFER, WAIT, LongPoll, wait_from_prefer, wait_from_query
+from app.gateway.http.money import format_money
+from app.gateway.http.problem_catalogue import CHANGE_ONE, READ_ONE, WITH_IDEMPOTENCY_KEY
+from app.gateway.http.responses import etag, json_response
 from app.gateway.routes import explain, latency, lists, timeline
 from app.gateway.security.admission import Admission
 from app.gateway.security.authentication import check_scope
-from app.gateway.security.caller import FULFIL, REFUND, caller, check_acts_for
-from app.gateway.security.connection_limits import Streams
+from app.gateway.security.caller import FULFIL, READ, REFUND, WRITE, caller, check_may_place_for, request_origin
+from app.gateway.security.stream_limits import StreamLimits
 from app.messaging.bus import RequestClient
 from app.observability.stages import Stage, record_stage
 
-# What the contract calls the status that takes no fulfilment.
+# The only status that a client may set without the scope FULFIL.
 CANCELLED = "Cancelled"
 NEW_ORDER = schemas.NewOrderSchema()
 ORDER_UPDATE = schemas.OrderUpdateSchema()
 REFUND_REQUEST = schemas.RefundRequestSchema()
 ORDER_ID = re.compile(r"[0-9a-f]{24}")
-EMPTY: tuple[dict[str, object], dict[str, str]] = ({}, {})
+NOT_AWAITED: tuple[dict[str, object], dict[str, str]] = ({}, {})
 
 
 def blueprint(
-    bus: RequestClient, admission: Admission, streams: Streams, cursors: Cursors, stages_of: latency.StagesOf
+    bus: RequestClient,
+    admission: Admission,
+    limits: StreamLimits,
+    cursors: CursorCodec,
+    stages_of_order: latency.StagesOfOrder,
 ) -> Blueprint:
-    """The routes under /orders, asking `bus`; `stages_of` returns the lines that the live feed has of an order."""
+    """The routes under /orders; `stages_of_order` returns the stage records that the live feed has of an order."""
     routes = Blueprint("orders", __name__, url_prefix="/orders")
-    waiting = Waiting(bus, streams)
-    lists.add(routes, bus, cursors)
-    timeline.add(routes, bus, streams)
-    explain.add(routes, bus)
-    latency.add(routes, bus, stages_of)
+    long_poll = LongPoll(bus, limits)
+    lists.add_routes(routes, bus, cursors)
+    timeline.add_routes(routes, bus, limits)
+    explain.add_routes(routes, bus)
+    latency.add_routes(routes, bus, stages_of_order)
 
     @routes.post("")
-    @documented(
+    @Operation(
         "Place an order",
-        scope="orders:write",
+        scope=WRITE,
         body=schemas.NewOrderSchema,
-        answers={201: schemas.OrderCreatedSchema},
+        responses={201: schemas.OrderCreatedSchema},
         parameters=(IDEMPOTENCY_KEY, PREFER),
-        sends=("Location", "ETag", "Idempotent-Replayed", "Preference-Applied"),
+        headers=("Location", "ETag", "Idempotent-Replayed", "Preference-Applied"),
         problems=(
-            "malformed_body",
-            "malformed_idempotency_key",
+            *WITH_IDEMPOTENCY_KEY,
             "conflict",
-            "body_too_large",
-            "unsupported_media_type",
-            "invalid_members",
-            "idempotency_key_reused",
             "wrong_user",
             "too_many_open_orders",
             "overloaded",
@@ -69,30 +69,30 @@ def blueprint(
     )
     def place_order() -> Response:
         started = time.perf_counter()
-        key, wait = idempotency_key(request), preferred_wait()
-        sent = json_object(request)
-        given = NEW_ORDER.load(sent)
-        check_acts_for(given["user_id"])
+        key, wait = idempotency_key(request), wait_from_prefer()
+        body = json_object(request)
+        order = NEW_ORDER.load(body)
+        check_may_place_for(order["user_id"])
         admission.check()
-        order_id = _new_id()
-        _log_received(order_id, started)
-        total = given["total"]
-        written = sent["totalOrderAmount"]
+        order_id = _new_order_id()
+        _record_received(order_id, started)
+        total = order["total"]
+        total_text = body["totalOrderAmount"]
         accepted = bus.request(
             CreateOrder(
                 request_id=g.request_id,
                 order_id=order_id,
-                user_id=given["user_id"],
-                product_id=given["product_id"],
-                product_name=given["product_name"],
-                total_text=written if isinstance(written, str) else show(total),
+                user_id=order["user_id"],
+                product_id=order["product_id"],
+                product_name=order["product_name"],
+                total_text=total_text if isinstance(total_text, str) else format_money(total),
                 total_value=total.value,
                 total_currency=total.currency,
                 idempotency_key=key,
             )
         )
-        members, headers = EMPTY if wait is None else waiting.new_order(accepted.order_id, wait)
-        return json_answer(
+        members, headers = NOT_AWAITED if wait is None else long_poll.settled_order(accepted.order_id, wait)
+        return json_response(
             {
                 "ok": True,
                 "created": {"id": accepted.order_id},
@@ -106,90 +106,58 @@ def blueprint(
         )
 
     @routes.put("")
-    @documented(
-        "Take an order one step on",
-        notes="Any status but Cancelled needs the scope `orders:fulfil` beside it, and cancelling an order that was "
-        "confirmed or has a status of its own `orders:refund`.",
-        scope="orders:write",
+    @Operation(
+        "Change an order's status",
+        description="Any status but Cancelled needs the scope `orders:fulfil` as well, and cancelling an order that was "
+        "confirmed or has a custom status `orders:refund`.",
+        scope=WRITE,
         body=schemas.OrderUpdateSchema,
-        answers={200: schemas.OrderUpdatedSchema},
+        responses={200: schemas.OrderUpdatedSchema},
         parameters=(IF_MATCH,),
-        sends=("ETag",),
-        problems=(
-            "malformed_body",
-            "malformed_condition",
-            "order_not_found",
-            "refund_not_allowed",
-            "illegal_transition",
-            "timeline_full",
-            "conflict",
-            "precondition_failed",
-            "body_too_large",
-            "unsupported_media_type",
-            "invalid_members",
-            "misleading_status",
-            "unavailable",
-        ),
+        headers=("ETag",),
+        problems=(*CHANGE_ONE, "refund_not_allowed", "timeline_full", "misleading_status"),
     )
     def update_order() -> Response:
         started = time.perf_counter()
-        given = ORDER_UPDATE.load(json_object(request))
-        if given["order_status"] != CANCELLED:
+        update = ORDER_UPDATE.load(json_object(request))
+        if update["order_status"] != CANCELLED:
             check_scope(caller(), FULFIL)
-        expected = expected_versions(given["order_id"])
-        _log_received(given["order_id"], started)
+        expected = expected_versions(update["order_id"])
+        _record_received(update["order_id"], started)
         updated = bus.request(
-            UpdateOrder(
-                request_id=g.request_id,
-                on_behalf_of=caller().owner,
-                expected_versions=expected,
-                may_refund=caller().may(REFUND),
-                **given,
-            )
+            UpdateOrder(expected_versions=expected, may_refund=caller().has_scope(REFUND), **update, **request_origin())
         )
-        return json_answer(
-            {"ok": True, "message": "Update order success"},
-            200,
-            ETag=etag(updated.order_id, updated.version),
+        return json_response(
+            {"ok": True, "message": "Update order success"}, ETag=etag(updated.order_id, updated.version)
         )
 
     @routes.get("/one/<order_id>")
-    @documented(
+    @Operation(
         "Show an order",
-        scope="orders:read",
-        answers={200: schemas.OrderAnswerSchema, 304: None},
+        scope=READ,
+        responses={200: schemas.OrderFoundSchema, 304: None},
         parameters=(IF_NONE_MATCH,),
-        sends=("ETag",),
-        problems=("malformed_condition", "order_not_found", "unavailable"),
+        headers=("ETag",),
+        problems=("malformed_condition", *READ_ONE),
     )
     def find_order(order_id: str) -> Response:
-        order = bus.request(FindOrder(request_id=g.request_id, order_id=order_id, on_behalf_of=caller().owner))
-        return unless_known({"ok": True, "order": order}, order.id, order.version)
+        order = bus.request(FindOrder(order_id=order_id, **request_origin()))
+        return not_modified_or({"ok": True, "order": order}, order.id, order.version)
 
     @routes.post("/one/<order_id>/refunds")
-    @documented(
-        "Give an order's money back, in part or whole",
-        scope="orders:refund",
+    @Operation(
+        "Refund an order, in part or in full",
+        scope=REFUND,
         body=schemas.RefundRequestSchema,
-        answers={201: schemas.RefundAnswerSchema},
+        responses={201: schemas.RefundAcceptedSchema},
         parameters=(IDEMPOTENCY_KEY, IF_MATCH),
-        sends=("Location", "ETag", "Idempotent-Replayed"),
+        headers=("Location", "ETag", "Idempotent-Replayed"),
         problems=(
-            "malformed_body",
-            "malformed_idempotency_key",
-            "malformed_condition",
-            "order_not_found",
-            "illegal_transition",
+            *CHANGE_ONE,
+            *WITH_IDEMPOTENCY_KEY,
             "refund_exceeds_balance",
             "too_many_refunds",
-            "conflict",
-            "precondition_failed",
-            "body_too_large",
-            "unsupported_media_type",
-            "invalid_members",
             "wrong_currency",
-            "idempotency_key_reused",
-            "unavailable",
         ),
     )
     def refund_order(order_id: str) -> Response:
@@ -197,26 +165,20 @@ def blueprint(
         key = idempotency_key(request)
         amount = REFUND_REQUEST.load(json_object(request)).get("amount")
         expected = expected_versions(order_id)
-        _log_received(order_id, started)
+        _record_received(order_id, started)
         refund = bus.request(
             RefundOrder(
-                request_id=g.request_id,
                 order_id=order_id,
-                on_behalf_of=caller().owner,
                 expected_versions=expected,
                 refund_id=_refund_id(order_id, key),
                 refund_value=amount.value if amount else 0,
                 currency=amount.currency if amount else "",
+                **request_origin(),
             )
         )
-        return json_answer(
-            {
-                "ok": True,
-                "refund": {
-                    "id": refund.refund_id,
-                    "amount": {"value": refund.refund_value, "currency": refund.currency},
-                },
-            },
+        members = {"id": refund.refund_id, "amount": {"value": refund.refund_value, "currency": refund.currency}}
+        return json_response(
+            {"ok": True, "refund": members},
             201,
             Location=f"/orders/one/{order_id}",
             ETag=etag(order_id, refund.version),
@@ -224,28 +186,28 @@ def blueprint(
         )
 
     @routes.get("/status/<order_id>")
-    @documented(
+    @Operation(
         "Show an order's status",
-        scope="orders:read",
-        answers={200: schemas.OrderStatusSchema, 304: None},
-        parameters=(WAIT_PARAMETER, IF_NONE_MATCH),
-        sends=("ETag",),
-        problems=("malformed_condition", "invalid_parameter", "order_not_found", "too_many_streams", "unavailable"),
+        scope=READ,
+        responses={200: schemas.OrderStatusSchema, 304: None},
+        parameters=(WAIT, IF_NONE_MATCH),
+        headers=("ETag",),
+        problems=("malformed_condition", "invalid_parameter", "too_many_streams", *READ_ONE),
     )
     def check_order_status(order_id: str) -> Response:
-        wait = wanted_wait()
+        wait = wait_from_query()
         status = (
-            waiting.status(order_id, wait)
+            long_poll.settled_status(order_id, wait)
             if wait
-            else bus.request(CheckOrderStatus(request_id=g.request_id, order_id=order_id, on_behalf_of=caller().owner))
+            else bus.request(CheckOrderStatus(order_id=order_id, **request_origin()))
         )
-        return unless_known({"ok": True, "orderStatus": status.order_status}, status.order_id, status.version)
+        return not_modified_or({"ok": True, "orderStatus": status.order_status}, status.order_id, status.version)
 
     return routes
 
 
-def _log_received(order_id: str, started: float) -> None:
-    """Log the first stage of a request about an order; what is no id of an order belongs to none."""
+def _record_received(order_id: str, started: float) -> None:
+    """Record the first stage of a request about an order, unless the id cannot be an order's."""
     if not ORDER_ID.fullmatch(order_id):
         return
     record_stage(
@@ -266,6 +228,6 @@ def _refund_id(order_id: str, key: str) -> str:
     return sha256(f"{order_id}:{key}".encode()).hexdigest()[:24] if key else secrets.token_hex(12)
 
 
-def _new_id() -> str:
-    # As MongoDB makes its own: four bytes of time, then enough chance that no two ever meet.
+def _new_order_id() -> str:
+    # The format of MongoDB's ObjectId: four bytes of time, then eight random bytes.
     return f"{int(time.time()):08x}{secrets.token_hex(8)}"

@@ -1,59 +1,61 @@
-"""`GET /state-machine`: the steps that orders may take, as JSON or as a Mermaid diagram."""
+"""`GET /state-machine`: the transitions of orders, as JSON or as a Mermaid diagram."""
 
 from flask import Blueprint, Response, g, request
 
 from app.contracts.orders import DescribeStates, StateRule
-from app.gateway.apidocs.operation import Parameter, documented
+from app.gateway.apidocs.operation import Operation, Parameter
 from app.gateway.http import schemas
-from app.gateway.http.query import InvalidParameter, parameter
-from app.gateway.http.responses import json_answer
+from app.gateway.http.problem_catalogue import PUBLIC
+from app.gateway.http.query import InvalidParameter, query_parameter
+from app.gateway.http.responses import JSON, json_response
 from app.messaging.bus import RequestClient
 
 MERMAID = "text/vnd.mermaid"
+# By the value of `format`; Mermaid comes as plain text then, which browsers show.
+MEDIA_TYPES = {"json": JSON, "mermaid": "text/plain"}
 FORMAT = Parameter(
     name="format",
     where="query",
-    description="Counts more than the Accept header; Mermaid then comes as plain text.",
-    schema={"type": "string", "enum": ["json", "mermaid"]},
+    description="Overrides the Accept header; Mermaid then comes as plain text.",
+    schema={"type": "string", "enum": list(MEDIA_TYPES)},
     example="json",
 )
 SAMPLE = """stateDiagram-v2
     [*] --> Processing: POST
     Processing --> Success: payment captured
 """
-FORMATS = ("json", "mermaid")
 
 
 def blueprint(bus: RequestClient) -> Blueprint:
-    """`/state-machine`, asking `bus`."""
+    """`/state-machine`."""
     routes = Blueprint("states", __name__)
 
     @routes.get("/state-machine")
-    @documented(
-        "Show the steps that an order may take",
+    @Operation(
+        "Show the transitions of orders",
         scope=None,
-        answers={200: schemas.StateMachineSchema},
-        also={MERMAID: SAMPLE, "text/plain": SAMPLE},
-        problems=("invalid_parameter", "rate_limited", "misdirected_request"),
+        responses={200: schemas.StateMachineSchema},
+        media_types={MERMAID: SAMPLE, "text/plain": SAMPLE},
+        problems=("invalid_parameter", *PUBLIC),
         parameters=(FORMAT,),
     )
     def show_state_machine() -> Response:
-        kind = _kind()
+        media_type = _media_type()
         rules = bus.request(DescribeStates(request_id=g.request_id)).rules
-        if kind == "application/json":
-            return json_answer({"ok": True, "transitions": [_transition(rule) for rule in rules]}, 200, Vary="Accept")
-        return Response(_diagram(rules), headers={"Vary": "Accept"}, content_type=f"{kind}; charset=utf-8")
+        if media_type == JSON:
+            return json_response({"ok": True, "transitions": [_transition(rule) for rule in rules]}, Vary="Accept")
+        return Response(_diagram(rules), headers={"Vary": "Accept"}, content_type=f"{media_type}; charset=utf-8")
 
     return routes
 
 
-def _kind() -> str:
-    wanted = parameter("format")
-    if wanted not in (None, *FORMATS):
-        raise InvalidParameter(f"format is one of {', '.join(FORMATS)}", parameter="format")
-    if wanted:
-        return "text/plain" if wanted == "mermaid" else "application/json"
-    return request.accept_mimetypes.best_match(["application/json", MERMAID]) or "application/json"
+def _media_type() -> str:
+    name = query_parameter("format")
+    if name is None:
+        return request.accept_mimetypes.best_match([JSON, MERMAID]) or JSON
+    if name not in MEDIA_TYPES:
+        raise InvalidParameter(f"format is one of {', '.join(MEDIA_TYPES)}", parameter="format")
+    return MEDIA_TYPES[name]
 
 
 def _transition(rule: StateRule) -> dict[str, str]:
@@ -61,10 +63,10 @@ def _transition(rule: StateRule) -> dict[str, str]:
 
 
 def _diagram(rules: tuple[StateRule, ...]) -> str:
-    steps = [f"    {_node(rule.source)} --> {_node(rule.target)}: {rule.by}" for rule in rules]
-    return "\n".join(["stateDiagram-v2", *steps, ""])
+    transitions = [f"    {_node(rule.source)} --> {_node(rule.target)}: {rule.by}" for rule in rules]
+    return "\n".join(["stateDiagram-v2", *transitions, ""])
 
 
 def _node(state: str) -> str:
-    # Mermaid's names take no brackets; [*] is where everything begins.
+    # Mermaid allows no brackets in names, and calls the start [*].
     return "[*]" if state == "(new)" else state.strip("()")

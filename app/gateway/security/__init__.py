@@ -1,1 +1,1 @@
-"""Who may call and how often: authentication, rate limits, admission, hosts, connection limits."""
+"""Who may call, and how often: authentication, scopes, rate limits, admission, host names, limits of streams."""

@@ -1,4 +1,4 @@
-"""Back-pressure: no new orders while more is waiting than can be worked off soon."""
+"""Back-pressure: no new orders while the backlog is longer than what can be processed soon."""
 
 import time
 
@@ -9,41 +9,45 @@ from app.messaging.bus import RequestClient
 from app.observability import metrics
 from app.observability.logging import log
 
-LOOK_SECONDS = 1.0
-LONGEST_WAIT = 60
+CHECK_INTERVAL_SECONDS = 1.0
+MAX_RETRY_AFTER = 60
 
 
 class Admission:
-    """Looks at the backlogs once a second at the most, whatever the number of requests."""
+    """Checks the backlogs at most once a second, independent of the number of requests."""
 
     def __init__(self, bus: RequestClient) -> None:
         self._bus = bus
-        self._looked = 0.0
-        self._full: Backlog | None = None
+        self._checked_at = 0.0
+        self._overload: Backlog | None = None
 
     def check(self) -> None:
-        """Let a new order in, or raise Overloaded. Where nobody can tell, it is let in: orders may outlive payments."""
+        """Admit a new order, or raise Overloaded. An unknown backlog admits: orders must work while payments are down."""
         now = time.monotonic()
-        if now - self._looked > LOOK_SECONDS:
-            self._looked = now
-            self._full = self._look()
-        if self._full:
+        if now - self._checked_at > CHECK_INTERVAL_SECONDS:
+            self._checked_at = now
+            self._overload = self._find_overload()
+        if self._overload:
             metrics.orders_rejected.inc()
-            wait = max(1, min(LONGEST_WAIT, self._full.oldest_ms // 1000))
-            raise Overloaded("more orders are waiting than can be paid for soon", retry_after=wait)
+            retry_after = max(1, min(MAX_RETRY_AFTER, self._overload.oldest_ms // 1000))
+            raise Overloaded("too many orders wait for their payment", retry_after=retry_after)
 
-    def _look(self) -> Backlog | None:
-        # One at a time: while payments cannot tell, what orders keep for it is what must not grow without end.
+    def _find_overload(self) -> Backlog | None:
+        # Orders' own backlog bounds the outbox while payments do not answer.
         backlogs = (self._backlog(CheckPaymentBacklog(request_id="")), self._backlog(CheckOrderBacklog(request_id="")))
-        full = next((backlog for backlog in backlogs if backlog and backlog.overloaded), None)
-        if full:
+        overload = next((backlog for backlog in backlogs if backlog and backlog.overloaded), None)
+        if overload:
             log.warning(
-                "overloaded", module="gateway", due=full.due, unfinished=full.unfinished, oldest_ms=full.oldest_ms
+                "overloaded",
+                module="gateway",
+                due=overload.due,
+                unfinished=overload.unfinished,
+                oldest_ms=overload.oldest_ms,
             )
-        return full
+        return overload
 
-    def _backlog(self, question: Request[Backlog]) -> Backlog | None:
+    def _backlog(self, message: Request[Backlog]) -> Backlog | None:
         try:
-            return self._bus.request(question)
+            return self._bus.request(message)
         except Unavailable:
             return None

@@ -1,8 +1,9 @@
-"""Which names this server answers to, and which sites' pages may change something.
+"""The host names that this server serves, and the sites whose pages may send changes.
 
-Where nobody is asked who they are, a browser on this machine is all that an attacker needs: a page whose own name is made
-to point here (DNS rebinding) could read and change orders, and any page could send requests blindly. A token cannot be
-sent so, since no browser adds it by itself: where callers are asked who they are, names count only if some are set.
+Without authentication, a browser on this machine is all that an attacker needs: a page whose own host name is made to
+resolve to this machine (DNS rebinding) could read and change orders, and any page could send requests without seeing the
+responses. With authentication neither works, because browsers do not add bearer tokens by themselves; host names are then
+checked only if ALLOWED_HOSTS is set.
 """
 
 import re
@@ -14,69 +15,68 @@ from flask import Flask, request
 
 from app.config import Settings
 from app.contracts.base import ApplicationError
-from app.gateway.security.rate_limits import EXEMPT
+from app.gateway.security.rate_limits import EXEMPT_ENDPOINTS
 
 AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?", re.ASCII)
-READING = frozenset({"GET", "HEAD", "OPTIONS"})
-OWN_PAGES = frozenset({"same-origin", "none"})
-LONGEST = 255
-REMEMBERED = 1024
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+SAME_SITE = frozenset({"same-origin", "none"})
+MAX_HOST_LENGTH = 255
+CACHED_HOSTS = 1024
 
 
 class MisdirectedRequest(ApplicationError):
-    """The request is for another server, or says of none that it is for."""
+    """The Host header is missing or names another server."""
 
     code = "misdirected_request"
 
 
 class CrossSiteRequest(ApplicationError):
-    """A page of another site wants to change something."""
+    """A page of another site tries to change something."""
 
     code = "cross_site_request"
 
 
 def install(app: Flask, settings: Settings) -> None:
-    """Have `app` answer to its own names only, where that protects. Call it before callers are asked who they are."""
+    """Make `app` serve its own host names only, if that protects. Call it before authentication is installed."""
     if settings.identity and not settings.allowed_hosts:
         return
-    answers_to = own_names(settings)
+    is_own_host = own_hosts(settings)
 
     def check() -> None:
-        # Probes and Prometheus come by whatever address they were given, and are told nothing of orders.
-        if request.endpoint not in EXEMPT and not answers_to(request.environ.get("HTTP_HOST", "")):
-            raise MisdirectedRequest("this server does not answer to that name; ALLOWED_HOSTS says to which it does")
-        if not settings.identity and request.method not in READING and _is_cross_site():
+        # Probes and Prometheus use any address of this machine, and their responses contain no orders.
+        if request.endpoint not in EXEMPT_ENDPOINTS and not is_own_host(request.environ.get("HTTP_HOST", "")):
+            raise MisdirectedRequest("this server does not serve that host name; see ALLOWED_HOSTS")
+        if not settings.identity and request.method not in SAFE_METHODS and _is_cross_site():
             raise CrossSiteRequest("pages of other sites may not change anything here")
 
     app.before_request(check)
 
 
-def own_names(settings: Settings) -> Callable[[str], bool]:
-    """Tells of a Host header whether it names this server: this machine's own names, where it is published, and those set.
+def own_hosts(settings: Settings) -> Callable[[str], bool]:
+    """Returns whether a Host header names this server: localhost, the published host, or a configured name.
 
-    On all addresses of a machine, whatever address is named may be its own. Names are what rebinding needs, so that
-    lets none in.
+    A server that listens on all addresses accepts every IP address: DNS rebinding needs a name.
     """
     published = (settings.published_on or settings.bind).strip("[]").lower()
     names = {"localhost", published, *(name.lower() for name in settings.own_hosts)}
-    everywhere = _is_address(published) and ip_address(published).is_unspecified
+    all_addresses = _is_address(published) and ip_address(published).is_unspecified
 
-    @lru_cache(REMEMBERED)
-    def answers_to(host: str) -> bool:
-        found = AUTHORITY.fullmatch(host) if len(host) <= LONGEST else None
-        if found is None:
+    @lru_cache(CACHED_HOSTS)
+    def is_own_host(host: str) -> bool:
+        match = AUTHORITY.fullmatch(host) if len(host) <= MAX_HOST_LENGTH else None
+        if match is None:
             return False
-        name = found[1].strip("[]").lower().removesuffix(".")
-        return name in names or (_is_address(name) and (everywhere or ip_address(name).is_loopback))
+        name = match[1].strip("[]").lower().removesuffix(".")
+        return name in names or (_is_address(name) and (all_addresses or ip_address(name).is_loopback))
 
-    return answers_to
+    return is_own_host
 
 
 def _is_cross_site() -> bool:
-    """Whether a browser says that another site's page sends this; what is no browser says nothing."""
-    fetched = request.headers.get("Sec-Fetch-Site")
-    if fetched is not None:
-        return fetched not in OWN_PAGES
+    """Whether a browser says that a page of another site sent the request; other clients send no such headers."""
+    fetch_site = request.headers.get("Sec-Fetch-Site")
+    if fetch_site is not None:
+        return fetch_site not in SAME_SITE
     origin = request.headers.get("Origin")
     return origin is not None and origin.partition("://")[2].lower() != request.environ.get("HTTP_HOST", "").lower()
 

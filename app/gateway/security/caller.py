@@ -1,8 +1,8 @@
-"""Who calls, and what they may see and do."""
+"""The caller of a request, and what it may see and do."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from flask import g
 
@@ -17,55 +17,71 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 class WrongUser(ApplicationError):
-    """An order is placed for oneself, unless one may act for all."""
+    """A caller without the admin scope may place orders for itself only."""
 
     code = "wrong_user"
 
 
+class RequestOrigin(TypedDict):
+    """The members by which a request to the bus names the HTTP request and its caller."""
+
+    request_id: str
+    on_behalf_of: str
+
+
 @dataclass(frozen=True)
 class Caller:
-    """A user, and what their token allows; an empty `user_id` where nobody is asked who they are."""
+    """A user and the scopes of its token; `user_id` is empty if authentication is off."""
 
     user_id: str
     scopes: frozenset[str]
 
-    def may(self, scope: str) -> bool:
-        """Whether the caller has this scope, or may do everything."""
+    def has_scope(self, scope: str) -> bool:
+        """Whether the caller has this scope or the admin scope."""
         return bool(self.scopes & {scope, ADMIN})
 
     @property
-    def owner(self) -> str:
-        """Whose orders the caller may see: their own, or (empty) everyone's."""
+    def on_behalf_of(self) -> str:
+        """The user whose orders the caller may see; empty for the orders of all users."""
         return "" if ADMIN in self.scopes else self.user_id
+
+    def may_act_for(self, user_id: str) -> bool:
+        """Whether the caller may see and place orders of this user."""
+        return self.on_behalf_of in ("", user_id)
 
 
 SCOPES = frozenset({READ, WRITE, FULFIL, REFUND, ADMIN})
-ANYONE = Caller(user_id="", scopes=SCOPES)
+ANONYMOUS = Caller(user_id="", scopes=SCOPES)
 
 
 def caller() -> Caller:
-    """Who makes the present request."""
-    found: Caller = g.get("caller", ANYONE)
-    return found
+    """The caller of the current request."""
+    current: Caller = g.get("caller", ANONYMOUS)
+    return current
 
 
-def check_acts_for(user_id: str) -> None:
-    """Let the caller place an order for `user_id`, or raise WrongUser."""
-    if caller().owner not in ("", user_id):
+def request_origin() -> RequestOrigin:
+    """Members for a request to the bus that is made for the current caller: `FindOrder(order_id=..., **request_origin())`."""
+    return {"request_id": g.request_id, "on_behalf_of": caller().on_behalf_of}
+
+
+def check_may_place_for(user_id: str) -> None:
+    """Raise WrongUser unless the caller may place an order for `user_id`."""
+    if not caller().may_act_for(user_id):
         raise WrongUser("this token places orders for its own user only")
 
 
-def check_sees(user_id: str) -> None:
-    """Let the caller see what `user_id` has, or raise NotFound: who else there is, is nobody's business."""
-    if caller().owner not in ("", user_id):
+def check_may_see(user_id: str) -> None:
+    """Raise NotFound unless the caller may see `user_id`'s orders: Forbidden would reveal which users exist."""
+    if not caller().may_act_for(user_id):
         raise NotFound("there is no such user")
 
 
-def open_to(scope: str | None) -> Callable[[View], View]:
-    """Say of a view that is not documented what its callers must have, None where anybody may call."""
+def requires_scope(scope: str | None) -> Callable[[View], View]:
+    """Declare the scope that an undocumented view needs; None for a public view."""
 
-    def mark(view: View) -> View:
+    def declare(view: View) -> View:
         view.scope = scope  # type: ignore[attr-defined]
         return view
 
-    return mark
+    return declare

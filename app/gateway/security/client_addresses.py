@@ -1,44 +1,42 @@
-"""One address for each route: a slash at the end leads to the address without it, doubled slashes lead nowhere."""
+"""The address of the client that sent a request, also through trusted proxies."""
 
-from urllib.parse import quote
+from ipaddress import ip_address, ip_network
 
-from flask import Flask, Response, abort, current_app, request
-from werkzeug.exceptions import NotFound
+from flask import Request
 
-# What a query may hold as it is; everything else is percent-encoded on its way into a header.
-QUERY = "!$%&'()*+,;=:@/?-._~[]"
+from app.addresses import grouped, unmapped, unmapped_network
 
 
-def install(app: Flask) -> None:
-    """Have `app` serve no route under a second address. Call it before callers are asked who they are."""
-    app.before_request(_refuse_odd_paths)
-    app.before_request(_redirect_to_plain_path)
+class ClientAddresses:
+    """Reads X-Forwarded-For as far as it was written by the proxies in `trusted`: addresses and networks, or `*` for all."""
+
+    def __init__(self, trusted: str) -> None:
+        self._trusts_all = trusted.strip() == "*"
+        networks = [] if self._trusts_all else [part.strip() for part in trusted.split(",") if part.strip()]
+        self._networks = [unmapped_network(ip_network(network)) for network in networks]
+
+    def address_of(self, request: Request) -> str:
+        """The nearest address that is not a trusted proxy; for IPv6 its network, because a client has a whole network."""
+        hops = [hop.strip() for hop in request.headers.get("X-Forwarded-For", "").split(",") if hop.strip()]
+        nearest = request.remote_addr or ""
+        while hops and self._is_trusted(nearest):
+            nearest = _without_port(hops.pop())
+        return grouped(nearest)
+
+    def _is_trusted(self, address: str) -> bool:
+        if self._trusts_all:
+            return True
+        if not address:  # A connection over a Unix socket comes from a proxy on this machine.
+            return bool(self._networks)
+        try:
+            parsed = unmapped(ip_address(address))
+        except ValueError:
+            return False
+        return any(parsed in network for network in self._networks)
 
 
-def _refuse_odd_paths() -> None:
-    # werkzeug takes all slashes at the beginning for one: //orders would be served as /orders.
-    path = request.environ.get("PATH_INFO", "")
-    if path and (not path.startswith("/") or path.startswith("//")):
-        abort(404)
-
-
-def _redirect_to_plain_path() -> Response | None:
-    """308, which keeps method and body, from an address with one slash too many at its end."""
-    if not isinstance(request.routing_exception, NotFound) or not _ends_with_slash():
-        return None
-    plain = request.path[:-1]
-    if plain.endswith("/") or not _is_route(plain):
-        return None
-    query = quote(request.query_string, safe=QUERY)
-    return Response(status=308, headers={"Location": quote(plain) + (f"?{query}" if query else "")})
-
-
-def _ends_with_slash() -> bool:
-    # A slash that came as %2F belongs to the last name and is not taken away.
-    target: str = request.environ.get("RAW_URI", request.path)
-    return request.path.endswith("/") and target.partition("?")[0].endswith("/")
-
-
-def _is_route(path: str) -> bool:
-    adapter = current_app.create_url_adapter(request)
-    return adapter is not None and bool(adapter.allowed_methods(path))
+def _without_port(hop: str) -> str:
+    """Some proxies add the port, and put IPv6 addresses in brackets."""
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0] if "]" in hop else hop
+    return hop.partition(":")[0] if hop.count(":") == 1 else hop

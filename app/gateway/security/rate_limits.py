@@ -1,172 +1,136 @@
-"""Rate limits: how often one caller may come, counted for all workers together; off unless set."""
+"""Rate limits: how many requests a caller may send, counted across all workers. Off unless configured."""
 
 import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
 
 import limits
-from flask import Flask, Request, Response, g, request
+from flask import Flask, Response, g, request
 
-from app.addresses import grouped, unmapped, unmapped_network
 from app.config import Settings
 from app.contracts.base import ApplicationError
 from app.gateway.security.caller import caller
+from app.gateway.security.client_addresses import ClientAddresses
 from app.observability.logging import log
 
-REMEMBERED = 10_000
+MAX_BLOCKED = 10_000
+# While the counters do not answer, requests pass uncounted for this long.
 PAUSE_SECONDS = 1.0
-EXEMPT = frozenset({"health.healthz", "health.readyz", "metrics.show"})
+EXEMPT_ENDPOINTS = frozenset({"health.healthz", "health.readyz", "metrics.show"})
 
-# Count once more for someone: for each window in seconds, how often by now, and the seconds until the window ends.
+# Counts one more request of a key; returns for each window (in seconds) the count so far and the seconds until it ends.
 Take = Callable[[str, Sequence[int]], Sequence[tuple[int, float]]]
 
 
 class RateLimited(ApplicationError):
-    """The caller came too often; member `retry_after` in seconds says when they may come again."""
+    """The caller is over its limit; member `retry_after` in seconds."""
 
     code = "rate_limited"
 
 
 @dataclass(frozen=True)
-class Limit:
-    """So many in so many seconds, under a name."""
+class RateLimit:
+    """At most `quota` requests within `seconds`."""
 
     name: str
-    most: int
+    quota: int
     seconds: int
 
     @property
     def policy(self) -> str:
-        """As the header RateLimit-Policy has it."""
-        return f'"{self.name}";q={self.most};w={self.seconds}'
+        """The limit in the header RateLimit-Policy."""
+        return f'"{self.name}";q={self.quota};w={self.seconds}'
 
 
-class Limiter:
-    """Some limits that hold at once. Where nobody can count, all may pass."""
+class RateLimiter:
+    """Some limits that apply together. If the counters are unavailable, every request passes."""
 
     def __init__(self, notation: str, take: Take) -> None:
-        self.limits = parse(notation)
+        self.limits = parse_limits(notation)
         self.policy = ", ".join(limit.policy for limit in self.limits)
         self._windows = [limit.seconds for limit in self.limits]
         self._take = take
-        self._full: OrderedDict[str, float] = OrderedDict()
+        self._blocked_until: OrderedDict[str, float] = OrderedDict()
         self._paused_until = 0.0
 
-    def check(self, who: str) -> str:
-        """Count `who` once more; what the header RateLimit says of it. Raises RateLimited."""
+    def check(self, key: str) -> str:
+        """Count one more request of `key`; returns the value of the header RateLimit. Raises RateLimited."""
         now = time.monotonic()
-        # Whoever is over the limit must not cost a database command each time.
-        full_until = self._full.get(who, 0.0)
-        if full_until > now:
-            raise self._refusal(full_until - now)
-        counted = self._counted(who, now)
-        waits = [ends for limit, (count, ends) in zip(self.limits, counted, strict=False) if count > limit.most]
+        # A caller over its limit costs no database command until the window ends.
+        blocked_until = self._blocked_until.get(key, 0.0)
+        if blocked_until > now:
+            raise self._rate_limited(blocked_until - now)
+        counts = self._count(key, now)
+        waits = [ends for limit, (count, ends) in zip(self.limits, counts, strict=False) if count > limit.quota]
         if waits:
-            self._remember(who, now + max(waits))
-            raise self._refusal(max(waits))
+            self._block(key, now + max(waits))
+            raise self._rate_limited(max(waits))
         return ", ".join(
-            f'"{limit.name}";r={limit.most - count};t={min(limit.seconds, math.ceil(ends))}'
-            for limit, (count, ends) in zip(self.limits, counted, strict=False)
+            f'"{limit.name}";r={limit.quota - count};t={min(limit.seconds, math.ceil(ends))}'
+            for limit, (count, ends) in zip(self.limits, counts, strict=False)
         )
 
-    def _counted(self, who: str, now: float) -> Sequence[tuple[int, float]]:
+    def _count(self, key: str, now: float) -> Sequence[tuple[int, float]]:
         if now < self._paused_until:
             return ()
         try:
-            return self._take(who, self._windows)
-        except Exception as exc:  # A wrong right in the database must not turn everybody away either.
+            return self._take(key, self._windows)
+        except Exception as exc:  # Nor may an error such as a missing right in the database reject every request.
             self._paused_until = now + PAUSE_SECONDS
-            log.warning("callers are not counted", module="gateway", reason=f"{type(exc).__name__}: {exc}"[:200])
+            log.warning("requests are not counted", module="gateway", reason=f"{type(exc).__name__}: {exc}"[:200])
             return ()
 
-    def _remember(self, who: str, until: float) -> None:
-        self._full[who] = until
-        self._full.move_to_end(who)
-        while len(self._full) > REMEMBERED:
-            self._full.popitem(last=False)
+    def _block(self, key: str, until: float) -> None:
+        self._blocked_until[key] = until
+        self._blocked_until.move_to_end(key)
+        while len(self._blocked_until) > MAX_BLOCKED:
+            self._blocked_until.popitem(last=False)
 
-    def _refusal(self, wait: float) -> RateLimited:
+    def _rate_limited(self, wait: float) -> RateLimited:
         seconds = max(1, math.ceil(wait))
-        spent = ", ".join(f'"{limit.name}";r=0;t={seconds}' for limit in self.limits)
-        g.rate = (self.policy, spent)
-        return RateLimited(f"that was too often; come again in {seconds} s", retry_after=seconds)
+        g.rate_limit = (self.policy, ", ".join(f'"{limit.name}";r=0;t={seconds}' for limit in self.limits))
+        return RateLimited(f"the rate limit is reached; try again in {seconds} s", retry_after=seconds)
 
 
-class Addresses:
-    """Whose address a request came from, through those proxies that are trusted to tell."""
-
-    def __init__(self, trusted: str) -> None:
-        self._anybody = trusted.strip() == "*"
-        named = [] if self._anybody else [one.strip() for one in trusted.split(",") if one.strip()]
-        self._networks = [unmapped_network(ip_network(one)) for one in named]
-
-    def of(self, request: Request) -> str:
-        """The nearest address that is no trusted proxy's; of IPv6 the network, since one caller has all of it."""
-        hops = [hop.strip() for hop in request.headers.get("X-Forwarded-For", "").split(",") if hop.strip()]
-        nearest = request.remote_addr or ""
-        while hops and self._trusted(nearest):
-            nearest = _without_port(hops.pop())
-        return grouped(nearest)
-
-    def _trusted(self, address: str) -> bool:
-        if self._anybody:
-            return True
-        if not address:  # Through a socket file comes nobody but a proxy on this machine.
-            return bool(self._networks)
-        try:
-            found = unmapped(ip_address(address))
-        except ValueError:
-            return False
-        return any(found in network for network in self._networks)
-
-
-def _without_port(hop: str) -> str:
-    """A hop's address: some proxies add the port, to IPv6 in brackets."""
-    if hop.startswith("["):
-        return hop[1:].partition("]")[0] if "]" in hop else hop
-    return hop.partition(":")[0] if hop.count(":") == 1 else hop
-
-
-def parse(notation: str) -> list[Limit]:
-    """What a setting such as `100/second;2000/minute` says."""
+def parse_limits(notation: str) -> list[RateLimit]:
+    """The limits of a setting such as `100/second;2000/minute`."""
     items = limits.parse_many(notation)
     if len(items) == 1:
-        return [Limit("default", items[0].amount, items[0].get_expiry())]
-    return [Limit(item.GRANULARITY.name, item.amount, item.get_expiry()) for item in items]
+        return [RateLimit("default", items[0].amount, items[0].get_expiry())]
+    return [RateLimit(item.GRANULARITY.name, item.amount, item.get_expiry()) for item in items]
 
 
-def failures(settings: Settings, take: Take) -> Callable[[], object]:
-    """What to call when somebody could not tell who they are; raises RateLimited where that happened too often."""
+def authentication_failure_limit(settings: Settings, take: Take) -> Callable[[], object]:
+    """A function to call for each failed authentication; it raises RateLimited for an address with too many."""
     if not settings.auth_failure_limit:
         return lambda: None
-    addresses, limiter = Addresses(settings.forwarded_allow_ips), Limiter(settings.auth_failure_limit, take)
-    return lambda: limiter.check(f"failure:{addresses.of(request)}")
+    addresses, limiter = ClientAddresses(settings.forwarded_allow_ips), RateLimiter(settings.auth_failure_limit, take)
+    return lambda: limiter.check(f"failure:{addresses.address_of(request)}")
 
 
 def install(app: Flask, settings: Settings, take: Take) -> None:
-    """Limit how often callers of `app` may come, where that is set."""
+    """Limit the requests of `app`'s callers, if limits are configured."""
     if settings.counts_callers:
-        app.after_request(_tell)
+        app.after_request(_add_headers)
     if not settings.rate_limit:
         return
-    addresses, limiter = Addresses(settings.forwarded_allow_ips), Limiter(settings.rate_limit, take)
+    addresses, limiter = ClientAddresses(settings.forwarded_allow_ips), RateLimiter(settings.rate_limit, take)
 
     def check() -> None:
-        if request.endpoint in EXEMPT:
+        if request.endpoint in EXEMPT_ENDPOINTS:
             return
         user_id = caller().user_id
-        who = f"user:{user_id}" if user_id else f"address:{addresses.of(request)}"
-        g.rate = (limiter.policy, limiter.check(who))
+        key = f"user:{user_id}" if user_id else f"address:{addresses.address_of(request)}"
+        g.rate_limit = (limiter.policy, limiter.check(key))
 
     app.before_request(check)
 
 
-def _tell(response: Response) -> Response:
-    policy, standing = g.get("rate", ("", ""))
-    if standing:
+def _add_headers(response: Response) -> Response:
+    policy, remaining = g.get("rate_limit", ("", ""))
+    if remaining:
         response.headers["RateLimit-Policy"] = policy
-        response.headers["RateLimit"] = standing
+        response.headers["RateLimit"] = remaining
     return response

@@ -64,7 +64,7 @@ def successor(cell: Cell, pipe: Any, acknowledged: Sequence[str], meanwhile: str
 
 def _look_at_backlogs_every_time() -> None:
     # Once a second and for a moment at the most, they are points that do not always come.
-    admission.LOOK_SECONDS = 0.0
+    admission.CHECK_INTERVAL_SECONDS = 0.0
     mongodb.BACKLOG_TIMEOUT_SECONDS = PATIENCE
 
 

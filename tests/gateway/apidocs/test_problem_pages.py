@@ -4,8 +4,7 @@ import re
 
 import pytest
 
-from app.gateway.http.problem_catalogue import MEANINGS
-from app.gateway.http.problems import PROBLEMS
+from app.gateway.http.problem_catalogue import PROBLEMS
 from app.orders.order import TRANSITIONS, Trigger
 
 every_code = pytest.mark.parametrize("code", PROBLEMS)
@@ -13,28 +12,27 @@ every_code = pytest.mark.parametrize("code", PROBLEMS)
 
 @every_code
 def test_a_problem_is_explained_as_a_page_and_as_json(http, code):
-    status, title = PROBLEMS[code]
+    kind = PROBLEMS[code]
     page = http.get(f"/problems/{code}", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
     assert (page.status_code, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
-    assert str(status) in page.text
+    assert str(kind.status) in page.text
     assert not re.search(r"<script|style=|https?://|{\d}", page.text)
     told = http.get(f"/problems/{code}", headers={"Accept": "application/json"})
-    means, remedy = MEANINGS[code]
     assert told.json == {
         "ok": True,
         "type": f"/problems/{code}",
         "code": code,
-        "title": title,
-        "status": status,
-        "means": means,
-        "remedy": remedy,
+        "title": kind.title,
+        "status": kind.status,
+        "meaning": kind.meaning,
+        "remedy": kind.remedy,
     }
     assert (page.headers["Vary"], told.headers["Vary"]) == ("Accept", "Accept")
 
 
 @every_code
 def test_what_a_problem_means_and_what_to_do_are_sentences(code):
-    for text in MEANINGS[code]:
+    for text in (PROBLEMS[code].meaning, PROBLEMS[code].remedy):
         assert re.fullmatch(r"[A-Z].{10,}\.", text), text
 
 

@@ -141,7 +141,7 @@ def test_the_way_of_an_order_has_its_stages_and_the_providers_answers(watched, p
     client = app.test_client()
     order_id = place(client)
     way = eventually(
-        lambda: (told := client.get(f"/orders/one/{order_id}/way").json) and len(told["stages"]) == 9 and told
+        lambda: (told := client.get(f"/orders/one/{order_id}/latency").json) and len(told["stages"]) == 9 and told
     )
     assert [stage["stage"] for stage in way["stages"]][:3] == ["gateway received", "orders received", "order stored"]
     assert {"stage", "module", "at", "tookMs", "event"} >= way["stages"][0].keys()
@@ -151,4 +151,4 @@ def test_the_way_of_an_order_has_its_stages_and_the_providers_answers(watched, p
 
 
 def test_an_order_that_payments_has_not_heard_of_has_a_way_without_attempts(http, place):
-    assert http.get(f"/orders/one/{place(http)}/way").json == {"ok": True, "attempts": [], "stages": []}
+    assert http.get(f"/orders/one/{place(http)}/latency").json == {"ok": True, "attempts": [], "stages": []}

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from app.contracts.base import Unavailable
-from app.gateway.http.long_poll import preferred_wait
+from app.gateway.http.long_poll import wait_from_prefer
 from app.main import create_app, runtime
 from app.orders.queries import OrderQueries
 
@@ -69,7 +69,7 @@ def idle(make_app):
 @pytest.mark.parametrize(("given", "seconds"), PREFERENCES.items())
 def test_a_preference_is_understood_and_capped(shared_app, given, seconds):
     with shared_app.test_request_context(headers={"Prefer": given}):
-        assert preferred_wait() == seconds
+        assert wait_from_prefer() == seconds
 
 
 @pytest.mark.parametrize("given", IGNORED)

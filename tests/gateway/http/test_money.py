@@ -16,8 +16,8 @@ from app.gateway.http.money import (
     MAX_VALUE,
     SYMBOLS,
     MoneyError,
-    parse,
-    show,
+    format_money,
+    parse_money,
 )
 
 currencies = st.sampled_from(sorted(CURRENCIES))
@@ -29,9 +29,9 @@ parts = st.text("0123456789", min_size=1, max_size=5)
 
 
 def refusal(given_amount: object) -> str:
-    """The sentence with which parse refuses what it is given."""
+    """The sentence of the error that parse_money raises."""
     with pytest.raises(MoneyError) as caught:
-        parse(given_amount)
+        parse_money(given_amount)
     return str(caught.value)
 
 
@@ -59,13 +59,13 @@ def refusal(given_amount: object) -> str:
     ],
 )
 def test_an_amount_is_read_exactly(text, value, currency):
-    assert parse(text) == Money(value, currency)
+    assert parse_money(text) == Money(value, currency)
 
 
 @pytest.mark.parametrize(("symbol", "currency"), SYMBOLS.items())
 def test_a_symbol_may_stand_on_either_side(symbol, currency):
     expected = Money(7 * 10 ** CURRENCIES[currency], currency)
-    assert parse(f"{symbol}7") == parse(f"7 {symbol}") == expected
+    assert parse_money(f"{symbol}7") == parse_money(f"7 {symbol}") == expected
 
 
 @pytest.mark.parametrize(("symbol", "candidates"), AMBIGUOUS.items())
@@ -163,15 +163,15 @@ def test_text_that_is_not_one_exact_amount_is_refused_with_the_reason(text, reas
 
 
 def test_text_of_the_longest_length_is_read():
-    assert parse("USD 1".rjust(MAX_TEXT)) == Money(100, "USD")
+    assert parse_money("USD 1".rjust(MAX_TEXT)) == Money(100, "USD")
 
 
 def test_an_object_is_read_in_minor_units():
-    assert parse({"value": 9900, "currency": "MYR"}) == Money(9900, "MYR")
+    assert parse_money({"value": 9900, "currency": "MYR"}) == Money(9900, "MYR")
 
 
 def test_members_of_an_object_that_are_not_known_are_ignored():
-    assert parse({"value": 1, "currency": "JPY", "text": "JPY 2"}) == Money(1, "JPY")
+    assert parse_money({"value": 1, "currency": "JPY", "text": "JPY 2"}) == Money(1, "JPY")
 
 
 @pytest.mark.parametrize(
@@ -233,13 +233,13 @@ def test_anything_else_is_refused(given_amount):
     ],
 )
 def test_an_amount_is_shown_with_its_code_and_all_its_decimals(money, text):
-    assert show(money) == text
+    assert format_money(money) == text
 
 
 @pytest.mark.parametrize("money", [Money(-1, "USD"), Money(1, "XYZ"), Money(1, "RM"), Money(10**5000, "USD")])
 def test_what_has_no_text_is_not_shown(money):
     with pytest.raises(MoneyError):
-        show(money)
+        format_money(money)
 
 
 def test_money_cannot_be_changed():
@@ -262,13 +262,13 @@ def test_every_deviation_from_babel_concerns_an_accepted_currency():
 @pytest.mark.parametrize("currency", CURRENCIES)
 def test_the_smallest_and_the_largest_amount_of_every_currency_survive(currency):
     for money in (Money(1, currency), Money(MAX_VALUE, currency)):
-        assert parse(show(money)) == money
+        assert parse_money(format_money(money)) == money
 
 
 @given(moneys)
 def test_what_is_shown_is_read_back(money):
-    assert parse(show(money)) == money
-    assert parse({"value": money.value, "currency": money.currency}) == money
+    assert parse_money(format_money(money)) == money
+    assert parse_money({"value": money.value, "currency": money.currency}) == money
 
 
 @given(moneys, st.booleans())
@@ -276,7 +276,7 @@ def test_code_after_the_number_and_grouping_change_nothing(money, before):
     places = CURRENCIES[money.currency]
     number = f"{Decimal(money.value).scaleb(-places):,.{places}f}"
     text = f"{money.currency}{number}" if before else f"{number} {money.currency}"
-    assert parse(text) == money
+    assert parse_money(text) == money
 
 
 @given(wholes, st.none() | parts, currencies)
@@ -286,7 +286,7 @@ def test_what_is_accepted_is_exactly_what_decimal_makes_of_it(whole, part, curre
     plain = whole == "0" or not whole.startswith("0")
     fits = len(part or "") <= CURRENCIES[currency] and 0 < minor <= MAX_VALUE
     if plain and fits:
-        assert parse(f"{currency} {number}") == Money(int(minor), currency)
+        assert parse_money(f"{currency} {number}") == Money(int(minor), currency)
     else:
         refusal(f"{currency} {number}")
 
@@ -303,7 +303,7 @@ def test_more_decimals_than_the_currency_has_are_refused_even_if_they_are_zeros(
 def test_commas_are_accepted_only_where_python_itself_would_put_them(number):
     plain = number.replace(",", "")
     if plain and int(plain) and number in (f"{int(plain):,}", f"{int(plain)}"):
-        assert parse(f"JPY {number}") == Money(int(plain), "JPY")
+        assert parse_money(f"JPY {number}") == Money(int(plain), "JPY")
     else:
         refusal(f"JPY {number}")
 
@@ -319,7 +319,7 @@ members = st.fixed_dictionaries({}, optional={"value": json_like | values, "curr
 
 def outcome(given_amount: object) -> tuple[Money | None, str]:
     try:
-        return parse(given_amount), ""
+        return parse_money(given_amount), ""
     except MoneyError as refused:
         return None, str(refused)
 
@@ -333,17 +333,17 @@ def test_whatever_is_given_is_an_exact_amount_or_a_money_error(given_amount):
         assert sentence.endswith(".")
     else:
         assert 0 < money.value <= MAX_VALUE
-        assert parse(show(money)) == money
+        assert parse_money(format_money(money)) == money
 
 
 @settings(max_examples=25)
 @given(values)
 def test_every_currency_of_babel_survives_both_forms_or_is_refused_in_both(value):
     for code in get_global("all_currencies"):
-        text, members = show(Money(value, code)), {"value": value, "currency": code}
+        text, members = format_money(Money(value, code)), {"value": value, "currency": code}
         if code in CURRENCIES:
-            assert parse(text) == parse(members) == Money(value, code)
-            assert show(parse(text)) == text
+            assert parse_money(text) == parse_money(members) == Money(value, code)
+            assert format_money(parse_money(text)) == text
             assert Decimal(text.removeprefix(f"{code} ")).scaleb(CURRENCIES[code]) == value
         else:
             assert "unknown" in refusal(text)

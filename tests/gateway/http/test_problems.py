@@ -9,7 +9,7 @@ from app.contracts.base import ApplicationError, NotFound, Unavailable, concrete
 from app.contracts.orders import CheckOrderStatus, CreateOrder, FindOrder, ListOrders, StaleVersion, UpdateOrder
 from app.gateway.http import problems
 from app.gateway.http.money import MoneyError
-from app.gateway.http.problems import PROBLEMS
+from app.gateway.http.problem_catalogue import PROBLEMS
 from app.messaging.signal_bus import SignalBus
 
 SECRET = "mongodb://admin:hunter2@db.internal/?authSource=admin"
@@ -91,7 +91,7 @@ def test_how_long_to_wait_is_told_in_the_header_alone(refused, seconds):
 @pytest.mark.parametrize("kind", list(concrete_subclasses(ApplicationError)), ids=lambda kind: kind.__name__)
 def test_every_refusal_of_the_contracts_has_a_problem_of_its_own(refused, kind):
     answer = ASKS[FindOrder](with_handler(FindOrder, raising(kind("no, sorry", remaining=7, to="x", **VERSION))))
-    body = refused(answer, PROBLEMS[kind.code][0], kind.code)
+    body = refused(answer, PROBLEMS[kind.code].status, kind.code)
     assert (body["detail"], body["remaining"], body["to"]) == ("no, sorry", 7, "x")
     assert 400 <= answer.status_code <= 503
     assert ("Retry-After" in answer.headers) == (answer.status_code in (429, 503))
@@ -99,7 +99,7 @@ def test_every_refusal_of_the_contracts_has_a_problem_of_its_own(refused, kind):
 
 
 def test_codes_and_titles_of_problems_are_all_different():
-    assert len({title for _, title in PROBLEMS.values()}) == len(PROBLEMS)
+    assert len({kind.title for kind in PROBLEMS.values()}) == len(PROBLEMS)
     assert all(code.replace("_", "").isalpha() and code.islower() for code in PROBLEMS)
 
 

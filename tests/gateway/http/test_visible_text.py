@@ -3,7 +3,7 @@
 import pytest
 from bson import ObjectId
 
-from app.gateway.http.visible_text import hides
+from app.gateway.http.visible_text import has_invisible
 
 HIDDEN = {
     "zero-width space": "a\u200bb",
@@ -48,20 +48,20 @@ PLAIN = [
 
 @pytest.mark.parametrize("text", HIDDEN.values(), ids=HIDDEN)
 def test_what_is_not_seen_is_found(text):
-    assert hides(text)
-    assert hides(text, joiners=True)
+    assert has_invisible(text)
+    assert has_invisible(text, joiners=True)
 
 
 @pytest.mark.parametrize("text", JOINED.values(), ids=JOINED)
 def test_what_scripts_and_emoji_need_is_let_pass_where_names_stand(text):
-    assert hides(text)
-    assert not hides(text, joiners=True)
+    assert has_invisible(text)
+    assert not has_invisible(text, joiners=True)
 
 
 @pytest.mark.parametrize("text", PLAIN)
 def test_what_is_seen_is_let_pass(text):
-    assert not hides(text)
-    assert not hides(text, joiners=True)
+    assert not has_invisible(text)
+    assert not has_invisible(text, joiners=True)
 
 
 @pytest.mark.usefixtures("nothing_stored")

@@ -9,7 +9,7 @@ import pytest
 from bson import ObjectId
 
 from app.contracts.base import Money
-from app.gateway.http.money import CURRENCIES, parse, show
+from app.gateway.http.money import CURRENCIES, format_money, parse_money
 
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z")
 
@@ -353,8 +353,8 @@ def test_the_process_lives_and_can_serve(http):
 def test_money_of_every_currency_comes_out_as_it_went_in(http, new_order):
     for currency, places in CURRENCIES.items():
         value = 10 ** (places + 2) + (1 if places else 0)
-        for sent in (show(Money(value, currency)), {"value": value, "currency": currency}):
+        for sent in (format_money(Money(value, currency)), {"value": value, "currency": currency}):
             placed = http.post("/orders", json=new_order(totalOrderAmount=sent))
             order = http.get(placed.headers["Location"]).json["order"]
             assert order["total"] == {"value": value, "currency": currency}
-            assert parse(order["totalOrderAmount"]) == Money(value, currency)
+            assert parse_money(order["totalOrderAmount"]) == Money(value, currency)

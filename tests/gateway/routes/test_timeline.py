@@ -11,7 +11,7 @@ from bson import ObjectId
 
 from app.contracts.base import Unavailable
 from app.gateway.routes import timeline
-from app.gateway.security.connection_limits import hung_up
+from app.gateway.security.stream_limits import client_disconnected
 from app.main import create_app, runtime
 from app.orders.queries import OrderQueries
 from tests.gateway.routes.test_orders import step
@@ -153,7 +153,7 @@ def test_a_stream_outlasts_a_database_that_is_away_for_a_moment(http, captured, 
 
 
 def test_a_stream_ends_in_its_time_and_is_taken_up_where_it_was(http, moved, monkeypatch):
-    monkeypatch.setattr(timeline, "LONGEST_SECONDS", 0.0)
+    monkeypatch.setattr(timeline, "MAX_STREAM_SECONDS", 0.0)
     seen = [sequence for sequence, _, _ in parsed(blocks(stream(http, moved)))]
     again = list(parsed(blocks(stream(http, moved, **{"Last-Event-ID": str(seen[-1])}))))
     assert (seen, again) == ([1, 2, 3, 4], [])
@@ -200,17 +200,17 @@ def test_nothing_of_the_inside_is_streamed(http, moved, orders):
 def test_it_is_seen_when_a_client_has_hung_up():
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        assert not hung_up({})
-        assert not hung_up({"gunicorn.socket": ours})
+        assert not client_disconnected({})
+        assert not client_disconnected({"gunicorn.socket": ours})
         theirs.send(b"GET /the next request")
-        assert not hung_up({"gunicorn.socket": ours})
+        assert not client_disconnected({"gunicorn.socket": ours})
         ours.recv(100)
         theirs.close()
-        assert hung_up({"gunicorn.socket": ours})
-    assert hung_up({"gunicorn.socket": ours})
+        assert client_disconnected({"gunicorn.socket": ours})
+    assert client_disconnected({"gunicorn.socket": ours})
 
 
 def test_nothing_more_is_told_to_a_client_that_has_hung_up(http, captured, monkeypatch):
-    monkeypatch.setattr(timeline, "hung_up", lambda environ: True)
+    monkeypatch.setattr(timeline, "client_disconnected", lambda environ: True)
     told = list(blocks(stream(http, captured)))
     assert (len(told), told[0]) == (2, "retry: 2000\n\n")

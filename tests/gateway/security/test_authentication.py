@@ -21,11 +21,11 @@ from app.gateway.security import jwt_keys
 from app.gateway.security.authentication import (
     InvalidCredentials,
     InvalidToken,
+    TokenVerifier,
     Unauthenticated,
-    Verifier,
     bearer_token,
 )
-from app.gateway.security.caller import ANYONE, Caller, WrongUser, caller, check_acts_for, check_sees
+from app.gateway.security.caller import ANONYMOUS, Caller, WrongUser, caller, check_may_place_for, check_may_see
 from app.messaging.signal_bus import SignalBus
 
 ROOT = Path(__file__).parents[3]
@@ -81,13 +81,13 @@ def show(text):
 
 @pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
 def test_a_secret_as_long_as_its_hash_is_taken(algorithm):
-    verifier = Verifier(identity(algorithm))
+    verifier = TokenVerifier(identity(algorithm))
     assert verifier.caller(show(token(algorithm=algorithm)), b"").user_id == "ada"
 
 
 @pytest.mark.parametrize("algorithm", PRIVATE)
 def test_a_public_key_is_taken(algorithm):
-    verifier = Verifier(identity(algorithm, auth_jwt_key=pem(PRIVATE[algorithm])))
+    verifier = TokenVerifier(identity(algorithm, auth_jwt_key=pem(PRIVATE[algorithm])))
     assert verifier.caller(show(token(PRIVATE[algorithm], algorithm)), b"").user_id == "ada"
 
 
@@ -95,13 +95,13 @@ def test_a_public_key_is_taken(algorithm):
 def test_a_secret_shorter_than_its_hash_is_refused_unless_it_is_wanted(algorithm, bits):
     short = identity(algorithm, auth_jwt_key="k" * (bits // 8 - 1))
     with pytest.raises(BadSettings, match=f"{bits} bits.*short_jwt_key"):
-        jwt_keys.trusted(short)
-    assert jwt_keys.trusted(replace(short, allow_unsafe="short_jwt_key"))
+        jwt_keys.load_keys(short)
+    assert jwt_keys.load_keys(replace(short, allow_unsafe="short_jwt_key"))
 
 
 def test_an_rsa_key_below_2048_bits_is_refused():
     with pytest.raises(BadSettings, match="2048 bits"):
-        jwt_keys.trusted(identity("RS256", auth_jwt_key=pem(SHORT)))
+        jwt_keys.load_keys(identity("RS256", auth_jwt_key=pem(SHORT)))
 
 
 @pytest.mark.parametrize(
@@ -120,15 +120,15 @@ def test_an_rsa_key_below_2048_bits_is_refused():
     ids=lambda part: part[:40].split("\n")[0],
 )
 def test_a_key_of_another_kind_is_refused(algorithm, key):
-    with pytest.raises(BadSettings, match="AUTH_JWT_KEY is no key") as caught:
-        jwt_keys.trusted(identity(algorithm, auth_jwt_key=key))
+    with pytest.raises(BadSettings, match="AUTH_JWT_KEY is not a key") as caught:
+        jwt_keys.load_keys(identity(algorithm, auth_jwt_key=key))
     assert key not in str(caught.value)
 
 
 @pytest.mark.parametrize("algorithm", PRIVATE)
 def test_a_private_key_is_refused(algorithm):
     with pytest.raises(BadSettings, match="private key"):
-        jwt_keys.trusted(identity(algorithm, auth_jwt_key=pem(PRIVATE[algorithm], private=True)))
+        jwt_keys.load_keys(identity(algorithm, auth_jwt_key=pem(PRIVATE[algorithm], private=True)))
 
 
 def jwks(*listed, algorithm="ES256"):
@@ -138,7 +138,7 @@ def jwks(*listed, algorithm="ES256"):
 def test_of_a_set_the_key_counts_that_the_token_names():
     first, second = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     listed = [jwk("ES256", key.public_key(), kid) for key, kid in ((first, "a"), (second, "b"))]
-    verifier = Verifier(jwks(*listed, jwk("RS256", PRIVATE["RS256"].public_key(), "c")))
+    verifier = TokenVerifier(jwks(*listed, jwk("RS256", PRIVATE["RS256"].public_key(), "c")))
     for key, kid in ((first, "a"), (second, "b")):
         assert verifier.caller(show(token(key, "ES256", {"kid": kid})), b"").user_id == "ada"
     for key, headers in (
@@ -176,7 +176,7 @@ SETS = {
 def test_a_set_that_cannot_be_used_is_refused(given):
     text = given if isinstance(given, str) else json.dumps({"keys": given})
     with pytest.raises(BadSettings, match="AUTH_JWT_JWKS"):
-        jwt_keys.trusted(identity("ES256", auth_jwt_key=None, auth_jwt_jwks=text))
+        jwt_keys.load_keys(identity("ES256", auth_jwt_key=None, auth_jwt_jwks=text))
 
 
 def test_keys_are_checked_by_a_command_that_says_what_is_wrong():
@@ -212,33 +212,33 @@ def test_keys_are_checked_by_a_command_that_says_what_is_wrong():
     ids=lambda part: "" if isinstance(part, set) else str(part),
 )
 def test_scopes_come_from_scope_or_scp(given, scopes):
-    assert Verifier(identity()).caller(show(token(**given)), b"").scopes == scopes
+    assert TokenVerifier(identity()).caller(show(token(**given)), b"").scopes == scopes
 
 
 @pytest.mark.parametrize("user", ["ada", "用户 7", "a@b.example", "a/b", "x" * 128])
 def test_the_user_is_the_subject_as_it_is(user):
-    assert Verifier(identity()).caller(show(token(sub=user)), b"").user_id == user
+    assert TokenVerifier(identity()).caller(show(token(sub=user)), b"").user_id == user
 
 
 @pytest.mark.parametrize("audience", ["orderflow", ["orderflow"], ["other", "orderflow"]])
 def test_one_of_several_audiences_is_enough(audience):
-    assert Verifier(identity()).caller(show(token(aud=audience)), b"").user_id == "ada"
+    assert TokenVerifier(identity()).caller(show(token(aud=audience)), b"").user_id == "ada"
 
 
 @pytest.mark.parametrize("late", [{"exp": -9}, {"iat": 9}, {"nbf": 9}], ids=lambda changes: next(iter(changes)))
 def test_clocks_may_differ_by_the_leeway(late):
     [(name, seconds)] = late.items()
     shown = show(token(**{name: int(time.time()) + seconds}))
-    assert Verifier(identity()).caller(shown, b"").user_id == "ada"
+    assert TokenVerifier(identity()).caller(shown, b"").user_id == "ada"
     with pytest.raises(InvalidToken):
-        Verifier(identity(auth_jwt_leeway=0)).caller(shown, b"")
+        TokenVerifier(identity(auth_jwt_leeway=0)).caller(shown, b"")
 
 
 # --- what is remembered ---
 
 
 def test_what_was_good_is_not_checked_again_for_a_while(monkeypatch):
-    verifier, shown = Verifier(identity()), show(token())
+    verifier, shown = TokenVerifier(identity()), show(token())
     first = verifier.caller(shown, b"")
     monkeypatch.setattr(verifier, "_claims", None)
     assert verifier.caller(shown, b"") is first
@@ -249,23 +249,23 @@ def test_what_was_good_is_not_checked_again_for_a_while(monkeypatch):
 
 
 def test_what_was_bad_is_not_remembered():
-    verifier = Verifier(identity())
+    verifier = TokenVerifier(identity())
     for _ in range(2):
         with pytest.raises(InvalidToken):
             verifier.caller(show(token("x" * 64)), b"")
-    assert not verifier._good
+    assert not verifier._valid
 
 
 def test_what_is_remembered_has_a_bound(monkeypatch):
-    monkeypatch.setattr("app.gateway.security.authentication.REMEMBERED", 5)
-    verifier = Verifier(identity())
+    monkeypatch.setattr("app.gateway.security.authentication.CACHED_TOKENS", 5)
+    verifier = TokenVerifier(identity())
     for number in range(20):
         verifier.caller(show(token(sub=f"user-{number}")), b"")
-    assert len(verifier._good) == 5
+    assert len(verifier._valid) == 5
 
 
 def test_tokens_themselves_are_not_kept():
-    verifier, text = Verifier(identity()), token()
+    verifier, text = TokenVerifier(identity()), token()
     verifier.caller(show(text), b"")
     assert text not in repr(vars(verifier))
 
@@ -303,28 +303,28 @@ def acting():
 
 def test_where_nobody_is_asked_anybody_may_do_everything(acting):
     acting(None)
-    assert caller() is ANYONE
-    assert ANYONE.owner == ""
-    check_acts_for("bob")
-    check_sees("bob")
+    assert caller() is ANONYMOUS
+    assert ANONYMOUS.on_behalf_of == ""
+    check_may_place_for("bob")
+    check_may_see("bob")
 
 
 def test_a_user_acts_for_themselves_alone(acting):
     acting(Caller(user_id="ada", scopes=frozenset({"orders:read", "orders:write"})))
-    assert caller().owner == "ada"
-    check_acts_for("ada")
-    check_sees("ada")
+    assert caller().on_behalf_of == "ada"
+    check_may_place_for("ada")
+    check_may_see("ada")
     with pytest.raises(WrongUser):
-        check_acts_for("bob")
+        check_may_place_for("bob")
     with pytest.raises(NotFound):
-        check_sees("bob")
+        check_may_see("bob")
 
 
 def test_an_operator_acts_for_all(acting):
     acting(Caller(user_id="olga", scopes=frozenset({"orders:admin"})))
-    assert caller().owner == ""
-    check_acts_for("bob")
-    check_sees("bob")
+    assert caller().on_behalf_of == ""
+    check_may_place_for("bob")
+    check_may_see("bob")
 
 
 def test_a_short_key_stops_the_application_too():

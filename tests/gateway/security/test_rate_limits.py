@@ -13,7 +13,8 @@ from app.contracts.base import Unavailable
 from app.gateway.http import problems
 from app.gateway.security import rate_limits
 from app.gateway.security.caller import Caller
-from app.gateway.security.rate_limits import Addresses, Limiter, RateLimited, parse
+from app.gateway.security.client_addresses import ClientAddresses
+from app.gateway.security.rate_limits import RateLimited, RateLimiter, parse_limits
 from app.main import create_app, runtime
 
 
@@ -101,7 +102,7 @@ def test_whoever_is_over_costs_the_database_nothing_more(http, counts):
 
 
 def test_when_the_window_ends_they_may_come_again(counts, monkeypatch):
-    limiter = Limiter("1/minute", counts.take)
+    limiter = RateLimiter("1/minute", counts.take)
     with Flask("app").test_request_context():
         limiter.check("ada")
         for _ in range(2):
@@ -114,14 +115,14 @@ def test_when_the_window_ends_they_may_come_again(counts, monkeypatch):
 
 
 def test_what_is_remembered_of_those_who_are_over_has_a_bound(counts, monkeypatch):
-    monkeypatch.setattr("app.gateway.security.rate_limits.REMEMBERED", 5)
-    limiter = Limiter("1/minute", counts.take)
+    monkeypatch.setattr("app.gateway.security.rate_limits.MAX_BLOCKED", 5)
+    limiter = RateLimiter("1/minute", counts.take)
     with Flask("app").test_request_context():
         for number in range(20):
             limiter.check(f"{number}")
             with pytest.raises(RateLimited):
                 limiter.check(f"{number}")
-    assert len(limiter._full) == 5
+    assert len(limiter._blocked_until) == 5
 
 
 @pytest.mark.parametrize("error", [Unavailable("away"), RuntimeError("not authorized")])
@@ -143,7 +144,7 @@ def test_where_nobody_can_count_all_may_pass_and_it_is_asked_seldom(http, counts
     ],
 )
 def test_what_a_setting_says(notation, limits):
-    assert [(limit.name, limit.most, limit.seconds) for limit in parse(notation)] == limits
+    assert [(limit.name, limit.quota, limit.seconds) for limit in parse_limits(notation)] == limits
 
 
 # --- whose address ---
@@ -189,7 +190,7 @@ def test_what_a_setting_says(notation, limits):
 def test_whose_address_it_is(trusted, peer, forwarded, seen):
     headers = {"X-Forwarded-For": forwarded} if forwarded else {}
     with Flask("app").test_request_context(headers=headers, environ_base={"REMOTE_ADDR": peer}):
-        assert Addresses(trusted).of(request) == seen
+        assert ClientAddresses(trusted).address_of(request) == seen
 
 
 def test_every_user_has_a_limit_of_their_own_wherever_they_come_from(counts):

@@ -61,7 +61,7 @@ export class OrderView {
     [this.#busy, this.#again] = [true, false];
     const id = this.#id;
     try {
-      const [found, why, way] = await Promise.all(["", "/explain", "/way"].map((part) => get(`/orders/one/${id}${part}`)));
+      const [found, why, way] = await Promise.all(["", "/explain", "/latency"].map((part) => get(`/orders/one/${id}${part}`)));
       if (id !== this.#id) return;
       [this.#order, this.#why, this.#way] = [found.order, why, way];
       this.#render();
