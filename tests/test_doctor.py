@@ -120,7 +120,7 @@ DAMAGE = {
     "a charge that was never made": ("books", lambda db, one: charge(db, one, answer="voided")),
     "a refund that was never made": (
         "books",
-        lambda db, one: order(db, one, refunds=[{"id": "r", "value": 100, "wish": "100 MYR", "at": LONG_AGO}]),
+        lambda db, one: order(db, one, refunds=[{"id": "r", "value": 100, "requested": "100 MYR", "at": LONG_AGO}]),
     ),
     "a payment that says otherwise": ("agreement", lambda db, one: payment(db, one, status="Declined")),
     "an order without its payment": ("agreement", lambda db, one: db.payments.delete_one({"_id": one})),

@@ -151,9 +151,11 @@ def test_a_refund_belongs_to_the_trace_of_who_asked_for_it(start, exporter, new_
     assert answer.status_code == 200
     # The cancellation updates the order as well; that the result of its refund was handed on is told last.
     eventually(lambda: Stage.HANDED_TO_ORDERS in spans_of(exporter, order_id))
-    spans = spans_of(exporter, order_id)
-    assert {trace_of(span) for span in spans.values()} == {other}
-    assert spans[Stage.PAYMENT_PROCESSED].attributes["orderflow.call"] == "refund"
+    # A busy machine may deliver an event of the first request again by now; that span is in the first trace.
+    spans = [span for span in exporter.get_finished_spans() if trace_of(span) == other]
+    assert {Stage.GATEWAY_RECEIVED, Stage.PAYMENT_PROCESSED, Stage.HANDED_TO_ORDERS} <= {span.name for span in spans}
+    [call] = [span for span in exporter.get_finished_spans() if span.name == Stage.PAYMENT_PROCESSED]
+    assert (trace_of(call), call.attributes["orderflow.call"]) == (other, "refund")
 
 
 def test_a_refusal_is_noted_and_a_failure_marked(start, exporter):

@@ -284,7 +284,7 @@ REACH = {
     ),
     "refund_exceeds_balance": lambda world, operation: refund(world, operation, "RM 99.01"),
     "too_many_refunds": lambda world, operation: refund(
-        world, operation, "RM 1", refunds=[{"id": f"r{at}", "value": 1, "wish": "1 MYR"} for at in range(40)]
+        world, operation, "RM 1", refunds=[{"id": f"r{at}", "value": 1, "requested": "1 MYR"} for at in range(40)]
     ),
     "conflict": in_conflict,
     "precondition_failed": lambda world, operation: call(
