@@ -12,7 +12,7 @@ from app.storage.embedded_mongod import Mongod
 from tests.console.server import ROOT, Server, browser, installed, running
 
 IMAGES = ROOT / "docs" / "images"
-LARGEST = 400_000
+MAX_BYTES = 400_000
 # By name of the picture: width, height, colours.
 PICTURES = {
     "console": (1440, 1640, "light"),
@@ -57,8 +57,8 @@ def take(chromium: Browser, server: Server, name: str) -> None:
     page.screenshot(path=target)
     page.close()
     size = target.stat().st_size
-    if size > LARGEST:
-        sys.exit(f"{target} has {size} bytes: at most {LARGEST} may be committed")
+    if size > MAX_BYTES:
+        sys.exit(f"{target} has {size} bytes: at most {MAX_BYTES} may be committed")
     print(f"{target.relative_to(ROOT)}  {size // 1000} kB")
 
 

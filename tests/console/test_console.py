@@ -52,14 +52,14 @@ def test_an_order_is_placed_watched_refunded_and_cancelled(page, server):
     expect(page.locator(".waterfall tbody tr")).to_have_count(9)
     page.get_by_role("textbox", name="Amount, empty for all").fill("RM 10")
     page.get_by_role("button", name="Refund", exact=True).click()
-    expect(page.locator(".answer, .said").filter(has_text="MYR 10.00: done").first).to_be_visible()
+    expect(page.locator(".message").filter(has_text="MYR 10.00: done").first).to_be_visible()
     expect(page.locator(".timeline li")).to_have_count(4)
     page.get_by_role("button", name="Cancel", exact=True).click()
     statuses(page, "Cancelled", "Refunded")
     expect(page.locator("#machine")).to_have_attribute(
-        "aria-label", "The way taken: (new), then Processing, then Success, then Cancelled."
+        "aria-label", "States of this order: (new), then Processing, then Success, then Cancelled."
     )
-    expect(page.get_by_text("Nothing may be done to it now.")).to_be_visible()
+    expect(page.get_by_text("No action is possible now.")).to_be_visible()
     order = server.get(f"/orders/one/{order_id}")["order"]
     assert (order["orderStatus"], order["paymentStatus"]) == ("Cancelled", "Refunded")
     expect(page.locator(f'.orders a[data-id="{order_id}"]')).to_have_attribute("aria-current", "true")
@@ -68,17 +68,17 @@ def test_an_order_is_placed_watched_refunded_and_cancelled(page, server):
 def test_the_order_can_be_seen_as_of_any_step(page):
     place(page, "Declined")
     statuses(page, "Declined", "Declined")
-    page.get_by_label("The order as of step").press("Home")
+    page.get_by_label("The order as of change").press("Home")
     statuses(page, "Processing", "Processing")
-    expect(page.locator(".sentence")).to_have_text("As it was after step 1: Processing, payment Processing.")
-    page.get_by_label("The order as of step").press("End")
+    expect(page.locator(".sentence")).to_have_text("After change 1: Processing, payment Processing.")
+    page.get_by_label("The order as of change").press("End")
     statuses(page, "Declined", "Declined")
 
 
 def test_an_order_in_trouble_counts_down_to_its_next_attempt(page):
     place(page, "Flaky")
     expect(page.locator(".countdown")).to_have_text(re.compile(r"^Next attempt in \d"))
-    expect(page.locator(".room-payments")).to_contain_text("retry")
+    expect(page.locator(".box-payments")).to_contain_text("retry")
     expect(page.locator(".sentence")).to_contain_text("so far")
 
 
@@ -101,7 +101,7 @@ def test_it_can_be_used_without_a_mouse(page):
     expect(page.get_by_role("radio", name="Declined")).to_be_checked()
     page.keyboard.press("Enter")
     statuses(page, "Declined", "Declined")
-    expect(page.locator("#said")).to_contain_text("Placed order")
+    expect(page.locator("#message")).to_contain_text("Placed order")
 
 
 def test_the_list_is_narrowed_by_user_and_status(page, server):
@@ -120,10 +120,10 @@ def test_the_open_page_outlives_the_server(page, server, mongo, console_database
     order_id = place(page)
     statuses(page, "Success", "Captured")
     server.kill()
-    expect(page.locator("#connection")).to_have_attribute("data-state", "away")
+    expect(page.locator("#connection")).to_have_attribute("data-state", "disconnected")
     page.get_by_label("User").first.fill("patient")
     page.get_by_role("button", name="Place order").click()
-    expect(page.locator("#said")).to_contain_text("trying again with the same key")
+    expect(page.locator("#message")).to_contain_text("trying again with the same key")
     server.start()
     expect(page.locator("#connection")).to_have_attribute("data-state", "live")
     page.wait_for_function("before => location.hash !== before", arg=f"#order={order_id}")
@@ -219,18 +219,18 @@ def test_who_must_say_who_they_are_sees_what_is_theirs(
         foreign = answer.json()["created"]["id"]
         page = open_page(fort.url)
         page.get_by_label("Token", exact=True).fill(token("ada", "orders:read orders:write"))
-        page.get_by_role("button", name="Use it").click()
+        page.get_by_role("button", name="Use token").click()
         expect(page.locator("#connection")).to_contain_text("Your own orders")
         own = place(page)
         statuses(page, "Success", "Captured")
         expect(page.locator(".orders a")).to_have_count(1)
         page.get_by_label("Order id").fill(foreign)
         page.get_by_role("button", name="Open").click()
-        expect(page.get_by_role("alert")).to_contain_text("No such order")
+        expect(page.get_by_role("alert")).to_contain_text("The order cannot be shown")
         assert token("ada", "")[:20] not in page.content()
         page.get_by_role("button", name="Forget token").click()
         page.get_by_label("Token", exact=True).fill(token("olga", "orders:admin"))
-        page.get_by_role("button", name="Use it").click()
+        page.get_by_role("button", name="Use token").click()
         expect(page.locator("#connection")).to_contain_text("Live")
         expect(page.locator(f'.orders a[data-id="{own}"]')).to_be_visible()
         expect(page.locator(f'.orders a[data-id="{foreign}"]')).to_be_visible()
@@ -254,7 +254,7 @@ def test_a_late_refusal_of_a_request_without_the_token_does_not_ask_for_it_again
         page.route("**/*", hold_one)
         page.goto(fort.url)
         page.get_by_label("Token", exact=True).fill(token("ada", "orders:read orders:write"))
-        page.get_by_role("button", name="Use it").click()
+        page.get_by_role("button", name="Use token").click()
         expect(page.locator("#connection")).to_contain_text("Your own orders")
         with page.expect_response(lambda response: response.status == 401):
             held[0].continue_()

@@ -12,7 +12,7 @@ from app.main import create_app, runtime
 
 # The package has a function of that name.
 streaming = importlib.import_module("app.gateway.console.stream")
-FILES = ("icon.svg", "console.css", "theme.js", "main.js", "api.js", "picture.js")
+FILES = ("icon.svg", "console.css", "theme.js", "main.js", "api.js", "flow.js")
 
 
 @pytest.mark.parametrize("address", ["/", *(f"/console/{name}" for name in FILES)])

@@ -1,38 +1,38 @@
-// What the page asks of the server: requests with the token, and streams that resume.
+// HTTP to the server: requests with the token, and streams that reconnect.
 
-const TOKEN = "orderflow-token";
+const TOKEN_KEY = "orderflow-token";
 
-let token = sessionStorage.getItem(TOKEN) || "";
-let ask = async () => {};
-let asked = null;
-let skew = 0;
+let token = sessionStorage.getItem(TOKEN_KEY) || "";
+let requestToken = async () => {};
+let pendingToken = null;
+let clockOffset = 0;
 
 export class Problem extends Error {
   constructor(body) {
-    super(body.detail || body.title || "the server did not say why");
+    super(body.detail || body.title || "the server gave no reason");
     this.body = body;
     this.status = body.status;
     this.code = body.code;
   }
 }
 
-// Have `how` ask the user for a token when the server wants one.
-export function whenUnknown(how) {
-  ask = how;
+// Sets the function that asks the user for a token when the server rejects a request with 401.
+export function onUnauthenticated(handler) {
+  requestToken = handler;
 }
 
-export function useToken(given) {
-  token = given.trim().replace(/^bearer\s+/i, "");
-  if (token) sessionStorage.setItem(TOKEN, token);
-  else sessionStorage.removeItem(TOKEN);
+export function setToken(text) {
+  token = text.trim().replace(/^bearer\s+/i, "");
+  if (token) sessionStorage.setItem(TOKEN_KEY, token);
+  else sessionStorage.removeItem(TOKEN_KEY);
 }
 
-// Who the token says we are: for show, since the server alone decides. Null where there is none.
-export function me() {
+// The user that the token names, for display only: the server decides. Null without a token.
+export function currentUser() {
   if (!token) return null;
   try {
     const text = atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/"));
-    const claims = JSON.parse(new TextDecoder().decode(Uint8Array.from(text, (letter) => letter.charCodeAt(0))));
+    const claims = JSON.parse(new TextDecoder().decode(Uint8Array.from(text, (char) => char.charCodeAt(0))));
     const scopes = claims.scope ?? claims.scp ?? [];
     const list = typeof scopes === "string" ? scopes.split(" ") : scopes;
     return { userId: claims.sub || "", admin: list.includes("orders:admin") };
@@ -44,83 +44,83 @@ export function me() {
 export const hasToken = () => Boolean(token);
 
 // The server's time, in milliseconds.
-export const serverNow = () => Date.now() + skew;
+export const serverNow = () => Date.now() + clockOffset;
 
 export function setServerNow(now) {
-  skew = now - Date.now();
+  clockOffset = now - Date.now();
 }
 
 async function request(method, path, { body, headers = {}, signal } = {}) {
   for (;;) {
-    const sent = { ...headers };
-    const used = token;
-    if (used) sent.Authorization = `Bearer ${used}`;
-    if (body !== undefined) sent["Content-Type"] = "application/json";
+    const allHeaders = { ...headers };
+    const usedToken = token;
+    if (usedToken) allHeaders.Authorization = `Bearer ${usedToken}`;
+    if (body !== undefined) allHeaders["Content-Type"] = "application/json";
     const response = await fetch(path, {
-      method, signal, headers: sent, cache: "no-store", credentials: "omit",
+      method, signal, headers: allHeaders, cache: "no-store", credentials: "omit",
       body: body === undefined ? undefined : JSON.stringify(body),
     });
     if (response.status !== 401) return response;
     const problem = await response.json();
-    // A late answer to a request without the present token is no reason to ask for another one.
-    if (used !== token) continue;
-    asked ??= ask(problem.detail).finally(() => { asked = null; });
-    await asked;
+    // The token has changed since this request was sent: repeat it instead of asking the user again.
+    if (usedToken !== token) continue;
+    pendingToken ??= requestToken(problem.detail).finally(() => { pendingToken = null; });
+    await pendingToken;
   }
 }
 
-export async function call(method, path, more) {
-  const response = await request(method, path, more);
+export async function call(method, path, options) {
+  const response = await request(method, path, options);
   const text = await response.text();
-  let answer = {};
+  let members = {};
   try {
-    answer = JSON.parse(text);
+    members = JSON.parse(text);
   } catch {
-    // Whatever stands between us and the server speaks otherwise.
+    // A proxy may answer with something other than JSON.
   }
-  if (!response.ok) throw new Problem({ status: response.status, ...answer });
-  return answer;
+  if (!response.ok) throw new Problem({ status: response.status, ...members });
+  return members;
 }
 
-export const get = (path, more) => call("GET", path, more);
+export const get = (path, options) => call("GET", path, options);
 
 const sleep = (ms, signal) => new Promise((resolve) => {
   const timer = setTimeout(resolve, ms);
   signal.addEventListener("abort", () => { clearTimeout(timer); resolve(); }, { once: true });
 });
 
-// Follow a stream for good: `on.event(name, data)`, `on.state(state, problem)`. Returns what ends it.
-// It comes again after each break, from the last id that it has seen; a refusal ends it.
-export function follow(path, on) {
-  const end = new AbortController();
+// Follows a stream and calls `on.event(name, data)` and `on.state(state, problem)`. Returns a function that ends it.
+// It reconnects after each failure, from the last event id; a rejection by the server ends it.
+export function followStream(path, on) {
+  const abort = new AbortController();
   const run = async () => {
-    let last = "";
+    let lastEventId = "";
     let failures = 0;
-    while (!end.signal.aborted) {
+    while (!abort.signal.aborted) {
       try {
-        const headers = { Accept: "text/event-stream", ...(last && { "Last-Event-ID": last }) };
-        const response = await request("GET", path, { headers, signal: end.signal });
+        const headers = { Accept: "text/event-stream", ...(lastEventId && { "Last-Event-ID": lastEventId }) };
+        const response = await request("GET", path, { headers, signal: abort.signal });
         if (!response.ok) {
           const problem = new Problem({ status: response.status, ...(await response.json()) });
-          if (problem.status < 500 && problem.status !== 429) return on.state("refused", problem);
+          if (problem.status < 500 && problem.status !== 429) return on.state("rejected", problem);
           throw problem;
         }
         on.state("live");
         failures = 0;
         for await (const event of events(response.body)) {
-          if (event.id) last = event.id;
+          if (event.id) lastEventId = event.id;
           if (event.data) on.event(event.name, JSON.parse(event.data));
         }
       } catch (error) {
-        if (end.signal.aborted) return;
+        if (abort.signal.aborted) return;
         failures += 1;
-        on.state("away", error);
+        on.state("disconnected", error);
       }
-      if (failures) await sleep(Math.min(3000, 250 * 2 ** failures) * (0.7 + 0.6 * Math.random()), end.signal);
+      if (failures) await sleep(Math.min(3000, 250 * 2 ** failures) * (0.7 + 0.6 * Math.random()), abort.signal);
     }
   };
   run();
-  return () => end.abort();
+  return () => abort.abort();
 }
 
 async function* events(body) {
@@ -145,11 +145,9 @@ async function* events(body) {
   }
 }
 
-// --- the same by hand ---
-
 const quoted = (text) => `'${text.replace(/'/g, "'\\''")}'`;
 
-// The command that does the same; a token is named, not told.
+// The curl command of a request; it names the token as $TOKEN and does not contain it.
 export function curl(method, path, body) {
   const lines = [`curl -s${method === "GET" ? "" : ` -X ${method}`} ${quoted(location.origin + path)}`];
   if (token) lines.push(`-H "Authorization: Bearer $TOKEN"`);

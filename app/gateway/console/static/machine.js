@@ -1,4 +1,4 @@
-// The state machine, drawn from what the server says of it, with the way that an order has taken.
+// The state diagram, drawn from the server's transitions, with the states that an order has been in.
 
 import { svg } from "./show.js";
 
@@ -20,13 +20,13 @@ const [WIDTH, HEIGHT] = [100, 34];
 const BENDS = { "Success>(custom)": -0.34, "Processing>Cancelled": -0.04 };
 const BENDS_NARROW = { "Success>(custom)": 0.62, "Processing>Cancelled": 0 };
 
-export class Machine {
-  #home; #rules = []; #way = []; #nodes = {}; #edges = {};
+export class StateDiagram {
+  #container; #rules = []; #path = []; #nodes = {}; #edges = {};
 
-  constructor(home) {
-    this.#home = home;
-    home.setAttribute("role", "img");
-    new ResizeObserver(() => this.#draw()).observe(home);
+  constructor(container) {
+    this.#container = container;
+    container.setAttribute("role", "img");
+    new ResizeObserver(() => this.#draw()).observe(container);
   }
 
   show(rules) {
@@ -34,20 +34,20 @@ export class Machine {
     this.#draw();
   }
 
-  // The states that an order has been in, oldest first.
-  mark(way) {
-    this.#way = way;
+  // Highlights `path`, the states that an order has been in, oldest first.
+  mark(path) {
+    this.#path = path;
     for (const node of Object.values(this.#nodes)) node.classList.remove("been", "here");
     for (const edge of Object.values(this.#edges)) edge.classList.remove("taken");
-    way.forEach((state, at) => {
+    path.forEach((state, at) => {
       this.#nodes[this.#kind(state)]?.classList.add("been");
-      if (at) this.#edges[`${this.#kind(way[at - 1])}>${this.#kind(state)}`]?.classList.add("taken");
+      if (at) this.#edges[`${this.#kind(path[at - 1])}>${this.#kind(state)}`]?.classList.add("taken");
     });
-    const here = way.at(-1);
+    const here = path.at(-1);
     if (here) this.#nodes[this.#kind(here)]?.classList.add("here");
-    this.#home.setAttribute("aria-label", way.length
-      ? `The way taken: ${way.join(", then ")}.`
-      : `States and steps: ${this.#rules.map((rule) => `${rule.from} by ${rule.by} to ${rule.to}`).join("; ")}.`);
+    this.#container.setAttribute("aria-label", path.length
+      ? `States of this order: ${path.join(", then ")}.`
+      : `States and transitions: ${this.#rules.map((rule) => `${rule.from} by ${rule.by} to ${rule.to}`).join("; ")}.`);
   }
 
   #kind(state) {
@@ -56,7 +56,7 @@ export class Machine {
 
   #draw() {
     if (!this.#rules.length) return;
-    const narrow = this.#home.clientWidth < 480;
+    const narrow = this.#container.clientWidth < 480;
     const { size: [w, h], places } = narrow ? NARROW : WIDE;
     const known = { ...places };
     let spare = 0;
@@ -65,9 +65,9 @@ export class Machine {
     [this.#nodes, this.#edges] = [{}, {}];
     for (const rule of this.#rules) drawing.append(this.#edge(rule, known, narrow ? BENDS_NARROW : BENDS));
     for (const state of new Set(this.#rules.flatMap(({ from, to }) => [from, to]))) drawing.append(this.#node(state, known[state]));
-    this.#home.replaceChildren(drawing);
-    this.#home.style.maxWidth = `${w * 1.25}px`;
-    this.mark(this.#way);
+    this.#container.replaceChildren(drawing);
+    this.#container.style.maxWidth = `${w * 1.25}px`;
+    this.mark(this.#path);
   }
 
   #node(state, [x, y]) {
@@ -97,7 +97,7 @@ function line([fromX, fromY], [toX, toY], bend) {
 
 const loop = ([x, y]) => `M${x - 16} ${y - HEIGHT / 2}C${x - 26} ${y - 46} ${x + 26} ${y - 46} ${x + 16} ${y - HEIGHT / 2}`;
 
-// Where the line from a node's middle towards a point leaves the node.
+// The point where the line from a node's centre towards another point leaves the node.
 function border([x, y], [towardsX, towardsY]) {
   const [dx, dy] = [towardsX - x, towardsY - y];
   const share = Math.min((WIDTH / 2 + 3) / Math.abs(dx || 1e-9), (HEIGHT / 2 + 3) / Math.abs(dy || 1e-9));

@@ -1,14 +1,14 @@
-// The page: one stream for the picture, one for the order that is shown, and what the visitor does.
+// The page: a stream for the diagram, a stream for the open order, and the visitor's actions.
 
-import { follow, get, hasToken, me, setServerNow, useToken, whenUnknown } from "./api.js";
-import { Machine } from "./machine.js";
+import { currentUser, followStream, get, hasToken, onUnauthenticated, setServerNow, setToken } from "./api.js";
+import { FlowDiagram } from "./flow.js";
+import { StateDiagram } from "./machine.js";
 import { OrderView } from "./order.js";
-import { Orders } from "./orders.js";
-import { Picture } from "./picture.js";
-import { Place } from "./place.js";
+import { OrderList } from "./orders.js";
+import { OrderForm } from "./place.js";
 
 const by = (id) => document.getElementById(id);
-const SEEN = 4096;
+const MAX_SEEN = 4096;
 
 // The stages of an order, derived from its timeline, for visitors who may not read the stream of all orders.
 const STAGES_OF = {
@@ -23,21 +23,21 @@ let ownOnly = false;
 const seen = new Set();
 
 const goTo = (id) => { location.hash = id ? `order=${id}` : ""; };
-const wanted = () => /^#order=([0-9a-f]{24})$/.exec(location.hash)?.[1] || "";
+const orderIdOfAddress = () => /^#order=([0-9a-f]{24})$/.exec(location.hash)?.[1] || "";
 
-const picture = new Picture(by("scene"), by("flow-note"), by("stage-rows"), goTo);
-const machine = new Machine(by("machine"));
-const orders = new Orders(by("filters"), by("orders"), by("orders-none"), by("older"), by("list-note"));
-const order = new OrderView(by("order-body"), machine, by("machine-note"), {
-  told: () => orders.refresh(),
-  changed: (entry) => {
+const diagram = new FlowDiagram(by("scene"), by("flow-note"), by("stage-rows"), goTo);
+const states = new StateDiagram(by("machine"));
+const orders = new OrderList(by("filters"), by("orders"), by("orders-none"), by("older"), by("list-note"));
+const order = new OrderView(by("order-body"), states, by("machine-note"), {
+  onChange: () => orders.refresh(),
+  onEntry: (entry) => {
     if (!ownOnly || Date.now() - Date.parse(entry.at) > 10_000) return;
     const stages = STAGES_OF[entry.type] ?? OUTCOME;
-    for (const stage of stages) picture.stage({ stage, order_id: entry.orderId, order_status: entry.to });
+    for (const stage of stages) diagram.stage({ stage, order_id: entry.orderId, order_status: entry.to });
   },
 });
-const place = new Place(by("place-form"), by("said"), (id) => {
-  picture.follow(id);
+const form = new OrderForm(by("place-form"), by("message"), (id) => {
+  diagram.follow(id);
   goTo(id);
   orders.refresh();
 });
@@ -49,19 +49,19 @@ function connection(state, text) {
 }
 
 function onEvent(name, data) {
-  if (name === "stages") for (const line of data) if (fresh(line.id)) picture.stage(line);
-  if (name === "statistics" && fresh(`${data.process} ${data.at}`)) picture.statistics(data);
+  if (name === "stages") for (const line of data) if (isNew(line.id)) diagram.stage(line);
+  if (name === "statistics" && isNew(`${data.process} ${data.at}`)) diagram.statistics(data);
   if (name === "queues") {
     setServerNow(data.now);
-    picture.queues(data);
+    diagram.queues(data);
   }
 }
 
-// After a break the last seconds are told again.
-function fresh(id) {
+// A reconnected stream repeats the last seconds.
+function isNew(id) {
   if (seen.has(id)) return false;
   seen.add(id);
-  if (seen.size > SEEN) seen.delete(seen.values().next().value);
+  if (seen.size > MAX_SEEN) seen.delete(seen.values().next().value);
   return true;
 }
 
@@ -71,42 +71,42 @@ function onState(state, problem) {
     orders.refresh();
     order.refresh();
   }
-  if (state === "away") connection("away", problem?.status === 429 ? "Too many watch; waiting" : "Connection lost; coming back");
-  if (state === "refused") {
+  if (state === "disconnected") connection("disconnected", problem?.status === 429 ? "Too many viewers; waiting" : "Connection lost; reconnecting");
+  if (state === "rejected") {
     ownOnly = true;
-    connection("own", "Your own orders");
-    by("flow-note").textContent = "You see your own orders alone; the picture of all needs the scope orders:admin.";
-    orders.only(me()?.userId || "");
+    connection("restricted", "Your own orders");
+    by("flow-note").textContent = "You see only your own orders; the diagram of all orders needs the scope orders:admin.";
+    orders.restrictTo(currentUser()?.userId || "");
   }
 }
 
-function askForToken(why) {
+function askForToken(reason) {
   const dialog = by("token-dialog");
-  by("token-why").textContent = `This server asks who you are: ${why}. A token stays in this tab and is sent with each request.`;
+  by("token-reason").textContent = `This server needs authentication: ${reason}. The token is kept in this tab and sent with each request.`;
   dialog.showModal();
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => {
-      useToken(by("token-form").elements.token.value);
+      setToken(by("token-form").elements.token.value);
       by("token-form").reset();
-      showWho();
+      showUser();
       resolve();
     }, { once: true });
   });
 }
 
-function showWho() {
-  const who = me();
-  by("who").hidden = by("forget").hidden = !hasToken();
-  if (!who) return;
-  by("who").textContent = who.userId + (who.admin ? " (admin)" : "");
-  place.actFor(who);
+function showUser() {
+  const user = currentUser();
+  by("user").hidden = by("forget").hidden = !hasToken();
+  if (!user) return;
+  by("user").textContent = user.userId + (user.admin ? " (admin)" : "");
+  form.actFor(user);
 }
 
 function route() {
-  const id = wanted();
+  const id = orderIdOfAddress();
   by("close-order").hidden = !id;
   orders.mark(id);
-  picture.choose(id);
+  diagram.choose(id);
   if (id && id !== order.id) {
     order.open(id);
     if (matchMedia("(max-width: 900px)").matches) by("order-view").scrollIntoView({ block: "start" });
@@ -114,8 +114,8 @@ function route() {
   if (!id && order.id) order.close();
 }
 
-whenUnknown(askForToken);
-by("forget").addEventListener("click", () => { useToken(""); location.reload(); });
+onUnauthenticated(askForToken);
+by("forget").addEventListener("click", () => { setToken(""); location.reload(); });
 by("close-order").addEventListener("click", () => goTo(""));
 by("find").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -125,8 +125,8 @@ by("find").addEventListener("submit", (event) => {
 addEventListener("hashchange", route);
 addEventListener("visibilitychange", () => { if (!document.hidden) { orders.refresh(); order.refresh(); } });
 
-showWho();
+showUser();
 route();
-get("/state-machine").then(({ transitions }) => machine.show(transitions)).catch(() => {});
+get("/state-machine").then(({ transitions }) => states.show(transitions)).catch(() => {});
 orders.refresh();
-follow("/console/stream", { event: onEvent, state: onState });
+followStream("/console/stream", { event: onEvent, state: onState });

@@ -1,25 +1,25 @@
-// The list: orders of all, of a user, of a status, stuck, or with a dead letter.
+// The list: all orders, those of a user or with a status, stuck ones, or those with a dead letter.
 
 import { get, serverNow } from "./api.js";
 import { age, chip, el } from "./show.js";
 
-const SIZE = 20;
+const PAGE_SIZE = 20;
 const REFRESH_MS = 3000;
 
-export class Orders {
+export class OrderList {
   #form; #list; #none; #older; #note;
   #shown = []; #next = ""; #pages = 1; #text = ""; #current = ""; #busy = false; #owner = "";
 
   constructor(form, list, none, older, note) {
     [this.#form, this.#list, this.#none, this.#older, this.#note] = [form, list, none, older, note];
-    form.addEventListener("submit", (event) => { event.preventDefault(); this.#begin(); });
-    form.elements.show.addEventListener("change", () => this.#begin());
-    older.addEventListener("click", () => this.#more());
+    form.addEventListener("submit", (event) => { event.preventDefault(); this.#reload(); });
+    form.elements.show.addEventListener("change", () => this.#reload());
+    older.addEventListener("click", () => this.#loadMore());
     setInterval(() => this.refresh(), REFRESH_MS);
   }
 
-  // Whose orders alone may be seen; empty where all may.
-  only(userId) {
+  // Shows this user's orders only; an empty id means the orders of all users.
+  restrictTo(userId) {
     this.#owner = userId;
     const { show, userId: field } = this.#form.elements;
     show.value = "";
@@ -33,7 +33,7 @@ export class Orders {
     for (const link of this.#list.querySelectorAll("a")) this.#markOne(link);
   }
 
-  // Look again at the first page; others stay as they were read.
+  // Fetches the first page again; with further pages open, nothing is fetched.
   async refresh() {
     if (this.#busy || document.hidden || this.#pages > 1) return;
     this.#busy = true;
@@ -50,25 +50,25 @@ export class Orders {
     }
   }
 
-  #begin() {
+  #reload() {
     const { show, userId, status } = this.#form.elements;
     userId.disabled = status.disabled = Boolean(show.value);
     this.#pages = 1;
     this.refresh();
   }
 
-  async #more() {
+  async #loadMore() {
     const page = await get(this.#address(this.#next));
     this.#pages += 1;
     this.#shown = [...this.#shown, ...page.orders];
     this.#next = page.nextCursor || "";
-    this.#note.textContent = `${this.#shown.length} orders; Apply begins anew`;
+    this.#note.textContent = `${this.#shown.length} orders; Apply starts again`;
     this.#render();
   }
 
   #address(cursor = "") {
     const { show, userId, status } = this.#form.elements;
-    const query = new URLSearchParams({ limit: SIZE });
+    const query = new URLSearchParams({ limit: PAGE_SIZE });
     if (show.value) query.set(show.value, "true");
     else {
       const user = userId.value.trim() || this.#owner;

@@ -1,24 +1,24 @@
-// Placing an order: what is sent, what came of it, and the same by hand.
+// The form that places an order: the request, its result, and its curl command.
 
 import { call, curl, Problem } from "./api.js";
 import { command } from "./show.js";
 
 const NOTES = {
-  1: "The simulated provider takes the money at once.",
+  1: "The simulated provider captures the payment at once.",
   2: "The simulated provider declines it; no money moves.",
-  slow: "The provider takes four seconds to answer; other orders go on.",
-  flaky: "The provider is out of order twice, then takes the money. Watch the retries and their countdown.",
-  "timeout-after-charge": "The provider takes the money and says nothing. It is asked by key, and never charges twice.",
+  slow: "The provider takes four seconds to answer; other orders are not delayed.",
+  flaky: "The provider fails twice, then captures the payment. Watch the retries and their countdown.",
+  "timeout-after-charge": "The provider captures the payment but does not answer. It is queried by key, and never charges twice.",
 };
-const PATIENCE = 8;
+const MAX_ATTEMPTS = 8;
 
-export class Place {
-  #form; #said; #placed;
+export class OrderForm {
+  #form; #message; #onPlaced;
 
-  constructor(form, said, placed) {
+  constructor(form, message, onPlaced) {
     this.#form = form;
-    this.#said = said;
-    this.#placed = placed;
+    this.#message = message;
+    this.#onPlaced = onPlaced;
     form.addEventListener("submit", (event) => { event.preventDefault(); this.#place(); });
     form.addEventListener("change", () => this.#note());
     form.addEventListener("input", () => document.getElementById("place-command").replaceChildren());
@@ -28,7 +28,7 @@ export class Place {
     this.#note();
   }
 
-  // Whose orders are placed, where the token says so.
+  // Presets the token's user; only an admin may place orders for others.
   actFor({ userId, admin }) {
     if (!userId) return;
     this.#form.elements.userId.value = userId;
@@ -45,33 +45,33 @@ export class Place {
   }
 
   async #place() {
-    this.#said.textContent = "Placing…";
-    this.#said.dataset.tone = "";
+    this.#message.textContent = "Placing…";
+    this.#message.dataset.tone = "";
     try {
-      const { created } = await patiently("POST", "/orders", this.#body(), (why) => { this.#said.textContent = why; });
-      this.#said.textContent = `Placed order …${created.id.slice(-6)}.`;
-      this.#placed(created.id);
+      const { created } = await postWithRetries("POST", "/orders", this.#body(), (reason) => { this.#message.textContent = reason; });
+      this.#message.textContent = `Placed order …${created.id.slice(-6)}.`;
+      this.#onPlaced(created.id);
     } catch (error) {
-      this.#said.dataset.tone = "bad";
-      this.#said.textContent = `Not placed: ${error.message}`;
+      this.#message.dataset.tone = "bad";
+      this.#message.textContent = `Not placed: ${error.message}`;
     }
   }
 }
 
-// Send a POST with a key, again and again where the server is away: it has one effect.
-export async function patiently(method, path, body, tell) {
+// Sends a POST with an idempotency key, and repeats it while the server is unavailable: it has one effect.
+export async function postWithRetries(method, path, body, onRetry) {
   const random = crypto.getRandomValues(new Uint8Array(16));
   const key = Array.from(random, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  // Requests of this name are watched: the live feed tells of their orders however many others there are.
+  // The live feed never leaves out orders of requests whose id begins with console-.
   const headers = { "Idempotency-Key": key, "X-Request-Id": `console-${key}` };
-  for (let tries = 1; ; tries += 1) {
+  for (let attempt = 1; ; attempt += 1) {
     try {
       return await call(method, path, { body, headers });
     } catch (error) {
-      const passing = !(error instanceof Problem) || error.status === 503;
-      if (!passing || tries >= PATIENCE) throw error;
-      tell("The server is away; trying again with the same key…");
-      await new Promise((resolve) => setTimeout(resolve, 500 * tries));
+      const transient = !(error instanceof Problem) || error.status === 503;
+      if (!transient || attempt >= MAX_ATTEMPTS) throw error;
+      onRetry("The server is unavailable; trying again with the same key…");
+      await new Promise((resolve) => setTimeout(resolve, 500 * attempt));
     }
   }
 }

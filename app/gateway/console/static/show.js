@@ -1,19 +1,19 @@
-// Small words for showing things: elements, times, states.
+// Helpers that build elements and format times, amounts and statuses.
 
-// An element with attributes, listeners (onclick: …) and children.
+// An element with attributes, listeners (onclick: …), styles (style: {…}) and children.
 export function el(name, attributes = {}, ...children) {
-  return filled(document.createElement(name), attributes, children);
+  return fill(document.createElement(name), attributes, children);
 }
 
 export function svg(name, attributes = {}, ...children) {
-  return filled(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
+  return fill(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
 }
 
-function filled(node, attributes, children) {
+function fill(node, attributes, children) {
   for (const [key, value] of Object.entries(attributes)) {
     if (value === undefined || value === null || value === false) continue;
     if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
-    else if (key === "at") for (const [name, place] of Object.entries(value)) node.style.setProperty(name, place);
+    else if (key === "style") for (const [name, text] of Object.entries(value)) node.style.setProperty(name, text);
     else node.setAttribute(key, value === true ? "" : value);
   }
   node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
@@ -37,7 +37,7 @@ export function rate(value) {
   return value < 10 ? value.toFixed(1) : count(value);
 }
 
-// An amount in minor units, of which each currency has its own number.
+// Text of an amount in minor units; the number of decimals depends on the currency.
 export function money({ value, currency }) {
   const format = new Intl.NumberFormat("en", { style: "currency", currency, currencyDisplay: "code" });
   return format.format(value / 10 ** format.resolvedOptions().maximumFractionDigits);
@@ -61,12 +61,12 @@ const TONES = {
   Captured: "good", Voided: "off", Refunding: "busy", Refunded: "off", Unknown: "bad",
 };
 
-export const tone = (status) => TONES[status] || "own";
+export const tone = (status) => TONES[status] || "custom";
 
 export const chip = (status, label) =>
   el("span", { class: `chip ${tone(status)}` }, label ? el("span", { class: "sr" }, `${label}: `) : null, status);
 
-// A command to copy, and a word when it has been.
+// A command with a button that copies it.
 export function command(text, name) {
   const copied = el("span", { class: "note", role: "status" });
   const copy = async () => {

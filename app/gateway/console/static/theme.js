@@ -1,7 +1,7 @@
-// Before anything is drawn, so that no page flashes in the wrong colours.
+// Runs before the page is drawn, so that it never flashes in the wrong colours.
 (() => {
   const themes = ["auto", "light", "dark"];
-  const kept = () => {
+  const savedTheme = () => {
     try {
       const theme = localStorage.getItem("theme");
       return themes.includes(theme) ? theme : "auto";
@@ -17,16 +17,16 @@
     if (button) button.textContent = `Theme: ${theme}`;
     dispatchEvent(new Event("theme"));
   };
-  show(kept());
-  dark.addEventListener("change", () => show(kept()));
+  show(savedTheme());
+  dark.addEventListener("change", () => show(savedTheme()));
   addEventListener("DOMContentLoaded", () => {
-    show(kept());
+    show(savedTheme());
     document.getElementById("theme").addEventListener("click", () => {
-      const next = themes[(themes.indexOf(kept()) + 1) % themes.length];
+      const next = themes[(themes.indexOf(savedTheme()) + 1) % themes.length];
       try {
         localStorage.setItem("theme", next);
       } catch {
-        // Then it lasts as long as the page.
+        // Storage is blocked: the choice lasts until the page is left.
       }
       show(next);
     });

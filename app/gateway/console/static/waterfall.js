@@ -1,34 +1,34 @@
-// How long each stage took, as bars on one scale: the stages that the live feed knows, else what is on record.
+// How long each stage took, as bars on one scale: the stages in the live feed, else the entries of the timeline.
 
 import { el, ms } from "./show.js";
 
-const NUMBERED = ["gateway received", "orders received", "order stored", "event handed to payments", "payments received",
+const STAGES = ["gateway received", "orders received", "order stored", "event handed to payments", "payments received",
   "payment processed", "result handed to orders", "orders received result", "order updated"];
 
-// Rows of a waterfall, each with who did it and when, oldest first.
-export function rowsOf({ stages, attempts }, entries) {
+// The rows of a waterfall, each with its module and times, oldest first.
+export function waterfallRows({ stages, attempts }, entries) {
   const rows = [];
   for (const stage of stages) {
     const end = Date.parse(stage.at) + (Number(stage.at.slice(23, 26)) || 0) / 1000;
-    const number = NUMBERED.indexOf(stage.stage) + 1;
-    rows.push({ name: stage.stage, number, who: stage.module, end, start: end - stage.tookMs, took: stage.tookMs, tone: stage.module, detail: stage.event });
+    const number = STAGES.indexOf(stage.stage) + 1;
+    rows.push({ name: stage.stage, number, module: stage.module, end, start: end - stage.tookMs, took: stage.tookMs, tone: stage.module, detail: stage.event });
   }
   const seen = new Set(stages.filter((stage) => stage.stage === "payment processed").map((stage) => stage.tookMs.toFixed(1)));
   for (const attempt of attempts) {
     if (seen.has(attempt.tookMs.toFixed(1))) continue;
     const end = Date.parse(attempt.at);
-    rows.push({ name: `${attempt.call}: ${attempt.answer}`, who: "provider", end, start: end - attempt.tookMs, took: attempt.tookMs, tone: "provider", detail: attempt.reason });
+    rows.push({ name: `${attempt.call}: ${attempt.answer}`, module: "provider", end, start: end - attempt.tookMs, took: attempt.tookMs, tone: "provider", detail: attempt.reason });
   }
   if (!stages.length) {
     for (const entry of entries) {
       const end = Date.parse(entry.at);
-      rows.push({ name: entry.type, who: entry.actor, end, start: end, took: null, tone: entry.actor === "client" ? "gateway" : "orders" });
+      rows.push({ name: entry.type, module: entry.actor, end, start: end, took: null, tone: entry.actor === "client" ? "gateway" : "orders" });
     }
   }
   return rows.sort((one, other) => one.end - other.end || (one.number || 0) - (other.number || 0));
 }
 
-// A table whose last column is the bar; times count from the first.
+// A table whose last column is the bar; times are relative to the first row.
 export function waterfall(rows, until) {
   const first = Math.min(...rows.map((row) => row.start));
   const last = Math.max(...rows.map((row) => row.end));
@@ -36,20 +36,20 @@ export function waterfall(rows, until) {
   const body = rows.map((row) => el("tr", { class: row.end > until ? "later" : "" },
     el("th", { scope: "row" }, row.number ? el("span", { class: "number" }, row.number) : null, row.name,
       row.detail ? el("span", { class: "detail" }, ` ${row.detail}`) : null),
-    el("td", { class: "who" }, row.who),
+    el("td", { class: "module" }, row.module),
     el("td", { class: "n" }, row.took === null ? `+${ms(row.end - first)}` : ms(row.took)),
     el("td", { class: "track" }, el("span", {
       class: `span ${row.tone}`, title: `from ${ms(row.start - first)} to ${ms(row.end - first)}`,
-      at: { left: `${place(row.start)}%`, width: `max(4px, ${place(row.end) - place(row.start)}%)` },
+      style: { left: `${place(row.start)}%`, width: `max(4px, ${place(row.end) - place(row.start)}%)` },
     }))));
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "How long each stage took" },
     el("table", { class: "waterfall" },
-      el("thead", {}, el("tr", {}, ...["Hop", "Who", "Took"].map((name, at) => el("th", { scope: "col", class: ["", "who", "n"][at] }, name)),
-        el("th", { scope: "col" }, `When, over ${ms(last - first)}`))),
+      el("thead", {}, el("tr", {}, ...["Stage", "Module", "Took"].map((name, at) => el("th", { scope: "col", class: ["", "module", "n"][at] }, name)),
+        el("th", { scope: "col" }, `Time, over ${ms(last - first)}`))),
       el("tbody", {}, body)));
 }
 
-// Where a time lies, in percent. Long stretches in which nothing happened are folded, so that work can be seen.
+// The position of a time, in percent. Long idle intervals are shortened, so that short stages stay visible.
 function scale(rows, first, last) {
   const marks = [...new Set(rows.flatMap((row) => [row.start, row.end]))].sort((one, other) => one - other);
   const busy = (from, to) => rows.some((row) => row.start <= from && row.end >= to);

@@ -1,30 +1,30 @@
-// The picture: rooms, the pipes between them, and orders on their way. Figures count every stage; dots are a sample.
+// The flow diagram: modules as boxes, connections between them, and moving orders. Figures count every stage; dots are a sample.
 
 import { count, ms, rate, svg } from "./show.js";
 
 const STAGES = {
-  "gateway received": { way: ["client", "gateway"] },
-  "orders received": { way: ["gateway", "orders"] },
-  "order stored": { way: ["orders", "mongo", "orders"] },
-  "event handed to payments": { way: ["orders", "payments"] },
-  "payments received": { way: ["payments", "mongo", "payments", "provider"] },
-  "payment processed": { way: ["provider", "payments"] },
-  "result handed to orders": { way: ["payments", "orders"] },
-  "orders received result": { way: ["orders"] },
-  "order updated": { way: ["orders", "mongo"], ends: true },
+  "gateway received": { path: ["client", "gateway"] },
+  "orders received": { path: ["gateway", "orders"] },
+  "order stored": { path: ["orders", "mongo", "orders"] },
+  "event handed to payments": { path: ["orders", "payments"] },
+  "payments received": { path: ["payments", "mongo", "payments", "provider"] },
+  "payment processed": { path: ["provider", "payments"] },
+  "result handed to orders": { path: ["payments", "orders"] },
+  "orders received result": { path: ["orders"] },
+  "order updated": { path: ["orders", "mongo"], ends: true },
 };
 export const STAGE_NAMES = Object.keys(STAGES);
 
-const PIPES = [
+const CONNECTIONS = [
   ["client", "gateway"], ["gateway", "orders"], ["orders", "payments"], ["payments", "provider"],
   ["orders", "mongo"], ["payments", "mongo"],
 ];
 const NAMES = {
   client: "Client", gateway: "Gateway", orders: "Orders", payments: "Payments", provider: "Provider", mongo: "MongoDB",
 };
-// The stage that a figure at a pipe shows, and where its first line stands.
+// Each label shows the figures of a stage beside a connection; `at` is the position of its first line.
 const WIDE = {
-  size: [1200, 330], room: [142, 92],
+  size: [1200, 330], box: [142, 92],
   places: {
     client: [85, 92], gateway: [342, 92], orders: [599, 92], payments: [858, 92], provider: [1115, 92], mongo: [728, 272],
   },
@@ -39,7 +39,7 @@ const WIDE = {
   ],
 };
 const NARROW = {
-  size: [380, 600], room: [134, 88],
+  size: [380, 600], box: [134, 88],
   places: {
     client: [78, 56], gateway: [78, 212], orders: [78, 376], payments: [302, 376], provider: [302, 212], mongo: [190, 546],
   },
@@ -53,32 +53,32 @@ const NARROW = {
     { stage: "order updated", at: [56, 510], name: "updated" },
   ],
 };
-const MOST = 160;
-const HOP_MS = 420;
+const MAX_DOTS = 160;
+const SEGMENT_MS = 420;
 const WINDOW_MS = 3000;
-const FORGOTTEN_MS = 45_000;
-const ENDING_MS = 900;
+const IDLE_MS = 45_000;
+const FADE_MS = 900;
 
-const AROUND = {};
-for (const [one, other] of PIPES) {
-  (AROUND[one] ??= []).push(other);
-  (AROUND[other] ??= []).push(one);
+const NEIGHBOURS = {};
+for (const [one, other] of CONNECTIONS) {
+  (NEIGHBOURS[one] ??= []).push(other);
+  (NEIGHBOURS[other] ??= []).push(one);
 }
 
-// The rooms on the way from one to another, without the first.
+// The boxes on the path from one to another, without the first.
 function route(from, to) {
   const seen = { [from]: [] };
   const queue = [from];
   while (queue.length) {
-    const room = queue.shift();
-    if (room === to) return seen[room];
-    for (const next of AROUND[room]) if (!(next in seen)) { seen[next] = [...seen[room], next]; queue.push(next); }
+    const box = queue.shift();
+    if (box === to) return seen[box];
+    for (const next of NEIGHBOURS[box]) if (!(next in seen)) { seen[next] = [...seen[box], next]; queue.push(next); }
   }
   return [];
 }
 
 // Counts and durations of each stage over the last seconds, of all processes.
-class Figures {
+class StageFigures {
   #statistics = [];
 
   add(statistics, now) {
@@ -89,11 +89,11 @@ class Figures {
     this.#statistics = this.#statistics.filter((one) => now - one.seen < WINDOW_MS);
     const found = {};
     for (const one of this.#statistics) {
-      for (const [stage, told] of Object.entries(one.stages)) {
+      for (const [stage, figures] of Object.entries(one.stages)) {
         const sum = (found[stage] ??= { count: 0, p50: 0, p99: 0 });
-        sum.p50 += told.p50 * told.count;
-        sum.count += told.count;
-        sum.p99 = Math.max(sum.p99, told.p99);
+        sum.p50 += figures.p50 * figures.count;
+        sum.count += figures.count;
+        sum.p99 = Math.max(sum.p99, figures.p99);
       }
     }
     for (const sum of Object.values(found)) {
@@ -104,13 +104,13 @@ class Figures {
   }
 }
 
-export class Picture {
+export class FlowDiagram {
   #scene; #note; #rows; #choose;
   #layout = WIDE; #canvas; #pen; #scale = 1;
   #texts = {}; #labels = {}; #rates = {}; #colours = {};
-  #dots = new Map(); #figures = new Figures(); #drawing = false; #sampled = [];
+  #dots = new Map(); #figures = new StageFigures(); #drawing = false; #sampled = [];
   #queues = {}; #mine = new Set(); #chosen = "";
-  #still = matchMedia("(prefers-reduced-motion: reduce)");
+  #reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
   constructor(scene, note, rows, choose) {
     this.#scene = scene;
@@ -122,11 +122,11 @@ export class Picture {
     this.#buildRows();
     new ResizeObserver(() => this.#fit()).observe(scene);
     addEventListener("theme", () => { this.#readColours(); this.#draw(); });
-    setInterval(() => this.#tell(), 1000);
+    setInterval(() => this.#update(), 1000);
     this.#fit();
   }
 
-  // A stage of one order; nothing to draw where nobody looks.
+  // Draws a stage of one order, unless the page is hidden.
   stage(line) {
     const known = STAGES[line.stage];
     if (!known || document.hidden) return;
@@ -134,15 +134,15 @@ export class Picture {
     if (!dot) {
       if (line.stage === "gateway received") this.#sampled.push(performance.now());
       if (line.stage === "order updated" || line.stage === "orders received result") return;
-      if (this.#dots.size >= MOST && !this.#mine.has(line.order_id)) return;
-      const [x, y] = this.#layout.places[known.way[0]];
-      dot = { id: line.order_id, room: known.way[0], last: known.way[0], path: [], x, y, tone: "busy", t: 0 };
+      if (this.#dots.size >= MAX_DOTS && !this.#mine.has(line.order_id)) return;
+      const [x, y] = this.#layout.places[known.path[0]];
+      dot = { id: line.order_id, box: known.path[0], last: known.path[0], path: [], x, y, tone: "busy", t: 0 };
       this.#dots.set(line.order_id, dot);
     }
-    const [first, ...rest] = known.way;
+    const [first, ...rest] = known.path;
     dot.path.push(...route(dot.last, first), ...rest);
-    dot.last = known.way.at(-1);
-    dot.heard = performance.now();
+    dot.last = known.path.at(-1);
+    dot.updatedAt = performance.now();
     if (line.stage === "payment processed") dot.next = ["not attempted", "unknown"].includes(line.answer) ? "trouble" : "busy";
     if (known.ends) {
       dot.next = { Success: "good", Declined: "bad", Cancelled: "off" }[line.order_status] || "good";
@@ -159,7 +159,7 @@ export class Picture {
     this.#queues = queues;
   }
 
-  // Orders that were placed here are always drawn, and marked.
+  // Orders placed on this page are always drawn, and highlighted.
   follow(orderId) {
     this.#mine.add(orderId);
   }
@@ -169,7 +169,7 @@ export class Picture {
     this.#draw();
   }
 
-  // How many orders are drawn, for whoever wants to be sure that they are few.
+  // The number of orders that are drawn.
   get size() {
     return this.#dots.size;
   }
@@ -188,25 +188,25 @@ export class Picture {
     this.#pen = canvas.getContext("2d");
     this.#pen.setTransform(this.#scale * ratio, 0, 0, this.#scale * ratio, 0, 0);
     this.#canvas = canvas;
-    const drawing = this.#rooms(w, h);
+    const drawing = this.#boxes(w, h);
     drawing.addEventListener("click", (event) => this.#clicked(event));
     this.#scene.replaceChildren(canvas, drawing);
     this.#scene.style.aspectRatio = `${w} / ${h}`;
-    for (const dot of this.#dots.values()) [dot.x, dot.y] = this.#layout.places[dot.room];
+    for (const dot of this.#dots.values()) [dot.x, dot.y] = this.#layout.places[dot.box];
     this.#readColours();
-    this.#tell();
+    this.#update();
   }
 
-  #rooms(w, h) {
-    const [width, height] = this.#layout.room;
+  #boxes(w, h) {
+    const [width, height] = this.#layout.box;
     const drawing = svg("svg", { viewBox: `0 0 ${w} ${h}` });
     for (const [name, [x, y]] of Object.entries(this.#layout.places)) {
       const left = x - width / 2;
-      const lines = [0, 1].map((line) => svg("text", { x, y: y + 8 + 19 * line, class: "room-line" }));
+      const lines = [0, 1].map((line) => svg("text", { x, y: y + 8 + 19 * line, class: "box-line" }));
       this.#texts[name] = lines;
-      drawing.append(svg("g", { class: `room room-${name}` },
+      drawing.append(svg("g", { class: `box box-${name}` },
         svg("rect", { x: left, y: y - height / 2, width, height, rx: 16 }),
-        svg("text", { x, y: y - height / 2 + 29, class: "room-name" }, NAMES[name]), ...lines));
+        svg("text", { x, y: y - height / 2 + 29, class: "box-name" }, NAMES[name]), ...lines));
     }
     this.#labels = {};
     for (const { stage, at: [x, y], name, arrow, anchor = "middle" } of this.#layout.labels) {
@@ -220,7 +220,7 @@ export class Picture {
 
   #readColours() {
     const style = getComputedStyle(document.documentElement);
-    const names = ["busy", "good", "bad", "off", "trouble", "pipe", "ink", "flow"];
+    const names = ["busy", "good", "bad", "off", "trouble", "connection", "ink", "flow"];
     this.#colours = Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
   }
 
@@ -236,63 +236,63 @@ export class Picture {
     }
   }
 
-  #tell() {
+  #update() {
     if (document.hidden) return;
     const now = performance.now();
     const found = this.#figures.at(now);
     this.#rates = found;
     for (const [at, stage] of STAGE_NAMES.entries()) {
-      const told = found[stage];
+      const figures = found[stage];
       const [each, middle, slow] = [...this.#rows.rows[at].cells].slice(1);
-      each.textContent = told ? rate(told.rate) : "0";
-      middle.textContent = told ? ms(told.p50) : "–";
-      slow.textContent = told ? ms(told.p99) : "–";
+      each.textContent = figures ? rate(figures.rate) : "0";
+      middle.textContent = figures ? ms(figures.p50) : "–";
+      slow.textContent = figures ? ms(figures.p99) : "–";
     }
     for (const [stage, { lines: [each, middle, slow], before }] of Object.entries(this.#labels)) {
-      const told = found[stage];
-      each.textContent = told ? `${before} ${rate(told.rate)}/s` : "";
-      middle.textContent = told ? `p50 ${ms(told.p50)}` : "";
-      slow.textContent = told ? `p99 ${ms(told.p99)}` : "";
+      const figures = found[stage];
+      each.textContent = figures ? `${before} ${rate(figures.rate)}/s` : "";
+      middle.textContent = figures ? `p50 ${ms(figures.p50)}` : "";
+      slow.textContent = figures ? `p99 ${ms(figures.p99)}` : "";
     }
-    this.#tellRooms(found);
-    this.#tellNote(found, now);
+    this.#updateBoxes(found);
+    this.#updateNote(found, now);
     this.#prune(now);
     this.#draw();
   }
 
-  #tellRooms(found) {
+  #updateBoxes(found) {
     const { orders, payments } = this.#queues;
     const placed = found["order stored"]?.rate || 0;
-    const words = {
+    const texts = {
       client: [placed ? `${rate(placed)} orders/s` : "POST /orders"],
       gateway: ["HTTP in and out"],
       orders: orders ? [`outbox ${count(orders.open)}`, orders.dead ? `dead letters ${count(orders.dead)}` : orders.due ? `overdue ${count(orders.due)}` : ""] : [""],
       payments: payments
         ? [`open ${count(payments.open)}`, [payments.retrying && `retry ${count(payments.retrying)}`, payments.parked && `parked ${count(payments.parked)}`, payments.dead && `dead ${count(payments.dead)}`].filter(Boolean).join(" · ")]
         : [""],
-      provider: ["takes the money"],
-      mongo: ["keeps the record"],
+      provider: ["captures payments"],
+      mongo: ["stores orders"],
     };
     for (const [name, lines] of Object.entries(this.#texts)) {
-      lines.forEach((line, at) => { line.textContent = words[name][at] || ""; });
+      lines.forEach((line, at) => { line.textContent = texts[name][at] || ""; });
       lines[1].classList.toggle("alarm", name === "orders" ? Boolean(orders?.dead || orders?.due) : name === "payments" && Boolean(payments?.parked || payments?.dead));
     }
   }
 
-  #tellNote(found, now) {
+  #updateNote(found, now) {
     this.#sampled = this.#sampled.filter((at) => now - at < WINDOW_MS);
     const all = found["gateway received"]?.rate || 0;
     const shown = Math.min(all, this.#sampled.length / (WINDOW_MS / 1000));
     const updated = found["order updated"]?.rate || 0;
-    if (!all && !updated) this.#note.textContent = "Quiet. Place an order and watch it.";
+    if (!all && !updated) this.#note.textContent = "No requests at the moment. Place an order and watch it.";
     else if (shown < all * 0.9) this.#note.textContent = `${rate(all)} requests a second; about ${rate(shown)} of them are drawn.`;
-    else this.#note.textContent = `${rate(all)} requests a second, each drawn.`;
+    else this.#note.textContent = `${rate(all)} requests a second, all of them drawn.`;
   }
 
   #prune(now) {
     for (const dot of this.#dots.values()) {
-      const patience = this.#mine.has(dot.id) ? 20 * FORGOTTEN_MS : FORGOTTEN_MS;
-      if (!dot.path.length && now - dot.heard > patience) this.#dots.delete(dot.id);
+      const limit = this.#mine.has(dot.id) ? 20 * IDLE_MS : IDLE_MS;
+      if (!dot.path.length && now - dot.updatedAt > limit) this.#dots.delete(dot.id);
     }
   }
 
@@ -310,7 +310,7 @@ export class Picture {
     requestAnimationFrame(frame);
   }
 
-  // Move every dot on; tells whether any is still under way.
+  // Moves every dot; returns whether any is still moving.
   #move(elapsed, now) {
     let moving = false;
     const waiting = {};
@@ -320,18 +320,18 @@ export class Picture {
         this.#step(dot, elapsed);
       } else if (dot.ends) {
         dot.endedAt ??= now;
-        if (now - dot.endedAt > ENDING_MS) this.#dots.delete(dot.id);
+        if (now - dot.endedAt > FADE_MS) this.#dots.delete(dot.id);
         moving = true;
       } else {
-        moving = this.#rest(dot, (waiting[dot.room] = (waiting[dot.room] || 0) + 1) - 1) || moving;
+        moving = this.#rest(dot, (waiting[dot.box] = (waiting[dot.box] || 0) + 1) - 1) || moving;
       }
     }
     return moving;
   }
 
   #step(dot, elapsed) {
-    const hurry = 1 + Math.max(0, dot.path.length - 3) * 0.25;
-    dot.t += this.#still.matches ? 1 : (elapsed / HOP_MS) * hurry;
+    const speed = 1 + Math.max(0, dot.path.length - 3) * 0.25;
+    dot.t += this.#reducedMotion.matches ? 1 : (elapsed / SEGMENT_MS) * speed;
     const [fromX, fromY] = dot.from ?? [dot.x, dot.y];
     dot.from = [fromX, fromY];
     const [toX, toY] = this.#layout.places[dot.path[0]];
@@ -339,22 +339,22 @@ export class Picture {
     dot.x = fromX + (toX - fromX) * eased;
     dot.y = fromY + (toY - fromY) * eased;
     if (dot.t < 1) return;
-    dot.room = dot.path.shift();
+    dot.box = dot.path.shift();
     dot.from = null;
     dot.t = 0;
     if (dot.next && dot.path.length < 2) [dot.tone, dot.next] = [dot.next, null];
   }
 
-  // Waiting orders stand in a row below their room.
+  // Waiting orders form rows below their box.
   #rest(dot, place) {
-    const [x, y] = this.#layout.places[dot.room];
-    const [width, height] = this.#layout.room;
-    const wantedX = x - width / 2 + 14 + (place % 11) * 12;
-    const wantedY = y + height / 2 + 11 + Math.min(2, Math.floor(place / 11)) * 11;
-    const far = Math.abs(wantedX - dot.x) + Math.abs(wantedY - dot.y);
-    const share = this.#still.matches ? 1 : 0.2;
-    dot.x += (wantedX - dot.x) * share;
-    dot.y += (wantedY - dot.y) * share;
+    const [x, y] = this.#layout.places[dot.box];
+    const [width, height] = this.#layout.box;
+    const targetX = x - width / 2 + 14 + (place % 11) * 12;
+    const targetY = y + height / 2 + 11 + Math.min(2, Math.floor(place / 11)) * 11;
+    const far = Math.abs(targetX - dot.x) + Math.abs(targetY - dot.y);
+    const share = this.#reducedMotion.matches ? 1 : 0.2;
+    dot.x += (targetX - dot.x) * share;
+    dot.y += (targetY - dot.y) * share;
     return far > 0.5;
   }
 
@@ -363,21 +363,21 @@ export class Picture {
     if (!pen) return;
     const [w, h] = this.#layout.size;
     pen.clearRect(0, 0, w, h);
-    this.#drawPipes(pen);
+    this.#drawConnections(pen);
     const now = performance.now();
     for (const dot of this.#dots.values()) this.#drawDot(pen, dot, now);
     pen.globalAlpha = 1;
   }
 
-  #drawPipes(pen) {
+  #drawConnections(pen) {
     const flow = { "client-gateway": "gateway received", "gateway-orders": "orders received", "orders-payments": "event handed to payments", "payments-provider": "payment processed", "orders-mongo": "order stored", "payments-mongo": "payments received" };
     pen.lineCap = "round";
-    for (const [one, other] of PIPES) {
+    for (const [one, other] of CONNECTIONS) {
       const busy = this.#rates[flow[`${one}-${other}`]]?.rate || 0;
       pen.beginPath();
       pen.moveTo(...this.#layout.places[one]);
       pen.lineTo(...this.#layout.places[other]);
-      pen.strokeStyle = this.#colours.pipe;
+      pen.strokeStyle = this.#colours.connection;
       pen.lineWidth = 14;
       pen.stroke();
       if (!busy) continue;
@@ -388,7 +388,7 @@ export class Picture {
   }
 
   #drawDot(pen, dot, now) {
-    const over = dot.endedAt ? (now - dot.endedAt) / ENDING_MS : 0;
+    const over = dot.endedAt ? (now - dot.endedAt) / FADE_MS : 0;
     const own = this.#mine.has(dot.id) || dot.id === this.#chosen;
     pen.globalAlpha = Math.max(0, 1 - over);
     pen.fillStyle = this.#colours[dot.tone];
