@@ -17,7 +17,8 @@ import pytest
 from pymongo import MongoClient
 
 from app.config import Settings
-from app.main import Runtime, create_app, runtime
+from app.main import create_app, runtime
+from app.runtime import Runtime
 from app.storage.embedded_mongod import Mongod
 from tests import session_broker
 from tests.session_broker import SessionBroker

@@ -141,7 +141,7 @@ def test_a_provider_that_fails_is_spared_and_found_well_again(hang, place, event
     client = app.test_client()
     for _ in range(6):
         place(client)
-    guard = runtime(app).payments.worker._guard
+    guard = runtime(app).modules["payments"].worker._guard
     eventually(lambda: guard.open)
     asked = provider.asked
     threading.Event().wait(0.5)
@@ -176,7 +176,7 @@ def test_where_payments_refuses_everything_orders_are_turned_away_and_none_becom
         return answer
 
     try:
-        for module in (running.orders, running.payments):
+        for module in (running.modules["orders"], running.modules["payments"]):
             module.start()
         refused = eventually(lambda: refusals(post()), 30)
         assert (refused.status_code, refused.json["code"]) == (503, "overloaded")
@@ -194,7 +194,7 @@ def test_where_payments_refuses_everything_orders_are_turned_away_and_none_becom
         assert database.orders.count_documents({"deadLetter": {"$exists": True}}) == 0
         assert database.ledger.count_documents({"answer": "captured"}) == len(accepted)
     finally:
-        for module in (running.orders, running.payments):
+        for module in (running.modules["orders"], running.modules["payments"]):
             module.stop(10.0)
         running.stop()
 
@@ -241,7 +241,7 @@ def under_way(app, client, place, database, eventually):
     for _ in range(6):
         place(client)
     running = runtime(app)
-    running.orders.relay.deliver(running.orders.outbox.dequeue_local(128, 0))
+    running.modules["orders"].relay.deliver(running.modules["orders"].outbox.dequeue_local(128, 0))
     eventually(lambda: database.payments.count_documents({"status": "Captured"}) == 6)
     later = running.database.clock.now() + timedelta(hours=1)
     for collection in (database.orders, database.payments):

@@ -118,9 +118,9 @@ def buried(client, place, database):
     """The id of an order whose first event became a dead letter."""
     order_id = place(client)
     database.orders.update_one({}, {"$set": {"outbox.0.type": "Nonsense"}})
-    relay = runtime(client.application).orders.relay
+    relay = runtime(client.application).modules["orders"].relay
     for _ in range(relay._tries):
-        runtime(client.application).orders.outbox.dequeue_local(128, 0.0)
+        runtime(client.application).modules["orders"].outbox.dequeue_local(128, 0.0)
         database.orders.update_one({}, {"$set": {"relayDue": database.orders.find_one()["createdAt"]}})
         relay.sweep()
     return order_id

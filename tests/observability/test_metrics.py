@@ -137,10 +137,10 @@ def test_a_dead_letter_is_counted_for_its_module(app, client, place, look, datab
     place(client)
     running = runtime(app)
     database.orders.update_one({}, {"$set": {"outbox.0.type": "Nonsense"}})
-    running.orders.outbox.dequeue_local(128, 0.0)
+    running.modules["orders"].outbox.dequeue_local(128, 0.0)
     for _ in range(running.settings.relay_tries):
         database.orders.update_one({}, {"$set": {"relayDue": database.orders.find_one()["createdAt"]}})
-        running.orders.relay.sweep()
+        running.modules["orders"].relay.sweep()
     _, after = look(client)
     assert count(after, "orderflow_dead_letters") == count(before, "orderflow_dead_letters") + 1
 
