@@ -1,4 +1,4 @@
-"""The composition root: the one file that names every module. Start reading at `create_app`."""
+"""The composition root: `create_app` makes every part and connects them. Start reading there."""
 
 import os
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from app.storage import embedded_mongod
 from app.storage.mongodb import Database, Store
 from app.storage.rate_limits import RateLimitCounters
 
-# Where nothing ever listens: commands that need no database work, the others say that there is none.
+# An address on which nothing listens, for when there is no database: the commands that need none still work.
 NO_DATABASE = "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=500"
 
 MakeProvider = Callable[[Settings, Store], Provider]
@@ -35,39 +35,39 @@ def create_app(
     make_provider: MakeProvider = providers.make,
     **client_options: Any,
 ) -> Flask:
-    """The whole application. Opens no connection and starts no thread: `runtime(app).start()` does.
+    """Make the application. Opens no connection and starts no thread: `runtime(app).start()` does.
 
-    `make_provider` and `client_options` (for pymongo's client) let tests and embedders hand in their own.
+    `make_provider` replaces the payment provider; `client_options` are passed to pymongo's client.
     """
     settings = settings or Settings.read(os.environ)
     configure(settings.log_format, settings.log_level)
     stages.subscribe(metrics.observe_stages)
     if tracing.enabled(os.environ):
-        _trace()
+        _start_tracing()
     uri = settings.mongodb_uri or embedded_mongod.running(settings.data) or NO_DATABASE
     database = Database(uri, settings.database, **client_options)
-    bus = _bus(settings)
-    gateway_here = settings.runs("gateway")
-    feed = LiveFeed(_collection(database, settings, "gateway", "stages"), creates_collection=gateway_here)
-    rate_limits = RateLimitCounters(_collection(database, settings, "gateway", "rate_limits"))
+    open_collection = partial(_collection, database, settings)
+    bus = _make_bus(settings)
+    runs_gateway = settings.runs("gateway")
+    feed = LiveFeed(open_collection("gateway", "stages"), creates_collection=runs_gateway)
+    rate_limits = RateLimitCounters(open_collection("gateway", "rate_limits"))
     modules: dict[str, BackgroundModule] = {}
     outboxes: dict[str, Outbox] = {}
     preparations: list[Callable[[], object]] = []
     worker = manual_review = None
     if settings.runs("orders"):
-        store = _collection(database, settings, "orders", "orders", settings.request_deadline)
+        store = open_collection("orders", "orders", settings.request_deadline)
         orders_module = orders.Orders(bus, bus, store, settings)
         modules["orders"], outboxes["orders"] = orders_module, orders_module.outbox
     if settings.runs("payments"):
-        provider = make_provider(settings, _collection(database, settings, "payments", "ledger"))
-        store = _collection(database, settings, "payments", "payments")
-        payments_module = payments.install(bus, bus, store, provider, settings)
+        provider = make_provider(settings, open_collection("payments", "ledger"))
+        payments_module = payments.install(bus, bus, open_collection("payments", "payments"), provider, settings)
         modules["payments"], outboxes["payments"] = payments_module, payments_module.outbox
         worker, manual_review = payments_module.worker, payments_module.desk
         preparations += [provider.prepare] if hasattr(provider, "prepare") else []
-    if gateway_here and settings.counts_callers:
+    if runs_gateway and settings.counts_requests:
         preparations.append(rate_limits.prepare)
-    running = Runtime(
+    made = Runtime(
         settings,
         bus,
         database,
@@ -78,20 +78,36 @@ def create_app(
         hung_calls=lambda: worker.hung if worker else 0,
     )
     app = Flask("app", static_folder=None)
-    app.extensions["orderflow"] = running
-    if gateway_here:
+    app.extensions["orderflow"] = made
+    if runs_gateway:
         cursor_key = partial(_cursor_key, database, settings)
-        gateway.install(app, bus, running.ready, settings, rate_limits.take, cursor_key, live=feed, alive=running.alive)
+        gateway.install(app, bus, made.ready, settings, rate_limits.take, cursor_key, live=feed, alive=made.alive)
     else:
-        gateway.install_probes(app, bus, running.ready, settings, running.alive)
-    cli.install(app, bus, feed, partial(_doctor, database, settings), manual_review, outboxes)
+        gateway.install_probes(app, bus, made.ready, settings, made.alive)
+    cli.install(app, bus, feed, partial(make_doctor, database, settings), manual_review, outboxes)
     return app
 
 
-def _bus(settings: Settings) -> Bus:
+def runtime(app: Flask) -> Runtime:
+    """Return what runs behind `app`."""
+    found: Runtime = app.extensions["orderflow"]
+    return found
+
+
+def make_doctor(database: Database, settings: Settings, grace: float) -> Doctor:
+    """Make a doctor for all modules' collections; `grace` is how many seconds work may take before it counts as stuck."""
+    return Doctor(
+        _collection(database, settings, "orders", "orders"),
+        _collection(database, settings, "payments", "payments"),
+        _collection(database, settings, "payments", "ledger"),
+        grace,
+    )
+
+
+def _make_bus(settings: Settings) -> Bus:
     if not settings.bus_url:
         return SignalBus()
-    # Known only where it is wanted: the driver is not loaded for one process.
+    # Imported here, so that a process with all modules does not load the driver of RabbitMQ.
     from app.messaging.rabbitmq.bus import RabbitMqBus
 
     return RabbitMqBus(
@@ -106,12 +122,12 @@ def _collection(database: Database, settings: Settings, module: str, name: str, 
     return database.collection(name, deadline or settings.background_deadline, settings.database_of(module))
 
 
-def _trace() -> None:
-    """Have traces made from now on, for all applications of this process."""
+def _start_tracing() -> None:
+    """Record traces from now on, for all applications of this process. Raises BadSettings if the library is missing."""
     try:
         from app.observability.opentelemetry import OpenTelemetryTracer
     except ImportError as exc:
-        raise BadSettings(f"OTEL_… asks for traces: pip install orderflow[otel] ({exc})") from exc
+        raise BadSettings(f"OTEL_… enables traces, which need a library: pip install orderflow[otel] ({exc})") from exc
     if tracing.tracer is None:
         tracing.tracer = OpenTelemetryTracer.from_environment(os.environ)
     stages.subscribe(tracing.tracer.record_stages)
@@ -121,17 +137,3 @@ def _cursor_key(database: Database, settings: Settings) -> bytes:
     if settings.cursor_key:
         return settings.cursor_key.encode()
     return database.secret("cursors", settings.database_of("gateway"))
-
-
-def _doctor(database: Database, settings: Settings, grace: float) -> Doctor:
-    of_orders, of_payments, books = (
-        _collection(database, settings, module, name)
-        for module, name in (("orders", "orders"), ("payments", "payments"), ("payments", "ledger"))
-    )
-    return Doctor(of_orders, of_payments, books, grace)
-
-
-def runtime(app: Flask) -> Runtime:
-    """What runs behind `app`."""
-    running: Runtime = app.extensions["orderflow"]
-    return running

@@ -318,8 +318,8 @@ def test_a_database_that_does_not_answer_counts_by_kind(settings, look):
 
 def test_folders_of_servers_that_were_killed_go_and_those_in_use_stay(tmp_path, monkeypatch):
     probe = (
-        "import runpy, sys, types; conf = runpy.run_path('gunicorn.conf.py'); held = conf['_metrics_folder'](); "
-        "print(held[0], flush=True); sys.stdin.read()"
+        "import runpy, sys, types; conf = runpy.run_path('gunicorn.conf.py'); created = conf['_create_metrics_folder'](); "
+        "print(created[0], flush=True); sys.stdin.read()"
     )
 
     def server():
