@@ -1,4 +1,4 @@
-"""`worker`: the process of one module, or of several, with its probes on PORT."""
+"""`worker`: a process that runs one or several modules, with its probes on PORT."""
 
 import os
 import sys
@@ -14,12 +14,12 @@ def command() -> click.Command:
 
     @click.command("worker")
     def worker() -> None:
-        """Run what MODULES names, in this process's place: one worker, or WEB_CONCURRENCY of them.
+        """Run the modules in MODULES, in place of this process: with one worker process, or WEB_CONCURRENCY of them.
 
-        A module other than the gateway serves /healthz, /readyz and /metrics on PORT, and ends in order on SIGTERM.
+        Without the gateway it serves only /healthz, /readyz and /metrics on PORT. It stops in order on SIGTERM.
         """
         os.environ.setdefault("WEB_CONCURRENCY", "1")
-        # The same program that serves the gateway; nothing from outside is in its arguments.
+        # The same program that serves the gateway; no argument comes from outside.
         os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "-c", str(CONFIGURATION)])  # noqa: S606  # nosec B606
 
     return worker
