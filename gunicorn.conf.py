@@ -181,7 +181,7 @@ def worker_exit(server, worker):
     runtime.stop()
     stop_writing()
     server_log.stop()
-    if runtime.hung_calls:
+    if runtime.hung_calls():
         # Python would wait for their threads, which may never end.
         os._exit(0)
 

@@ -153,8 +153,7 @@ class Doctor:
                 for charge in ledger.find({"orderId": {"$in": ids}}):
                     charges[charge["orderId"]].append(charge)
             yield [
-                OrderRecords(order, payment_of.get(order_id), charges[order_id])
-                for order_id, order in zip(ids, batch, strict=True)
+                OrderRecords(order, payment_of.get(one), charges[one]) for one, order in zip(ids, batch, strict=True)
             ]
 
     def _stored(self, order_ids: Iterable[str]) -> set[str]:
@@ -166,9 +165,7 @@ class Doctor:
     def _missing(self, acknowledged: Iterable[str]) -> Iterator[Finding]:
         for ids in _batches(acknowledged):
             stored = self._stored(ids)
-            for order_id in ids:
-                if order_id not in stored:
-                    yield Finding("acknowledged order", order_id, "is not stored")
+            yield from (Finding("acknowledged order", one, "is not stored") for one in ids if one not in stored)
 
     def _repeated_keys(self) -> Iterator[Finding]:
         groups: list[Document] = [
@@ -187,8 +184,7 @@ class Doctor:
             for batch in _batches(cursor):
                 # A document of another program may lack the field and have an id of any type.
                 ids = {str(doc.get(name, doc["_id"])) for doc in batch}
-                for order_id in ids - self._stored(ids):
-                    yield Finding("no orphan", order_id, f"a {kind} has no order")
+                yield from (Finding("no orphan", one, f"a {kind} has no order") for one in ids - self._stored(ids))
 
     def _parked_payments(self) -> Iterator[Finding]:
         with self._payments.with_deadline() as payments:
@@ -203,10 +199,8 @@ class Doctor:
 
 
 def _format_error(records: OrderRecords) -> str:
-    for name, document, schema in (
-        ("order", records.order, ORDER_SCHEMA),
-        ("payment", records.payment, PAYMENT_SCHEMA),
-    ):
+    schemas = (("order", records.order, ORDER_SCHEMA), ("payment", records.payment, PAYMENT_SCHEMA))
+    for name, document, schema in schemas:
         missing = [member for member in schema["required"] if document is not None and member not in document]
         if missing:
             return f"the {name} lacks {', '.join(missing)}"

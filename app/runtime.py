@@ -1,7 +1,4 @@
-"""The life cycle of everything that runs behind the application: prepare, start, drain, stop.
-
-A module that works in the background implements `BackgroundModule`, and the composition root adds it to a mapping.
-"""
+"""The life cycle of everything that runs behind the application: prepare, start, drain, stop."""
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +17,7 @@ RETRY_SECONDS = 1.0
 
 
 class BackgroundModule(Protocol):
-    """A part of the process that has background threads. The methods are called in the order in which they stand here."""
+    """A part of the process that works in the background. Its methods are called in this order."""
 
     def prepare(self) -> None:
         """Create collections, validators and indexes. Safe to repeat."""
@@ -42,8 +39,9 @@ class BackgroundModule(Protocol):
 class Runtime:
     """What runs behind the app. Each process that serves starts it once, after the fork.
 
-    `modules` are those that run in this process, by name, in the order in which they start and stop. The `preparations`
-    run after theirs. `hung_calls` returns how many calls to the provider may never return.
+    `modules` run in this process, and start and stop in this order. The `preparations` run after theirs. `stopping` is set
+    by `drain` and `stop`. `hung_calls` returns how many calls to the provider may never return; their threads keep the process
+    from ending by itself.
     """
 
     def __init__(
@@ -63,14 +61,14 @@ class Runtime:
         self.feed = feed
         self.modules = {**modules, "feed": feed}
         self._preparations = preparations
-        self._hung_calls = hung_calls
+        self.hung_calls = hung_calls
         self._metrics_flusher = MetricsFlusher(*set_gauges)
         self._watchdog = Watchdog(settings.background_stall)
-        self._starter = BackgroundThread("start", self._start_when_prepared)
+        self._starter = BackgroundThread("start", self._start_modules)
+        self._on_unusable: Callable[[], object] = lambda: None
         self._started = False
         self._prepared = False
-        self._stopping = False
-        self._on_unusable: Callable[[], object]
+        self.stopping = False
 
     def prepare(self) -> None:
         """Create collections, validators and indexes. Safe to repeat."""
@@ -91,14 +89,9 @@ class Runtime:
         self.bus.start()
         self._starter.start()
 
-    @property
-    def stopping(self) -> bool:
-        """Whether `drain` or `stop` was called."""
-        return self._stopping
-
     def drain(self) -> None:
         """Take no new work, end long polls and streams, report not ready. Safe in a signal handler: sets flags only."""
-        self._stopping = True
+        self.stopping = True
         self.bus.drain()
         for module in self.modules.values():
             module.drain()
@@ -121,11 +114,11 @@ class Runtime:
 
     def ready(self) -> bool:
         """Whether requests can be served."""
-        return self._prepared and not self._stopping and self.bus.ready and self.database.reachable()
+        return self._prepared and not self.stopping and self.bus.ready and self.database.reachable()
 
     def failing(self) -> list[Heartbeat]:
         """The background work that has died or makes no progress; a process with such work should be replaced."""
-        return self._watchdog.failing(self._heartbeats) if self._started and not self._stopping else []
+        return self._watchdog.failing(self._heartbeats) if self._started and not self.stopping else []
 
     def give_up(self, failing: Iterable[Heartbeat]) -> None:
         """Count the failing work and drain: the process is about to end."""
@@ -138,18 +131,13 @@ class Runtime:
         return not self.failing()
 
     @property
-    def hung_calls(self) -> int:
-        """How many calls to the provider may never return; their threads keep the process from ending by itself."""
-        return self._hung_calls()
-
-    @property
     def _heartbeats(self) -> list[Heartbeat]:
         modules = [heartbeat for module in self.modules.values() for heartbeat in module.heartbeats]
         return [self._metrics_flusher.thread, self._starter, *self.bus.heartbeats, *modules]
 
-    def _start_when_prepared(self) -> None:
+    def _start_modules(self) -> None:
         pause = threading.Event()
-        while not self._stopping:
+        while not self.stopping:
             try:
                 self.prepare()
             except ForeignDocuments as exc:

@@ -221,7 +221,7 @@ def test_work_for_an_operator_is_reported_and_is_no_violation(doctor, paid, data
 
 
 def test_a_payment_that_an_operator_has_retried_may_differ_from_its_order(doctor, paid, database):
-    """The order goes on to say Unknown until its payment is settled."""
+    """The order says Unknown until its payment is settled."""
     order(database, paid[0], paymentStatus="Unknown")
     database.orders.update_one({"_id": ObjectId(paid[0])}, {"$set": {"events.1.paymentStatus": "Unknown"}})
     payment(database, paid[0], status="Processing", dueAt=datetime.now(UTC) + timedelta(seconds=30))

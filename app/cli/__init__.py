@@ -30,7 +30,7 @@ def install(
         *([payments.group(manual_review)] if manual_review else []),
         dead_letters.group(outboxes),
         doctor.command(make_doctor),
-        load.command(),
-        worker.command(),
+        load.load,
+        worker.worker,
     ):
         app.cli.add_command(command)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import click
 from flask.cli import AppGroup
 
-from app.cli.output import as_json, print_json, print_rows, report_errors
+from app.cli.output import as_json, print_result, print_rows, report_errors
 from app.messaging.outbox import Outbox
 
 
@@ -41,9 +41,7 @@ def group(outboxes: Mapping[str, Outbox]) -> click.Group:
             modules = [name for name, outbox in outboxes.items() if report_errors(outbox.replay_order, order_id)]
             if not modules:
                 raise click.ClickException(f"order {order_id} has no dead letter")
-            if as_json:
-                print_json({"orderId": order_id, "replayedIn": modules})
-            else:
-                click.echo(f"{order_id}: due again in {', '.join(modules)}")
+            text = f"{order_id}: due again in {', '.join(modules)}"
+            print_result({"orderId": order_id, "replayedIn": modules}, text, as_json)
 
     return commands

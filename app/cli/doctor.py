@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from app.cli.output import as_json, print_json, report_errors
 from app.doctor import Doctor, DoctorReport
@@ -43,11 +43,8 @@ def _print_report(report: DoctorReport, as_json: bool) -> None:
     if as_json:
         print_json(asdict(report) | {"healthy": report.healthy})
         return
-    table = Table(title=f"{report.orders} orders examined")
-    table.add_column("check", no_wrap=True)
-    table.add_column("meaning")
-    table.add_column("found", justify="right")
-    table.add_column("first")
+    columns = (Column("check", no_wrap=True), "meaning", Column("found", justify="right"), "first")
+    table = Table(*columns, title=f"{report.orders} orders examined")
     for name, meaning, count, first in report.table():
         table.add_row(name, meaning, f"[red]{count}[/]" if count else "[green]0[/]", first)
     Console().print(table)

@@ -23,7 +23,7 @@ from app.cli.output import Unreachable, as_json, print_json
 PERCENTILES = (50, 90, 99)
 POLL_SECONDS = 0.25
 PROCESSING = "Processing"
-# Of how many latest orders the progress bar shows the latency, and after how many it is refreshed.
+# The progress bar shows the latency of the latest LATENCY_WINDOW orders.
 LATENCY_WINDOW, REFRESH_EVERY = 500, 20
 
 
@@ -73,46 +73,37 @@ class LoadResult:
         }
 
 
-def command() -> click.Command:
-    """The command."""
+@click.command("load")
+@click.option("--orders", default=200, show_default=True, type=click.IntRange(1, 1_000_000), help="How many to place.")
+@click.option("--rate", default=50.0, show_default=True, type=click.FloatRange(0.1, 10_000), help="Orders per second.")
+@click.option("--connections", default=16, show_default=True, type=click.IntRange(1, 512), help="At most.")
+@click.option("--url", default="http://127.0.0.1:7000", show_default=True, help="Where Orderflow listens.")
+@click.option("--remote", is_flag=True, help="Allow a server that is not on this machine: be sure whose it is.")
+@click.option("--token", envvar="ORDERFLOW_TOKEN", help="The bearer token, if the server requires one.")
+@click.option("--user", default="load", show_default=True, help="The user of the orders.")
+@click.option("--product", default="1", show_default=True, help="The simulated provider declines product 2.")
+@click.option("--settle", default=30.0, show_default=True, help="How many seconds to wait for their payments.")
+@as_json
+def load(url: str, remote: bool, token: str | None, settle: float, as_json: bool, **options: Any) -> None:
+    """Place orders at a steady rate, then wait for their payments; exit code 1 unless all are settled.
 
-    @click.command("load")
-    @click.option(
-        "--orders", default=200, show_default=True, type=click.IntRange(1, 1_000_000), help="How many orders to place."
-    )
-    @click.option(
-        "--rate", default=50.0, show_default=True, type=click.FloatRange(0.1, 10_000), help="Orders per second."
-    )
-    @click.option("--connections", default=16, show_default=True, type=click.IntRange(1, 512), help="At most.")
-    @click.option("--url", default="http://127.0.0.1:7000", show_default=True, help="Where Orderflow listens.")
-    @click.option("--remote", is_flag=True, help="Allow a server that is not on this machine: be sure whose it is.")
-    @click.option("--token", envvar="ORDERFLOW_TOKEN", help="The bearer token, if the server requires one.")
-    @click.option("--user", default="load", show_default=True, help="The user of the orders.")
-    @click.option("--product", default="1", show_default=True, help="The simulated provider declines product 2.")
-    @click.option("--settle", default=30.0, show_default=True, help="How many seconds to wait for their payments.")
-    @as_json
-    def load(url: str, remote: bool, token: str | None, settle: float, as_json: bool, **options: Any) -> None:
-        """Place orders at a steady rate, then wait for their payments; exit code 1 unless all are settled.
-
-        Latency counts from the moment an order was due to be sent, so that a server which falls behind cannot hide it.
-        """
-        if not remote and not _is_local(url):
-            raise click.UsageError(f"{url} is not on this machine; --remote allows to load it")
-        plan = LoadPlan(**options)
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        limits = httpx.Limits(max_connections=plan.connections, max_keepalive_connections=plan.connections)
-        with httpx.Client(base_url=url, headers=headers, timeout=30.0, limits=limits) as client:
-            _check_ready(client, url)
-            result = _run(client, plan, settle, Console(stderr=True, quiet=as_json))
-        _print_result(result, as_json)
-        if result.settled < plan.orders:
-            sys.exit(1)
-
-    return load
+    Latency counts from the moment an order was due to be sent, so that a server which falls behind cannot hide it.
+    """
+    if not remote and not _is_local(url):
+        raise click.UsageError(f"{url} is not on this machine; --remote allows to load it")
+    plan = LoadPlan(**options)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    limits = httpx.Limits(max_connections=plan.connections, max_keepalive_connections=plan.connections)
+    with httpx.Client(base_url=url, headers=headers, timeout=30.0, limits=limits) as client:
+        _check_ready(client, url)
+        result = _run(client, plan, settle, Console(stderr=True, quiet=as_json))
+    _print_result(result, as_json)
+    if result.settled < plan.orders:
+        sys.exit(1)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest of the values that at least `percent` per cent of them do not exceed; 0 if there are none."""
+    """The smallest value that `percent` per cent of the values do not exceed; 0 if there are none."""
     ranked = sorted(values)
     return round(ranked[max(0, math.ceil(len(ranked) * percent / 100) - 1)], 2) if ranked else 0.0
 
@@ -223,9 +214,8 @@ def _print_result(result: LoadResult, as_json: bool) -> None:
     if as_json:
         print_json(summary)
         return
-    table = Table(title=f"{summary['sent']} orders in {summary['seconds']:g} s, {summary['perSecond']:g} per second")
-    for column in ("what", "value"):
-        table.add_column(column)
+    title = f"{summary['sent']} orders in {summary['seconds']:g} s, {summary['perSecond']:g} per second"
+    table = Table("what", "value", title=title)
     for response, count in sorted(summary["responses"].items()):
         table.add_row(f"response {response}", str(count))
     for name, value in summary["latencyMs"].items():

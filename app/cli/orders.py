@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.cli import latency
-from app.cli.output import as_json, console, print_json, print_rows, report_errors
+from app.cli.output import as_json, console, print_json, print_result, print_rows, report_errors
 from app.contracts.orders import (
     AwaitTimeline,
     ExplainOrder,
@@ -58,7 +58,15 @@ def group(bus: RequestClient, feed: LiveFeed) -> click.Group:
     @as_json
     def show(order_id: str, as_json: bool) -> None:
         """Show one order, and its latency as a waterfall."""
-        _show(bus, feed, order_id, as_json)
+        order = report_errors(bus.request, FindOrder(**_fields(order_id)))
+        entries, stages = _timeline(bus, order_id), report_errors(feed.stages_of_order, order_id)
+        attempts = report_errors(bus.request, ListAttempts(**_fields(order_id))).attempts
+        if as_json:
+            attempt_fields = [msgspec.structs.asdict(attempt) for attempt in attempts]
+            print_json({"order": order, "events": entries, "stages": stages, "attempts": attempt_fields})
+            return
+        _print_order(order)
+        latency.draw([*latency.timeline_bars(entries), *latency.stage_bars(stages), *latency.attempt_bars(attempts)])
 
     @commands.command("watch")
     @click.argument("order_id")
@@ -66,7 +74,15 @@ def group(bus: RequestClient, feed: LiveFeed) -> click.Group:
     @as_json
     def watch(order_id: str, seconds: float, as_json: bool) -> None:
         """Print an order's timeline as it grows, until order and payment are settled; exit code 1 if they are not in time."""
-        _watch(bus, order_id, seconds, as_json)
+        settled = False
+        for entry in _follow_timeline(bus, order_id, seconds):
+            settled = _is_settled(entry)
+            if as_json:
+                print_json(entry)
+            else:
+                console().print(_timeline_line(entry))
+        if not settled:
+            raise click.ClickException(f"order {order_id} did not settle within {seconds:g} s")
 
     @commands.command("explain")
     @click.argument("order_id")
@@ -77,11 +93,9 @@ def group(bus: RequestClient, feed: LiveFeed) -> click.Group:
         order = report_errors(bus.request, ExplainOrder(**fields))
         payment = report_errors(bus.request, ExplainPayment(**fields))
         facts = msgspec.to_builtins(explanation(order, payment))
-        if as_json:
-            print_json(facts)
-            return
-        click.echo(facts["sentence"])
-        _print_facts(facts)
+        print_result(facts, facts["sentence"], as_json)
+        if not as_json:
+            _print_facts(facts)
 
     return commands
 
@@ -103,54 +117,21 @@ def _find(bus: RequestClient, user: str, status: str, overdue: float | None, lim
     return [order for order in stuck if status in ("", order.order_status) and user in ("", order.user_id)]
 
 
-def _show(bus: RequestClient, feed: LiveFeed, order_id: str, as_json: bool) -> None:
-    order = report_errors(bus.request, FindOrder(**_fields(order_id)))
-    entries, stages = _timeline(bus, order_id), report_errors(feed.stages_of_order, order_id)
-    attempts = report_errors(bus.request, ListAttempts(**_fields(order_id))).attempts
-    if as_json:
-        print_json(
-            {
-                "order": msgspec.to_builtins(order),
-                "events": [msgspec.to_builtins(entry) for entry in entries],
-                "stages": stages,
-                "attempts": [msgspec.structs.asdict(attempt) for attempt in attempts],
-            }
-        )
-        return
-    _print_order(order)
-    latency.draw([*latency.timeline_bars(entries), *latency.stage_bars(stages), *latency.attempt_bars(attempts)])
-
-
-def _watch(bus: RequestClient, order_id: str, seconds: float, as_json: bool) -> None:
-    settled = False
-    for entry in _follow_timeline(bus, order_id, seconds):
-        settled = _is_settled(entry)
-        if as_json:
-            print_json(msgspec.to_builtins(entry))
-        else:
-            console().print(_timeline_line(entry))
-    if not settled:
-        raise click.ClickException(f"order {order_id} did not settle within {seconds:g} s")
-
-
 def _is_settled(entry: TimelineEntry) -> bool:
     return entry.to_status != "Processing" and entry.payment_status not in OPEN_PAYMENT
 
 
 def _list_by_user(bus: RequestClient, user: str, status: str, limit: int) -> Sequence[OrderView]:
-    request = ListOrders(
-        request_id=_request_id(), user_id=user, limit=limit, order_status=status, before_at="", before_id=""
-    )
-    return report_errors(bus.request, request).orders
+    filters = {"user_id": user, "order_status": status, "before_at": "", "before_id": ""}
+    return report_errors(bus.request, ListOrders(request_id=_request_id(), limit=limit, **filters)).orders
 
 
 def _list_all(bus: RequestClient, status: str, limit: int) -> Sequence[OrderView]:
     orders: list[OrderView] = []
     before = ""
     for _ in range(MAX_PAGES):
-        request = ListAllOrders(
-            request_id=_request_id(), limit=limit - len(orders), order_status=status, before_id=before
-        )
+        filters = {"order_status": status, "before_id": before}
+        request = ListAllOrders(request_id=_request_id(), limit=limit - len(orders), **filters)
         page = report_errors(bus.request, request)
         orders += page.orders
         before = page.last_id
@@ -174,8 +155,7 @@ def _list_stuck(bus: RequestClient, overdue: float, limit: int) -> Sequence[Orde
 
 
 def _timeline(bus: RequestClient, order_id: str, after: int = 0, wait_ms: int = 0) -> Sequence[TimelineEntry]:
-    request = AwaitTimeline(**_fields(order_id), after=after, wait_ms=wait_ms)
-    return report_errors(bus.request, request).entries
+    return report_errors(bus.request, AwaitTimeline(**_fields(order_id), after=after, wait_ms=wait_ms)).entries
 
 
 def _follow_timeline(bus: RequestClient, order_id: str, seconds: float) -> Iterator[TimelineEntry]:
@@ -192,7 +172,7 @@ def _follow_timeline(bus: RequestClient, order_id: str, seconds: float) -> Itera
 
 def _print_orders(orders: Sequence[OrderView], as_json: bool) -> None:
     if as_json:
-        print_json([msgspec.to_builtins(order) for order in orders])
+        print_json(orders)
         return
     rows = [
         {

@@ -4,11 +4,11 @@ Exit codes: 0 done; 1 the command failed or found something wrong; 2 wrong usage
 cannot be reached.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import click
+import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -42,8 +42,16 @@ def report_errors(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -
 
 
 def print_json(value: Any) -> None:
-    """Print one line of JSON."""
-    click.echo(json.dumps(value, default=str))
+    """Print one line of JSON; messages have the names that clients know."""
+    click.echo(msgspec.json.encode(value, enc_hook=str).decode())
+
+
+def print_result(value: Mapping[str, Any], text: str, as_json: bool) -> None:
+    """Print a result, as a line of text or of JSON."""
+    if as_json:
+        print_json(value)
+    else:
+        click.echo(text)
 
 
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:

@@ -3,7 +3,7 @@
 import click
 from flask.cli import AppGroup
 
-from app.cli.output import as_json, print_json, print_rows, report_errors
+from app.cli.output import as_json, print_result, print_rows, report_errors
 from app.payments.manual_review import ManualReview
 from app.payments.payment import ResponseCode
 
@@ -67,7 +67,4 @@ def group(manual_review: ManualReview) -> click.Group:
 
 
 def _print_status(order_id: str, status: str, as_json: bool) -> None:
-    if as_json:
-        print_json({"orderId": order_id, "paymentStatus": status})
-    else:
-        click.echo(f"{order_id} is now {status}")
+    print_result({"orderId": order_id, "paymentStatus": status}, f"{order_id} is now {status}", as_json)

@@ -28,7 +28,7 @@ class FairScheduler:
     """Makes connections whose clients never pause yield to the rest of the event loop.
 
     A greenlet whose socket is always ready never yields by itself, and relays and payments run in the same loop.
-    A request that follows another at once goes on until the connections have run for `SLICE_SECONDS` without a wait.
+    A request that follows another at once runs until the connections have run for `SLICE_SECONDS` without a wait.
     Clients that send several requests ahead, or a body in many pieces, run one at a time, first come, first served. Each of
     these turns begins with a pause as long as the connection ran before, so that all such connections together use at most
     half of the worker's time. The pause is a timer and not `sleep(0)`, so that network events are handled first as well.

@@ -16,35 +16,30 @@ class Refusal(NamedTuple):
     detail: str
 
 
-INTERNAL_ERROR = Refusal(500, "internal_error", "Internal error", "this should not have happened")
+BAD_REQUEST = Refusal(400, "bad_request", "The request cannot be read", "this is not valid HTTP")
+LINE_TOO_LONG = Refusal(414, "address_too_long", "The address is too long", "a request line may have 4 KiB")
+EXPECTATION_FAILED = Refusal(
+    417, "expectation_failed", "The expectation cannot be met", "only 100-continue is supported"
+)
 TOO_MANY_CONNECTIONS = Refusal(429, "rate_limited", "Too many requests", "this address has too many open connections")
+LARGE_HEADERS = Refusal(431, "headers_too_large", "The headers are too large", "there may be 64 headers, each of 8 KiB")
+INTERNAL_ERROR = Refusal(500, "internal_error", "Internal error", "this should not have happened")
+UNSUPPORTED = Refusal(
+    501,
+    "not_implemented",
+    "The request uses an unsupported feature of HTTP",
+    "the only supported transfer coding is chunked",
+)
 # By exception: the first one that matches counts.
 REFUSALS: list[tuple[type[Exception], Refusal]] = [
     (errors.InvalidResponseHeader, INTERNAL_ERROR),
     (errors.InvalidResponseHeaderName, INTERNAL_ERROR),
     (errors.ConfigurationProblem, INTERNAL_ERROR),
-    (
-        errors.LimitRequestLine,
-        Refusal(414, "address_too_long", "The address is too long", "a request line may have 4 KiB"),
-    ),
-    (
-        errors.LimitRequestHeaders,
-        Refusal(431, "headers_too_large", "The headers are too large", "there may be 64 headers, each of 8 KiB"),
-    ),
-    (
-        errors.ExpectationFailed,
-        Refusal(417, "expectation_failed", "The expectation cannot be met", "only 100-continue is supported"),
-    ),
-    (
-        errors.UnsupportedTransferCoding,
-        Refusal(
-            501,
-            "not_implemented",
-            "The request uses an unsupported feature of HTTP",
-            "the only supported transfer coding is chunked",
-        ),
-    ),
-    (errors.ParseException, Refusal(400, "bad_request", "The request cannot be read", "this is not valid HTTP")),
+    (errors.LimitRequestLine, LINE_TOO_LONG),
+    (errors.LimitRequestHeaders, LARGE_HEADERS),
+    (errors.ExpectationFailed, EXPECTATION_FAILED),
+    (errors.UnsupportedTransferCoding, UNSUPPORTED),
+    (errors.ParseException, BAD_REQUEST),
 ]
 HEADERS = (
     "Connection: close\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n"

@@ -499,8 +499,8 @@ def test_percentiles_are_values_that_were_seen():
 
 def test_a_shell_completes_the_commands(tmp_path):
     flask = Path(sys.executable).parent / "flask"
-    asked = {"_FLASK_COMPLETE": "bash_complete", "COMP_WORDS": "flask --app app.main orders ", "COMP_CWORD": "4"}
-    environ = {**os.environ, **asked, "ORDERFLOW_DATA": str(tmp_path)}
+    completion = {"_FLASK_COMPLETE": "bash_complete", "COMP_WORDS": "flask --app app.main orders ", "COMP_CWORD": "4"}
+    environ = {**os.environ, **completion, "ORDERFLOW_DATA": str(tmp_path)}
     result = subprocess.run([flask], env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert {line.partition(",")[2] for line in result.stdout.split()} == {"explain", "list", "show", "watch"}
 
