@@ -1,5 +1,6 @@
 """`demo`: places two orders and shows their nine stages live."""
 
+import queue
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +19,6 @@ from app.observability.stages import Stage
 COLOURS = {"gateway": "cyan", "orders": "green", "payments": "magenta"}
 # By product: a title and the status that the order must have in the end.
 SCENARIOS = {"1": ("a good order", "Success"), "2": ("an order that is declined", "Declined")}
-POLL_SECONDS = 0.01
 
 
 def command(feed: LiveFeed) -> click.Command:
@@ -74,15 +74,14 @@ class _StageFollower:
     """
 
     def __init__(self, feed: LiveFeed, request_id: str, seconds: float) -> None:
-        self._lines: list[dict[str, Any]] = []
+        self._lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._error: Unavailable | None = None
-        self._thread = threading.Thread(target=self._follow, args=(feed, request_id, seconds), daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._follow, args=(feed, request_id, seconds), daemon=True).start()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         early: list[dict[str, Any]] = []
         due = 0
-        for line in self._as_received():
+        while line := self._lines.get():
             early.append(line)
             early.sort(key=_stage_index)
             while early and _stage_index(early[0]) <= due:
@@ -92,22 +91,18 @@ class _StageFollower:
         if self._error:
             raise self._error
 
-    def _as_received(self) -> Iterator[dict[str, Any]]:
-        count = 0
-        while self._thread.is_alive() or count < len(self._lines):
-            while count < len(self._lines):
-                yield self._lines[count]
-                count += 1
-            time.sleep(POLL_SECONDS)
-
     def _follow(self, feed: LiveFeed, request_id: str, seconds: float) -> None:
+        stages = set()
         try:
             for line in feed.follow({"request_id": request_id}, seconds):
-                self._lines.append(line)
-                if len({line["stage"] for line in self._lines}) == len(Stage):
+                self._lines.put(line)
+                stages.add(line["stage"])
+                if len(stages) == len(Stage):
                     return
         except Unavailable as exc:
             self._error = exc
+        finally:
+            self._lines.put(None)
 
 
 def _place_order(url: str, product_id: str, request_id: str) -> str:
