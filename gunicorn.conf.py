@@ -1,4 +1,4 @@
-"""How gunicorn serves Orderflow: settings from the environment, the embedded database, start and stop in order."""
+"""The configuration of gunicorn: settings from the environment, the embedded database, orderly start and stop."""
 
 import atexit
 import fcntl
@@ -18,32 +18,34 @@ from pathlib import Path
 from gunicorn.arbiter import Arbiter
 from gunicorn.systemd import SD_LISTEN_FDS_START, listen_fds
 
-from app.config import BadSettings, Settings, foreign_names
+from app.config import BadSettings, Settings, alias_warning
 from app.observability.logging import start_writing, stop_writing
-from app.server import workers as serving
-from app.server.embedded_database import EmbeddedDatabase, NotStarted
+from app.server import workers as server_workers
+from app.server.embedded_database import DatabaseNotStarted, EmbeddedDatabase
 from app.server.log import ServerLogger, server_log
 
-# app.server bounds what one client may cost; see there.
 CHECK_KEYS = "from app.gateway.security.jwt_keys import main; main()"
-WORKERS = {"gevent": "app.server.workers.Gevent", "gthread": "app.server.workers.Threads"}
+WORKER_CLASSES = {
+    "gevent": "app.server.workers.BoundedGeventWorker",
+    "gthread": "app.server.workers.BoundedThreadWorker",
+}
 
-CONNECTIONS = 1000
-# For up to 64 connections to the database, 64 calls to the provider, the broker and files; about 20 are open at rest.
-OTHER_DESCRIPTORS = 256
+MAX_CONNECTIONS = 1000
+# File descriptors for up to 64 connections to the database, 64 calls to the provider, the broker and files; about 20 at rest.
+RESERVED_DESCRIPTORS = 256
 
 
 def _connections():
-    """How many clients a worker may have at once, so that they leave it the descriptors that its other work needs.
+    """How many connections a worker may have, so that enough file descriptors are left for its other work.
 
-    Takes all descriptors that this process may have: what is usual, 1024, is too few for 1000 clients.
+    Raises the soft limit of descriptors: the usual one, 1024, is too low for 1000 connections.
     """
-    usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = CONNECTIONS + OTHER_DESCRIPTORS
-    allowed = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
-    if usual != resource.RLIM_INFINITY and usual < allowed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
-    return max(allowed - OTHER_DESCRIPTORS, allowed // 4)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = MAX_CONNECTIONS + RESERVED_DESCRIPTORS
+    limit = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return max(limit - RESERVED_DESCRIPTORS, limit // 4)
 
 
 try:
@@ -51,14 +53,14 @@ try:
 except BadSettings as exc:
     sys.exit(str(exc))
 worker_name = os.environ.get("WORKER_CLASS") or "gevent"
-if worker_name not in WORKERS:
+if worker_name not in WORKER_CLASSES:
     sys.exit(f"WORKER_CLASS is {worker_name!r}: use gevent or gthread")
 
 wsgi_app = "app.main:create_app()"
 bind = settings.listen_address
-worker_class = WORKERS[worker_name]
+worker_class = WORKER_CLASSES[worker_name]
 logger_class = ServerLogger
-serving.limits = serving.ConnectionLimits(
+server_workers.limits = server_workers.ClientLimits(
     head_seconds=settings.head_deadline,
     body_seconds=settings.body_deadline,
     requests=settings.requests_per_connection,
@@ -69,14 +71,14 @@ worker_connections = _connections()
 threads = 32
 timeout = 30
 graceful_timeout = 30
-# A stopping worker waits for idle connections this long.
+# How long a stopping worker waits for idle connections.
 keepalive = 5
-# Workers prove that they live by touching a file: on a memory file system no slow disk can make them look dead.
+# Workers touch a file to show that they are alive. In memory, a slow disk cannot make them look dead.
 MEMORY = Path("/dev/shm")  # noqa: S108 - gunicorn makes an unnamed file there  # nosec B108
 worker_tmp_dir = str(MEMORY) if MEMORY.is_dir() else None
 control_socket_disable = True
-METRICS = "orderflow-metrics-"
-# Nobody may say for whom they call but proxies that are named.
+METRICS_PREFIX = "orderflow-metrics-"
+# Only these proxies may name the client that they forward for.
 forwarded_allow_ips = settings.trusted_proxies
 limit_request_line = 4094
 limit_request_fields = 64
@@ -84,39 +86,39 @@ limit_request_field_size = 8190
 
 
 def on_starting(server):
-    """Start the embedded database where no other is named, for all workers to share."""
+    """Check the addresses and the keys, and start the embedded database, which all workers share, if no other is set."""
     server_log.start()
     atexit.register(server_log.stop)
     _refuse_unsafe_addresses(server)
-    if unread := foreign_names(os.environ):
-        server.log.warning(unread)
+    if warning := alias_warning(os.environ):
+        server.log.warning(warning)
     if settings.identity:
-        # In a process of its own: what it loads must not be there before workers patch it for gevent.
-        if subprocess.run([sys.executable, "-c", CHECK_KEYS], check=False).returncode:  # as it stands here  # nosec B603
+        # In another process: workers must patch the modules that it imports for gevent before they are imported here.
+        if subprocess.run([sys.executable, "-c", CHECK_KEYS], check=False).returncode:  # a constant  # nosec B603
             sys.exit(1)
     elif settings.runs("gateway"):
-        server.log.warning("nobody is asked who they are; AUTH_JWT_… in .env.example tells how to change that")
+        server.log.warning("no authentication: every caller may do everything; see AUTH_JWT_… in .env.example")
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        # Workers share what they count through files there; it must be set before any of them imports the metrics.
-        # Kept on the server: this file is read again at a reload.
-        server.metrics, server.metrics_held = _metrics_folder()
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(server.metrics)
+        # Workers share their metrics through files in this folder. It must be set before any of them imports the metrics.
+        # Stored on the server, because a reload executes this file again.
+        server.metrics_folder, server.metrics_lock = _create_metrics_folder()
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(server.metrics_folder)
     if settings.mongodb_uri:
         return
-    # Kept on the server: this file is read again at a reload, and the database ends when its pipe is let go.
+    # Stored on the server, because a reload executes this file again, and the database ends when its pipe is closed.
     server.database = EmbeddedDatabase(settings.data, server.log)
     try:
         os.environ["MONGODB_URI"] = server.database.start()
-    except NotStarted:
-        sys.exit("The embedded database did not start; set MONGODB_URI to use one of your own.")
+    except DatabaseNotStarted:
+        sys.exit("The embedded database did not start; set MONGODB_URI to use another one.")
     server.log.info("embedded database in %s", settings.data.resolve())
-    _each_second(server, server.database.ensure_supervised)
+    _run_each_second(server, server.database.ensure_supervised)
 
 
 def _refuse_unsafe_addresses(server):
-    """Judge where gunicorn really listens as BIND is judged: its command line and systemd can change that."""
-    passed = range(SD_LISTEN_FDS_START, SD_LISTEN_FDS_START + listen_fds(unset_environment=False))
-    for address in (*server.cfg.address, *passed):
+    """Apply the rules of BIND to every address that gunicorn listens on: its command line and systemd can add some."""
+    systemd_sockets = range(SD_LISTEN_FDS_START, SD_LISTEN_FDS_START + listen_fds(unset_environment=False))
+    for address in (*server.cfg.address, *systemd_sockets):
         try:
             replace(settings, bind=_host_of(address))
         except BadSettings as exc:
@@ -124,17 +126,17 @@ def _refuse_unsafe_addresses(server):
 
 
 def _host_of(address):
-    """The host of an address as gunicorn has it: host and port, a socket's path, or the number of an open socket."""
+    """The host of an address in gunicorn's form: host and port, the path of a Unix socket, or the number of an open socket."""
     if isinstance(address, int):
-        with socket.socket(fileno=os.dup(address)) as opened:
-            address = opened.getsockname()
+        with socket.socket(fileno=os.dup(address)) as duplicate:
+            address = duplicate.getsockname()
     if not isinstance(address, tuple):
         return "localhost"
     return address[0] or "0.0.0.0"  # noqa: S104 - what an empty host means there  # nosec B104
 
 
-def _each_second(server, task):
-    """Have the master do `task` in each round of its main loop, which takes a second at most; gunicorn has no hook for it."""
+def _run_each_second(server, task):
+    """Run `task` in each round of the master's main loop, which takes at most a second. gunicorn has no hook for this."""
     manage_workers = server.manage_workers
 
     def manage_workers_and_do_task():
@@ -145,83 +147,86 @@ def _each_second(server, task):
 
 
 def post_fork(server, worker):
-    """Until it has handlers of its own a worker may go at once: it holds nothing yet, and the master's swallow it."""
+    """Let signals end a worker at once until it has handlers: it holds nothing yet, and the master's handlers ignore them."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
 
 
 def post_worker_init(worker):
-    """Start relays and payments in the worker, after the fork; stop claiming at the first sign of the end."""
-    running = worker.wsgi.extensions["orderflow"]
-    running.start(on_unusable=_fail_to_boot)
+    """Start the background work in the worker, after the fork, and drain it at the first signal to stop."""
+    runtime = worker.wsgi.extensions["orderflow"]
+    runtime.start(on_unusable=_fail_to_boot)
     start_writing()
     server_log.start()
-    # What is here now stays; the rest is mostly freed without a search for cycles, so one is made less often.
+    # Exempt what exists now from garbage collection. The rest is mostly freed by reference counts, so collect less often.
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-        signal.signal(number, _draining(running, signal.getsignal(number)))
+        signal.signal(number, _drain_first(runtime, signal.getsignal(number)))
 
 
 def _fail_to_boot():
-    """End this worker, its log written, with the code by which gunicorn ends the server instead of starting another one."""
+    """Write the log and exit with the code that makes gunicorn stop the server instead of starting another worker."""
     stop_writing()
     os._exit(Arbiter.WORKER_BOOT_ERROR)
 
 
 def worker_exit(server, worker):
-    """End what runs, give back the rest."""
+    """Finish running work, then stop."""
     app = getattr(worker, "wsgi", None)
     if app is None:
         return
-    running = app.extensions["orderflow"]
-    running.stop()
+    runtime = app.extensions["orderflow"]
+    runtime.stop()
     stop_writing()
     server_log.stop()
-    if running.hung_calls:
-        # Python would wait for their threads, which may never come back.
+    if runtime.hung_calls():
+        # Python would wait for their threads, which may never end.
         os._exit(0)
 
 
 def on_exit(server):
-    """The database goes last."""
-    shutil.rmtree(getattr(server, "metrics", ""), ignore_errors=True)
+    """Remove the metrics and stop the database, after all workers."""
+    shutil.rmtree(getattr(server, "metrics_folder", ""), ignore_errors=True)
     database = getattr(server, "database", None)
     if database is not None:
         database.stop()
 
 
-def _metrics_folder():
-    """A folder that is locked while this server or a worker of it lives; those that nobody holds any more go."""
-    # In memory where nothing else is wished for: on a full disk a worker would die of a metric it cannot write.
-    wished = os.environ.get("TMPDIR")
-    place = wished or (worker_tmp_dir if os.access(MEMORY, os.W_OK) else None) or tempfile.gettempdir()
-    for old in Path(place).glob(f"{METRICS}*"):
-        mark = _open_mark(old)
-        if mark is not None:
-            if _locked(mark):
-                shutil.rmtree(old, ignore_errors=True)
-            os.close(mark)
-    folder = Path(tempfile.mkdtemp(prefix=METRICS, dir=place))
-    held = (folder / "new").open("w")
-    _locked(held)
-    # Only now by the name that servers look for which start at the same moment.
-    (folder / "new").rename(folder / "held")
-    return folder, held
+def _create_metrics_folder():
+    """Create and lock the folder of this server's metrics, and remove those of servers that no longer run.
+
+    Returns the folder and the open lock file, which workers inherit: it is locked as long as the server or a worker runs.
+    """
+    # In memory unless TMPDIR is set: on a full disk a worker would die because it cannot write a metric.
+    tmpdir = os.environ.get("TMPDIR")
+    parent = tmpdir or (worker_tmp_dir if os.access(MEMORY, os.W_OK) else None) or tempfile.gettempdir()
+    for folder in Path(parent).glob(f"{METRICS_PREFIX}*"):
+        lock = _open_lock(folder)
+        if lock is not None:
+            if _try_lock(lock):
+                shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+    folder = Path(tempfile.mkdtemp(prefix=METRICS_PREFIX, dir=parent))
+    lock = (folder / "new").open("w")
+    _try_lock(lock)
+    # Renamed only when locked: a server that starts at the same moment looks for the file `lock`.
+    (folder / "new").rename(folder / "lock")
+    return folder, lock
 
 
-def _open_mark(folder):
-    """The file by which an earlier server of this user holds its folder; None for whatever others have put there."""
+def _open_lock(folder):
+    """Open the lock file of a metrics folder. None for anything that is not a private folder of this user."""
     try:
-        about = folder.lstat()
-        ours = stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid() and not about.st_mode & 0o077
-        return os.open(folder / "held", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) if ours else None
+        status = folder.lstat()
+        ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
+        return os.open(folder / "lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) if ours else None
     except OSError:
         return None
 
 
-def _locked(file):
+def _try_lock(file):
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -229,10 +234,12 @@ def _locked(file):
     return True
 
 
-def _draining(running, then):
-    def handle(number, frame):
-        running.drain()
-        if callable(then):
-            then(number, frame)
+def _drain_first(runtime, handler):
+    """A signal handler that drains `runtime`, then calls the previous `handler`."""
 
-    return handle
+    def drain_and_handle(number, frame):
+        runtime.drain()
+        if callable(handler):
+            handler(number, frame)
+
+    return drain_and_handle

@@ -1,4 +1,4 @@
-"""Settings: the environment, read once, validated, frozen. `.env.example` explains each name."""
+"""Settings: read once from the environment, validated and immutable. `.env.example` explains each name."""
 
 import ipaddress
 import math
@@ -12,12 +12,12 @@ from urllib.parse import unquote, urlsplit
 
 
 class BadSettings(ValueError):
-    """One sentence a line on what in the environment cannot be used."""
+    """The environment has invalid settings. The message has one sentence per line, one for each of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What can be set, with defaults that run on a laptop. Times are in seconds unless the name says otherwise."""
+    """All settings, with defaults for one machine. Times are in seconds unless the name says otherwise."""
 
     port: int = 7000
     bind: str = "127.0.0.1"
@@ -88,102 +88,101 @@ class Settings:
     simulated_timeout_after_percent: int = 0
 
     def __post_init__(self) -> None:
-        wrong = [sentence for holds, sentence in self._rules() if not holds]
-        if wrong:
-            raise BadSettings("\n".join(wrong))
+        errors = [sentence for holds, sentence in self._rules() if not holds]
+        if errors:
+            raise BadSettings("\n".join(errors))
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> "Settings":
-        """The settings that `environ` names. Raises BadSettings.
+        """Read the settings from `environ`. Raises BadSettings.
 
-        An empty value counts as not set. `NAME_FILE` names a file that holds the value of `NAME`, as Docker hands
-        secrets over.
+        An empty value counts as not set. `NAME_FILE` is the path of a file with the value of `NAME`, such as a Docker secret.
         """
-        given: dict[str, Any] = {}
-        wrong: list[str] = []
-        for each in fields(cls):
-            name = env_name(each.name)
+        values: dict[str, Any] = {}
+        errors: list[str] = []
+        for setting in fields(cls):
+            name = env_name(setting.name)
             try:
-                text = _value(environ, name)
+                text = _read_value(environ, name)
                 if text:
-                    given[each.name] = KINDS.get(each.type, str)(text)
+                    values[setting.name] = PARSERS.get(setting.type, str)(text)
             except (ValueError, KeyError):
-                wrong.append(f"{name} must be {'0 or 1' if each.type is bool else 'a number'}")
+                errors.append(f"{name} must be {'0 or 1' if setting.type is bool else 'a number'}")
             except OSError as exc:
-                wrong.append(f"{name}_FILE cannot be read: {exc.strerror}")
+                errors.append(f"{name}_FILE cannot be read: {exc.strerror}")
         try:
-            settings = cls(**given)
+            settings = cls(**values)
         except BadSettings as exc:
-            wrong.append(str(exc))
-        if wrong:
-            raise BadSettings("\n".join(wrong))
+            errors.append(str(exc))
+        if errors:
+            raise BadSettings("\n".join(errors))
         return settings
 
     @property
     def identity(self) -> bool:
-        """Whether callers are asked who they are."""
+        """Whether callers must authenticate with a token."""
         return bool(self.auth_jwt_algorithm)
 
     @property
     def demonstrations(self) -> bool:
-        """Whether the simulated provider knows products that fail on purpose.
+        """Whether the simulated provider has products that fail on purpose.
 
-        By default where all modules share a process and nobody is asked who they are, as on a laptop.
+        By default only without authentication and with the gateway in this process, as on a laptop.
         """
         if self.simulated_demonstrations == "auto":
             return self.runs("gateway") and not self.identity
         return self.simulated_demonstrations == "on"
 
     @property
-    def counts_callers(self) -> bool:
-        """Whether it is counted how often somebody calls."""
+    def counts_requests(self) -> bool:
+        """Whether the requests or failed authentications of each caller are counted, for rate limits."""
         return bool(self.rate_limit or (self.identity and self.auth_failure_limit))
 
     @property
     def key_life(self) -> float:
-        """For how many seconds a provider's key may be sent: a lease less than the provider knows it.
+        """For how many seconds a provider key may be sent: a lease less than the provider remembers it.
 
-        A lease outlasts a call, so that what is sent at the last moment arrives while the provider knows the key.
+        A lease is longer than a call, so a call at the last moment still arrives while the provider remembers the key.
         """
         return self.provider_key_hours * 3600 - self.payment_lease
 
     @property
     def last_restore(self) -> datetime:
-        """When the database was last restored from a backup; before anything that is stored, where it was not."""
-        return _moment(self.restored_at) or EPOCH
+        """When the database was last restored from a backup; 1970 if never."""
+        return _parse_time(self.restored_at) or EPOCH
 
     @property
     def listen_address(self) -> str:
-        """Where to listen, as host:port; the host is in brackets if it is an IPv6 address."""
+        """The address to listen on, as host:port; an IPv6 address is in brackets."""
         host = _without_brackets(self.bind)
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
     @property
     def trusted_proxies(self) -> str:
-        """FORWARDED_ALLOW_IPS, each IPv4 network also in the form that a listener on IPv6 sees: ::ffff:10.0.0.0/104."""
+        """FORWARDED_ALLOW_IPS, with each IPv4 network also as an IPv6 listener sees it: ::ffff:10.0.0.0/104."""
         if self.forwarded_allow_ips == "*":
             return "*"
-        named = [ipaddress.ip_network(name) for name in sorted(_names(self.forwarded_allow_ips))]
-        mapped = [f"::ffff:{each.network_address}/{96 + each.prefixlen}" for each in named if each.version == 4]
-        return ",".join([*map(str, named), *mapped])
+        networks = [ipaddress.ip_network(name) for name in sorted(_split(self.forwarded_allow_ips))]
+        mapped = [f"::ffff:{one.network_address}/{96 + one.prefixlen}" for one in networks if one.version == 4]
+        return ",".join([*map(str, networks), *mapped])
 
     @property
-    def own_hosts(self) -> set[str]:
-        """The names that this server answers to, beside those of the machine it runs on."""
-        return _names(self.allowed_hosts)
+    def host_names(self) -> set[str]:
+        """The host names in ALLOWED_HOSTS."""
+        return _split(self.allowed_hosts)
 
     def runs(self, module: str) -> bool:
         """Whether this process runs the module."""
-        return module in _names(self.modules)
+        return module in _split(self.modules)
 
     def database_of(self, module: str) -> str:
-        """The name of the module's database; all share one unless they are given their own."""
+        """The name of the module's database: its own, or else the one that all share."""
         own: str = getattr(self, f"{module}_database")
         return own or self.database
 
     def allows(self, unsafe: str) -> bool:
-        """Whether what is `unsafe` is wanted all the same."""
-        return unsafe in _names(self.allow_unsafe)
+        """Whether ALLOW_UNSAFE names this."""
+        return unsafe in _split(self.allow_unsafe)
 
     def _rules(self) -> list[tuple[bool, str]]:
         least_lease = self.payment_timeout + 2 * self.background_deadline
@@ -192,53 +191,41 @@ class Settings:
             self.simulated_timeout_before_percent,
             self.simulated_timeout_after_percent,
         ]
-        times = [(each.name, getattr(self, each.name)) for each in fields(self) if each.type is float]
+        times = [(one.name, getattr(self, one.name)) for one in fields(self) if one.type is float]
         return [
             *((0 < value < math.inf, f"{env_name(name)} must be a number above 0") for name, value in times),
             (self.simulated_latency_ms >= 0, "SIMULATED_LATENCY_MS must not be below 0"),
-            (0 <= self.port <= 65535, f"PORT is {self.port}: a port lies between 0 and 65535"),
-            (self.log_format in LOG_FORMATS, f"LOG_FORMAT is {self.log_format!r}: use one of {LOG_FORMATS}"),
-            (self.log_level in LOG_LEVELS, f"LOG_LEVEL is {self.log_level!r}: use one of {LOG_LEVELS}"),
-            (1 <= self.payment_threads <= 512, "PAYMENT_THREADS must lie between 1 and 512"),
-            (self.payment_tries >= 1, "PAYMENT_TRIES must be at least 1"),
+            (0 <= self.port <= 65535, f"PORT is {self.port}: a port is between 0 and 65535"),
+            *((getattr(self, name) >= 1, f"{env_name(name)} must be at least 1") for name in AT_LEAST_1),
+            *(
+                (getattr(self, name) in choices, f"{env_name(name)} is {getattr(self, name)!r}: use one of {choices}")
+                for name, choices in CHOICES.items()
+            ),
+            (1 <= self.payment_threads <= 512, "PAYMENT_THREADS must be between 1 and 512"),
             (
                 self.payment_horizon < self.key_life,
-                "PAYMENT_HORIZON must end a PAYMENT_LEASE before the provider forgets its keys (PROVIDER_KEY_HOURS)",
+                "PAYMENT_HORIZON must be less than PROVIDER_KEY_HOURS minus PAYMENT_LEASE",
             ),
             (
-                not self.restored_at or bool(_moment(self.restored_at)),
-                "RESTORED_AT must be a time with its offset from UTC, such as 2026-11-24T03:00:00Z",
+                not self.restored_at or bool(_parse_time(self.restored_at)),
+                "RESTORED_AT must be a time with an offset from UTC, such as 2026-11-24T03:00:00Z",
             ),
-            (self.requests_per_connection >= 1, "REQUESTS_PER_CONNECTION must be at least 1"),
-            (self.connections_per_address >= 1, "CONNECTIONS_PER_ADDRESS must be at least 1"),
-            (self.relay_tries >= 1, "RELAY_TRIES must be at least 1"),
-            (self.breaker_failures >= 1, "BREAKER_FAILURES must be at least 1"),
-            (self.backlog_limit >= 1, "BACKLOG_LIMIT must be at least 1"),
-            (self.open_orders_per_user >= 1, "OPEN_ORDERS_PER_USER must be at least 1"),
             (
                 0 <= self.streams_per_caller <= self.streams_max,
-                "STREAMS_PER_CALLER must not be below 0 or exceed STREAMS_MAX",
+                "STREAMS_PER_CALLER must be between 0 and STREAMS_MAX",
             ),
             (not self.cursor_key or len(self.cursor_key) >= 32, "CURSOR_KEY must have at least 32 characters"),
             (
                 self.payment_lease > least_lease,
-                f"PAYMENT_LEASE must outlast PAYMENT_TIMEOUT and two BACKGROUND_DEADLINEs: {least_lease:g} s",
+                f"PAYMENT_LEASE must be more than PAYMENT_TIMEOUT plus two BACKGROUND_DEADLINEs: {least_lease:g} s",
             ),
             (
                 self.background_stall > self.payment_lease + 2 * self.background_deadline,
-                "BACKGROUND_STALL must outlast PAYMENT_LEASE and two BACKGROUND_DEADLINEs",
-            ),
-            (
-                self.simulated_demonstrations in ("auto", "on", "off"),
-                "SIMULATED_DEMONSTRATIONS must be auto, on or off",
-            ),
-            (
-                self.simulated_unknown_product in ("decline", "capture"),
-                "SIMULATED_UNKNOWN_PRODUCT must be decline or capture",
+                "BACKGROUND_STALL must be more than PAYMENT_LEASE plus two BACKGROUND_DEADLINEs",
             ),
             (
                 all(0 <= percent <= 100 for percent in percents) and sum(percents) <= 100,
-                "SIMULATED_…_PERCENT must lie between 0 and 100, and together not exceed 100",
+                "SIMULATED_…_PERCENT must be between 0 and 100, and their sum at most 100",
             ),
             *self._bus_rules(),
             *self._identity_rules(),
@@ -246,21 +233,21 @@ class Settings:
         ]
 
     def _bus_rules(self) -> list[tuple[bool, str]]:
-        here = _names(self.modules)
+        here = _split(self.modules)
         return [
             (
                 bool(here) and here <= set(MODULES),
-                f"MODULES is {self.modules!r}: it may name {', '.join(MODULES)}",
+                f"MODULES is {self.modules!r}: use {', '.join(MODULES)}",
             ),
             (
                 bool(self.bus_url) or here >= set(MODULES),
-                "MODULES leaves some out: set BUS_URL, so that they can be reached in other processes",
+                "MODULES omits some modules: set BUS_URL, so that they can be reached in other processes",
             ),
             (
                 all(BUS_URL.fullmatch(one) for one in self.bus_url.split(";") if self.bus_url),
-                "BUS_URL must begin with amqp:// or amqps:// and name a host; several have ; between them",
+                "BUS_URL must begin with amqp:// or amqps:// and have a host; separate several with ;",
             ),
-            (bool(BUS_PREFIX.fullmatch(self.bus_prefix)), "BUS_PREFIX may have 1 to 64 letters, digits, - and _"),
+            (bool(BUS_PREFIX.fullmatch(self.bus_prefix)), "BUS_PREFIX must have 1 to 64 letters, digits, - or _"),
         ]
 
     def _identity_rules(self) -> list[tuple[bool, str]]:
@@ -269,50 +256,49 @@ class Settings:
         return [
             (
                 all((*jwt, self.auth_jwt_audience)) or not any((*jwt, self.auth_jwt_audience)),
-                "AUTH_JWT_ALGORITHM, _KEY or _JWKS, _ISSUER and _AUDIENCE go together: set all or none",
+                "AUTH_JWT_ALGORITHM, _KEY or _JWKS, _ISSUER and _AUDIENCE belong together: set all or none",
             ),
             (not (self.auth_jwt_key and self.auth_jwt_jwks), "AUTH_JWT_KEY and AUTH_JWT_JWKS exclude each other"),
-            (
-                self.auth_jwt_algorithm in ("", *JWT_ALGORITHMS),
-                f"AUTH_JWT_ALGORITHM is {self.auth_jwt_algorithm!r}: use one of {JWT_ALGORITHMS}",
-            ),
-            (0 <= self.auth_jwt_leeway <= 60, "AUTH_JWT_LEEWAY must lie between 0 and 60"),
+            (0 <= self.auth_jwt_leeway <= 60, "AUTH_JWT_LEEWAY must be between 0 and 60"),
             *(
                 (
-                    not given or bool(RATE_LIMIT.fullmatch(given)),
-                    f"{name} is {given!r}: write such as 100/second;2000/minute",
+                    not limit or bool(RATE_LIMIT.fullmatch(limit)),
+                    f"{name} is {limit!r}: use a form such as 100/second;2000/minute",
                 )
-                for name, given in limits
+                for name, limit in limits
             ),
         ]
 
     def _safety_rules(self) -> list[tuple[bool, str]]:
-        reached = self.published_on or self.bind
+        address = self.published_on or self.bind
         return [
             (
-                _addresses(self.forwarded_allow_ips),
-                "FORWARDED_ALLOW_IPS must be * or addresses and networks with commas between them",
+                _are_networks(self.forwarded_allow_ips),
+                "FORWARDED_ALLOW_IPS must be * or addresses and networks, separated by commas",
             ),
             (
-                all(HOST.fullmatch(name) for name in self.own_hosts),
-                f"ALLOWED_HOSTS is {self.allowed_hosts!r}: it may list names and addresses, without ports, with commas between",
+                all(HOST.fullmatch(name) for name in self.host_names),
+                f"ALLOWED_HOSTS is {self.allowed_hosts!r}: use names and addresses without ports, separated by commas",
             ),
             (
-                _names(self.allow_unsafe) <= set(UNSAFE),
-                f"ALLOW_UNSAFE is {self.allow_unsafe!r}: it may name {', '.join(UNSAFE)}",
+                _split(self.allow_unsafe) <= set(UNSAFE),
+                f"ALLOW_UNSAFE is {self.allow_unsafe!r}: use {', '.join(UNSAFE)}",
             ),
             (
-                self.identity or not self.runs("gateway") or _only_this_machine(reached) or self.allows("no_identity"),
-                f"Others can reach {reached} and nobody is asked who they are: set AUTH_JWT_… or ALLOW_UNSAFE=no_identity",
+                self.identity or not self.runs("gateway") or _is_loopback(address) or self.allows("no_identity"),
+                f"Other machines can reach {address} without authentication: set AUTH_JWT_… or ALLOW_UNSAFE=no_identity",
             ),
             *(
                 (
-                    not known or self.allows("default_password"),
-                    f"{name} has a password that everybody tries first: change it or set ALLOW_UNSAFE=default_password",
+                    not guessable or self.allows("default_password"),
+                    f"{name} has a well-known password: change it or set ALLOW_UNSAFE=default_password",
                 )
-                for name, known in (
-                    ("MONGODB_URI", _well_known_password(self.mongodb_uri or "")),
-                    ("BUS_URL", any(_well_known_password(url) and not _local(url) for url in self.bus_url.split(";"))),
+                for name, guessable in (
+                    ("MONGODB_URI", _has_known_password(self.mongodb_uri or "")),
+                    (
+                        "BUS_URL",
+                        any(_has_known_password(url) and not _is_local(url) for url in self.bus_url.split(";")),
+                    ),
                 )
             ),
         ]
@@ -323,21 +309,33 @@ MODULES = ("gateway", "orders", "payments")
 BUS_URL = re.compile(r"amqps?://(?:[^\s/@]*@)?[^\s/@]+(?:/\S*)?")
 HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}")
 BUS_PREFIX = re.compile(r"[A-Za-z0-9_-]{1,64}")
-LOG_FORMATS = ("auto", "console", "json")
-LOG_LEVELS = ("debug", "info", "warning", "error")
-JWT_ALGORITHMS = (*(f"{kind}{bits}" for kind in ("HS", "RS", "PS", "ES") for bits in (256, 384, 512)), "EdDSA")
+AT_LEAST_1 = (
+    *("requests_per_connection", "connections_per_address", "payment_tries", "relay_tries"),
+    *("breaker_failures", "backlog_limit", "open_orders_per_user"),
+)
+CHOICES = {
+    "log_format": ("auto", "console", "json"),
+    "log_level": ("debug", "info", "warning", "error"),
+    "auth_jwt_algorithm": (
+        "",
+        *(f"{kind}{bits}" for kind in ("HS", "RS", "PS", "ES") for bits in (256, 384, 512)),
+        "EdDSA",
+    ),
+    "simulated_demonstrations": ("auto", "on", "off"),
+    "simulated_unknown_product": ("decline", "capture"),
+}
 RATE = r"[1-9]\d{0,8}/(second|minute|hour|day)"
 RATE_LIMIT = re.compile(f"{RATE}(;{RATE}){{0,3}}")
 UNSAFE = ("no_identity", "default_password", "short_jwt_key")
 URI_PASSWORD = re.compile(r"(?:mongodb(?:\+srv)?|amqps?)://(?P<user>[^:@/]*):(?P<password>[^@/]*)@")
-WELL_KNOWN = frozenset(
+KNOWN_PASSWORDS = frozenset(
     [
         *("123456", "admin", "changeme", "change_me", "default", "example", "guest", "mongo", "mongodb", "orderflow"),
         *("pass", "passw0rd", "password", "password123", "postgres", "qwerty", "root", "secret", "test", "user"),
     ]
 )
-# What other programs, the replaced system among them, call settings of ours.
-FOREIGN_NAMES = {
+# Names that other programs, such as the replaced system, use for these settings.
+ALIASES = {
     **dict.fromkeys(("API_PORT", "APP_PORT", "HTTP_PORT", "SERVER_PORT"), "PORT"),
     **dict.fromkeys(("MONGO_URL", "MONGO_URI", "MONGODB_URL", "DATABASE_URL", "DATABASE_URI", "DB_URL"), "MONGODB_URI"),
     **dict.fromkeys(("MONGO_DATABASE", "MONGO_DB", "MONGODB_DB", "MONGO_INITDB_DATABASE"), "MONGODB_DATABASE"),
@@ -348,47 +346,47 @@ FOREIGN_NAMES = {
     "LOGLEVEL": "LOG_LEVEL",
     "WORKERS": "WEB_CONCURRENCY",
 }
-# A value that looks otherwise is meant for another program: Kubernetes sets API_PORT=tcp://… beside a service named api.
-FOREIGN_VALUES = {"PORT": r"\d+", "MONGODB_URI": r"mongodb(\+srv)?://.*", "BUS_URL": r"amqps?://.*"}
+# Other values are meant for other programs: Kubernetes sets API_PORT=tcp://… for a service named api.
+ALIAS_VALUES = {"PORT": r"\d+", "MONGODB_URI": r"mongodb(\+srv)?://.*", "BUS_URL": r"amqps?://.*"}
 ENV_NAMES = {"data": "ORDERFLOW_DATA", "database": "MONGODB_DATABASE"}
 
 
 def env_name(field: str) -> str:
-    """The environment's name for a setting."""
+    """The environment variable of a setting."""
     return ENV_NAMES.get(field, field.upper())
 
 
-def _moment(text: str) -> datetime | None:
-    """The time that RFC 3339 text names; None where it is none, or names no offset from UTC."""
+def _parse_time(text: str) -> datetime | None:
+    """The time in RFC 3339 format; None if the text is no time or lacks the offset from UTC."""
     try:
-        moment = datetime.fromisoformat(text)
+        time = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return moment if moment.tzinfo else None
+    return time if time.tzinfo else None
 
 
-def foreign_names(environ: Mapping[str, str]) -> str:
-    """One sentence on variables that are another program's names for settings which are not set; empty if there are none."""
-    found = [
-        f"{ours} instead of {theirs}"
-        for theirs, ours in FOREIGN_NAMES.items()
-        if re.fullmatch(FOREIGN_VALUES.get(ours, ".+"), environ.get(theirs, "").strip())
-        and not (environ.get(ours) or environ.get(f"{ours}_FILE"))
+def alias_warning(environ: Mapping[str, str]) -> str:
+    """One sentence on variables that have an alias of a setting which is not set; empty if there are none."""
+    renames = [
+        f"{name} instead of {alias}"
+        for alias, name in ALIASES.items()
+        if re.fullmatch(ALIAS_VALUES.get(name, ".+"), environ.get(alias, "").strip())
+        and not (environ.get(name) or environ.get(f"{name}_FILE"))
     ]
-    return f"Some variables in the environment are not read: set {', '.join(found)}" if found else ""
+    return f"Some variables in the environment are not read: set {', '.join(renames)}" if renames else ""
 
 
-def _flag(text: str) -> bool:
+def _parse_flag(text: str) -> bool:
     return {"0": False, "1": True}[text]
 
 
-def _names(text: str) -> set[str]:
+def _split(text: str) -> set[str]:
     return {name.strip() for name in text.split(",") if name.strip()}
 
 
-def _addresses(text: str) -> bool:
+def _are_networks(text: str) -> bool:
     try:
-        return text == "*" or all(ipaddress.ip_network(name) for name in _names(text))
+        return text == "*" or all(ipaddress.ip_network(name) for name in _split(text))
     except ValueError:
         return False
 
@@ -397,29 +395,30 @@ def _without_brackets(address: str) -> str:
     return address.removeprefix("[").removesuffix("]")
 
 
-def _only_this_machine(address: str) -> bool:
+def _is_loopback(address: str) -> bool:
     try:
         return address in ("localhost", "") or ipaddress.ip_address(_without_brackets(address)).is_loopback
     except ValueError:
         return False
 
 
-def _local(url: str) -> bool:
-    """Whether the broker is on this machine, where it lets its guest in and from nowhere else."""
-    return _only_this_machine(urlsplit(url).hostname or "")
+def _is_local(url: str) -> bool:
+    """Whether the broker is on this machine: RabbitMQ accepts its user guest only there."""
+    return _is_loopback(urlsplit(url).hostname or "")
 
 
-def _well_known_password(uri: str) -> bool:
-    given = URI_PASSWORD.match(uri)
-    if not given:
+def _has_known_password(uri: str) -> bool:
+    """Whether the URI has a well-known password, an empty one, or the name of its user."""
+    login = URI_PASSWORD.match(uri)
+    if not login:
         return False
-    password = unquote(given["password"]).lower()
-    return password in WELL_KNOWN or password in ("", unquote(given["user"]).lower())
+    password = unquote(login["password"]).lower()
+    return password in KNOWN_PASSWORDS or password in ("", unquote(login["user"]).lower())
 
 
-KINDS: dict[Any, Callable[[str], Any]] = {int: int, float: float, Path: Path, bool: _flag}
+PARSERS: dict[Any, Callable[[str], Any]] = {int: int, float: float, Path: Path, bool: _parse_flag}
 
 
-def _value(environ: Mapping[str, str], name: str) -> str:
+def _read_value(environ: Mapping[str, str], name: str) -> str:
     file = environ.get(f"{name}_FILE", "").strip()
     return environ.get(name, "").strip() or (Path(file).read_text().strip() if file else "")

@@ -1,7 +1,7 @@
-"""Checks every invariant on a live database and the provider's books. Reads only, repairs nothing.
+"""Checks every invariant on a live database and the simulated provider's ledger. Reads only, repairs nothing.
 
-What looks wrong is looked at again after a pause: on a database at work the documents of one order are read a moment
-apart, and only what stays wrong is a finding.
+An order that seems to violate an invariant is checked again after a pause: the documents of one order are not read at the same
+moment, so only a violation that persists counts.
 """
 
 import time
@@ -25,58 +25,59 @@ BATCH = 500
 OPEN_PAYMENT = frozenset({"Processing", "Refunding"})
 PARKED = "Unknown"
 
+# By name, as operators see it: what must hold.
 INVARIANTS = {
-    "format": "every document is one that Orderflow has written",
-    "acknowledged": "every acknowledged order exists",
-    "settled": "every order is settled, and its payment with it",
-    "one charge": "at most one captured charge an order, of its amount",
-    "books": "captured minus refunded is what the order's state says",
-    "agreement": "order and payment say the same",
-    "timeline": "the timeline has no gap, no repeat, and folds to the state",
-    "one key": "one Idempotency-Key, one order",
-    "delivered": "no event waits longer than it should",
-    "scheduled": "every undelivered event is due at some time or is a dead letter",
-    "no stray": "no payment and no charge without its order",
+    "document format": "every document has the fields that Orderflow writes",
+    "acknowledged order": "every acknowledged order is stored",
+    "settled in time": "no order and no payment is open longer than the grace period",
+    "single charge": "at most one captured charge per order, of its total amount",
+    "ledger balance": "captured minus refunded is what the order's state requires",
+    "payment status": "order and payment have the same payment status",
+    "timeline": "no gap, no repeat, and the last entry is the order's state",
+    "idempotency key": "one key of a user belongs to one order",
+    "event delivery": "no event and no payment is due longer than the grace period",
+    "event schedule": "every undelivered event has a due time or is a dead letter",
+    "no orphan": "no payment and no charge is without its order",
 }
-ATTENTION = {"parked": "payments that wait for an operator", "dead letters": "events that wait for an operator"}
+NEEDS_OPERATOR = {"parked payment": "waits for an operator", "dead letter": "waits for an operator"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong."""
+    """A violated invariant, or something that waits for an operator."""
 
-    invariant: str
+    check: str
     order_id: str
     detail: str
 
 
 @dataclass
-class Report:
-    """What was looked at and what was found."""
+class DoctorReport:
+    """The result of an examination; `orders` is how many were examined."""
 
     orders: int = 0
-    findings: list[Finding] = field(default_factory=list)
-    attention: list[Finding] = field(default_factory=list)
+    violations: list[Finding] = field(default_factory=list)
+    needs_operator: list[Finding] = field(default_factory=list)
 
     @property
     def healthy(self) -> bool:
         """Whether every invariant holds."""
-        return not self.findings
+        return not self.violations
 
     def table(self) -> list[tuple[str, str, int, str]]:
-        """A row an invariant: name, meaning, violations, the first of them."""
-        found = defaultdict(list)
-        for finding in [*self.findings, *self.attention]:
-            found[finding.invariant].append(f"{finding.order_id}: {finding.detail}")
+        """A row for each check: name, meaning, number of findings, the first of them."""
+        details = defaultdict(list)
+        for finding in [*self.violations, *self.needs_operator]:
+            details[finding.check].append(f"{finding.order_id}: {finding.detail}")
         return [
-            (name, meaning, len(found[name]), next(iter(found[name]), ""))
-            for name, meaning in (INVARIANTS | ATTENTION).items()
+            (name, meaning, len(details[name]), next(iter(details[name]), ""))
+            for name, meaning in (INVARIANTS | NEEDS_OPERATOR).items()
         ]
 
 
 @dataclass(frozen=True)
-class Case:
-    """All that is on record of one order."""
+class OrderRecords:
+    """All documents of one order."""
 
     order: Document
     payment: Document | None
@@ -84,7 +85,7 @@ class Case:
 
 
 class Doctor:
-    """Examines the three collections; `grace` is how many seconds work may take before it counts as stuck."""
+    """Examines orders, payments and ledger; `grace` is how many seconds work may take before it counts as stuck."""
 
     def __init__(self, orders: Store, payments: Store, ledger: Store, grace: float) -> None:
         self._orders = orders
@@ -92,74 +93,79 @@ class Doctor:
         self._ledger = ledger
         self._grace = timedelta(seconds=grace)
 
-    def examine(self, acknowledged: Iterable[str] = (), pause: float = 2.0) -> Report:
-        """Look at every order, and again at what looks wrong, `pause` seconds later. Raises Unavailable."""
+    def examine(self, acknowledged: Iterable[str] = (), pause: float = 2.0) -> DoctorReport:
+        """Check every order, and those with violations again after `pause` seconds. Raises Unavailable.
+
+        `acknowledged` are the ids of orders that must be stored.
+        """
         try:
             return self._examine(acknowledged, pause)
         except PyMongoError as exc:
             raise Unavailable(f"the examination broke off: {exc}") from exc
 
-    def _examine(self, acknowledged: Iterable[str], pause: float) -> Report:
-        report = Report()
+    def _examine(self, acknowledged: Iterable[str], pause: float) -> DoctorReport:
+        report = DoctorReport()
         suspects: list[Any] = []
-        for cases in self._cases({}):
-            report.orders += len(cases)
-            suspects += [case.order["_id"] for case in cases if self._wrong(case)]
+        for batch in self._read({}):
+            report.orders += len(batch)
+            suspects += [records.order["_id"] for records in batch if self._check(records)]
         if suspects:
             time.sleep(pause)
-        for some in _batches(suspects):
-            for cases in self._cases({"_id": {"$in": some}}):
-                report.findings += [finding for case in cases for finding in self._wrong(case)]
-        report.findings += [*self._missing(acknowledged), *self._repeated_keys(), *self._strays()]
-        report.attention += [*self._parked(), *self._dead_letters()]
+        for ids in _batches(suspects):
+            for batch in self._read({"_id": {"$in": ids}}):
+                report.violations += [finding for records in batch for finding in self._check(records)]
+        report.violations += [*self._missing(acknowledged), *self._repeated_keys(), *self._orphans()]
+        report.needs_operator += [*self._parked_payments(), *self._dead_letters()]
         return report
 
-    def _wrong(self, case: Case) -> list[Finding]:
+    def _check(self, records: OrderRecords) -> list[Finding]:
         try:
-            wrong = {"format": _malformed(case)}
-            if not wrong["format"]:
-                wrong = self._violations(case)
+            details = {"document format": _format_error(records)}
+            if not details["document format"]:
+                details = self._check_invariants(records)
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
-            # Something within a member is not what Orderflow writes there.
-            wrong = {"format": f"cannot be read: {exc!r}"}
-        order_id = str(case.order["_id"])
-        return [Finding(invariant, order_id, detail) for invariant, detail in wrong.items() if detail]
+            # A nested value is not what Orderflow writes.
+            details = {"document format": f"cannot be read: {exc!r}"}
+        order_id = str(records.order["_id"])
+        return [Finding(invariant, order_id, detail) for invariant, detail in details.items() if detail]
 
-    def _violations(self, case: Case) -> dict[str, str]:
-        now = self._orders.clock.now()
+    def _check_invariants(self, records: OrderRecords) -> dict[str, str]:
+        since = self._orders.clock.now() - self._grace
         return {
-            "settled": _unsettled(case, now - self._grace),
-            "one charge": _charged_wrong(case),
-            "books": _books_wrong(case),
-            "agreement": _disagreement(case),
-            "timeline": _timeline_wrong(case.order),
-            "delivered": _undelivered(case, now - self._grace),
-            "scheduled": _unscheduled(case),
+            "settled in time": _unsettled(records, since),
+            "single charge": _charge_error(records),
+            "ledger balance": _balance_error(records),
+            "payment status": _status_conflict(records),
+            "timeline": _timeline_error(records.order),
+            "event delivery": _overdue(records, since),
+            "event schedule": _unscheduled(records),
         }
 
-    def _cases(self, query: Document) -> Iterator[list[Case]]:
+    def _read(self, query: Document) -> Iterator[list[OrderRecords]]:
         with self._orders.with_deadline() as orders:
-            found = orders.find(query).sort("_id", 1).batch_size(BATCH)
-        for some in _batches(found):
-            keys = [str(order["_id"]) for order in some]
+            cursor = orders.find(query).sort("_id", 1).batch_size(BATCH)
+        for batch in _batches(cursor):
+            ids = [str(order["_id"]) for order in batch]
             with self._payments.with_deadline() as payments:
-                paid = {doc["_id"]: doc for doc in payments.find({"_id": {"$in": keys}})}
+                payment_of = {doc["_id"]: doc for doc in payments.find({"_id": {"$in": ids}})}
             charges = defaultdict(list)
             with self._ledger.with_deadline() as ledger:
-                for entry in ledger.find({"orderId": {"$in": keys}}):
-                    charges[entry["orderId"]].append(entry)
-            yield [Case(order, paid.get(key), charges[key]) for key, order in zip(keys, some, strict=True)]
+                for charge in ledger.find({"orderId": {"$in": ids}}):
+                    charges[charge["orderId"]].append(charge)
+            yield [
+                OrderRecords(order, payment_of.get(one), charges[one]) for one, order in zip(ids, batch, strict=True)
+            ]
+
+    def _stored(self, order_ids: Iterable[str]) -> set[str]:
+        """Those of the ids of which an order is stored."""
+        valid = [ObjectId(order_id) for order_id in order_ids if ObjectId.is_valid(order_id)]
+        with self._orders.with_deadline() as orders:
+            return {str(doc["_id"]) for doc in orders.find({"_id": {"$in": valid}}, {"_id": 1})}
 
     def _missing(self, acknowledged: Iterable[str]) -> Iterator[Finding]:
-        for some in _batches(acknowledged):
-            with self._orders.with_deadline() as orders:
-                there = {
-                    str(doc["_id"])
-                    for doc in orders.find({"_id": {"$in": [ObjectId(one) for one in some]}}, {"_id": 1})
-                }
-            for order_id in some:
-                if order_id not in there:
-                    yield Finding("acknowledged", order_id, "is not stored")
+        for ids in _batches(acknowledged):
+            stored = self._stored(ids)
+            yield from (Finding("acknowledged order", one, "is not stored") for one in ids if one not in stored)
 
     def _repeated_keys(self) -> Iterator[Finding]:
         groups: list[Document] = [
@@ -169,44 +175,41 @@ class Doctor:
         ]
         with self._orders.with_deadline() as orders:
             for group in orders.aggregate(groups):
-                yield Finding("one key", str(group["orders"][0]), f"shares its key with {group['n'] - 1} more")
+                yield Finding("idempotency key", str(group["orders"][0]), f"shares its key with {group['n'] - 1} more")
 
-    def _strays(self) -> Iterator[Finding]:
-        for store, name, what in ((self._payments, "_id", "payment"), (self._ledger, "orderId", "charge")):
+    def _orphans(self) -> Iterator[Finding]:
+        for store, name, kind in ((self._payments, "_id", "payment"), (self._ledger, "orderId", "charge")):
             with store.with_deadline() as documents:
-                found = documents.find({}, {name: 1}).batch_size(BATCH)
-            for some in _batches(found):
-                # A document of another program may lack the name and have any kind of key.
-                keys = {str(doc.get(name, doc["_id"])) for doc in some}
-                with self._orders.with_deadline() as orders:
-                    wanted = [ObjectId(key) for key in keys if ObjectId.is_valid(key)]
-                    there = {str(doc["_id"]) for doc in orders.find({"_id": {"$in": wanted}}, {"_id": 1})}
-                for key in keys - there:
-                    yield Finding("no stray", key, f"a {what} has no order")
+                cursor = documents.find({}, {name: 1}).batch_size(BATCH)
+            for batch in _batches(cursor):
+                # A document of another program may lack the field and have an id of any type.
+                ids = {str(doc.get(name, doc["_id"])) for doc in batch}
+                yield from (Finding("no orphan", one, f"a {kind} has no order") for one in ids - self._stored(ids))
 
-    def _parked(self) -> Iterator[Finding]:
+    def _parked_payments(self) -> Iterator[Finding]:
         with self._payments.with_deadline() as payments:
             for doc in payments.find({"status": PARKED}, {"parked": 1}):
-                yield Finding("parked", str(doc["_id"]), doc.get("parked", ""))
+                yield Finding("parked payment", str(doc["_id"]), doc.get("parked", ""))
 
     def _dead_letters(self) -> Iterator[Finding]:
         for store in (self._orders, self._payments):
             with store.with_deadline() as documents:
                 for doc in documents.find({"deadLetter.at": {"$exists": True}}, {"deadLetter": 1}):
-                    yield Finding("dead letters", str(doc["_id"]), doc["deadLetter"].get("reason", ""))
+                    yield Finding("dead letter", str(doc["_id"]), doc["deadLetter"].get("reason", ""))
 
 
-def _malformed(case: Case) -> str:
-    for name, document, schema in (("order", case.order, ORDER_SCHEMA), ("payment", case.payment, PAYMENT_SCHEMA)):
+def _format_error(records: OrderRecords) -> str:
+    schemas = (("order", records.order, ORDER_SCHEMA), ("payment", records.payment, PAYMENT_SCHEMA))
+    for name, document, schema in schemas:
         missing = [member for member in schema["required"] if document is not None and member not in document]
         if missing:
             return f"the {name} lacks {', '.join(missing)}"
-    untimed = [name for name in ("createdAt", "updatedAt") if not isinstance(case.order[name], datetime)]
-    return f"the order has no time in {', '.join(untimed)}" if untimed else ""
+    without_time = [name for name in ("createdAt", "updatedAt") if not isinstance(records.order[name], datetime)]
+    return f"the order has no time in {', '.join(without_time)}" if without_time else ""
 
 
-def _unsettled(case: Case, since: datetime) -> str:
-    order = case.order
+def _unsettled(records: OrderRecords, since: datetime) -> str:
+    order = records.order
     if order["updatedAt"] > since or order["paymentStatus"] == PARKED:
         return ""
     if order["orderStatus"] == PROCESSING or order["paymentStatus"] in OPEN_PAYMENT:
@@ -214,74 +217,74 @@ def _unsettled(case: Case, since: datetime) -> str:
     return ""
 
 
-def _charged_wrong(case: Case) -> str:
-    captured = [charge for charge in case.charges if charge["answer"] == "captured"]
+def _charge_error(records: OrderRecords) -> str:
+    captured = [charge for charge in records.charges if charge["answer"] == "captured"]
     if len(captured) > 1:
         return f"{len(captured)} captured charges"
-    total = case.order["total"]
+    total = records.order["total"]
     if captured and (captured[0]["value"], captured[0]["currency"]) != (total["value"], total["currency"]):
         return f"captured {captured[0]['value']} {captured[0]['currency']}"
     return ""
 
 
-def _books_wrong(case: Case) -> str:
-    order = case.order
+def _balance_error(records: OrderRecords) -> str:
+    order = records.order
     if order["paymentStatus"] in OPEN_PAYMENT | {PARKED}:
         return ""
-    net = sum(charge["value"] - charge["refunded"] for charge in case.charges if charge["answer"] == "captured")
+    net = sum(charge["value"] - charge["refunded"] for charge in records.charges if charge["answer"] == "captured")
     failed = order.get("failedRefunds", ())
-    asked_back = sum(refund["value"] for refund in order.get("refunds", ()) if refund["id"] not in failed)
-    due = 0 if order["orderStatus"] in (DECLINED, CANCELLED) else order["total"]["value"] - asked_back
+    refund_requested = sum(refund["value"] for refund in order.get("refunds", ()) if refund["id"] not in failed)
+    due = 0 if order["orderStatus"] in (DECLINED, CANCELLED) else order["total"]["value"] - refund_requested
     return "" if net == due else f"{order['orderStatus']}, the provider holds {net} instead of {due}"
 
 
-def _disagreement(case: Case) -> str:
-    order, payment = case.order, case.payment
-    if _on_its_way(case):
+def _status_conflict(records: OrderRecords) -> str:
+    order, payment = records.order, records.payment
+    if _has_pending_events(records):
         return ""
     if payment is None:
         return "" if order["paymentStatus"] == "Processing" else "has no payment"
-    # An operator had it taken up again: the order hears of it when it is settled.
+    # After an operator has retried a parked payment, the order still says Unknown until the payment is settled.
     retried = order["paymentStatus"] == PARKED and payment["status"] in OPEN_PAYMENT
     same = retried or payment["status"] == order["paymentStatus"]
     return "" if same else f"the order says {order['paymentStatus']}, the payment {payment['status']}"
 
 
-def _on_its_way(case: Case) -> bool:
-    return bool(case.order["outbox"] or (case.payment and case.payment["outbox"]))
+def _has_pending_events(records: OrderRecords) -> bool:
+    return bool(records.order["outbox"] or (records.payment and records.payment["outbox"]))
 
 
-def _timeline_wrong(order: Document) -> str:
+def _timeline_error(order: Document) -> str:
     entries = order["events"]
     if [entry["sequence"] for entry in entries] != list(range(1, order["sequence"] + 1)):
         return f"{len(entries)} entries, the last sequence is {order['sequence']}"
-    before = NEW
+    previous = NEW
     for entry in entries:
-        if entry["from"] != before:
-            return f"step {entry['sequence']} comes from {entry['from']} instead of {before}"
-        before = entry["to"]
+        if entry["from"] != previous:
+            return f"entry {entry['sequence']} comes from {entry['from']} instead of {previous}"
+        previous = entry["to"]
     folded = fold((entry["to"], entry["paymentStatus"]) for entry in entries)
     stored = (order["orderStatus"], order["paymentStatus"])
     return "" if folded == stored else f"folds to {folded} instead of {stored}"
 
 
-def _undelivered(case: Case, since: datetime) -> str:
-    for doc in (case.order, case.payment):
+def _overdue(records: OrderRecords, since: datetime) -> str:
+    for doc in (records.order, records.payment):
         if doc and "relayDue" in doc and doc["relayDue"] < since:
             return f"{len(doc['outbox'])} events due since {doc['relayDue']:%H:%M:%S}"
-    if case.payment and "dueAt" in case.payment and case.payment["dueAt"] < since:
-        return f"the payment is due since {case.payment['dueAt']:%H:%M:%S}"
+    if records.payment and "dueAt" in records.payment and records.payment["dueAt"] < since:
+        return f"the payment is due since {records.payment['dueAt']:%H:%M:%S}"
     return ""
 
 
-def _unscheduled(case: Case) -> str:
-    for doc in (case.order, case.payment):
+def _unscheduled(records: OrderRecords) -> str:
+    for doc in (records.order, records.payment):
         if doc and doc["outbox"] and not {"relayDue", "deadLetter"} & doc.keys():
-            return f"{len(doc['outbox'])} events that nothing will ever deliver"
+            return f"{len(doc['outbox'])} events without a due time"
     return ""
 
 
 def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:
-    rest = iter(items)
-    while some := list(islice(rest, BATCH)):
-        yield some
+    iterator = iter(items)
+    while batch := list(islice(iterator, BATCH)):
+        yield batch

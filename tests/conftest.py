@@ -1,4 +1,4 @@
-"""A real mongod for the whole session and, from the first test that asks for it, a real RabbitMQ; all xdist workers share them.
+"""A real mongod for the whole session and, from the first test that needs it, a real RabbitMQ; all xdist workers share them.
 
 Every test has a database of its own.
 """
@@ -17,13 +17,14 @@ import pytest
 from pymongo import MongoClient
 
 from app.config import Settings
-from app.main import Runtime, create_app, runtime
+from app.main import create_app, runtime
+from app.runtime import Runtime
 from app.storage.embedded_mongod import Mongod
 from tests import session_broker
 from tests.session_broker import SessionBroker
 from tools.cluster import rabbitmq
 
-# How long something takes on a busy machine says nothing about it.
+# A busy machine makes every example slow: do not limit their time.
 hypothesis.settings.register_profile("orderflow", deadline=None)
 hypothesis.settings.load_profile("orderflow")
 
@@ -48,20 +49,20 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_configure_node(node) -> None:
-    """xdist: tell each worker where database and broker are."""
+    """xdist: pass the addresses of database and broker to each worker."""
     node.workerinput["mongodb_uri"] = node.config.stash[MONGOD][0].uri
     node.workerinput["broker"] = broker_of(node.config)
 
 
 def broker_of(config: pytest.Config) -> tuple[str, str]:
-    """Where the session's RabbitMQ will answer, and the pipe to ask for it; nothing where none is installed."""
+    """The URL of the session's RabbitMQ, and the pipe that requests its start; empty if it is not installed."""
     if BROKER not in config.stash:
         return "", ""
     return config.stash[BROKER].url, str(config.stash[BROKER].requests)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put long tests at the beginning of each worker's share: else the others have nothing to do while the last ones run."""
+    """Put long tests at the beginning of each worker's share: otherwise the others idle while the last ones run."""
     workers = getattr(config, "workerinput", {}).get("workercount", 1)
     first = [item for item in items if item.get_closest_marker("long")]
     rest = [item for item in items if not item.get_closest_marker("long")]
@@ -114,7 +115,7 @@ def bus_url(request: pytest.FixtureRequest, rabbit_installed: None) -> str:
 
 @pytest.fixture
 def bus_prefix(bus_url: str) -> Iterator[str]:
-    """What the test's own queues are called by; they go when it ends."""
+    """The prefix of the test's own queues, which are deleted when it ends."""
     prefix = f"test-{uuid4().hex}"
     yield prefix
     with kombu.Connection(bus_url) as connection:
@@ -126,14 +127,14 @@ def bus_prefix(bus_url: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def mongo(mongodb_uri: str) -> Iterator[MongoClient]:
-    """A client to look at what was stored."""
+    """A client that reads what was stored."""
     with MongoClient(mongodb_uri, tz_aware=True) as client:
         yield client
 
 
 @pytest.fixture
 def settings(mongodb_uri: str, mongo: MongoClient) -> Iterator[Settings]:
-    """Settings with a database of the test's own, and times short enough to see a sweep."""
+    """Settings with a database of the test's own, and intervals short enough to see a sweep."""
     name = f"test_{uuid4().hex}"
     yield Settings(
         mongodb_uri=mongodb_uri,
@@ -150,13 +151,13 @@ def settings(mongodb_uri: str, mongo: MongoClient) -> Iterator[Settings]:
 
 @pytest.fixture
 def database(settings: Settings, mongo: MongoClient):
-    """The test's own database, to look into."""
+    """The test's own database."""
     return mongo[settings.database]
 
 
 @pytest.fixture
 def app(settings: Settings) -> Iterator:
-    """The application, its collections prepared, its threads not started."""
+    """The application with prepared collections; its threads are not started."""
     made = create_app(settings)
     runtime(made).prepare()
     yield made
@@ -165,7 +166,7 @@ def app(settings: Settings) -> Iterator:
 
 @pytest.fixture
 def running(app) -> Runtime:
-    """The application's background work, started."""
+    """The started runtime of the application."""
     started = runtime(app)
     started.start()
     return started
@@ -173,27 +174,27 @@ def running(app) -> Runtime:
 
 @pytest.fixture
 def client(app):
-    """HTTP to an application whose background work is not started."""
+    """A client of the application, whose background work is not started."""
     return app.test_client()
 
 
 @pytest.fixture
 def live(app, running):
-    """HTTP to an application that works."""
+    """A client of the running application."""
     return app.test_client()
 
 
 @pytest.fixture
 def eventually() -> Callable:
-    """Wait until `look()` gives something true, and return it; fail after 15 s."""
+    """Wait until `check()` returns something true, and return it; fail after 15 s."""
 
-    def wait(look: Callable, seconds: float = 15.0):
+    def wait(check: Callable, seconds: float = 15.0):
         ends = time.monotonic() + seconds
         while True:
-            seen = look()
-            if seen:
-                return seen
-            assert time.monotonic() < ends, f"never came true: {look}"
+            result = check()
+            if result:
+                return result
+            assert time.monotonic() < ends, f"never came true: {check}"
             time.sleep(0.01)
 
     return wait
@@ -204,13 +205,13 @@ NEW_ORDER = {"userId": "user-7", "productId": "1", "productName": "Espresso mach
 
 @pytest.fixture
 def new_order() -> Callable[..., dict]:
-    """The body of a new order that will be captured, with changes."""
+    """Makes the body of a new order whose payment is captured, with changes."""
     return lambda **changes: {**NEW_ORDER, **changes}
 
 
 @pytest.fixture
 def place(new_order) -> Callable[..., str]:
-    """Place an order and tell its id."""
+    """Place an order and return its id."""
 
     def post(client, **changes) -> str:
         answer = client.post("/orders", json=new_order(**changes))

@@ -1,8 +1,8 @@
-"""What is stored, compared without reading it here."""
+"""Compares what is stored without reading it."""
 
 from pymongo.collection import Collection
 
 
 def hash_of(collection: Collection) -> str:
-    """A hash of every document of a collection, which mongod computes."""
+    """A hash of all documents of a collection, computed by mongod."""
     return collection.database.command("dbHash", collections=[collection.name])["collections"][collection.name]

@@ -1,4 +1,4 @@
-"""Settings: defaults that run, the environment's names, and wrong values told of all at once."""
+"""Settings: their defaults, their names in the environment, and invalid values, which are all reported at once."""
 
 import re
 from dataclasses import FrozenInstanceError, fields
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.config import FOREIGN_NAMES, BadSettings, Settings, env_name, foreign_names
+from app.config import ALIASES, BadSettings, Settings, alias_warning, env_name
 
 EXAMPLE = Path(__file__).parents[1] / ".env.example"
 # Read by the server's own configuration or by the embedded database, not by Settings.
@@ -14,7 +14,7 @@ ELSEWHERE = {"MONGOD", "WEB_CONCURRENCY", "WORKER_CLASS", "EDGE_NETWORK"}
 # Read by the libraries that they are named after.
 FOREIGN = "OTEL_"
 
-# Where adding one, or a hundredth, to the default would not do.
+# Values for settings whose default cannot be changed by adding one, or a hundredth.
 OTHER = {
     "bind": "::1",
     "forwarded_allow_ips": "10.0.0.0/8, 192.0.2.7",
@@ -32,7 +32,7 @@ OTHER = {
     "simulated_demonstrations": "off",
     "simulated_unknown_product": "capture",
 }
-# What goes together goes together.
+# These belong together.
 IDENTITY = {
     "AUTH_JWT_ALGORITHM": "HS256",
     "AUTH_JWT_KEY": "a key of 32 bytes, neither more or less",
@@ -61,8 +61,8 @@ def text_of(value):
     return str(int(value)) if isinstance(value, bool) else str(value)
 
 
-def complaints(**environ: str) -> list[str]:
-    """What reading these settings complains of, a sentence each."""
+def errors_of(**environ: str) -> list[str]:
+    """The sentences of the error that reading these settings raises."""
     with pytest.raises(BadSettings) as caught:
         Settings.read(environ)
     return str(caught.value).splitlines()
@@ -72,7 +72,7 @@ def test_an_empty_environment_gives_the_defaults():
     assert Settings.read({}) == Settings()
 
 
-def test_the_defaults_suit_a_laptop():
+def test_the_defaults_are_for_one_machine():
     settings = Settings()
     assert (settings.port, settings.bind, settings.mongodb_uri) == (7000, "127.0.0.1", None)
     assert settings.data == Path(".orderflow")
@@ -107,36 +107,36 @@ def test_space_around_a_value_is_not_part_of_it():
     assert (settings.port, settings.mongodb_uri) == (7311, "mongodb://there")
 
 
-def test_every_environment_name_is_said_once():
+def test_every_environment_name_is_unique():
     names = [env_name(field.name) for field in fields(Settings)]
     assert len(set(names)) == len(names)
     assert {"PORT", "BIND", "MONGODB_URI", "MONGODB_DATABASE", "ORDERFLOW_DATA", "LOG_FORMAT"} <= set(names)
 
 
-def test_other_names_in_the_environment_mean_nothing():
+def test_other_names_in_the_environment_are_ignored():
     assert Settings.read({"DATA": "/elsewhere", "DATABASE": "other", "port": "1", "HOME": "/root"}) == Settings()
 
 
-FOREIGN_VALUES = {"PORT": "7311", "MONGODB_URI": "mongodb://there/", "BUS_URL": "amqp://there"}
+ALIAS_VALUES = {"PORT": "7311", "MONGODB_URI": "mongodb://there/", "BUS_URL": "amqp://there"}
 
 
-@pytest.mark.parametrize(("theirs", "ours"), FOREIGN_NAMES.items())
-def test_another_programs_name_for_a_setting_is_named_with_ours(theirs, ours):
-    value = FOREIGN_VALUES.get(ours, "hunter2")
-    said = foreign_names({theirs: value, "REDIS_URL": "redis://there"})
-    assert said == f"Some variables in the environment are not read: set {ours} instead of {theirs}"
-    assert ours in {env_name(field.name) for field in fields(Settings)} | ELSEWHERE
-    assert foreign_names({theirs: value, ours: value}) == ""
-    assert foreign_names({theirs: value, f"{ours}_FILE": "/there"}) == ""
-    assert foreign_names({theirs: ""}) == ""
+@pytest.mark.parametrize(("alias", "name"), ALIASES.items())
+def test_an_alias_of_a_setting_is_reported_with_the_name(alias, name):
+    value = ALIAS_VALUES.get(name, "hunter2")
+    warning = alias_warning({alias: value, "REDIS_URL": "redis://there"})
+    assert warning == f"Some variables in the environment are not read: set {name} instead of {alias}"
+    assert name in {env_name(field.name) for field in fields(Settings)} | ELSEWHERE
+    assert alias_warning({alias: value, name: value}) == ""
+    assert alias_warning({alias: value, f"{name}_FILE": "/there"}) == ""
+    assert alias_warning({alias: ""}) == ""
 
 
 @pytest.mark.parametrize(
     "environ",
     [{"API_PORT": "tcp://10.0.0.1:80"}, {"DATABASE_URL": "postgres://there"}, {"BROKER_URL": "redis://there"}],
 )
-def test_what_is_meant_for_another_program_is_not_named(environ):
-    assert foreign_names(environ) == ""
+def test_a_variable_of_another_program_is_not_reported(environ):
+    assert alias_warning(environ) == ""
 
 
 @pytest.mark.parametrize(
@@ -155,12 +155,12 @@ def test_settings_cannot_be_changed():
 @pytest.mark.parametrize("field", [f for f in fields(Settings) if f.type in (int, float)], ids=lambda f: f.name)
 @pytest.mark.parametrize("text", ["many", "1,5", "0x10", "--1"])
 def test_a_malformed_number_is_refused_by_name(field, text):
-    [complaint] = complaints(**{env_name(field.name): text})
-    assert complaint == f"{env_name(field.name)} must be a number"
+    [error] = errors_of(**{env_name(field.name): text})
+    assert error == f"{env_name(field.name)} must be a number"
 
 
 def test_a_whole_number_has_no_fraction():
-    assert complaints(PORT="70.5") == ["PORT must be a number"]
+    assert errors_of(PORT="70.5") == ["PORT must be a number"]
 
 
 @pytest.mark.parametrize(
@@ -195,40 +195,40 @@ def test_a_whole_number_has_no_fraction():
     ],
 )
 def test_a_value_out_of_range_is_refused(name, value):
-    [complaint] = complaints(**{name: value})
-    assert name in complaint or (name.startswith("SIMULATED_") and "SIMULATED_" in complaint)
+    [error] = errors_of(**{name: value})
+    assert name in error or (name.startswith("SIMULATED_") and "SIMULATED_" in error)
 
 
 @pytest.mark.parametrize("field", [f for f in fields(Settings) if f.type is float], ids=lambda f: f.name)
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf"])
 def test_a_time_that_is_no_time_is_refused(field, text):
-    assert complaints(**{env_name(field.name): text})
+    assert errors_of(**{env_name(field.name): text})
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("PORT", "0"), ("PORT", "65535"), ("PAYMENT_THREADS", "1"), ("PAYMENT_THREADS", "512")]
 )
-def test_the_ends_of_a_range_belong_to_it(name, value):
+def test_the_limits_of_a_range_are_valid(name, value):
     assert getattr(Settings.read({name: value}), name.lower()) == int(value)
 
 
 def test_percentages_may_not_exceed_a_hundred_together():
     names = ("SIMULATED_FAIL_PERCENT", "SIMULATED_TIMEOUT_BEFORE_PERCENT", "SIMULATED_TIMEOUT_AFTER_PERCENT")
     Settings.read(dict(zip(names, ("40", "30", "30"), strict=True)))
-    assert len(complaints(**dict(zip(names, ("40", "30", "31"), strict=True)))) == 1
+    assert len(errors_of(**dict(zip(names, ("40", "30", "31"), strict=True)))) == 1
 
 
-def test_a_payment_lease_outlasts_the_call_and_two_database_deadlines():
+def test_a_payment_lease_is_longer_than_the_call_and_two_database_deadlines():
     times = {"PAYMENT_TIMEOUT": "3", "BACKGROUND_DEADLINE": "2"}
     assert Settings.read({**times, "PAYMENT_LEASE": "7.1"}).payment_lease == 7.1
-    [complaint] = complaints(**times, PAYMENT_LEASE="7")
-    assert "PAYMENT_LEASE" in complaint
-    assert "PAYMENT_TIMEOUT" in complaint
+    [error] = errors_of(**times, PAYMENT_LEASE="7")
+    assert "PAYMENT_LEASE" in error
+    assert "PAYMENT_TIMEOUT" in error
 
 
 def test_a_longer_call_needs_a_longer_lease():
-    [complaint] = complaints(PAYMENT_TIMEOUT="25")
-    assert "PAYMENT_LEASE" in complaint
+    [error] = errors_of(PAYMENT_TIMEOUT="25")
+    assert "PAYMENT_LEASE" in error
 
 
 def test_settings_made_in_code_follow_the_same_rules():
@@ -236,22 +236,22 @@ def test_settings_made_in_code_follow_the_same_rules():
         Settings(port=70000)
 
 
-def test_all_malformed_values_are_told_of_together():
-    told = complaints(PORT="http", PAYMENT_THREADS="some", RELAY_LEASE="long")
-    assert {line.split()[0] for line in told} == {"PORT", "PAYMENT_THREADS", "RELAY_LEASE"}
+def test_all_malformed_values_are_reported_together():
+    errors = errors_of(PORT="http", PAYMENT_THREADS="some", RELAY_LEASE="long")
+    assert {line.split()[0] for line in errors} == {"PORT", "PAYMENT_THREADS", "RELAY_LEASE"}
 
 
-def test_all_values_out_of_range_are_told_of_together():
-    told = complaints(PORT="70000", LOG_FORMAT="xml", LOG_LEVEL="loud", PAYMENT_TRIES="0")
-    assert {line.split()[0] for line in told} == {"PORT", "LOG_FORMAT", "LOG_LEVEL", "PAYMENT_TRIES"}
+def test_all_values_out_of_range_are_reported_together():
+    errors = errors_of(PORT="70000", LOG_FORMAT="xml", LOG_LEVEL="loud", PAYMENT_TRIES="0")
+    assert {line.split()[0] for line in errors} == {"PORT", "LOG_FORMAT", "LOG_LEVEL", "PAYMENT_TRIES"}
 
 
-def test_malformed_values_and_values_out_of_range_are_told_of_together():
-    told = complaints(PORT="http", LOG_FORMAT="xml")
-    assert {line.split()[0] for line in told} == {"PORT", "LOG_FORMAT"}
+def test_malformed_values_and_values_out_of_range_are_reported_together():
+    errors = errors_of(PORT="http", LOG_FORMAT="xml")
+    assert {line.split()[0] for line in errors} == {"PORT", "LOG_FORMAT"}
 
 
-def test_a_secret_may_lie_in_a_file(tmp_path):
+def test_a_secret_may_be_in_a_file(tmp_path):
     secret = tmp_path / "uri"
     secret.write_text("mongodb://user:hunter2@there\n")
     assert Settings.read({"MONGODB_URI_FILE": str(secret)}).mongodb_uri == "mongodb://user:hunter2@there"
@@ -270,15 +270,15 @@ def test_an_empty_file_counts_as_not_set(tmp_path):
     assert Settings.read({"MONGODB_URI_FILE": str(secret)}) == Settings()
 
 
-def test_a_file_that_cannot_be_read_is_told_of(tmp_path):
-    [complaint] = complaints(MONGODB_URI_FILE=str(tmp_path / "nowhere"))
-    assert complaint == "MONGODB_URI_FILE cannot be read: No such file or directory"
+def test_a_file_that_cannot_be_read_is_reported(tmp_path):
+    [error] = errors_of(MONGODB_URI_FILE=str(tmp_path / "nowhere"))
+    assert error == "MONGODB_URI_FILE cannot be read: No such file or directory"
 
 
-def test_no_complaint_tells_a_secret(tmp_path):
+def test_no_error_contains_a_secret(tmp_path):
     secret = tmp_path / "port"
     secret.write_text("hunter2")
-    assert "hunter2" not in "".join(complaints(PORT_FILE=str(secret), LOG_FORMAT=""))
+    assert "hunter2" not in "".join(errors_of(PORT_FILE=str(secret), LOG_FORMAT=""))
 
 
 def test_the_example_names_every_name_there_is_and_no_other():
@@ -296,15 +296,15 @@ def test_the_example_shows_the_defaults():
 
 
 @pytest.mark.parametrize("missing", IDENTITY)
-def test_what_identity_needs_goes_together(missing):
-    [complaint] = complaints(**{name: value for name, value in IDENTITY.items() if name != missing})
-    assert "go together" in complaint
+def test_the_settings_of_authentication_belong_together(missing):
+    [error] = errors_of(**{name: value for name, value in IDENTITY.items() if name != missing})
+    assert "belong together" in error
 
 
 @pytest.mark.parametrize("algorithm", ["none", "None", "HS1", "RS", "ES256K", "hs256", "dir"])
 def test_an_algorithm_that_is_not_sound_is_refused(algorithm):
-    [complaint] = complaints(**{**IDENTITY, "AUTH_JWT_ALGORITHM": algorithm})
-    assert "AUTH_JWT_ALGORITHM" in complaint
+    [error] = errors_of(**{**IDENTITY, "AUTH_JWT_ALGORITHM": algorithm})
+    assert "AUTH_JWT_ALGORITHM" in error
 
 
 @pytest.mark.parametrize(
@@ -320,9 +320,9 @@ def test_an_algorithm_that_is_not_sound_is_refused(algorithm):
         ("ALLOW_UNSAFE", "no_identity,all"),
     ],
 )
-def test_a_value_that_means_nothing_is_refused(name, value):
-    [complaint] = complaints(**{name: value})
-    assert name in complaint
+def test_a_malformed_value_is_refused(name, value):
+    [error] = errors_of(**{name: value})
+    assert name in error
 
 
 @pytest.mark.parametrize(
@@ -344,17 +344,17 @@ LOOPBACK = ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"]
 
 @pytest.mark.parametrize("name", ["BIND", "PUBLISHED_ON"])
 @pytest.mark.parametrize("address", PUBLIC)
-def test_nobody_is_let_in_unasked_from_elsewhere(name, address):
-    [complaint] = complaints(**{name: address})
-    assert complaint.count("\n") == 0
-    assert address in complaint
-    assert "ALLOW_UNSAFE=no_identity" in complaint
+def test_other_machines_need_authentication(name, address):
+    [error] = errors_of(**{name: address})
+    assert error.count("\n") == 0
+    assert address in error
+    assert "ALLOW_UNSAFE=no_identity" in error
     assert Settings.read({name: address, "ALLOW_UNSAFE": "no_identity"}).allows("no_identity")
     assert Settings.read({name: address, **IDENTITY}).identity
 
 
 @pytest.mark.parametrize("address", LOOPBACK)
-def test_this_machine_may_come_in_unasked(address):
+def test_this_machine_needs_no_authentication(address):
     assert not Settings.read({"BIND": address}).identity
     assert not Settings.read({"BIND": "0.0.0.0", "PUBLISHED_ON": address}).identity
 
@@ -363,20 +363,20 @@ def test_this_machine_may_come_in_unasked(address):
     "userinfo",
     ["app:password", "app:PassWord", "app:admin", "orderflow:orderflow", "app:p%61ssword", "app:app", "app:"],
 )
-def test_a_password_that_everybody_tries_first_is_refused(userinfo):
+def test_a_well_known_password_is_refused(userinfo):
     uri = f"mongodb://{userinfo}@db.example:27017/?replicaSet=rs0"
-    [complaint] = complaints(MONGODB_URI=uri)
-    assert "ALLOW_UNSAFE=default_password" in complaint
-    assert userinfo not in complaint
+    [error] = errors_of(MONGODB_URI=uri)
+    assert "ALLOW_UNSAFE=default_password" in error
+    assert userinfo not in error
     assert Settings.read({"MONGODB_URI": uri, "ALLOW_UNSAFE": "default_password"}).mongodb_uri == uri
 
 
 @pytest.mark.parametrize("uri", ["mongodb://db.example", "mongodb://app:7f3a9c@db.example", "mongodb://app@db.example"])
-def test_other_passwords_and_none_are_let_through(uri):
+def test_other_passwords_and_none_are_accepted(uri):
     assert Settings.read({"MONGODB_URI": uri}).mongodb_uri == uri
 
 
-def test_settings_that_are_shown_tell_no_secret():
+def test_the_representation_of_settings_contains_no_secret():
     secret = {**IDENTITY, "MONGODB_URI": "mongodb://app:7f3a9c-canary@db.example", "AUTH_JWT_KEY": "canary" * 8}
     shown = repr(Settings.read(secret))
     assert "canary" not in shown

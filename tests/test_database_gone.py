@@ -1,4 +1,4 @@
-"""The database dies, hangs or is not there yet: every answer says so, and all is well when it is back."""
+"""The database dies, hangs or has not started: every answer is 503, and everything works when it is back."""
 
 import shutil
 import socket
@@ -24,14 +24,14 @@ UNKNOWN = "692000000000000000000000"
 
 @pytest.fixture
 def port():
-    """A port where nobody listens."""
+    """A port on which nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return free.getsockname()[1]
 
 
 @pytest.fixture
 def mongod(port):
-    """A mongod of the test's own, not started; gone at the end even if it hangs."""
+    """A mongod of the test's own, not started; killed at the end even if it hangs."""
     folder = Path(tempfile.mkdtemp(prefix="orderflow-gone-", dir=MEMORY if MEMORY.is_dir() else None))
     own = Mongod(folder, port=port)
     yield own
@@ -42,7 +42,7 @@ def mongod(port):
 
 @pytest.fixture
 def serve(settings, mongod):
-    """The application with its database there, whether it runs or not, and times short enough to see a rescue."""
+    """The application with this mongod, whether it runs or not, and short deadlines."""
     changed = replace(
         settings,
         mongodb_uri=mongod.uri,
@@ -67,7 +67,7 @@ def serve(settings, mongod):
 
 @contextmanager
 def killed(mongod):
-    """No process, and nobody listens."""
+    """The process has ended."""
     mongod.kill()
     yield
     mongod.start()
@@ -75,7 +75,7 @@ def killed(mongod):
 
 @contextmanager
 def frozen(mongod):
-    """The process is there and takes connections, but says nothing."""
+    """The process accepts connections but does not answer."""
     process = psutil.Process(mongod.pid)
     process.suspend()
     try:
@@ -90,7 +90,7 @@ def state_of(thread):
     return (thread / "stat").read_text().rpartition(")")[2].split()[0]
 
 
-every_way = pytest.mark.parametrize("gone", [killed, frozen])
+every_outage = pytest.mark.parametrize("outage", [killed, frozen])
 
 
 def ready(client):
@@ -111,8 +111,8 @@ def check_unavailable(answer):
     assert not any(word in answer.text for word in ("127.0.0.1", "mongo", "Traceback", "Error"))
 
 
-def asks(new_order, order_id):
-    """One request to each route that needs the database."""
+def requests_to_all_routes(new_order, order_id):
+    """A request to each route that needs the database."""
     return [
         lambda client: client.post("/orders", json=new_order()),
         lambda client: client.put("/orders", json={"orderId": order_id, "orderStatus": "Cancelled"}),
@@ -124,46 +124,54 @@ def asks(new_order, order_id):
     ]
 
 
-@every_way
-def test_every_route_says_so_while_it_is_gone_and_works_when_it_is_back(
-    mongod, serve, gone, new_order, place, eventually
+@every_outage
+def test_every_route_answers_503_during_an_outage_and_works_afterwards(
+    mongod, serve, outage, new_order, place, eventually
 ):
     mongod.start()
     client = serve()
     eventually(ready(client))
     order_id = place(client)
     eventually(settled(client, order_id, "Success"))
-    with gone(mongod):
-        for ask in asks(new_order, order_id):
-            check_unavailable(ask(client))
+    with outage(mongod):
+        for send in requests_to_all_routes(new_order, order_id):
+            check_unavailable(send(client))
         assert client.get("/readyz").status_code == 503
         assert client.get("/readyz").get_json() == {"ok": False}
         assert client.get("/healthz").status_code == 200
     eventually(ready(client), 60)
-    assert [ask(client).status_code for ask in asks(new_order, order_id)] == [201, 200, 200, 200, 200, 409, 404]
+    assert [send(client).status_code for send in requests_to_all_routes(new_order, order_id)] == [
+        201,
+        200,
+        200,
+        200,
+        200,
+        409,
+        404,
+    ]
     assert client.get(f"/orders/status/{order_id}").get_json()["orderStatus"] == "Cancelled"
 
 
-@every_way
-def test_orders_taken_before_settle_when_it_is_back(mongod, serve, gone, place, eventually):
+@every_outage
+def test_orders_from_before_an_outage_settle_after_it(mongod, serve, outage, place, eventually):
     mongod.start()
     # Slow enough that no payment is done when the database goes.
     client = serve(simulated_latency_ms=700)
     eventually(ready(client))
-    wanted = {place(client, productId=product): status for product, status in (("1", "Success"), ("2", "Declined"))}
-    with gone(mongod):
-        check_unavailable(client.get(f"/orders/one/{min(wanted)}"))
+    expected = {place(client, productId=product): status for product, status in (("1", "Success"), ("2", "Declined"))}
+    with outage(mongod):
+        check_unavailable(client.get(f"/orders/one/{min(expected)}"))
     eventually(ready(client), 60)
-    for order_id, order_status in wanted.items():
+    for order_id, order_status in expected.items():
         eventually(settled(client, order_id, order_status), 60)
 
 
-@every_way
-def test_what_needs_no_database_is_answered_as_ever(mongod, serve, gone, eventually):
+@every_outage
+def test_routes_without_the_database_work_during_an_outage(mongod, serve, outage, eventually):
     mongod.start()
     client = serve()
     eventually(ready(client))
-    with gone(mongod):
+    with outage(mongod):
         assert client.post("/orders", json={}).status_code == 422
         assert client.post("/orders", data="{", content_type="application/json").status_code == 400
         assert client.put("/orders", data="x").status_code == 415
@@ -175,20 +183,24 @@ def test_what_needs_no_database_is_answered_as_ever(mongod, serve, gone, eventua
         assert client.get("/metrics").status_code == 200
 
 
-def test_a_crowd_is_answered_too_while_it_hangs(mongod, serve, new_order, place, eventually):
+def test_many_clients_are_answered_while_the_database_hangs(mongod, serve, new_order, place, eventually):
     mongod.start()
     client = serve()
     eventually(ready(client))
     order_id = place(client)
     with frozen(mongod), ThreadPoolExecutor(48) as crowd:
-        answers = crowd.map(lambda ask: ask(client.application.test_client()), asks(new_order, order_id) * 8)
+        answers = crowd.map(
+            lambda send: send(client.application.test_client()), requests_to_all_routes(new_order, order_id) * 8
+        )
         for answer in answers:
             check_unavailable(answer)
     eventually(ready(client), 60)
     assert client.get(f"/orders/one/{order_id}").status_code == 200
 
 
-def test_a_server_that_was_there_before_it_works_once_it_is(mongod, serve, new_order, place, eventually):
+def test_a_server_that_starts_before_the_database_works_once_it_has_started(
+    mongod, serve, new_order, place, eventually
+):
     client = serve()
     assert client.get("/readyz").status_code == 503
     assert client.get("/healthz").status_code == 200
@@ -199,7 +211,7 @@ def test_a_server_that_was_there_before_it_works_once_it_is(mongod, serve, new_o
     eventually(settled(client, place(client), "Success"), 60)
 
 
-def test_a_server_that_never_saw_it_can_be_stopped(settings, port):
+def test_a_server_without_a_database_can_be_stopped(settings, port):
     app = create_app(replace(settings, mongodb_uri=f"mongodb://127.0.0.1:{port}/?replicaSet=orderflow"))
     runtime(app).start()
     stopping = threading.Thread(target=runtime(app).stop)

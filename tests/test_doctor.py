@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from bson import ObjectId
@@ -15,7 +16,7 @@ LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 def doctor(settings):
-    """A doctor who gives work a minute."""
+    """A doctor with a grace period of a minute."""
     database = Database(settings.mongodb_uri, settings.database)
     yield Doctor(*(database.collection(name, 5.0) for name in ("orders", "payments", "ledger")), 60.0)
     database.close()
@@ -23,7 +24,7 @@ def doctor(settings):
 
 @pytest.fixture
 def paid(app, settings, place, eventually, database):
-    """The ids of a paid order, a declined and a cancelled one; nothing works any more by then."""
+    """The ids of a paid order, a declined and a cancelled one; all work is finished by then."""
     at_work = create_app(settings)
     runtime(at_work).start()
     client = at_work.test_client()
@@ -99,31 +100,31 @@ def same_key(database, order_id):
 EVENT = {"type": "PaymentVoided", "event_id": "e"}
 DAMAGE = {
     "an order without its amount": (
-        "format",
+        "document format",
         lambda db, one: db.orders.update_one({"_id": ObjectId(one)}, {"$unset": {"total": ""}}),
     ),
     "an order whose time has another name": (
-        "format",
+        "document format",
         lambda db, one: db.orders.update_one({"_id": ObjectId(one)}, {"$rename": {"createdAt": "created_at"}}),
     ),
-    "an order whose time is text": ("format", lambda db, one: order(db, one, createdAt="2020-01-01")),
-    "an order whose amount is text": ("format", lambda db, one: order(db, one, total="RM 99")),
+    "an order whose time is text": ("document format", lambda db, one: order(db, one, createdAt="2020-01-01")),
+    "an order whose amount is text": ("document format", lambda db, one: order(db, one, total="RM 99")),
     "a payment without its status": (
-        "format",
+        "document format",
         lambda db, one: db.payments.update_one({"_id": one}, {"$unset": {"status": ""}}),
     ),
-    "an order stuck while it is refunded": ("settled", stuck),
-    "an order nobody ever paid": ("settled", never_paid),
-    "two charges": ("one charge", second_charge),
-    "a charge in another currency": ("one charge", lambda db, one: charge(db, one, currency="USD")),
-    "a charge that went back": ("books", lambda db, one: charge(db, one, refunded=9900)),
-    "a charge that was never made": ("books", lambda db, one: charge(db, one, answer="voided")),
+    "an order stuck while it is refunded": ("settled in time", stuck),
+    "an order nobody ever paid": ("settled in time", never_paid),
+    "two charges": ("single charge", second_charge),
+    "a charge in another currency": ("single charge", lambda db, one: charge(db, one, currency="USD")),
+    "a charge that went back": ("ledger balance", lambda db, one: charge(db, one, refunded=9900)),
+    "a charge that was never made": ("ledger balance", lambda db, one: charge(db, one, answer="voided")),
     "a refund that was never made": (
-        "books",
+        "ledger balance",
         lambda db, one: order(db, one, refunds=[{"id": "r", "value": 100, "requested": "100 MYR", "at": LONG_AGO}]),
     ),
-    "a payment that says otherwise": ("agreement", lambda db, one: payment(db, one, status="Declined")),
-    "an order without its payment": ("agreement", lambda db, one: db.payments.delete_one({"_id": one})),
+    "a payment that says otherwise": ("payment status", lambda db, one: payment(db, one, status="Declined")),
+    "an order without its payment": ("payment status", lambda db, one: db.payments.delete_one({"_id": one})),
     "a gap in the timeline": (
         "timeline",
         lambda db, one: db.orders.update_one({"_id": ObjectId(one)}, {"$set": {"events.1.sequence": 3}}),
@@ -134,31 +135,31 @@ DAMAGE = {
             {"_id": ObjectId(one)}, {"$push": {"events": {"sequence": 2, "from": "Success", "to": "Success"}}}
         ),
     ),
-    "a step from elsewhere": (
+    "an entry from another state": (
         "timeline",
         lambda db, one: db.orders.update_one({"_id": ObjectId(one)}, {"$set": {"events.1.from": "Confirm"}}),
     ),
     "a state the timeline does not tell of": ("timeline", lambda db, one: order(db, one, orderStatus="Confirm")),
-    "two orders of one key": ("one key", same_key),
-    "an event due for an hour": ("delivered", lambda db, one: order(db, one, outbox=[EVENT], relayDue=LONG_AGO)),
-    "an event nobody will deliver": ("scheduled", lambda db, one: payment(db, one, outbox=[EVENT])),
-    "a payment due for an hour": ("delivered", lambda db, one: payment(db, one, dueAt=LONG_AGO)),
+    "two orders of one key": ("idempotency key", same_key),
+    "an event due for an hour": ("event delivery", lambda db, one: order(db, one, outbox=[EVENT], relayDue=LONG_AGO)),
+    "an event nobody will deliver": ("event schedule", lambda db, one: payment(db, one, outbox=[EVENT])),
+    "a payment due for an hour": ("event delivery", lambda db, one: payment(db, one, dueAt=LONG_AGO)),
     "a charge without its order": (
-        "no stray",
+        "no orphan",
         lambda db, one: db.ledger.insert_one(
             {**db.ledger.find_one(), "_id": "stray", "orderId": "0123456789abcdef01234567"}
         ),
     ),
     "a payment without its order": (
-        "no stray",
+        "no orphan",
         lambda db, one: db.payments.insert_one({**db.payments.find_one(), "_id": "0123456789abcdef01234567"}),
     ),
 }
 
 
-def test_a_healthy_database_has_no_finding(doctor, paid):
+def test_a_healthy_database_has_no_violation(doctor, paid):
     report = doctor.examine(paid, 0.0)
-    assert (report.orders, report.findings, report.attention, report.healthy) == (3, [], [], True)
+    assert (report.orders, report.violations, report.needs_operator, report.healthy) == (3, [], [], True)
 
 
 def test_an_empty_database_is_healthy(app, doctor):
@@ -169,29 +170,29 @@ def test_an_empty_database_is_healthy(app, doctor):
 def test_each_kind_of_damage_is_found_and_nothing_else(doctor, paid, lift, database, invariant, damage):
     damage(database, paid[0])
     report = doctor.examine(paid, 0.0)
-    assert [finding.invariant for finding in report.findings] == [invariant]
+    assert [finding.check for finding in report.violations] == [invariant]
     assert not report.healthy
 
 
 def test_an_acknowledged_order_that_is_gone_is_found(doctor, paid, database):
     database.orders.delete_one({"_id": ObjectId(paid[1])})
     report = doctor.examine(paid, 0.0)
-    found = {(finding.invariant, finding.order_id) for finding in report.findings}
-    assert found == {("acknowledged", paid[1]), ("no stray", paid[1])}
+    found = {(finding.check, finding.order_id) for finding in report.violations}
+    assert found == {("acknowledged order", paid[1]), ("no orphan", paid[1])}
 
 
-def test_collections_of_another_program_are_findings_and_no_failure(doctor, app, database, lift):
+def test_collections_of_another_program_are_violations_and_no_failure(doctor, app, database, lift):
     database.orders.insert_many([{"_id": "a word"}, {"_id": 7, "userId": "u", "created_at": LONG_AGO}, {}])
     database.payments.insert_many([{"_id": {"of": 1}}, {"_id": 2, "deadLetter": {"at": LONG_AGO}}])
     database.ledger.insert_one({"_id": 1})
     report = doctor.examine((), 0.0)
-    assert sorted(finding.invariant for finding in report.findings) == ["format"] * 3 + ["no stray"] * 3
-    assert {finding.order_id for finding in report.findings} >= {"a word", "7", "{'of': 1}"}
-    assert "lacks " in report.findings[0].detail
+    assert sorted(finding.check for finding in report.violations) == ["document format"] * 3 + ["no orphan"] * 3
+    assert {finding.order_id for finding in report.violations} >= {"a word", "7", "{'of': 1}"}
+    assert "lacks " in report.violations[0].detail
 
 
 def test_every_invariant_is_put_to_the_test():
-    assert {invariant for invariant, _ in DAMAGE.values()} | {"acknowledged"} == set(INVARIANTS)
+    assert {invariant for invariant, _ in DAMAGE.values()} | {"acknowledged order"} == set(INVARIANTS)
 
 
 def test_work_that_is_young_is_not_stuck(client, place, doctor):
@@ -199,13 +200,13 @@ def test_work_that_is_young_is_not_stuck(client, place, doctor):
     assert doctor.examine((), 0.0).healthy
 
 
-def test_what_rights_itself_within_the_pause_is_no_finding(doctor, paid, database, monkeypatch):
+def test_a_violation_that_ends_within_the_pause_does_not_count(doctor, paid, database, monkeypatch):
     order(database, paid[0], orderStatus="Confirm")
     monkeypatch.setattr("app.doctor.time.sleep", lambda _: order(database, paid[0], orderStatus="Success"))
     assert doctor.examine(paid, 1.0).healthy
 
 
-def test_what_waits_for_an_operator_is_told_and_is_no_violation(doctor, paid, database):
+def test_work_for_an_operator_is_reported_and_is_no_violation(doctor, paid, database):
     order(database, paid[0], paymentStatus="Unknown")
     database.orders.update_one({"_id": ObjectId(paid[0])}, {"$set": {"events.1.paymentStatus": "Unknown"}})
     payment(database, paid[0], status="Unknown", parked="nobody knows")
@@ -213,43 +214,43 @@ def test_what_waits_for_an_operator_is_told_and_is_no_violation(doctor, paid, da
     order(database, paid[1], deadLetter=letter, outbox=[EVENT])
     report = doctor.examine(paid, 0.0)
     assert report.healthy
-    assert [(told.invariant, told.order_id, told.detail) for told in report.attention] == [
-        ("parked", paid[0], "nobody knows"),
-        ("dead letters", paid[1], "poison"),
+    assert [(finding.check, finding.order_id, finding.detail) for finding in report.needs_operator] == [
+        ("parked payment", paid[0], "nobody knows"),
+        ("dead letter", paid[1], "poison"),
     ]
 
 
-def test_a_payment_an_operator_has_retried_is_no_disagreement_while_it_is_asked_for(doctor, paid, database):
-    """The order goes on to say Unknown until its payment has news."""
+def test_a_payment_that_an_operator_has_retried_may_differ_from_its_order(doctor, paid, database):
+    """The order says Unknown until its payment is settled."""
     order(database, paid[0], paymentStatus="Unknown")
     database.orders.update_one({"_id": ObjectId(paid[0])}, {"$set": {"events.1.paymentStatus": "Unknown"}})
     payment(database, paid[0], status="Processing", dueAt=datetime.now(UTC) + timedelta(seconds=30))
     report = doctor.examine(paid, 0.0)
-    assert report.findings == []
+    assert report.violations == []
 
 
 def test_the_command_prints_a_table_and_ends_well_on_a_healthy_database(app, paid):
-    told = app.test_cli_runner().invoke(args=["doctor", "--pause", "0"])
-    assert (told.exit_code, "3 orders examined" in told.output) == (0, True), told.output
+    result = app.test_cli_runner().invoke(args=["doctor", "--pause", "0"])
+    assert (result.exit_code, "3 orders examined" in result.output) == (0, True), result.output
     for invariant in INVARIANTS:
-        assert invariant in told.output
+        assert invariant in result.output
 
 
 def test_the_command_ends_with_1_on_a_violation(app, paid, database):
     charge(database, paid[0], refunded=9900)
-    told = app.test_cli_runner().invoke(args=["doctor", "--pause", "0"])
-    assert told.exit_code == 1
-    assert paid[0][:10] in told.output
+    result = app.test_cli_runner().invoke(args=["doctor", "--pause", "0"])
+    assert result.exit_code == 1
+    assert paid[0][:10] in result.output
 
 
 def test_the_command_prints_json(app, paid, database):
     runner = app.test_cli_runner()
-    told = json.loads(runner.invoke(args=["doctor", "--pause", "0", "--json"]).output)
-    assert told == {"orders": 3, "findings": [], "attention": [], "healthy": True}
+    result = json.loads(runner.invoke(args=["doctor", "--pause", "0", "--json"]).output)
+    assert result == {"orders": 3, "violations": [], "needs_operator": [], "healthy": True}
     charge(database, paid[0], refunded=9900)
-    told = runner.invoke(args=["doctor", "--pause", "0", "--json"])
-    [finding] = json.loads(told.output)["findings"]
-    assert (told.exit_code, finding["invariant"], finding["order_id"]) == (1, "books", paid[0])
+    result = runner.invoke(args=["doctor", "--pause", "0", "--json"])
+    [finding] = json.loads(result.output)["violations"]
+    assert (result.exit_code, finding["check"], finding["order_id"]) == (1, "ledger balance", paid[0])
 
 
 def test_the_command_checks_the_orders_that_were_acknowledged(app, paid, tmp_path):
@@ -258,20 +259,20 @@ def test_the_command_checks_the_orders_that_were_acknowledged(app, paid, tmp_pat
     runner = app.test_cli_runner()
     assert runner.invoke(args=["doctor", "--pause", "0", "--acknowledged", str(known)]).exit_code == 0
     known.write_text("\n".join([*paid, "0123456789abcdef01234567"]))
-    told = runner.invoke(args=["doctor", "--pause", "0", "--json", "--acknowledged", str(known)])
-    assert told.exit_code == 1
-    assert json.loads(told.output)["findings"] == [
-        {"invariant": "acknowledged", "order_id": "0123456789abcdef01234567", "detail": "is not stored"}
+    result = runner.invoke(args=["doctor", "--pause", "0", "--json", "--acknowledged", str(known)])
+    assert result.exit_code == 1
+    assert json.loads(result.output)["violations"] == [
+        {"check": "acknowledged order", "order_id": "0123456789abcdef01234567", "detail": "is not stored"}
     ]
 
 
 def test_a_word_that_is_no_id_among_the_acknowledged_is_refused_in_a_sentence(app, paid, tmp_path):
     known = tmp_path / "acknowledged"
     known.write_text("not an id\n")
-    told = app.test_cli_runner().invoke(args=["doctor", "--pause", "0", "--acknowledged", str(known)])
-    assert told.exit_code != 0
-    assert "not an id" in told.output
-    assert told.exception is None or isinstance(told.exception, SystemExit)
+    result = app.test_cli_runner().invoke(args=["doctor", "--pause", "0", "--acknowledged", str(known)])
+    assert result.exit_code != 0
+    assert "not an id" in result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
 
 
 def test_the_doctor_changes_nothing(doctor, paid, lift, database):
@@ -280,3 +281,8 @@ def test_the_doctor_changes_nothing(doctor, paid, lift, database):
     before = [list(database[name].find().sort("_id")) for name in ("orders", "payments", "ledger")]
     assert not doctor.examine(paid, 0.0).healthy
     assert [list(database[name].find().sort("_id")) for name in ("orders", "payments", "ledger")] == before
+
+
+def test_the_runbook_has_a_row_for_each_invariant():
+    runbook = (Path(__file__).parents[1] / "docs" / "operations.md").read_text()
+    assert [name for name, meaning in INVARIANTS.items() if f"| {name} | {meaning} |" not in runbook] == []

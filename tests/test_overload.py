@@ -1,4 +1,4 @@
-"""More than can be worked off: new orders are refused in time, and a provider that hangs holds up nobody else."""
+"""Overload: new orders are refused in time, and a provider that hangs delays no other payment."""
 
 import threading
 import time
@@ -14,40 +14,40 @@ from app.payments.providers import make
 pytestmark = pytest.mark.extended
 
 
-class Hanging:
-    """The simulated provider; calls for product "hangs" hang until it is well, those for "1" do not.
+class HangingProvider:
+    """The simulated provider. Calls for the product "hangs" hang until it has recovered; others do not.
 
-    While `failing`, whatever is asked is answered as out of order.
+    While `failing`, every charge is answered as not attempted.
     """
 
     def __init__(self, real):
         self._real = real
-        self.well = threading.Event()
+        self.recovered = threading.Event()
         self.failing = False
-        self.asked = 0
+        self.charges = 0
 
     def __getattr__(self, name):
         return getattr(self._real, name)
 
     def charge(self, call):
-        self.asked += 1
+        self.charges += 1
         if self.failing:
             return ProviderResponse(answer=ResponseCode.NOT_ATTEMPTED, reason="out of order")
         if call.product_id == "hangs":
-            self.well.wait(60)
+            self.recovered.wait(60)
         return self._real.charge(call)
 
 
 @pytest.fixture
-def hang(settings):
-    """Make an application at work with such a provider, and changed settings."""
+def start_app(settings):
+    """Start an application with such a provider and changed settings."""
     made = []
 
     def start(**changes):
         providers = []
 
         def provider(given, store):
-            providers.append(Hanging(make(given, store)))
+            providers.append(HangingProvider(make(given, store)))
             return providers[0]
 
         app = create_app(replace(settings, **changes), make_provider=provider)
@@ -58,17 +58,17 @@ def hang(settings):
 
     yield start
     for app, provider in made:
-        provider.well.set()
+        provider.recovered.set()
         runtime(app).stop()
 
 
 SHORT = {"payment_timeout": 0.4, "background_deadline": 2.0, "payment_lease": 4.6, "payment_tries": 1000}
 
 
-def test_new_orders_are_refused_while_too_many_wait_and_taken_again_after(
-    hang, new_order, eventually, database, refusals
+def test_new_orders_are_refused_while_too_many_wait_and_accepted_afterwards(
+    start_app, new_order, eventually, database, refusals
 ):
-    app, provider = hang(
+    app, provider = start_app(
         backlog_limit=5,
         payment_threads=1,
         simulated_unknown_product="capture",
@@ -94,7 +94,7 @@ def test_new_orders_are_refused_while_too_many_wait_and_taken_again_after(
     stored = database.orders.count_documents({})
     assert stored == len(accepted)
 
-    provider.well.set()
+    provider.recovered.set()
     eventually(lambda: post().status_code == 201, 30)
     eventually(lambda: database.orders.count_documents({"orderStatus": "Processing"}) == 0, 30)
     assert database.ledger.count_documents({"answer": "captured"}) >= len(accepted) - 1
@@ -102,12 +102,12 @@ def test_new_orders_are_refused_while_too_many_wait_and_taken_again_after(
 
 @pytest.fixture
 def refusals():
-    """An answer where it refuses."""
+    """The answer if it is a refusal, else None."""
     return lambda answer: answer if answer.status_code == 503 else None
 
 
-def test_a_provider_that_hangs_holds_up_neither_http_nor_other_payments(hang, place, eventually, database):
-    app, _ = hang(payment_threads=4, breaker_failures=1000, simulated_unknown_product="capture", **SHORT)
+def test_a_provider_that_hangs_delays_neither_http_nor_other_payments(start_app, place, eventually, database):
+    app, _ = start_app(payment_threads=4, breaker_failures=1000, simulated_unknown_product="capture", **SHORT)
     client = app.test_client()
     for _ in range(3):
         place(client, productId="hangs")
@@ -121,31 +121,31 @@ def test_a_provider_that_hangs_holds_up_neither_http_nor_other_payments(hang, pl
     assert database.payments.count_documents({"productId": "hangs", "status": "Processing"}) == 3
 
 
-def test_calls_that_hang_are_settled_as_unknown_and_give_their_lines_to_others(hang, place, eventually, database):
-    """All lines hang; the good order is paid for none the less, once they have timed out."""
-    app, provider = hang(payment_threads=2, breaker_failures=1000, simulated_unknown_product="capture", **SHORT)
+def test_calls_that_hang_are_settled_as_unknown_and_give_their_slots_to_others(start_app, place, eventually, database):
+    """All call slots hang; the good order is paid once the calls have timed out."""
+    app, provider = start_app(payment_threads=2, breaker_failures=1000, simulated_unknown_product="capture", **SHORT)
     client = app.test_client()
     for _ in range(2):
         place(client, productId="hangs")
-    eventually(lambda: provider.asked >= 2)
+    eventually(lambda: provider.charges >= 2)
     good = place(client)
     eventually(lambda: database.payments.count_documents({"_id": good, "status": "Captured"}))
-    provider.well.set()
+    provider.recovered.set()
     eventually(lambda: database.payments.count_documents({"status": "Captured"}) == 3, 30)
     assert database.ledger.count_documents({"answer": "captured"}) == 3
 
 
-def test_a_provider_that_fails_is_spared_and_found_well_again(hang, place, eventually, database):
-    app, provider = hang(breaker_failures=3, breaker_recovery=1.0, payment_tries=1000, payment_threads=2)
+def test_a_provider_that_fails_opens_the_circuit_breaker_until_it_recovers(start_app, place, eventually, database):
+    app, provider = start_app(breaker_failures=3, breaker_recovery=1.0, payment_tries=1000, payment_threads=2)
     provider.failing = True
     client = app.test_client()
     for _ in range(6):
         place(client)
-    guard = runtime(app).payments.worker._guard
+    guard = runtime(app).modules["payments"].worker._guard
     eventually(lambda: guard.open)
-    asked = provider.asked
+    charges = provider.charges
     threading.Event().wait(0.5)
-    assert provider.asked <= asked + 2
+    assert provider.charges <= charges + 2
     assert client.get("/readyz").status_code == 200
     provider.failing = False
     eventually(lambda: database.orders.count_documents({"orderStatus": "Success"}) == 6, 30)
@@ -153,20 +153,20 @@ def test_a_provider_that_fails_is_spared_and_found_well_again(hang, place, event
 
 
 def refuse_every_payment(database):
-    """Let the collection of payments refuse every insert, as a right that is missing would."""
-    kept = database.payments.options()["validator"]
+    """Make the collection of payments refuse every insert, as with a missing right. Returns a function that undoes it."""
+    validator = database.payments.options()["validator"]
     database.command("collMod", "payments", validator={"never": {"$exists": True}})
-    return lambda: database.command("collMod", "payments", validator=kept)
+    return lambda: database.command("collMod", "payments", validator=validator)
 
 
-def test_where_payments_refuses_everything_orders_are_turned_away_and_none_becomes_a_dead_letter(
+def test_where_payments_refuses_everything_new_orders_are_refused_and_none_becomes_a_dead_letter(
     settings, place, new_order, refusals, eventually, database
 ):
     app = create_app(replace(settings, backlog_limit=5, relay_tries=1))
     client, running = app.test_client(), runtime(app)
     running.prepare()
-    mend = refuse_every_payment(database)
-    # Accepted before anybody could know; handed on, and refused, as soon as the relay starts.
+    undo = refuse_every_payment(database)
+    # Accepted before a delivery has failed; delivered, and refused, as soon as the relay starts.
     accepted = [place(client) for _ in range(60)]
 
     def post():
@@ -176,54 +176,54 @@ def test_where_payments_refuses_everything_orders_are_turned_away_and_none_becom
         return answer
 
     try:
-        for module in (running.orders, running.payments):
+        for module in (running.modules["orders"], running.modules["payments"]):
             module.start()
         refused = eventually(lambda: refusals(post()), 30)
         assert (refused.status_code, refused.json["code"]) == (503, "overloaded")
         assert 1 <= int(refused.headers["Retry-After"]) <= 60
         eventually(lambda: database.orders.count_documents({"relayFailures": {"$exists": True}}) == len(accepted), 30)
-        # They wait for another try now, most of them not due: still nobody is let in.
+        # Now most of them wait for a retry and are not due: new orders are still refused.
         eventually(lambda: refusals(post()))
         assert database.orders.count_documents({"deadLetter": {"$exists": True}}) == 0
         assert client.get(f"/orders/one/{accepted[0]}").json["order"]["orderStatus"] == "Processing"
         assert 'orderflow_deliveries_failing{module="orders"} 1.0' in client.get("/metrics").text
-        mend()
+        undo()
         eventually(lambda: database.orders.count_documents({"orderStatus": "Success"}) == len(accepted), 40)
         eventually(lambda: post().status_code == 201, 30)
         eventually(lambda: database.orders.count_documents({"orderStatus": "Processing"}) == 0, 30)
         assert database.orders.count_documents({"deadLetter": {"$exists": True}}) == 0
         assert database.ledger.count_documents({"answer": "captured"}) == len(accepted)
     finally:
-        for module in (running.orders, running.payments):
+        for module in (running.modules["orders"], running.modules["payments"]):
             module.stop(10.0)
         running.stop()
 
 
-def waits_for_a_retry(now):
+def with_retry(now):
     return {"relayFailures": 3, "relayDue": now + timedelta(hours=1)}
 
 
-def dead(now):
+def with_dead_letter(now):
     return {"deadLetter": {"reason": "poison", "event_id": "e", "failures": 8, "at": now - timedelta(days=30)}}
 
 
 EVENTS = [{"type": "PaymentVoided", "event_id": "e", "sequence": 1}]
 UNFINISHED = {
     "an event that is due": ("orders", lambda now: {"relayDue": now - timedelta(seconds=5)}),
-    "an event to retry": ("orders", waits_for_a_retry),
-    "a dead letter": ("orders", dead),
+    "an event to retry": ("orders", with_retry),
+    "a dead letter": ("orders", with_dead_letter),
     "a payment that is due": ("payments", lambda now: {"dueAt": now - timedelta(seconds=5)}),
     "a payment to retry": ("payments", lambda now: {"dueAt": now + timedelta(hours=1)}),
     "a parked payment": ("payments", lambda now: {"status": "Unknown", "parked": "no answer"}),
     "a payment's event that is due": ("payments", lambda now: {"relayDue": now - timedelta(seconds=5)}),
-    "a payment's event to retry": ("payments", waits_for_a_retry),
-    "a payment's dead letter": ("payments", dead),
+    "a payment's event to retry": ("payments", with_retry),
+    "a payment's dead letter": ("payments", with_dead_letter),
 }
 
 
 @pytest.fixture
-def answered(settings, new_order):
-    """What a process that has just started, and looks at the backlog for the first time, answers to a new order."""
+def post_to_new_process(settings, new_order):
+    """Place an order in a process that has just started and checks the backlog for the first time."""
 
     def post(**changes):
         app = create_app(replace(settings, **changes))
@@ -236,12 +236,12 @@ def answered(settings, new_order):
 
 
 @pytest.fixture
-def under_way(app, client, place, database, eventually):
-    """Six orders with their payments, all on their way: events and payments are under lease. Returns the time."""
+def in_progress(app, client, place, database, eventually):
+    """Six orders with their payments, whose events and payments are under lease. Returns the time."""
     for _ in range(6):
         place(client)
     running = runtime(app)
-    running.orders.relay.deliver(running.orders.outbox.dequeue_local(128, 0))
+    running.modules["orders"].relay.deliver(running.modules["orders"].outbox.dequeue_local(128, 0))
     eventually(lambda: database.payments.count_documents({"status": "Captured"}) == 6)
     later = running.database.clock.now() + timedelta(hours=1)
     for collection in (database.orders, database.payments):
@@ -251,12 +251,12 @@ def under_way(app, client, place, database, eventually):
 
 
 @pytest.mark.parametrize(("module", "change"), UNFINISHED.values(), ids=UNFINISHED)
-def test_all_unfinished_work_counts_against_the_limit(under_way, answered, database, module, change):
+def test_all_unfinished_work_counts_against_the_limit(in_progress, post_to_new_process, database, module, change):
     collection = database[module]
-    unset = {"owner": ""} if "dueAt" in change(under_way) else {}
+    unset = {"owner": ""} if "dueAt" in change(in_progress) else {}
     three = [doc["_id"] for doc in collection.find({}, {"_id": 1}).limit(3)]
-    update = {"$set": change(under_way), **({"$unset": unset} if unset else {})}
+    update = {"$set": change(in_progress), **({"$unset": unset} if unset else {})}
     collection.update_many({"_id": {"$in": three}}, update)
-    assert answered(backlog_limit=4).status_code == 201
-    answer = answered(backlog_limit=3)
+    assert post_to_new_process(backlog_limit=4).status_code == 201
+    answer = post_to_new_process(backlog_limit=3)
     assert (answer.status_code, answer.json["code"]) == (503, "overloaded")

@@ -1,4 +1,4 @@
-"""How a server starts: where it may listen, what it says of its environment, what others cannot do to it meanwhile."""
+"""How a server starts: the addresses that it may listen on, what it reports, and what other users of the machine cannot do."""
 
 import os
 import re
@@ -15,7 +15,7 @@ import pytest
 from tools.cluster.servers import GUNICORN, Server
 
 ROOT = Path(__file__).parents[1]
-REFUSED = "Others can reach {} and nobody is asked who they are: set AUTH_JWT_… or ALLOW_UNSAFE=no_identity"
+REFUSED = "Other machines can reach {} without authentication: set AUTH_JWT_… or ALLOW_UNSAFE=no_identity"
 IDENTITY = {
     "AUTH_JWT_ALGORITHM": "HS256",
     "AUTH_JWT_KEY": "k" * 48,
@@ -23,14 +23,14 @@ IDENTITY = {
     "AUTH_JWT_AUDIENCE": "orderflow",
 }
 
-# What systemd does: it passes descriptor 3, and names the process that shall take it.
+# Does what systemd does: passes descriptor 3 and the id of the process that shall use it.
 SYSTEMD = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
 os.environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}
 os.execv(sys.argv[2], sys.argv[2:])
 """
-# Starts a program that may have no more than so many descriptors, and is given half of them unasked.
+# Starts a program with a hard limit of file descriptors, and a soft limit of half as many.
 LIMITED = """
 import os, resource, sys
 most = int(sys.argv[1])
@@ -43,7 +43,7 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as a
 
 @pytest.fixture
 def start(tmp_path):
-    """Run a server without a database until it listens or ends; what it has said, and its process."""
+    """Run a server without a database until it listens or ends; returns its output and its process."""
     started = []
 
     def start(command=(), pass_fds=(), **environ):
@@ -63,12 +63,12 @@ def start(tmp_path):
             text=True,
         )
         started.append(process)
-        said = []
+        output = []
         for line in process.stderr:
-            said.append(line)
+            output.append(line)
             if "Listening at" in line:
                 break
-        return "".join(said), process
+        return "".join(output), process
 
     yield start
     for process in started:
@@ -76,8 +76,8 @@ def start(tmp_path):
             process.terminate()
 
 
-def address(said):
-    return re.search(r"Listening at: (http\S+)", said)[1]
+def address(output):
+    return re.search(r"Listening at: (http\S+)", output)[1]
 
 
 @pytest.mark.parametrize(
@@ -91,82 +91,82 @@ def address(said):
     ],
 )
 def test_an_unsafe_address_from_gunicorns_command_line_is_refused_as_from_bind(start, arguments, host):
-    said, process = start(GUNICORN_CMD_ARGS=arguments)
-    assert "Listening" not in said
-    assert REFUSED.format(host) in said.splitlines()
+    output, process = start(GUNICORN_CMD_ARGS=arguments)
+    assert "Listening" not in output
+    assert REFUSED.format(host) in output.splitlines()
     assert process.wait(30) == 1
 
 
 @pytest.mark.parametrize("environ", [IDENTITY, {"ALLOW_UNSAFE": "no_identity"}, {"PUBLISHED_ON": "127.0.0.1"}])
-def test_where_it_is_allowed_gunicorns_command_line_counts(start, environ):
-    said, _ = start(GUNICORN_CMD_ARGS="--bind 0.0.0.0:0", **environ)
-    assert address(said).startswith("http://0.0.0.0:")
+def test_a_safe_address_from_gunicorns_command_line_is_used(start, environ):
+    output, _ = start(GUNICORN_CMD_ARGS="--bind 0.0.0.0:0", **environ)
+    assert address(output).startswith("http://0.0.0.0:")
 
 
 @pytest.mark.parametrize(("host", "starts"), [("127.0.0.1", True), ("0.0.0.0", False)])
-def test_a_socket_that_is_passed_is_judged_by_what_it_is_bound_to(start, host, starts):
+def test_a_socket_that_is_passed_is_checked_by_its_address(start, host, starts):
     with socket.create_server((host, 0)) as passed:
         number = passed.fileno()
-        said, _ = start(pass_fds=(number,), GUNICORN_CMD_ARGS=f"--bind fd://{number}")
-        assert ("Listening at" in said) == starts
-        assert (REFUSED.format(host) in said) != starts
+        output, _ = start(pass_fds=(number,), GUNICORN_CMD_ARGS=f"--bind fd://{number}")
+        assert ("Listening at" in output) == starts
+        assert (REFUSED.format(host) in output) != starts
 
 
 @pytest.mark.parametrize(("host", "starts"), [("127.0.0.1", True), ("0.0.0.0", False)])
-def test_a_socket_from_systemd_is_judged_by_what_it_is_bound_to(start, host, starts):
+def test_a_socket_from_systemd_is_checked_by_its_address(start, host, starts):
     with socket.create_server((host, 0)) as passed:
-        said, _ = start([sys.executable, "-c", SYSTEMD, str(passed.fileno())], pass_fds=(passed.fileno(),))
-        assert ("Listening at" in said) == starts
-        assert (REFUSED.format(host) in said) != starts
+        output, _ = start([sys.executable, "-c", SYSTEMD, str(passed.fileno())], pass_fds=(passed.fileno(),))
+        assert ("Listening at" in output) == starts
+        assert (REFUSED.format(host) in output) != starts
 
 
 @pytest.mark.parametrize("bind", ["::1", "[::1]", "127.0.0.1", "localhost"])
-def test_this_machine_is_listened_on_however_it_is_written(start, bind):
-    said, _ = start(BIND=bind)
-    assert httpx.get(f"{address(said)}/healthz", trust_env=False, timeout=60).status_code == 200
+def test_the_loopback_address_may_have_any_form(start, bind):
+    output, _ = start(BIND=bind)
+    assert httpx.get(f"{address(output)}/healthz", trust_env=False, timeout=60).status_code == 200
 
 
 def test_a_path_of_a_socket_is_on_this_machine(start, tmp_path):
-    said, _ = start(GUNICORN_CMD_ARGS=f"--bind unix:{tmp_path}/socket")
-    assert "Listening at: unix:" in said
+    output, _ = start(GUNICORN_CMD_ARGS=f"--bind unix:{tmp_path}/socket")
+    assert "Listening at: unix:" in output
 
 
-def test_other_programs_names_for_settings_are_named_in_one_sentence(start):
-    said, _ = start(
+def test_aliases_of_settings_are_reported_in_one_sentence(start):
+    output, _ = start(
         MONGODB_URI="",
         MONGO_URL="mongodb://user:hunter2@127.0.0.1:9/",
         API_PORT="7123",
         MODULES="gateway,orders,payments",
         ORDERFLOW_DATA="/dev/null/nowhere",
     )
-    [line] = [line for line in said.splitlines() if "are not read" in line]
+    [line] = [line for line in output.splitlines() if "are not read" in line]
     assert line.endswith("Some variables in the environment are not read: set MONGODB_URI instead of MONGO_URL")
-    assert "hunter2" not in said
+    assert "hunter2" not in output
 
 
-def put_in_the_way(folder):
-    """What a server finds in a folder for temporary files that everybody may write to."""
+def create_obstacles(folder):
+    """Create what other users may put into a shared temporary folder; returns what must stay."""
     fifo = folder / "orderflow-metrics-fifo"
     fifo.mkdir()
-    os.mkfifo(fifo / "held")
+    os.mkfifo(fifo / "lock")
     private = folder / "orderflow-metrics-fifo-in-a-private-folder"
     private.mkdir(mode=0o700)
-    os.mkfifo(private / "held")
+    os.mkfifo(private / "lock")
     link = folder / "orderflow-metrics-link"
     link.symlink_to(private)
     (folder / "orderflow-metrics-file").touch()
     unreadable = folder / "orderflow-metrics-unreadable"
     unreadable.mkdir(mode=0o700)
-    (unreadable / "held").touch(mode=0)
+    (unreadable / "lock").touch(mode=0)
     closed = folder / "orderflow-metrics-closed"
     closed.mkdir(mode=0)
     return [fifo, closed]
 
 
-def test_what_others_put_into_the_temporary_folder_neither_hinders_a_start_nor_is_removed(start, tmp_path):
-    stay = put_in_the_way(tmp_path)
-    said, _ = start(BIND="127.0.0.1")
-    assert address(said)
+def test_files_of_others_in_the_temporary_folder_neither_prevent_a_start_nor_are_removed(start, tmp_path):
+    stay = create_obstacles(tmp_path)
+    output, _ = start(BIND="127.0.0.1")
+    assert address(output)
     assert all(each.exists() for each in stay)
 
 
@@ -174,10 +174,10 @@ def test_what_others_put_into_the_temporary_folder_neither_hinders_a_start_nor_i
 def test_a_folder_of_another_user_is_left_alone(start, tmp_path):
     theirs = tmp_path / "orderflow-metrics-theirs"
     theirs.mkdir(mode=0o700)
-    (theirs / "held").touch()
+    (theirs / "lock").touch()
     os.chown(theirs, 65534, 65534)
     start(BIND="127.0.0.1")
-    assert (theirs / "held").exists()
+    assert (theirs / "lock").exists()
 
 
 @pytest.mark.parametrize("collection", ["orders", "payments", "ledger"])
@@ -195,7 +195,7 @@ def test_documents_of_another_program_stop_the_start_before_anything_is_changed(
     assert set(database[collection].index_information()) == {"_id_"}
 
 
-def test_more_clients_than_it_has_descriptors_leave_it_those_that_its_other_work_needs(
+def test_more_clients_than_file_descriptors_leave_enough_of_them_for_other_work(
     settings, tmp_path, new_order, eventually
 ):
     environ = {"MONGODB_URI": settings.mongodb_uri, "MONGODB_DATABASE": settings.database, "WEB_CONCURRENCY": "1"}
@@ -217,9 +217,9 @@ def test_more_clients_than_it_has_descriptors_leave_it_those_that_its_other_work
         assert "Too many open files" not in server.log.read_text()
 
 
-def test_with_enough_descriptors_a_worker_takes_a_thousand_clients(start):
-    said, process = start(
+def test_with_enough_descriptors_a_worker_accepts_a_thousand_clients(start):
+    output, process = start(
         [sys.executable, "-c", LIMITED, "1400"], BIND="127.0.0.1", GUNICORN_CMD_ARGS="--log-level=debug"
     )
-    assert "worker_connections: 1000" in said
+    assert "worker_connections: 1000" in output
     assert psutil.Process(process.pid).rlimit(psutil.RLIMIT_NOFILE)[0] >= 1256

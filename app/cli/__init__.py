@@ -1,4 +1,7 @@
-"""Commands: `flask --app app.main …`. `shown` says how they answer and with which codes they end."""
+"""The commands, `flask --app app.main …`: one file for each command or group of commands. `output` prints and has the exit codes.
+
+May import the doctor, the modules and what is below them.
+"""
 
 from collections.abc import Callable, Mapping
 
@@ -17,17 +20,17 @@ def install(
     bus: RequestClient,
     feed: LiveFeed,
     make_doctor: Callable[[float], Doctor],
-    desk: ManualReview | None,
+    manual_review: ManualReview | None,
     outboxes: Mapping[str, Outbox],
 ) -> None:
-    """Give `app` its commands; those for payments need a `desk`, and so a process that runs them."""
+    """Add the commands to `app`; those for payments only where this process has a `manual_review`, so runs payments."""
     for command in (
         demo.command(feed),
         orders.group(bus, feed),
-        *([payments.group(desk)] if desk else []),
+        *([payments.group(manual_review)] if manual_review else []),
         dead_letters.group(outboxes),
         doctor.command(make_doctor),
-        load.command(),
-        worker.command(),
+        load.load,
+        worker.worker,
     ):
         app.cli.add_command(command)

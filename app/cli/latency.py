@@ -1,4 +1,4 @@
-"""An order's way as a waterfall: each bar is something that took its time, drawn to the scale of the whole."""
+"""The latency of an order as a waterfall: a bar for each event, stage and provider call, to one time scale."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from app.cli.output import wide
+from app.cli.output import print_table
 from app.contracts.orders import TimelineEntry
 from app.contracts.payments import Attempt
 
@@ -17,57 +17,56 @@ WIDTH = 24
 
 @dataclass(frozen=True)
 class Bar:
-    """Something that took from `begins` to `ends`, in seconds since 1970."""
+    """A time span from `start` to `end`, in seconds since 1970."""
 
-    begins: float
-    ends: float
-    who: str
-    what: str
-    more: str = ""
+    start: float
+    end: float
+    actor: str
+    label: str
+    note: str = ""
 
 
-def of_events(entries: Sequence[TimelineEntry]) -> Iterator[Bar]:
-    """A bar for each step of the timeline, from the one before it."""
+def timeline_bars(entries: Sequence[TimelineEntry]) -> Iterator[Bar]:
+    """A bar for each entry of the timeline, from the entry before it."""
     for before, entry in zip((entries[0], *entries), entries, strict=False):
-        to = f"{entry.to_status}, {entry.payment_status}"
-        yield Bar(_seconds(before.at), _seconds(entry.at), entry.actor, f"[bold]{escape(entry.type)}[/]", to)
+        statuses = f"{entry.to_status}, {entry.payment_status}"
+        yield Bar(_seconds(before.at), _seconds(entry.at), entry.actor, f"[bold]{escape(entry.type)}[/]", statuses)
 
 
-def of_stages(stages: Sequence[dict[str, Any]]) -> Iterator[Bar]:
-    """A bar for each line of the live feed."""
-    for line in stages:
+def stage_bars(lines: Sequence[dict[str, Any]]) -> Iterator[Bar]:
+    """A bar for each stage in the live feed."""
+    for line in lines:
         yield Bar(line["at"] - line["took_ms"] / 1000, line["at"], line["module"], line["stage"])
 
 
-def of_attempts(attempts: Sequence[Attempt]) -> Iterator[Bar]:
+def attempt_bars(attempts: Sequence[Attempt]) -> Iterator[Bar]:
     """A bar for each call to the provider."""
-    for one in attempts:
-        ends = _seconds(one.at)
-        answer = f"{one.answer}, {one.reason}" if one.reason else one.answer
-        yield Bar(ends - one.took_us / 1e6, ends, "provider", f"{one.call}, attempt {one.attempt}", answer)
+    for attempt in attempts:
+        end = _seconds(attempt.at)
+        answer = f"{attempt.answer}, {attempt.reason}" if attempt.reason else attempt.answer
+        yield Bar(end - attempt.took_us / 1e6, end, "provider", f"{attempt.call}, attempt {attempt.attempt}", answer)
 
 
 def draw(bars: Sequence[Bar]) -> None:
-    """A line for each, by its end, drawn to the scale of the whole way."""
-    first, last = min(bar.begins for bar in bars), max(bar.ends for bar in bars)
+    """Print a line for each bar, ordered by its end."""
+    first, last = min(bar.start for bar in bars), max(bar.end for bar in bars)
     scale = WIDTH / ((last - first) or 1.0)
-    shown = Table(box=None, title="Its way", title_justify="left", pad_edge=False)
+    table = Table(box=None, title="Latency", title_justify="left", pad_edge=False)
     for column in ("at", "who", "what", "", "ms", ""):
-        shown.add_column(column, justify="right" if column == "ms" else "left", no_wrap=True)
-    for bar in sorted(bars, key=lambda bar: (bar.ends, bar.begins)):
-        before = int((bar.begins - first) * scale)
-        drawn = "█" * max(1, round((bar.ends - bar.begins) * scale))
-        at = datetime.fromtimestamp(bar.ends, UTC)
-        took = f"{(bar.ends - bar.begins) * 1000:.1f}"
-        shown.add_row(
+        table.add_column(column, justify="right" if column == "ms" else "left", no_wrap=True)
+    for bar in sorted(bars, key=lambda bar: (bar.end, bar.start)):
+        indent = " " * int((bar.start - first) * scale)
+        length = max(1, round((bar.end - bar.start) * scale))
+        at = datetime.fromtimestamp(bar.end, UTC)
+        table.add_row(
             f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}",
-            bar.who,
-            bar.what,
-            f"{' ' * before}[cyan]{drawn}[/]",
-            took,
-            escape(bar.more),
+            bar.actor,
+            bar.label,
+            f"{indent}[cyan]{'█' * length}[/]",
+            f"{(bar.end - bar.start) * 1000:.1f}",
+            escape(bar.note),
         )
-    wide(shown)
+    print_table(table)
 
 
 def _seconds(at: str) -> float:

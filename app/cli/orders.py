@@ -1,6 +1,6 @@
-"""`orders list|show|watch|explain`: over the bus and so from the database, whether a server runs or not.
+"""`orders list|show|watch|explain`: reads through the bus, so from the database, whether a server runs or not.
 
-A user's token would show an operator one user's orders; who may open the database may see all of them.
+There is no token: an operator who may open the database sees the orders of all users.
 """
 
 import time
@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.cli import latency
-from app.cli.output import as_json, asking, console, table, tell
+from app.cli.output import as_json, console, print_json, print_result, print_rows, report_errors
 from app.contracts.orders import (
     AwaitTimeline,
     ExplainOrder,
@@ -32,157 +32,147 @@ from app.gateway.routes.explain import explanation
 from app.messaging.bus import RequestClient
 from app.messaging.live_feed import LiveFeed
 
-PAGES = 20
-OPEN = frozenset({"Processing", "Refunding"})
-SLICE_MS = 1000
+MAX_PAGES = 20
+OPEN_PAYMENT = frozenset({"Processing", "Refunding"})
+# How long one request waits for new timeline entries.
+WAIT_MS = 1000
 
 
 def group(bus: RequestClient, feed: LiveFeed) -> click.Group:
-    """The commands, asking `bus`, and `feed` for what is still known of an order's stages."""
-    commands = AppGroup("orders", help="Orders, and how they came to be where they are.")
+    """The commands. They send requests to `bus`, and read an order's stages from `feed`."""
+    commands = AppGroup("orders", help="Orders, their state and their history.")
 
     @commands.command("list")
-    @click.option("--user", default="", help="Whose; without it, everybody's.")
-    @click.option("--status", default="", help="Only those of this status.")
-    @click.option("--stuck", is_flag=True, help="Only those that wait for an operator or do not get on.")
+    @click.option("--user", default="", help="Only orders of this user.")
+    @click.option("--status", default="", help="Only orders with this status.")
+    @click.option("--stuck", is_flag=True, help="Only orders that wait for an operator or are overdue.")
     @click.option("--overdue", default=60.0, show_default=True, help="With --stuck: seconds that work may take.")
     @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
     @as_json
-    def listed(user: str, status: str, stuck: bool, overdue: float, limit: int, as_json: bool) -> None:
+    def list_orders(user: str, status: str, stuck: bool, overdue: float, limit: int, as_json: bool) -> None:
         """List orders, newest first."""
-        _list(_found(bus, user, status, overdue if stuck else None, limit), as_json)
+        _print_orders(_find(bus, user, status, overdue if stuck else None, limit), as_json)
 
     @commands.command("show")
     @click.argument("order_id")
     @as_json
     def show(order_id: str, as_json: bool) -> None:
-        """Show one order, and its way as a waterfall."""
-        _show(bus, feed, order_id, as_json)
+        """Show one order, and its latency as a waterfall."""
+        order = report_errors(bus.request, FindOrder(**_fields(order_id)))
+        entries, stages = _timeline(bus, order_id), report_errors(feed.stages_of_order, order_id)
+        attempts = report_errors(bus.request, ListAttempts(**_fields(order_id))).attempts
+        if as_json:
+            attempt_fields = [msgspec.structs.asdict(attempt) for attempt in attempts]
+            print_json({"order": order, "events": entries, "stages": stages, "attempts": attempt_fields})
+            return
+        _print_order(order)
+        latency.draw([*latency.timeline_bars(entries), *latency.stage_bars(stages), *latency.attempt_bars(attempts)])
 
     @commands.command("watch")
     @click.argument("order_id")
-    @click.option("--seconds", default=60.0, show_default=True, help="For how long at the most.")
+    @click.option("--seconds", default=60.0, show_default=True, help="How long to watch at most.")
     @as_json
     def watch(order_id: str, seconds: float, as_json: bool) -> None:
-        """Follow an order's steps until its money has come to rest; exit code 1 where it has not in time."""
-        _watch(bus, order_id, seconds, as_json)
+        """Print an order's timeline as it grows, until order and payment are settled; exit code 1 if they are not in time."""
+        settled = False
+        for entry in _follow_timeline(bus, order_id, seconds):
+            settled = _is_settled(entry)
+            if as_json:
+                print_json(entry)
+            else:
+                console().print(_timeline_line(entry))
+        if not settled:
+            raise click.ClickException(f"order {order_id} did not settle within {seconds:g} s")
 
     @commands.command("explain")
     @click.argument("order_id")
     @as_json
     def explain(order_id: str, as_json: bool) -> None:
-        """Say in a sentence why an order is in its state, and what is behind it."""
-        asked = {"request_id": _id(), "order_id": order_id, "on_behalf_of": ""}
-        order = asking(bus.request, ExplainOrder(**asked))
-        told = msgspec.to_builtins(explanation(order, asking(bus.request, ExplainPayment(**asked))))
-        if as_json:
-            tell(told)
-            return
-        click.echo(told["sentence"])
-        _print_facts(told)
+        """Explain in a sentence, with facts, why an order is in its state."""
+        fields = _fields(order_id)
+        order = report_errors(bus.request, ExplainOrder(**fields))
+        payment = report_errors(bus.request, ExplainPayment(**fields))
+        facts = msgspec.to_builtins(explanation(order, payment))
+        print_result(facts, facts["sentence"], as_json)
+        if not as_json:
+            _print_facts(facts)
 
     return commands
 
 
-def _id() -> str:
+def _request_id() -> str:
     return f"cli-{uuid4().hex[:12]}"
 
 
-def _found(bus: RequestClient, user: str, status: str, overdue: float | None, limit: int) -> Sequence[OrderView]:
-    """Orders of a user or of all, of one status or any; only those that do not get on where `overdue` is given."""
+def _fields(order_id: str) -> dict[str, str]:
+    """The fields of a request about one order, on behalf of nobody."""
+    return {"request_id": _request_id(), "order_id": order_id, "on_behalf_of": ""}
+
+
+def _find(bus: RequestClient, user: str, status: str, overdue: float | None, limit: int) -> Sequence[OrderView]:
+    """Orders of one user or all, with one status or any; only stuck ones if `overdue` is given, in seconds."""
     if overdue is None:
-        return _of_user(bus, user, status, limit) if user else _of_all(bus, status, limit)
-    stuck = _stuck(bus, overdue, limit)
+        return _list_by_user(bus, user, status, limit) if user else _list_all(bus, status, limit)
+    stuck = _list_stuck(bus, overdue, limit)
     return [order for order in stuck if status in ("", order.order_status) and user in ("", order.user_id)]
 
 
-def _show(bus: RequestClient, feed: LiveFeed, order_id: str, as_json: bool) -> None:
-    asked = {"request_id": _id(), "order_id": order_id, "on_behalf_of": ""}
-    order = asking(bus.request, FindOrder(**asked))
-    entries, stages = _entries(bus, order_id), asking(feed.stages_of_order, order_id)
-    attempts = asking(bus.request, ListAttempts(**asked)).attempts
-    if as_json:
-        events = [msgspec.to_builtins(entry) for entry in entries]
-        tell(
-            {
-                "order": msgspec.to_builtins(order),
-                "events": events,
-                "stages": stages,
-                "attempts": [msgspec.structs.asdict(attempt) for attempt in attempts],
-            }
-        )
-        return
-    _print_order(order)
-    latency.draw([*latency.of_events(entries), *latency.of_stages(stages), *latency.of_attempts(attempts)])
+def _is_settled(entry: TimelineEntry) -> bool:
+    return entry.to_status != "Processing" and entry.payment_status not in OPEN_PAYMENT
 
 
-def _watch(bus: RequestClient, order_id: str, seconds: float, as_json: bool) -> None:
-    settled = False
-    for entry in _followed(bus, order_id, seconds):
-        settled = _settles(entry)
-        if as_json:
-            tell(msgspec.to_builtins(entry))
-        else:
-            console().print(_line(entry))
-    if not settled:
-        raise click.ClickException(f"order {order_id} did not settle within {seconds:g} s")
+def _list_by_user(bus: RequestClient, user: str, status: str, limit: int) -> Sequence[OrderView]:
+    filters = {"user_id": user, "order_status": status, "before_at": "", "before_id": ""}
+    return report_errors(bus.request, ListOrders(request_id=_request_id(), limit=limit, **filters)).orders
 
 
-def _settles(entry: TimelineEntry) -> bool:
-    return entry.to_status != "Processing" and entry.payment_status not in OPEN
-
-
-def _of_user(bus: RequestClient, user: str, status: str, limit: int) -> Sequence[OrderView]:
-    asked = ListOrders(request_id=_id(), user_id=user, limit=limit, order_status=status, before_at="", before_id="")
-    return asking(bus.request, asked).orders
-
-
-def _of_all(bus: RequestClient, status: str, limit: int) -> Sequence[OrderView]:
-    found: list[OrderView] = []
+def _list_all(bus: RequestClient, status: str, limit: int) -> Sequence[OrderView]:
+    orders: list[OrderView] = []
     before = ""
-    for _ in range(PAGES):
-        asked = ListAllOrders(request_id=_id(), limit=limit - len(found), order_status=status, before_id=before)
-        page = asking(bus.request, asked)
-        found += page.orders
+    for _ in range(MAX_PAGES):
+        filters = {"order_status": status, "before_id": before}
+        request = ListAllOrders(request_id=_request_id(), limit=limit - len(orders), **filters)
+        page = report_errors(bus.request, request)
+        orders += page.orders
         before = page.last_id
-        if len(found) >= limit or not before:
+        if len(orders) >= limit or not before:
             break
-    return found
+    return orders
 
 
-def _stuck(bus: RequestClient, overdue: float, limit: int) -> Sequence[OrderView]:
-    """Those that are overdue, parked or held up by a dead letter."""
-    found = [
+def _list_stuck(bus: RequestClient, overdue: float, limit: int) -> Sequence[OrderView]:
+    """Orders that are overdue, have a parked payment, or are blocked by a dead letter."""
+    order_ids = [
         order_id
-        for question in (ListStuckOrders, ListStuckPayments)
+        for request in (ListStuckOrders, ListStuckPayments)
         for dead in (True, False)
-        for order_id in asking(
-            bus.request, question(request_id=_id(), dead=dead, overdue_ms=int(overdue * 1000), limit=limit)
+        for order_id in report_errors(
+            bus.request, request(request_id=_request_id(), dead=dead, overdue_ms=int(overdue * 1000), limit=limit)
         ).order_ids
     ]
-    return asking(bus.request, FindOrders(request_id=_id(), order_ids=tuple(dict.fromkeys(found)))).orders[:limit]
+    unique_ids = tuple(dict.fromkeys(order_ids))
+    return report_errors(bus.request, FindOrders(request_id=_request_id(), order_ids=unique_ids)).orders[:limit]
 
 
-def _entries(bus: RequestClient, order_id: str, after: int = 0, wait_ms: int = 0) -> Sequence[TimelineEntry]:
-    question = AwaitTimeline(request_id=_id(), order_id=order_id, on_behalf_of="", after=after, wait_ms=wait_ms)
-    return asking(bus.request, question).entries
+def _timeline(bus: RequestClient, order_id: str, after: int = 0, wait_ms: int = 0) -> Sequence[TimelineEntry]:
+    return report_errors(bus.request, AwaitTimeline(**_fields(order_id), after=after, wait_ms=wait_ms)).entries
 
 
-def _followed(bus: RequestClient, order_id: str, seconds: float) -> Iterator[TimelineEntry]:
-    """An order's steps as they come, up to one after which nothing is open."""
-    ends, after = time.monotonic() + seconds, 0
+def _follow_timeline(bus: RequestClient, order_id: str, seconds: float) -> Iterator[TimelineEntry]:
+    """Yield the entries of an order's timeline as they come, until order and payment are settled or the time is over."""
+    deadline, after = time.monotonic() + seconds, 0
     while True:
-        for entry in _entries(bus, order_id, after, SLICE_MS if after else 0):
+        for entry in _timeline(bus, order_id, after, WAIT_MS if after else 0):
             after = entry.sequence
             yield entry
             last = entry
-        if _settles(last) or time.monotonic() >= ends:
+        if _is_settled(last) or time.monotonic() >= deadline:
             return
 
 
-def _list(orders: Sequence[OrderView], as_json: bool) -> None:
+def _print_orders(orders: Sequence[OrderView], as_json: bool) -> None:
     if as_json:
-        tell([msgspec.to_builtins(order) for order in orders])
+        print_json(orders)
         return
     rows = [
         {
@@ -195,29 +185,29 @@ def _list(orders: Sequence[OrderView], as_json: bool) -> None:
         }
         for order in orders
     ]
-    table("Orders", rows, as_json=False)
+    print_rows("Orders", rows, as_json=False)
 
 
 def _print_order(order: OrderView) -> None:
-    facts = Table(show_header=False, box=None)
+    table = Table(show_header=False, box=None)
     for name, value in msgspec.to_builtins(order).items():
         if name != "total":
-            facts.add_row(f"[dim]{name}[/]", escape(str(value)))
-    console().print(facts)
+            table.add_row(f"[dim]{name}[/]", escape(str(value)))
+    console().print(table)
 
 
-def _print_facts(told: dict[str, Any]) -> None:
-    facts = Table(show_header=False, box=None)
+def _print_facts(facts: dict[str, Any]) -> None:
+    table = Table(show_header=False, box=None)
     for name in ("orderStatus", "paymentStatus", "waitsFor", "attempts", "nextAttemptAt", "allowed", "onCancel"):
-        value = told[name]
+        value = facts[name]
         text = ", ".join(value) if isinstance(value, list) else str(value)
-        facts.add_row(f"[dim]{name}[/]", "-" if value in (None, []) else escape(text))
-    because = told["because"]
-    facts.add_row("[dim]because[/]", f"{because['type']} by {because['actor']} at {because['at']}")
-    console().print(facts)
+        table.add_row(f"[dim]{name}[/]", "-" if value in (None, []) else escape(text))
+    because = facts["because"]
+    table.add_row("[dim]because[/]", f"{because['type']} by {because['actor']} at {because['at']}")
+    console().print(table)
 
 
-def _line(entry: TimelineEntry) -> str:
+def _timeline_line(entry: TimelineEntry) -> str:
     return (
         f"{entry.at[11:23]}  {entry.sequence:>3}  {entry.actor:<9} {entry.type:<16} "
         f"{escape(entry.from_status)} → {escape(entry.to_status)}, payment {entry.payment_status}  [dim]{escape(entry.detail)}[/]"

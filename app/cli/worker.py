@@ -1,4 +1,4 @@
-"""`worker`: the process of one module, or of several, with its probes on PORT."""
+"""`worker`: a process that runs one or several modules, with its probes on PORT."""
 
 import os
 import sys
@@ -9,17 +9,12 @@ import click
 CONFIGURATION = Path(__file__).resolve().parents[2] / "gunicorn.conf.py"
 
 
-def command() -> click.Command:
-    """The command."""
+@click.command("worker")
+def worker() -> None:
+    """Run the modules in MODULES, in place of this process: with one worker process, or WEB_CONCURRENCY of them.
 
-    @click.command("worker")
-    def worker() -> None:
-        """Run what MODULES names, in this process's place: one worker, or WEB_CONCURRENCY of them.
-
-        A module other than the gateway serves /healthz, /readyz and /metrics on PORT, and ends in order on SIGTERM.
-        """
-        os.environ.setdefault("WEB_CONCURRENCY", "1")
-        # The same program that serves the gateway; nothing from outside is in its arguments.
-        os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "-c", str(CONFIGURATION)])  # noqa: S606  # nosec B606
-
-    return worker
+    Without the gateway it serves only /healthz, /readyz and /metrics on PORT. It stops in order on SIGTERM.
+    """
+    os.environ.setdefault("WEB_CONCURRENCY", "1")
+    # The same program that serves the gateway; no argument comes from outside.
+    os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "-c", str(CONFIGURATION)])  # noqa: S606  # nosec B606

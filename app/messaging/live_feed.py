@@ -23,7 +23,7 @@ from pymongo.read_concern import ReadConcern
 
 from app.contracts.base import Unavailable
 from app.observability.stages import Stage
-from app.observability.supervision import BackgroundThread
+from app.observability.supervision import BackgroundThread, Heartbeat
 from app.storage.mongodb import NAMESPACE_EXISTS, Document, Store
 
 LINES_PER_SECOND = 100
@@ -43,6 +43,7 @@ MAX_STAGES_SHOWN = 100
 # Another process may insert a line so much later than a newer one.
 MAX_DELAY_SECONDS = 2.0
 MAX_SEEN_IDS = 8192
+STOP_SECONDS = 2.0
 
 
 class StageStatistics:
@@ -75,8 +76,9 @@ class StageStatistics:
 class LiveFeed:
     """A stage subscriber that sends sampled lines to the collection, and reads the lines of all processes from it."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, creates_collection: bool = True) -> None:
         self._store = store
+        self._creates_collection = creates_collection
         self._lines: queue.Queue[Document] = queue.Queue(2 * LINES_PER_SECOND)
         self._allowance = float(LINES_PER_SECOND)
         self._refilled_at = time.monotonic()
@@ -89,7 +91,9 @@ class LiveFeed:
         self.draining = False
 
     def prepare(self) -> None:
-        """Create the capped collection and its index; safe to repeat."""
+        """Create the capped collection and its index, if this process shall. Safe to repeat."""
+        if not self._creates_collection:
+            return
         with self._store.with_deadline() as lines:
             try:
                 lines.database.create_collection(lines.name, capped=True, size=CAPPED_BYTES)
@@ -105,11 +109,20 @@ class LiveFeed:
         """Start the thread that sends lines."""
         self.thread.start()
 
-    def stop(self) -> None:
-        """Send the buffered lines and end the thread."""
+    def drain(self) -> None:
+        """Let followers end. Safe in a signal handler: sets a flag only."""
         self.draining = True
+
+    def stop(self, timeout: float = STOP_SECONDS) -> None:
+        """Send the buffered lines and end the thread, within `timeout` and at most STOP_SECONDS."""
+        self.drain()
         self._stopping.set()
-        self.thread.join(2.0)
+        self.thread.join(min(timeout, STOP_SECONDS))
+
+    @property
+    def heartbeats(self) -> tuple[Heartbeat, ...]:
+        """The heartbeat of the thread that sends lines."""
+        return (self.thread,)
 
     def ingest(self, stage: str, at: float, lines: Sequence[Document]) -> None:
         """Buffer the lines of one stage for sending, those of sampled orders only."""

@@ -1,5 +1,6 @@
-"""gunicorn's workers as Orderflow runs them: refusals as problems, and a bound on what one client may cost.
+"""gunicorn's workers with limits: malformed requests are answered with problems, and each client's cost is bounded.
 
-`workers` holds the worker classes, `sockets` the deadlines of one connection, `connections` what the connections of a worker share,
-`refusals` the answers that the server gives before the application sees a request. Nothing here knows orders or payments.
+`workers` has the worker classes, `sockets` the deadlines of one connection, `connections` what the connections of a worker share,
+`refusals` the responses that the server sends before the application sees a request, `embedded_database` the child process that
+supervises mongod. May import observability and what is below it; knows nothing of orders or payments.
 """

@@ -1,4 +1,4 @@
-"""What the connections of one worker share: the turns of its loop, and its places."""
+"""What the connections of one gevent worker share: the time of its event loop, and the number of connections."""
 
 import time
 from collections import Counter
@@ -15,103 +15,102 @@ from app.server.sockets import DeadlineSocket
 
 Network = IPv4Network | IPv6Network
 
-# Seconds that requests may follow each other at once: gevent's own loop lets callbacks run for as long.
-SLICE = 0.005
-SHORTEST_PAUSE = 0.001
-LONGEST_PAUSE = 0.02
-# The share of a worker's places from which on a new connection makes the one go that has waited for its client the longest.
-FULL = 0.9
-EVERYONE = (ip_network("0.0.0.0/0"), ip_network("::/0"))
+# How long requests may follow each other without a pause. gevent's own loop lets callbacks run for as long.
+SLICE_SECONDS = 0.005
+MIN_PAUSE_SECONDS = 0.001
+MAX_PAUSE_SECONDS = 0.02
+# From this share of a worker's connections on, each new one evicts the one that has waited longest for its client.
+EVICTION_SHARE = 0.9
+ALL_NETWORKS = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 
 
-class Turns:
-    """When connections whose clients never pause let others run.
+class FairScheduler:
+    """Makes connections whose clients never pause yield to the rest of the event loop.
 
-    A greenlet whose socket is always ready never gives way by itself, and relays and payments run in the same loop. A request that
-    follows another at once goes on, but not for longer than `SLICE` without a wait. Clients that send more than one request ahead,
-    or a body in many pieces, go on one at a time, in the order in which they came. Each of these turns begins with a pause as
-    long as the connection ran before, so all such connections together have at most half of the worker's time, however many
-    they are. The pause is a timer's, not `sleep(0)`: everything else that is ready runs first, what waits for the network
-    included.
+    A greenlet whose socket is always ready never yields by itself, and relays and payments run in the same loop.
+    A request that follows another at once runs until the connections have run for `SLICE_SECONDS` without a wait.
+    Clients that send several requests ahead, or a body in many pieces, run one at a time, first come, first served. Each of
+    these turns begins with a pause as long as the connection ran before, so that all such connections together use at most
+    half of the worker's time. The pause is a timer and not `sleep(0)`, so that network events are handled first as well.
     """
 
     def __init__(self) -> None:
-        self._last = Event()
-        self._last.set()
-        self._others_ran = 0.0
+        self._last_turn = Event()
+        self._last_turn.set()
+        self._yielded_at = 0.0
 
-    def waited(self, now: float) -> None:
-        """A connection had to wait for its client, until `now` on the monotonic clock: others have run meanwhile."""
-        self._others_ran = now
+    def record_wait(self, now: float) -> None:
+        """Note that a connection waited for its client until `now` on the monotonic clock, while others ran."""
+        self._yielded_at = now
 
-    def give_way(self) -> None:
-        """If no connection has waited for its client for a while, return when everything else that is ready has run."""
-        if time.monotonic() - self._others_ran > SLICE:
+    def yield_if_due(self) -> None:
+        """Run everything else that is ready if no connection has waited for `SLICE_SECONDS`."""
+        if time.monotonic() - self._yielded_at > SLICE_SECONDS:
             gevent.sleep(0)
-            self._others_ran = time.monotonic()
+            self._yielded_at = time.monotonic()
 
-    def take_turn(self, ran: float) -> None:
-        """Return when it is this connection's turn again; it `ran` for so many seconds."""
-        before, mine = self._last, Event()
-        self._last = mine
+    def wait_for_turn(self, ran_seconds: float) -> None:
+        """Wait for the turn of this connection, which has run for `ran_seconds` since its last wait."""
+        previous, mine = self._last_turn, Event()
+        self._last_turn = mine
         try:
-            before.wait()
-            gevent.sleep(min(max(ran, SHORTEST_PAUSE), LONGEST_PAUSE))
+            previous.wait()
+            gevent.sleep(min(max(ran_seconds, MIN_PAUSE_SECONDS), MAX_PAUSE_SECONDS))
         finally:
             mine.set()
 
 
-class Places:
-    """The places of a worker: how many connections each address has, and which one goes when the places run out.
+class ConnectionRegistry:
+    """The open connections of a worker: limits them per address, and evicts one when they are nearly too many.
 
-    Connections from trusted proxies carry many clients: they are not counted by address, and never cut off.
+    Connections from trusted proxies carry many clients: they are neither counted by address nor evicted.
     """
 
-    def __init__(self, most: int, per_address: int, trusted: Sequence[Network]) -> None:
+    def __init__(self, max_open: int, per_address: int, trusted: Sequence[Network]) -> None:
         """`trusted` are the networks of the proxies."""
-        self._most = most * FULL
+        self._evict_from = max_open * EVICTION_SHARE
         self._per_address = per_address
-        self._trusted = [unmapped_network(each) for each in trusted]
-        self._taken = 0
+        self._trusted = [unmapped_network(network) for network in trusted]
+        self._open = 0
         self._by_address: Counter[str] = Counter()
-        self._strangers: set[DeadlineSocket] = set()
+        self._untrusted: set[DeadlineSocket] = set()
 
     @contextmanager
-    def place(self, sock: DeadlineSocket, addr: Any) -> Iterator[bool]:
-        """A place for as long as the context lasts; false where the address has as many as one may have."""
-        address = self._counted(addr)
+    def register(self, sock: DeadlineSocket, addr: Any) -> Iterator[bool]:
+        """Count the connection for as long as the context lasts. Yields false if its address has too many."""
+        address = self._address_key(addr)
         if address and self._by_address[address] >= self._per_address:
             yield False
             return
-        self._enter(sock, address)
+        self._add(sock, address)
         try:
             yield True
         finally:
-            self._leave(sock, address)
+            self._remove(sock, address)
 
-    def _enter(self, sock: DeadlineSocket, address: str) -> None:
-        if self._taken >= self._most:
-            self._cut_off_longest_waiting()
-        self._taken += 1
+    def _add(self, sock: DeadlineSocket, address: str) -> None:
+        if self._open >= self._evict_from:
+            self._evict_longest_waiting()
+        self._open += 1
         if address:
             self._by_address[address] += 1
-            self._strangers.add(sock)
+            self._untrusted.add(sock)
 
-    def _leave(self, sock: DeadlineSocket, address: str) -> None:
-        self._taken -= 1
-        self._strangers.discard(sock)
+    def _remove(self, sock: DeadlineSocket, address: str) -> None:
+        self._open -= 1
+        self._untrusted.discard(sock)
         self._by_address[address] -= 1
         if self._by_address[address] <= 0:
             del self._by_address[address]
 
-    def _cut_off_longest_waiting(self) -> None:
-        waiting = [sock for sock in self._strangers if sock.waiting_since]
+    def _evict_longest_waiting(self) -> None:
+        waiting = [sock for sock in self._untrusted if sock.waiting_since]
         if waiting:
-            min(waiting, key=lambda sock: sock.waiting_since).cut_off()
+            min(waiting, key=lambda sock: sock.waiting_since).abort()
 
-    def _counted(self, addr: Any) -> str:
-        """What the client's address counts by; nothing for a trusted proxy, nor over a socket file, where only proxies come."""
+    def _address_key(self, addr: Any) -> str:
+        """The key that the client counts under; empty for a trusted proxy, and for a Unix socket, which only proxies use."""
         if not isinstance(addr, tuple):
             return ""
-        found = unmapped(ip_address(addr[0].partition("%")[0]))
-        return "" if any(found in network for network in self._trusted) else grouped(addr[0])
+        address = unmapped(ip_address(addr[0].partition("%")[0]))
+        return "" if any(address in network for network in self._trusted) else grouped(addr[0])

@@ -1,6 +1,6 @@
-"""The supervisor of the embedded database, as a child of the server: started, replaced when it dies, ended last.
+"""Runs the supervisor of the embedded database as a child of the server, and replaces it when it dies.
 
-The server is about to fork, so nothing here loads the driver.
+The server is about to fork, so nothing here imports the driver.
 """
 
 import os
@@ -15,15 +15,15 @@ RESTART_SECONDS = 1.0
 STOP_SECONDS = 45.0
 
 
-class NotStarted(RuntimeError):
-    """The embedded database did not start; it has said why on standard error."""
+class DatabaseNotStarted(RuntimeError):
+    """The embedded database did not start. The reason is on standard error."""
 
 
 class EmbeddedDatabase:
     """Runs `python -m app.storage.embedded_mongod` on a data folder.
 
     The database lives as long as a process holds the writing end of one pipe: the server and, because they inherit it,
-    its workers. A replaced supervisor reads from the same pipe.
+    its workers. A new supervisor reads from the same pipe.
     """
 
     def __init__(self, data: Path, log: Logger) -> None:
@@ -35,24 +35,24 @@ class EmbeddedDatabase:
         self._process: subprocess.Popen[str]
 
     def start(self) -> str:
-        """Start the database; its URI, with user and password, once it takes writes. Raises NotStarted."""
+        """Start the database and return its URI, with user and password, once it accepts writes. Raises DatabaseNotStarted."""
         self._process = self._spawn(subprocess.PIPE)
-        with self._process.stdout as answer:  # type: ignore[union-attr]
-            uri = answer.readline().strip()
+        with self._process.stdout as stdout:  # type: ignore[union-attr]
+            uri = stdout.readline().strip()
         if not uri:
-            raise NotStarted
+            raise DatabaseNotStarted
         self._port = urlsplit(uri).port
         return uri
 
     def ensure_supervised(self) -> None:
-        """Start another supervisor, at most once a second, if this one has ended: on the port that clients know."""
+        """If the supervisor has ended, start another for the same port, at most once in RESTART_SECONDS."""
         if self._process.poll() is None or time.monotonic() < self._started_at + RESTART_SECONDS:
             return
         self._log.warning("the supervisor of the embedded database has ended; another one is started")
         self._process = self._spawn(subprocess.DEVNULL, str(self._port))
 
     def stop(self) -> None:
-        """End the database in order, and its supervisor at the latest after STOP_SECONDS."""
+        """Stop the database and its supervisor. Kills the supervisor after STOP_SECONDS."""
         os.close(self._writing)
         try:
             self._process.wait(STOP_SECONDS)

@@ -1,4 +1,4 @@
-"""gunicorn's own log."""
+"""The log of gunicorn itself."""
 
 import sys
 from typing import Any
@@ -11,7 +11,7 @@ server_log = LogWriter(lambda: sys.stderr)
 
 
 class ServerLogger(Logger):  # type: ignore[misc]
-    """gunicorn's own lines, written so that a log that nobody reads blocks neither the master nor a worker."""
+    """Writes gunicorn's lines in a thread, so that a full pipe blocks neither the master nor a worker."""
 
     def _set_handler(self, log: Any, output: str | None, fmt: Any, stream: Any = None) -> None:
         super()._set_handler(log, output, fmt, stream or server_log)

@@ -1,4 +1,4 @@
-"""One client's connection: every wait for the client has a deadline, and a client that never pauses waits for its turn."""
+"""The socket of one client: every wait for the client has a deadline, and a client that never pauses waits for its turn."""
 
 import errno
 import time
@@ -9,21 +9,20 @@ from socket import SHUT_RD, SHUT_WR
 from typing import Any, Protocol
 
 READ_BYTES = 8192
-# How many requests or reads of a body in a row may be there at once before others go first: enough for a head and a body in
-# two packets.
-PIECES_AT_ONCE = 2
+# How many requests or reads of a body may follow each other without a wait before others run: a head and a body in two packets.
+MAX_READY_READS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConnectionLimits:
+class ClientLimits:
     """What one client may cost. Times are in seconds."""
 
     head_seconds: float = 5.0
     body_seconds: float = 10.0
-    answer_seconds: float = 30.0
+    send_seconds: float = 30.0
     # Bytes on the wire, the framing of chunks included: twice the largest body.
     body_bytes: int = 128 * 1024
-    # How much of a body that the application did not read is read off, so that the connection can go on.
+    # How many bytes that the application did not read are discarded to keep the connection open.
     unread_bytes: int = 64 * 1024
     linger_seconds: float = 2.0
     requests: int = 1000
@@ -33,48 +32,48 @@ class ConnectionLimits:
 class Scheduler(Protocol):
     """How a connection whose client never pauses lets others run."""
 
-    def waited(self, now: float) -> None:
-        """A connection had to wait for its client, until `now` on the monotonic clock: others have run meanwhile."""
+    def record_wait(self, now: float) -> None:
+        """Note that a connection waited for its client until `now` on the monotonic clock, while others ran."""
 
-    def give_way(self) -> None:
+    def yield_if_due(self) -> None:
         """Return when everything else that is ready has run."""
 
-    def take_turn(self, ran: float) -> None:
-        """Return when it is this connection's turn among all that ask for one; it `ran` for so many seconds."""
+    def wait_for_turn(self, ran_seconds: float) -> None:
+        """Wait for the turn of this connection, which has run for `ran_seconds` since its last wait."""
 
 
-class Preemptive:
-    """For threads, which the system interrupts by itself."""
+class PreemptiveScheduler:
+    """The scheduler of threads: the system interrupts them, so nothing has to yield."""
 
-    def waited(self, now: float) -> None:
-        """Go on."""
+    def record_wait(self, now: float) -> None:
+        """Do nothing."""
 
-    def give_way(self) -> None:
-        """Go on."""
+    def yield_if_due(self) -> None:
+        """Return at once."""
 
-    def take_turn(self, ran: float) -> None:
-        """Go on."""
+    def wait_for_turn(self, ran_seconds: float) -> None:
+        """Return at once."""
 
 
 class DeadlineSocket:
     """A client's socket.
 
-    A request has three phases: idle until its first byte, then its head, then its body. Each has a deadline that no amount of
-    trickling bytes moves. A client that always has more to read makes its connection run on without ever waiting: it gives way
-    before each request, and where more is there than one request, or a body in many pieces, waits for its turn.
+    A request has three phases: idle until its first byte, then its head, then its body. Each phase has a deadline that no
+    later byte moves. A client that always has more to read keeps its connection running without a wait: such a
+    connection yields before each request, and waits for its turn if several requests, or a body in many pieces, are ready.
     An idle connection may stay so for `idle_seconds`.
     """
 
-    def __init__(self, sock: Any, limits: ConnectionLimits, idle_seconds: float, scheduler: Scheduler) -> None:
+    def __init__(self, sock: Any, limits: ClientLimits, idle_seconds: float, scheduler: Scheduler) -> None:
         self._sock = sock
         self._limits = limits
         self._idle_seconds = idle_seconds
         self._scheduler = scheduler
-        self._answer_head = b""
-        self._resume()
-        self._cut_off = False
+        self._pending_head = b""
+        self._restart_run()
+        self._aborted = False
         self.unread = False
-        # When the phase began whose bytes are being waited for; 0 while nothing is.
+        # When the phase began whose bytes are awaited, on the monotonic clock; 0 while no bytes are.
         self.waiting_since = 0.0
         sock.setblocking(True)
         self.start_idle(begun=False)
@@ -83,50 +82,50 @@ class DeadlineSocket:
         return getattr(self._sock, name)
 
     def start_idle(self, *, begun: bool) -> None:
-        """The next request may come; where it has `begun` already, the deadline of its head holds."""
+        """Expect the next request. If it has `begun` already, start the deadline of its head."""
         self._reading_body, self._idle = False, not begun
-        self._set_deadline(self._limits.head_seconds if begun else self._idle_seconds)
+        self._start_deadline(self._limits.head_seconds if begun else self._idle_seconds)
 
     def start_body(self) -> None:
-        """The head has come: from now on the body has its time, and a number of bytes."""
+        """Start the deadline of the body, and count its bytes."""
         self._reading_body, self._idle = True, False
-        self._set_deadline(self._limits.body_seconds)
+        self._start_deadline(self._limits.body_seconds)
         self._bytes_left = self._limits.body_bytes
 
     def recv(self, size: int, flags: int = 0) -> Any:
-        """What has come. A head that is late reads as a closed connection.
+        """Read up to `size` bytes. A late head reads as a closed connection.
 
-        Raises TimeoutError for a body that is late and OverflowError for one that has too many bytes on the wire.
+        Raises TimeoutError for a late body and OverflowError for one with too many bytes on the wire.
         """
         return self._recv_body(size, flags) if self._reading_body else self._recv_head(size, flags)
 
-    def count_piece(self) -> None:
-        """One more request or read was there without a wait; after a few, others go first."""
-        self._pieces += 1
-        if self._pieces > PIECES_AT_ONCE:
-            self._scheduler.take_turn(time.monotonic() - self._resumed)
-            self._resume()
+    def count_ready_read(self) -> None:
+        """Count a request or read that needed no wait. After MAX_READY_READS of them, wait for a turn."""
+        self._ready_reads += 1
+        if self._ready_reads > MAX_READY_READS:
+            self._scheduler.wait_for_turn(time.monotonic() - self._running_since)
+            self._restart_run()
 
-    def cut_off(self) -> None:
+    def abort(self) -> None:
         """End the wait for the client from outside, as if its deadline had passed."""
-        self._cut_off = True
+        self._aborted = True
         with suppress(OSError):
             self._sock.shutdown(SHUT_RD)
 
     def close(self) -> None:
-        """Close, where the client is still sending after its answer had time to arrive."""
+        """Linger, then close."""
         self.linger()
         self._sock.close()
 
     def linger(self) -> None:
-        """Wait a little for the client to take its answer and go, if it is still sending; no more is sent to it.
+        """If data is unread, send no more and discard what comes, until the client closes or the time has passed.
 
-        A connection that is closed with data unread is reset, and a client may then lose the answer.
+        A connection that is closed with data unread is reset, and the client may then lose the response.
         """
         if not self.unread:
             return
         self.unread = self._idle = False
-        self._set_deadline(self._limits.linger_seconds)
+        self._start_deadline(self._limits.linger_seconds)
         self._bytes_left = self._limits.unread_bytes
         with suppress(OSError, OverflowError):
             self._sock.shutdown(SHUT_WR)
@@ -134,15 +133,15 @@ class DeadlineSocket:
                 pass
 
     def sendall(self, data: bytes) -> None:
-        """Send; a client that does not take it in time counts as gone.
+        """Send `data`. Raises ConnectionResetError if the client does not take it within `send_seconds`.
 
-        The head of an answer waits for what follows: one packet instead of two.
+        The head of a response is held back until its body follows: one packet instead of two.
         """
         if data.startswith(b"HTTP/") and data.endswith(b"\r\n\r\n"):
-            self._answer_head += data
+            self._pending_head += data
             return
-        data, self._answer_head = self._answer_head + data, b""
-        # What fits into the system's buffer, and nearly all does, needs no timer.
+        data, self._pending_head = self._pending_head + data, b""
+        # Nearly every response fits into the system's buffer, and then needs no timer.
         self._sock.settimeout(0)
         try:
             sent = self._sock.send(data)
@@ -151,21 +150,21 @@ class DeadlineSocket:
         finally:
             self._sock.settimeout(None)
         if sent < len(data):
-            self._send_slowly(data[sent:])
+            self._send_within_limit(self._sock.sendall, data[sent:])
 
     def flush(self) -> None:
-        """Send a head that nothing follows."""
-        if self._answer_head:
+        """Send a head that no body follows."""
+        if self._pending_head:
             self.sendall(b"")
 
-    def sendfile(self, *what: Any, **more: Any) -> Any:
-        """Send a file, after the head that waits for it."""
+    def sendfile(self, *args: Any, **kwargs: Any) -> Any:
+        """Send a file, after the head that was held back."""
         self.flush()
-        return self._in_time(self._sock.sendfile, *what, **more)
+        return self._send_within_limit(self._sock.sendfile, *args, **kwargs)
 
     def _recv_head(self, size: int, flags: int) -> Any:
         try:
-            data = self._recv_in_time(size, flags)
+            data = self._recv_before_deadline(size, flags)
         except TimeoutError:
             return b""
         if data and self._idle:
@@ -175,13 +174,13 @@ class DeadlineSocket:
     def _recv_body(self, size: int, flags: int = 0) -> Any:
         if self._bytes_left <= 0:
             raise OverflowError
-        data = self._recv_in_time(min(size, self._bytes_left), flags)
+        data = self._recv_before_deadline(min(size, self._bytes_left), flags)
         self._bytes_left -= len(data)
         return data
 
-    def _recv_in_time(self, size: int, flags: int) -> Any:
-        left = self._ends - time.monotonic()
-        if left <= 0 or self._cut_off:
+    def _recv_before_deadline(self, size: int, flags: int) -> Any:
+        left = self._deadline - time.monotonic()
+        if left <= 0 or self._aborted:
             raise TimeoutError
         try:
             self._sock.settimeout(0)
@@ -191,42 +190,39 @@ class DeadlineSocket:
         finally:
             self._sock.settimeout(None)
         if self._idle:
-            self._scheduler.give_way()
+            self._scheduler.yield_if_due()
         elif data:
-            self.count_piece()
+            self.count_ready_read()
         return data
 
     def _wait_and_recv(self, size: int, flags: int, seconds: float) -> Any:
         self._sock.settimeout(seconds)
-        self.waiting_since = self._began
+        self.waiting_since = self._phase_began
         try:
             data = self._sock.recv(size, flags)
         except OSError as exc:
-            if self._cut_off:
+            if self._aborted:
                 raise TimeoutError from exc
             raise
         finally:
             self.waiting_since = 0.0
-            self._resume()
-            self._scheduler.waited(self._resumed)
-        if self._cut_off:
+            self._restart_run()
+            self._scheduler.record_wait(self._running_since)
+        if self._aborted:
             raise TimeoutError
         return data
 
-    def _set_deadline(self, seconds: float) -> None:
-        self._began = time.monotonic()
-        self._ends = self._began + seconds
+    def _start_deadline(self, seconds: float) -> None:
+        self._phase_began = time.monotonic()
+        self._deadline = self._phase_began + seconds
 
-    def _resume(self) -> None:
-        self._pieces, self._resumed = 0, time.monotonic()
+    def _restart_run(self) -> None:
+        self._ready_reads, self._running_since = 0, time.monotonic()
 
-    def _send_slowly(self, data: bytes) -> None:
-        self._in_time(self._sock.sendall, data)
-
-    def _in_time(self, send: Callable[..., Any], *what: Any, **more: Any) -> Any:
-        self._sock.settimeout(self._limits.answer_seconds)
+    def _send_within_limit(self, send: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._sock.settimeout(self._limits.send_seconds)
         try:
-            return send(*what, **more)
+            return send(*args, **kwargs)
         except TimeoutError as exc:
             raise ConnectionResetError(errno.ECONNRESET, "the client takes too long") from exc
         finally:

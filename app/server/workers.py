@@ -1,7 +1,7 @@
-"""The worker classes: gunicorn's own, with bounds on every connection.
+"""The worker classes: gunicorn's own, with limits on every connection.
 
-gunicorn itself gives a gevent worker's client `keepalive` seconds for a head, which are many behind a load balancer, any time for its
-body and for taking the answer, and reads an unread body to its end, however long that is.
+gunicorn's gevent worker gives a client `keepalive` seconds for a head, which is long behind a load balancer, and unlimited time
+for its body and for taking the response. It also reads an unread body to its end, however long that is.
 """
 
 import time
@@ -15,172 +15,171 @@ from gunicorn.workers.base import Worker
 from gunicorn.workers.ggevent import GeventWorker
 from gunicorn.workers.gthread import DEFAULT_WORKER_DATA_TIMEOUT, ThreadWorker
 
-from app.server.connections import EVERYONE, Places, Turns
-from app.server.refusals import OURS, REFUSALS, TOO_MANY, problem
-from app.server.sockets import ConnectionLimits, DeadlineSocket, Preemptive
+from app.server.connections import ALL_NETWORKS, ConnectionRegistry, FairScheduler
+from app.server.refusals import INTERNAL_ERROR, REFUSALS, TOO_MANY_CONNECTIONS, problem_response
+from app.server.sockets import READ_BYTES, ClientLimits, DeadlineSocket, PreemptiveScheduler
 
 # Set when the server is configured.
-limits = ConnectionLimits()
+limits = ClientLimits()
 
 WARNING_SECONDS = 1.0
-# How much is read at once while the framing of chunks is looked through, in bytes: each chunk costs time, however small.
-FRAMING_BYTES, READ_BYTES = 1024, 8192
+# How many bytes of a chunked body are read at once: parsing each chunk costs time, however small it is.
+CHUNKED_READ_BYTES = 1024
 
 
-class Problems(Worker):  # type: ignore[misc]
-    """A worker whose own refusals are problems as well, and whose clients fill little of the system's memory."""
+class ProblemWorker(Worker):  # type: ignore[misc]
+    """A worker that answers malformed requests with problems, and bounds the memory that the system uses for each client."""
 
     def init_process(self) -> None:
-        """Begin, with a bound on what the system holds of each connection before it is read."""
+        """Limit the receive buffer of each connection, then start."""
         for listener in self.sockets:
             listener.setsockopt(SOL_SOCKET, SO_RCVBUF, limits.unread_bytes)
         super().init_process()
 
     def handle_error(self, _req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Tell the log what is wrong, and the client as little as it needs."""
-        refusal = next((refusal for kind, refusal in REFUSALS if isinstance(exc, kind)), OURS)
-        if refusal is OURS:
+        """Log the error, and answer with a problem that repeats nothing of the request."""
+        refusal = next((refusal for kind, refusal in REFUSALS if isinstance(exc, kind)), INTERNAL_ERROR)
+        if refusal is INTERNAL_ERROR:
             self.log.error("error handling a request", exc_info=exc)
         else:
             self.log.warning("refused a request of %s: %s", (addr or ("",))[0], type(exc).__name__)
         client.unread = True
         try:
-            util.write_nonblock(client, problem(refusal))
+            util.write_nonblock(client, problem_response(refusal))
         except Exception:
-            self.log.debug("the client is gone")
+            self.log.debug("the client has closed the connection")
 
 
-class Watched(Worker):  # type: ignore[misc]
-    """A worker that ends in order when its background work makes no progress; gunicorn then starts another."""
+class WatchdogWorker(Worker):  # type: ignore[misc]
+    """A worker that stops in order when its background work makes no progress; gunicorn then starts another."""
 
     alive: bool
 
     def notify(self) -> None:
-        """Say that the worker lives, once a second."""
+        """Signal once a second that the worker lives, and check the background work."""
         super().notify()
-        running = self.wsgi.extensions["orderflow"]
-        failing = running.failing() if self.alive else []
+        runtime = self.wsgi.extensions["orderflow"]
+        failing = runtime.failing() if self.alive else []
         if failing:
-            self.log.critical(
-                "no progress in %s: this worker ends and is replaced", ", ".join(one.name for one in failing)
-            )
-            running.give_up(failing)
+            names = ", ".join(heartbeat.name for heartbeat in failing)
+            self.log.critical("no progress in %s: this worker ends and is replaced", names)
+            runtime.give_up(failing)
             self.alive = False
 
 
-class Gevent(Problems, Watched, GeventWorker):  # type: ignore[misc]
-    """Many clients at once, with a deadline for each and turns among those that never pause."""
+class BoundedGeventWorker(ProblemWorker, WatchdogWorker, GeventWorker):  # type: ignore[misc]
+    """Many clients at once, with deadlines for each, and fair scheduling among those that never pause."""
 
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
-        self._turns = Turns()
-        trusted = EVERYONE if "*" in self.cfg.forwarded_allow_ips else self.cfg.forwarded_allow_networks()
-        self._places = Places(self.worker_connections, limits.per_address, trusted)
-        self._warned = 0.0
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._scheduler = FairScheduler()
+        trusted = ALL_NETWORKS if "*" in self.cfg.forwarded_allow_ips else self.cfg.forwarded_allow_networks()
+        self._connections = ConnectionRegistry(self.worker_connections, limits.per_address, trusted)
+        self._warned_at = 0.0
 
     def init_process(self) -> None:
-        """Begin; one client at a time is let in, as gunicorn does it where there are several workers."""
+        """Accept one client at a time, as gunicorn does with several workers, then start."""
         StreamServer.max_accept = 1
         super().init_process()
 
     def timeout_ctx(self) -> AbstractContextManager[None]:
-        """The socket has its own deadlines."""
+        """Do nothing: the socket has its own deadlines."""
         return nullcontext()
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        """Serve one connection until it ends, if its address may have one more."""
-        sock = DeadlineSocket(client, limits, self.cfg.keepalive or limits.head_seconds, self._turns)
-        with self._places.place(sock, addr) as admitted:
+        """Serve one connection until it ends, or refuse it if its address has too many."""
+        sock = DeadlineSocket(client, limits, self.cfg.keepalive or limits.head_seconds, self._scheduler)
+        with self._connections.register(sock, addr) as admitted:
             if admitted:
-                # GeventWorker's own would take all limits off the socket.
+                # GeventWorker.handle would remove the timeouts of the socket.
                 super(GeventWorker, self).handle(listener, sock, addr)
             else:
-                self._turn_away(sock, addr)
+                self._refuse(sock, addr)
 
     def handle_request(self, listener_name: Any, req: Any, sock: DeadlineSocket, addr: Any) -> Any:
-        """Answer one request; raises StopIteration where the connection must end with it."""
-        begin(req, sock)
+        """Answer one request. Raises StopIteration if the connection must end with it."""
+        begin_request(req, sock)
         try:
             super().handle_request(listener_name, req, sock, addr)
             sock.flush()
-            discard(req.body)
+            discard_body(req.body)
         finally:
-            end(req, sock)
+            end_request(req, sock)
         if sock.unread:
             raise StopIteration
 
-    def _turn_away(self, sock: DeadlineSocket, addr: Any) -> None:
+    def _refuse(self, sock: DeadlineSocket, addr: Any) -> None:
         with suppress(OSError):
-            sock.sendall(problem(TOO_MANY))
+            sock.sendall(problem_response(TOO_MANY_CONNECTIONS))
         sock.close()
-        if time.monotonic() - self._warned > WARNING_SECONDS:
-            self._warned = time.monotonic()
+        if time.monotonic() - self._warned_at > WARNING_SECONDS:
+            self._warned_at = time.monotonic()
             self.log.warning("refused a connection of %s, which has %s open", addr[0], limits.per_address)
 
 
-class Threads(Problems, Watched, ThreadWorker):  # type: ignore[misc]
-    """As many clients at once as there are threads, each with deadlines: for behind a proxy that reads requests whole."""
+class BoundedThreadWorker(ProblemWorker, WatchdogWorker, ThreadWorker):  # type: ignore[misc]
+    """As many clients at once as there are threads, with deadlines for each. For use behind a proxy that buffers requests."""
 
     def handle(self, conn: Any) -> Any:
-        """Serve what has come over a connection."""
+        """Serve the requests that are ready on a connection."""
         if not isinstance(conn.sock, DeadlineSocket):
-            self._bound(conn)
-        # Until now gunicorn's poller has waited, with a time-out of its own.
-        conn.sock.start_idle(begun=conn.parser is not None and _ahead(conn.parser.unreader))
-        goes_on = super().handle(conn)
-        if not goes_on:
+            self._wrap_socket(conn)
+        # Until now gunicorn's poller has waited, with a timeout of its own.
+        conn.sock.start_idle(begun=conn.parser is not None and _has_read_ahead(conn.parser.unreader))
+        keep = super().handle(conn)
+        if not keep:
             conn.sock.linger()
-        return goes_on
+        return keep
 
     def handle_request(self, req: Any, conn: Any) -> bool:
-        """Answer one request; whether the connection may go on."""
-        begin(req, conn.sock)
+        """Answer one request, and return whether the connection may stay open."""
+        begin_request(req, conn.sock)
         try:
             keep = super().handle_request(req, conn)
             conn.sock.flush()
-            discard(req.body)
+            discard_body(req.body)
         finally:
-            end(req, conn.sock)
+            end_request(req, conn.sock)
         return bool(keep and not conn.sock.unread)
 
-    def _bound(self, conn: Any) -> None:
+    def _wrap_socket(self, conn: Any) -> None:
         idle_seconds = DEFAULT_WORKER_DATA_TIMEOUT + limits.head_seconds
-        conn.sock = DeadlineSocket(conn.sock, limits, idle_seconds, Preemptive())
-        # gunicorn would wait for the client here, up to two seconds, in the one thread that serves all connections.
+        conn.sock = DeadlineSocket(conn.sock, limits, idle_seconds, PreemptiveScheduler())
+        # gunicorn's own close waits for the client up to two seconds, in the one thread that serves all connections.
         conn.close = lambda **_: util.close(conn.sock)
 
 
-def begin(req: Any, sock: DeadlineSocket) -> None:
-    """The head has come. The last request of a connection says so, and one whose body is too large to be read off."""
+def begin_request(req: Any, sock: DeadlineSocket) -> None:
+    """Start the body's deadline. Close the connection after its last request, and after a body that is too large to discard."""
     sock.start_body()
-    req.unreader.mxchunk = READ_BYTES if hasattr(req.body.reader, "length") else FRAMING_BYTES
+    req.unreader.mxchunk = READ_BYTES if hasattr(req.body.reader, "length") else CHUNKED_READ_BYTES
     if req.req_number >= limits.requests or getattr(req.body.reader, "length", 0) > limits.unread_bytes:
         req.force_close()
 
 
-def discard(body: Any) -> None:
-    """Read off what the application has left of a body, if that is little; without it the next request cannot be found."""
+def discard_body(body: Any) -> None:
+    """Discard what the application has not read of a small body, so that the next request can be found."""
     if not body.failed and getattr(body.reader, "length", 0) <= limits.unread_bytes:
         with suppress(Exception):
             body.read(limits.unread_bytes)
 
 
-def end(req: Any, sock: DeadlineSocket) -> None:
-    """The request is answered: note whether its body has been read, and expect the next one."""
+def end_request(req: Any, sock: DeadlineSocket) -> None:
+    """Note whether the whole body was read, and expect the next request."""
     sock.flush()
-    sock.unread = not _whole(req.body)
+    sock.unread = not _fully_read(req.body)
     req.unreader.mxchunk = READ_BYTES
-    begun = _ahead(req.unreader)
+    begun = _has_read_ahead(req.unreader)
     sock.start_idle(begun=begun)
     if begun:
-        sock.count_piece()
+        sock.count_ready_read()
 
 
-def _ahead(unreader: Any) -> bool:
-    """Whether some of the next request has been read already."""
+def _has_read_ahead(unreader: Any) -> bool:
+    """Whether part of the next request has been read already."""
     return bool(unreader.buf.getvalue())
 
 
-def _whole(body: Any) -> bool:
-    # A reader of chunks lets its parser go after the last one; one of a known length counts down.
+def _fully_read(body: Any) -> bool:
+    # After the last chunk a reader of chunks drops its parser; a reader of a known length counts down to 0.
     return not (body.failed or getattr(body.reader, "length", 0) or getattr(body.reader, "parser", None))

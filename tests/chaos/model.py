@@ -139,7 +139,7 @@ class Process:
         clock.now = lambda: told() + self.ahead
         self.provider = provider
         self.client = self.app.test_client()
-        self.orders, self.payments = running.orders, running.payments
+        self.orders, self.payments = running.modules["orders"], running.modules["payments"]
         self.hands: Hands = self.payments.worker._pool
         self.bus: Recorder = self.orders.relay._bus
         self.database = running.database

@@ -35,9 +35,9 @@ def _sabotage(owner, method, name):
 
 def post_worker_init(worker):
     running = worker.wsgi.extensions["orderflow"]
-    _sabotage(running.orders.outbox, "dequeue_local", "orders-relay")
-    _sabotage(running.payments.outbox, "dequeue_local", "payments-relay")
-    _sabotage(running.payments.worker, "take_over", "payments-sweep")
+    _sabotage(running.modules["orders"].outbox, "dequeue_local", "orders-relay")
+    _sabotage(running.modules["payments"].outbox, "dequeue_local", "payments-relay")
+    _sabotage(running.modules["payments"].worker, "take_over", "payments-sweep")
     _sabotage(running.feed, "_send_lines", "live-feed")
     _sabotage(running._metrics_flusher, "flush", "metrics-flusher")
     _sabotage(running, "prepare", "start")

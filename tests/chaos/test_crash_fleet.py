@@ -60,4 +60,4 @@ def test_a_process_of_a_fleet_that_dies_at_a_write_of_its_own_loses_nothing_and_
 def test_between_processes_the_matrix_finds_that_an_event_is_hinted_only(start):
     with start(sabotage="no_lease_on_the_outbox") as fleet:
         found = fleet.troubles(Death("orders-1", "after orders.insert #1"))
-    assert any(trouble.startswith(("settled: ", "operator: ")) for trouble in found), found
+    assert any(trouble.startswith(("settled in time: ", "operator: ")) for trouble in found), found

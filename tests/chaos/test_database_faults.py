@@ -211,7 +211,7 @@ def _assert_all_is_well(served: Any, onlooker: MongoClient, patient: Patient, wi
     database, stored = runtime(served).database, onlooker["faulty"]
     stores = [database.collection(name, 5.0) for name in ("orders", "payments", "ledger")]
     report = Doctor(*stores, grace=0.0).examine([patient.order_id], pause=0.1)
-    assert [one for one in [*report.findings, *report.attention] if one.order_id == patient.order_id] == []
+    assert [one for one in [*report.violations, *report.needs_operator] if one.order_id == patient.order_id] == []
     assert stored["orders"].count_documents({"userId": patient.user}) == 1
     [charge] = stored["ledger"].find({"orderId": patient.order_id})
     assert charge["answer"] == "captured"

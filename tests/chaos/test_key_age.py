@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from bson import ObjectId
 
-from app.main import _doctor
+from app.main import make_doctor
 from app.payments import payment as domain
 from app.payments.manual_review import NotPossible
 from app.payments.payment import Kind
@@ -453,5 +453,5 @@ def test_the_doctor_finds_the_books_right_after_a_refund_was_dropped(world, refu
     world.settle()
     charge = {"_id": f"{order_id}:1", "orderId": order_id, "answer": "captured", "value": TOTAL, "currency": "MYR"}
     world.stored.ledger.insert_one({**charge, "refunded": 0, "refunds": []})
-    report = _doctor(world.process.database, world.settings, 5.0).examine([order_id], 0.0)
-    assert report.healthy, report.findings
+    report = make_doctor(world.process.database, world.settings, 5.0).examine([order_id], 0.0)
+    assert report.healthy, report.violations

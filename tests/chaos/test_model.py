@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from app.main import _doctor
+from app.main import make_doctor
 from app.payments.manual_review import NotPossible
 from tests.chaos.model import MOODS, Process, unhurried
 
@@ -232,9 +232,9 @@ class Life(RuleBasedStateMachine):
             return
         try:
             self._settle()
-            report = _doctor(self.processes[0].database, self.settings, 5.0).examine(self.wishes, 0.0)
-            assert report.healthy, report.findings
-            assert not report.attention
+            report = make_doctor(self.processes[0].database, self.settings, 5.0).examine(self.wishes, 0.0)
+            assert report.healthy, report.violations
+            assert not report.needs_operator
             for order_id, wish in self.wishes.items():
                 held = sum(
                     charge["value"] - charge["refunded"]

@@ -8,11 +8,16 @@ from tests.chaos.sabotages import SABOTAGES
 
 pytestmark = pytest.mark.extended
 
-STUCK, CHARGED_TWICE, WRONG_BOOKS, LOST = "settled: ", "one charge: ", "books: ", "acknowledged: "
+STUCK, CHARGED_TWICE, WRONG_BOOKS, LOST = (
+    "settled in time: ",
+    "single charge: ",
+    "ledger balance: ",
+    "acknowledged order: ",
+)
 BLIND_WITHOUT = {
     "outbox_by_a_second_write": ("create", KILL, STUCK),
     "attempt_in_the_provider_key": ("pay", KILL, CHARGED_TWICE),
-    "fence_off": ("pay", STOP, "agreement: "),
+    "fence_off": ("pay", STOP, "payment status: "),
     "payment_stored_after_the_call": ("pay", KILL, STUCK),
     "intent_not_recorded": ("cancel in flight", KILL, WRONG_BOOKS),
     "events_removed_before_they_are_delivered": ("pay", KILL, STUCK),

@@ -23,12 +23,12 @@ from app.payments.providers import make
 UNKNOWN = "692000000000000000000000"
 
 
-class Silent:
-    """The simulated provider while it says nothing: calls time out, `after` their effect or before it."""
+class UnresponsiveProvider:
+    """The simulated provider while its calls time out, `after` their effect or before it."""
 
     def __init__(self, real):
         self._real = real
-        self.silent = True
+        self.unresponsive = True
         self.after = False
         self.charged = []
 
@@ -36,23 +36,23 @@ class Silent:
         return getattr(self._real, name)
 
     def find(self, call):
-        return None if self.silent else self._real.find(call)
+        return None if self.unresponsive else self._real.find(call)
 
     def charge(self, call):
         self.charged.append(call.key)
-        if self.silent and not self.after:
-            return ProviderResponse(answer=ResponseCode.UNKNOWN, reason="no word")
+        if self.unresponsive and not self.after:
+            return ProviderResponse(answer=ResponseCode.UNKNOWN, reason="no response")
         outcome = self._real.charge(call)
-        return ProviderResponse(answer=ResponseCode.UNKNOWN, reason="no word") if self.silent else outcome
+        return ProviderResponse(answer=ResponseCode.UNKNOWN, reason="no response") if self.unresponsive else outcome
 
 
 @pytest.fixture
-def silent(settings):
-    """An application at work whose provider says nothing, and that provider; two tries, then a payment is parked."""
+def unresponsive(settings):
+    """A running application with an unresponsive provider, and that provider; a payment is parked after two tries."""
     made = []
 
     def provider(given, store):
-        made.append(Silent(make(given, store)))
+        made.append(UnresponsiveProvider(make(given, store)))
         return made[-1]
 
     app = create_app(replace(settings, payment_tries=2), make_provider=provider)
@@ -63,16 +63,16 @@ def silent(settings):
 
 
 @pytest.fixture
-def parked(silent, place, eventually, database):
+def parked(unresponsive, place, eventually, database):
     """The id of an order whose payment is parked."""
-    app, provider = silent
+    app, provider = unresponsive
 
     def make(after=False, **changes):
         provider.after = after
         order_id = place(app.test_client(), **changes)
         eventually(lambda: database.payments.count_documents({"_id": order_id, "status": "Unknown"}))
         eventually(lambda: database.orders.count_documents({"_id": ObjectId(order_id), "paymentStatus": "Unknown"}))
-        provider.silent = False
+        provider.unresponsive = False
         return order_id
 
     return make
@@ -80,19 +80,19 @@ def parked(silent, place, eventually, database):
 
 @pytest.fixture
 def run(app):
-    """Run a command as an operator does, beside the server; tells its exit code and its output; `typed` is what they answer it."""
+    """Run a command beside the server, with `typed` as standard input; returns its exit code and its output."""
 
     def command(*words, within=app, typed=None):
-        told = within.test_cli_runner().invoke(args=words, input=typed)
-        assert told.exception is None or isinstance(told.exception, SystemExit), told.exception
-        return told.exit_code, told.output
+        result = within.test_cli_runner().invoke(args=words, input=typed)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result.exit_code, result.output
 
     return command
 
 
 @pytest.fixture
 def served(app, running):
-    """The address of an application that works."""
+    """The address of a running application."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -114,37 +114,37 @@ def becomes(database, eventually):
 
 
 @pytest.fixture
-def buried(client, place, database):
+def dead_letter(client, place, database):
     """The id of an order whose first event became a dead letter."""
     order_id = place(client)
     database.orders.update_one({}, {"$set": {"outbox.0.type": "Nonsense"}})
-    relay = runtime(client.application).orders.relay
+    relay = runtime(client.application).modules["orders"].relay
     for _ in range(relay._tries):
-        runtime(client.application).orders.outbox.dequeue_local(128, 0.0)
+        runtime(client.application).modules["orders"].outbox.dequeue_local(128, 0.0)
         database.orders.update_one({}, {"$set": {"relayDue": database.orders.find_one()["createdAt"]}})
         relay.sweep()
     return order_id
 
 
-def test_the_demo_shows_nine_steps_of_a_good_order_and_of_a_declined_one(run, served):
+def test_the_demo_shows_nine_stages_of_a_good_order_and_of_a_declined_one(run, served):
     code, output = run("demo", "--url", served)
     assert code == 0, output
     good, declined = output.split("an order that is declined")
-    for told in (good, declined):
-        # A sweep may hand on once more what has just been handed on.
-        assert {line.split()[0] for line in told.splitlines() if line.startswith("  ")} == {*"123456789"}
+    for result in (good, declined):
+        # A sweep may deliver once more what has just been delivered.
+        assert {line.split()[0] for line in result.splitlines() if line.startswith("  ")} == {*"123456789"}
     assert "is now Success" in output
     assert "is now Declined" in output
 
 
-def test_the_demo_says_that_nothing_listens(run):
+def test_the_demo_reports_that_nothing_listens(run):
     code, output = run("demo", "--url", "http://127.0.0.1:9")
     assert code == 3
     assert "no Orderflow answers at http://127.0.0.1:9" in output
     assert "Traceback" not in output
 
 
-def test_the_demo_says_when_stages_are_missing(run, app):
+def test_the_demo_reports_missing_stages(run, app):
     """A server whose background work does not run."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
     with ThreadPoolExecutor(1) as pool:
@@ -166,27 +166,31 @@ def test_lists_are_empty_where_all_is_well(run, group):
 def test_parked_payments_are_listed_with_their_reason(run, parked):
     order_id = parked()
     [row] = json.loads(run("payments", "list", "--json")[1])
-    assert (row["orderId"], row["why"], row.keys()) == (order_id, "no word", {"orderId", "since", "why", "refundId"})
+    assert (row["orderId"], row["reason"], row.keys()) == (
+        order_id,
+        "no response",
+        {"orderId", "since", "reason", "refundId"},
+    )
     assert order_id in run("payments", "list")[1]
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_a_retried_payment_is_settled_with_the_same_key(run, parked, silent, becomes, database, after):
+def test_a_retried_payment_is_settled_with_the_same_key(run, parked, unresponsive, becomes, database, after):
     order_id = parked(after)
     assert run("payments", "retry", order_id) == (0, f"{order_id} is now Processing\n")
     becomes(order_id, "Success", "Captured")
     assert database.ledger.count_documents({"answer": "captured"}) == 1
-    assert set(silent[1].charged) == {f"{order_id}:1"}
+    assert set(unresponsive[1].charged) == {f"{order_id}:1"}
 
 
-def test_a_retry_is_refused_when_the_provider_may_have_forgotten_the_key(run, parked, silent, database, settings):
+def test_a_retry_is_refused_when_the_provider_may_have_forgotten_the_key(run, parked, unresponsive, database, settings):
     order_id = parked()
-    silent[1].charged.clear()
+    unresponsive[1].charged.clear()
     grow_old(database, order_id, settings)
     code, output = run("payments", "retry", order_id)
     assert (code, "may have forgotten this key" in output) == (1, True)
     assert database.payments.find_one()["status"] == "Unknown"
-    assert silent[1].charged == []
+    assert unresponsive[1].charged == []
 
 
 def test_a_retry_settles_an_old_payment_by_what_the_provider_still_knows(run, parked, becomes, database, settings):
@@ -204,24 +208,24 @@ def test_a_retry_settles_an_old_payment_by_what_the_provider_still_knows(run, pa
         ("declined", "Declined", ("Declined", "Declined")),
     ],
 )
-def test_a_payment_is_resolved_as_the_operator_found_it(run, parked, becomes, database, answer, status, ends):
+def test_a_payment_is_resolved_as_the_operator_says(run, parked, becomes, database, answer, status, ends):
     order_id = parked(after=answer == "captured")
-    told = run(
+    result = run(
         "payments", "resolve", order_id, answer, "--reference", "ref-9", "--reason", "Ann called the bank", "--yes"
     )
-    assert told == (0, f"{order_id} is now {status}\n")
+    assert result == (0, f"{order_id} is now {status}\n")
     becomes(order_id, *ends)
     assert "Ann called the bank" in database.payments.find_one()["attempts"][-1]["reason"]
     assert json.loads(run("payments", "list", "--json")[1]) == []
 
 
 def test_a_payment_resolved_as_captured_after_its_order_was_cancelled_is_refunded(
-    run, silent, parked, becomes, database, eventually
+    run, unresponsive, parked, becomes, database, eventually
 ):
     order_id = parked(after=True)
-    silent[1].silent = True
-    silent[0].test_client().put("/orders", json={"orderId": order_id, "orderStatus": "Cancelled"})
-    silent[1].silent = False
+    unresponsive[1].unresponsive = True
+    unresponsive[0].test_client().put("/orders", json={"orderId": order_id, "orderStatus": "Cancelled"})
+    unresponsive[1].unresponsive = False
     becomes(order_id, "Cancelled", "Refunded")
     assert database.ledger.find_one()["refunded"] == 9900
 
@@ -234,11 +238,11 @@ def test_a_refund_that_is_refused_for_good_is_given_up(run, live, place, becomes
     refund = live.post(f"/orders/one/{order_id}/refunds", json={"amount": "RM 9"}).json["refund"]["id"]
     becomes(order_id, "Success", "Unknown")
     [row] = json.loads(run("payments", "list", "--json")[1])
-    assert (row["refundId"], "declined" in row["why"]) == (refund, True)
+    assert (row["refundId"], "declined" in row["reason"]) == (refund, True)
     code, output = run("payments", "drop-refund", order_id, "another", "--reason", "x")
     assert (code, "does not wait" in output) == (1, True)
-    told = run("payments", "drop-refund", order_id, refund, "--reason", "the card was closed")
-    assert told == (0, f"{order_id} is now Captured\n")
+    result = run("payments", "drop-refund", order_id, refund, "--reason", "the card was closed")
+    assert result == (0, f"{order_id} is now Captured\n")
     becomes(order_id, "Success", "Captured")
     # As the application sees it: what a majority has, which may be a moment behind what the primary has.
     eventually(lambda: "could not give money back" in live.get(f"/orders/one/{order_id}/explain").json["sentence"])
@@ -246,11 +250,11 @@ def test_a_refund_that_is_refused_for_good_is_given_up(run, live, place, becomes
 
 
 @pytest.mark.parametrize(("answered", "code"), [("y\n", 0), ("n\n", 1), ("\n", 1), ("", 1)])
-def test_a_payment_is_resolved_only_when_the_operator_says_so_twice(run, parked, database, answered, code):
+def test_a_payment_is_resolved_only_after_confirmation(run, parked, database, answered, code):
     order_id = parked(after=True)
-    told = run("payments", "resolve", order_id, "captured", "--reason", "x", typed=answered)
-    assert told[0] == code, told[1]
-    assert f"{order_id} goes on record as captured for good" in told[1]
+    result = run("payments", "resolve", order_id, "captured", "--reason", "x", typed=answered)
+    assert result[0] == code, result[1]
+    assert f"{order_id} is recorded as captured for good" in result[1]
     assert database.payments.find_one()["status"] == ("Unknown" if code else "Captured")
 
 
@@ -270,10 +274,10 @@ def test_a_payment_is_resolved_only_when_the_operator_says_so_twice(run, parked,
         (["retry"], 2, "Missing argument"),
     ],
 )
-def test_what_cannot_be_done_to_a_payment_is_said_in_a_sentence(run, words, code, said):
-    told = run("payments", *words)
-    assert (told[0], said in told[1]) == (code, True), told[1]
-    assert "Traceback" not in told[1]
+def test_a_command_on_a_payment_that_fails_says_why_in_a_sentence(run, words, code, said):
+    result = run("payments", *words)
+    assert (result[0], said in result[1]) == (code, True), result[1]
+    assert "Traceback" not in result[1]
 
 
 def test_a_payment_that_is_not_parked_is_left_alone(run, served, place, app, becomes, database):
@@ -292,22 +296,22 @@ def test_a_refund_cannot_be_resolved_as_a_decline_of_the_charge(run, parked, dat
     assert database.payments.find_one()["status"] == "Unknown"
 
 
-def test_dead_letters_are_listed_with_their_reason(run, buried):
+def test_dead_letters_are_listed_with_their_reason(run, dead_letter):
     [row] = json.loads(run("dead-letters", "list", "--json")[1])
-    assert (row["module"], row["orderId"], row["event"], row["tries"]) == ("orders", buried, "Nonsense", 8)
-    assert "Nonsense" in row["why"]
-    assert buried in run("dead-letters", "list")[1]
+    assert (row["module"], row["orderId"], row["event"], row["failures"]) == ("orders", dead_letter, "Nonsense", 8)
+    assert "Nonsense" in row["reason"]
+    assert dead_letter in run("dead-letters", "list")[1]
 
 
-def test_a_replayed_dead_letter_is_delivered(run, buried, app, database, becomes):
+def test_a_replayed_dead_letter_is_delivered(run, dead_letter, app, database, becomes):
     database.orders.update_one({}, {"$set": {"outbox.0.type": "OrderCreated"}})
-    assert run("dead-letters", "replay", buried) == (0, f"{buried}: due again in orders\n")
+    assert run("dead-letters", "replay", dead_letter) == (0, f"{dead_letter}: due again in orders\n")
     assert json.loads(run("dead-letters", "list", "--json")[1]) == []
     runtime(app).start()
-    becomes(buried, "Success", "Captured")
+    becomes(dead_letter, "Success", "Captured")
 
 
-def test_replaying_what_is_no_dead_letter_is_said_in_a_sentence(run):
+def test_a_replay_without_a_dead_letter_says_so_in_a_sentence(run):
     for order_id in ("0123456789abcdef01234567", "x"):
         code, output = run("dead-letters", "replay", order_id)
         assert (code, f"order {order_id} has no dead letter" in output) == (1, True)
@@ -334,19 +338,19 @@ def test_without_a_database_a_command_says_so(run, settings, words):
     assert "Traceback" not in output
 
 
-def test_the_demo_tells_programs_the_same_steps(run, served):
+def test_the_demo_prints_the_same_stages_as_json(run, served):
     code, output = run("demo", "--url", served, "--json")
-    told = [json.loads(line) for line in output.splitlines()]
+    result = [json.loads(line) for line in output.splitlines()]
     assert code == 0
-    assert {line["stage"] for line in told if "stage" in line} == {*Stage}
-    assert [line["orderStatus"] for line in told if "stage" not in line] == ["Success", "Declined"]
+    assert {line["stage"] for line in result if "stage" in line} == {*Stage}
+    assert [line["orderStatus"] for line in result if "stage" not in line] == ["Success", "Declined"]
 
 
 def test_orders_of_a_user_are_listed_newest_first(run, client, place):
     first, second = place(client, userId="ada"), place(client, userId="ada")
     place(client, userId="bob")
-    told = json.loads(run("orders", "list", "--user", "ada", "--json")[1])
-    assert [order["id"] for order in told] == [second, first]
+    result = json.loads(run("orders", "list", "--user", "ada", "--json")[1])
+    assert [order["id"] for order in result] == [second, first]
     shown = run("orders", "list", "--user", "ada", "--limit", "1")[1]
     assert second in shown
     assert first not in shown
@@ -355,33 +359,33 @@ def test_orders_of_a_user_are_listed_newest_first(run, client, place):
 
 def test_orders_of_all_are_listed_whole_or_by_status(run, client, place):
     placed = [place(client, userId=user) for user in ("ada", "bob", "ada")]
-    told = json.loads(run("orders", "list", "--json")[1])
-    assert {order["id"] for order in told} == set(placed)
+    result = json.loads(run("orders", "list", "--json")[1])
+    assert {order["id"] for order in result} == set(placed)
     assert len(json.loads(run("orders", "list", "--limit", "2", "--json")[1])) == 2
     assert len(json.loads(run("orders", "list", "--status", "Processing", "--json")[1])) == 3
     assert json.loads(run("orders", "list", "--status", "Success", "--json")[1]) == []
 
 
-def test_orders_that_do_not_get_on_are_listed(run, buried, client, place):
+def test_stuck_orders_are_listed(run, dead_letter, client, place):
     late = place(client, userId="ada")
-    assert [order["id"] for order in json.loads(run("orders", "list", "--stuck", "--json")[1])] == [buried]
-    told = json.loads(run("orders", "list", "--stuck", "--user", "ada", "--overdue", "-60", "--json")[1])
-    assert [order["id"] for order in told] == [late]
+    assert [order["id"] for order in json.loads(run("orders", "list", "--stuck", "--json")[1])] == [dead_letter]
+    result = json.loads(run("orders", "list", "--stuck", "--user", "ada", "--overdue", "-60", "--json")[1])
+    assert [order["id"] for order in result] == [late]
     assert json.loads(run("orders", "list", "--stuck", "--status", "Success", "--json")[1]) == []
 
 
-def test_orders_whose_payment_is_parked_do_not_get_on(run, parked):
+def test_orders_whose_payment_is_parked_are_stuck(run, parked):
     order_id = parked()
     assert [order["id"] for order in json.loads(run("orders", "list", "--stuck", "--json")[1])] == [order_id]
 
 
-def test_an_order_is_shown_with_its_way(run, served, place, app, becomes, eventually):
+def test_an_order_is_shown_with_its_latency(run, served, place, app, becomes, eventually):
     order_id = place(app.test_client())
     becomes(order_id, "Success", "Captured")
-    told = json.loads(run("orders", "show", order_id, "--json")[1])
-    assert (told["order"]["id"], told["order"]["orderStatus"]) == (order_id, "Success")
-    assert [event["type"] for event in told["events"]] == ["OrderCreated", "PaymentCaptured"]
-    assert [attempt["answer"] for attempt in told["attempts"]] == ["captured"]
+    result = json.loads(run("orders", "show", order_id, "--json")[1])
+    assert (result["order"]["id"], result["order"]["orderStatus"]) == (order_id, "Success")
+    assert [event["type"] for event in result["events"]] == ["OrderCreated", "PaymentCaptured"]
+    assert [attempt["answer"] for attempt in result["attempts"]] == ["captured"]
     eventually(lambda: len(json.loads(run("orders", "show", order_id, "--json")[1])["stages"]) == len(Stage))
     shown = run("orders", "show", order_id)[1]
     facts = (order_id, "RM 99", "OrderCreated", "PaymentCaptured", "charge, attempt 1", "event handed to payments", "█")
@@ -408,8 +412,8 @@ def test_an_order_that_does_not_settle_is_watched_only_so_long(run, client, plac
 def test_an_order_is_explained_as_the_api_does(run, client, place):
     order_id = place(client)
     sentence = client.get(f"/orders/one/{order_id}/explain").json["sentence"]
-    told = json.loads(run("orders", "explain", order_id, "--json")[1])
-    assert (told["sentence"], told["waitsFor"]) == (sentence, "the relay")
+    result = json.loads(run("orders", "explain", order_id, "--json")[1])
+    assert (result["sentence"], result["waitsFor"]) == (sentence, "the relay")
     shown = run("orders", "explain", order_id)[1]
     assert sentence in shown
     assert "the relay" in shown
@@ -417,7 +421,7 @@ def test_an_order_is_explained_as_the_api_does(run, client, place):
 
 @pytest.mark.parametrize("command", ["show", "watch", "explain"])
 @pytest.mark.parametrize("order_id", [UNKNOWN, "x"])
-def test_an_order_that_is_not_there_is_said_in_a_sentence(run, command, order_id):
+def test_an_unknown_order_is_reported_in_a_sentence(run, command, order_id):
     code, output = run("orders", command, order_id)
     assert (code, "there is no order with this id" in output) == (1, True), output
 
@@ -426,28 +430,32 @@ def test_an_order_that_is_not_there_is_said_in_a_sentence(run, command, order_id
     ("word", "more", "status"),
     [("retry", [], "Processing"), ("resolve", ["captured", "--reason", "x", "--yes"], "Captured")],
 )
-def test_what_is_done_to_a_payment_is_told_to_programs_too(run, parked, word, more, status):
+def test_commands_on_payments_print_json(run, parked, word, more, status):
     order_id = parked()
-    told = json.loads(run("payments", word, order_id, *more, "--json")[1])
-    assert told == {"orderId": order_id, "paymentStatus": status}
+    result = json.loads(run("payments", word, order_id, *more, "--json")[1])
+    assert result == {"orderId": order_id, "paymentStatus": status}
 
 
-def test_what_is_done_to_a_dead_letter_is_told_to_programs_too(run, buried):
-    told = json.loads(run("dead-letters", "replay", buried, "--json")[1])
-    assert told == {"orderId": buried, "dueAgainIn": ["orders"]}
+def test_a_replay_prints_json(run, dead_letter):
+    result = json.loads(run("dead-letters", "replay", dead_letter, "--json")[1])
+    assert result == {"orderId": dead_letter, "replayedIn": ["orders"]}
 
 
-def test_a_load_tells_what_became_of_its_orders(run, served, database):
+def test_a_load_reports_responses_latency_and_statuses(run, served, database):
     words = ["load", "--orders", "30", "--rate", "200", "--connections", "4", "--url", served]
     code, output = run(*words, "--json")
-    told = json.loads(output.splitlines()[-1])
+    result = json.loads(output.splitlines()[-1])
     assert code == 0, output
-    assert (told["sent"], told["answers"], told["accepted"], told["settled"]) == (30, {"201": 30}, 30, 30)
-    assert told["orderStatuses"] == {"Success": 30}
+    assert (result["sent"], result["responses"], result["accepted"], result["settled"]) == (30, {"201": 30}, 30, 30)
+    assert result["orderStatuses"] == {"Success": 30}
     assert (
-        0 < told["latencyMs"]["p50"] <= told["latencyMs"]["p90"] <= told["latencyMs"]["p99"] <= told["latencyMs"]["max"]
+        0
+        < result["latencyMs"]["p50"]
+        <= result["latencyMs"]["p90"]
+        <= result["latencyMs"]["p99"]
+        <= result["latencyMs"]["max"]
     )
-    assert told["seconds"] >= 29 / 200
+    assert result["seconds"] >= 29 / 200
     assert database.orders.count_documents({"userId": "load"}) == 30
     shown = run(*words, "--product", "2")[1]
     assert "now Declined" in shown
@@ -463,8 +471,8 @@ def test_a_load_that_does_not_settle_ends_with_a_code(run, app):
         code, output = run("load", *words)
         server.shutdown()
     server.server_close()
-    told = json.loads(output.splitlines()[-1])
-    assert (code, told["accepted"], told["settled"], told["orderStatuses"]) == (1, 3, 0, {"Processing": 3})
+    result = json.loads(output.splitlines()[-1])
+    assert (code, result["accepted"], result["settled"], result["orderStatuses"]) == (1, 3, 0, {"Processing": 3})
 
 
 @pytest.mark.parametrize(
@@ -478,9 +486,9 @@ def test_a_load_that_does_not_settle_ends_with_a_code(run, app):
         (["--connections", "100000"], 2, "100000"),
     ],
 )
-def test_a_load_that_cannot_be_is_said_in_a_sentence(run, words, code, said):
-    told = run("load", *words)
-    assert (told[0], said in told[1], "Traceback" in told[1]) == (code, True, False), told[1]
+def test_an_impossible_load_is_refused_in_a_sentence(run, words, code, said):
+    result = run("load", *words)
+    assert (result[0], said in result[1], "Traceback" in result[1]) == (code, True, False), result[1]
 
 
 def test_percentiles_are_values_that_were_seen():
@@ -491,13 +499,13 @@ def test_percentiles_are_values_that_were_seen():
 
 def test_a_shell_completes_the_commands(tmp_path):
     flask = Path(sys.executable).parent / "flask"
-    asked = {"_FLASK_COMPLETE": "bash_complete", "COMP_WORDS": "flask --app app.main orders ", "COMP_CWORD": "4"}
-    environ = {**os.environ, **asked, "ORDERFLOW_DATA": str(tmp_path)}
-    told = subprocess.run([flask], env=environ, capture_output=True, text=True, timeout=60, check=False)
-    assert {line.partition(",")[2] for line in told.stdout.split()} == {"explain", "list", "show", "watch"}
+    completion = {"_FLASK_COMPLETE": "bash_complete", "COMP_WORDS": "flask --app app.main orders ", "COMP_CWORD": "4"}
+    environ = {**os.environ, **completion, "ORDERFLOW_DATA": str(tmp_path)}
+    result = subprocess.run([flask], env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert {line.partition(",")[2] for line in result.stdout.split()} == {"explain", "list", "show", "watch"}
 
 
-def test_every_command_answers_programs_and_explains_itself(app):
+def test_every_command_prints_json_and_has_a_help(app):
     def commands(group, *words):
         for name, command in group.commands.items():
             if hasattr(command, "commands"):

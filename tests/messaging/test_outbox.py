@@ -271,7 +271,7 @@ def test_an_order_survives_a_crash_between_storing_and_handing_on(settings, clie
     # Nothing of the first process runs, as if it had been killed right after its answer.
     successor = create_app(settings)
     try:
-        eventually(runtime(successor).orders.relay.sweep)
+        eventually(runtime(successor).modules["orders"].relay.sweep)
         assert database["payments"].count_documents({"_id": order_id}) == 1
         assert database["orders"].count_documents({"outbox": {"$ne": []}}) == 0
     finally:
@@ -292,9 +292,9 @@ def test_a_cancellation_that_was_not_handed_on_outlives_the_news_of_an_earlier_e
 
     try:
         order_id = place(client)
-        running.orders.relay.deliver(running.orders.outbox.dequeue_local(128, 0))
+        running.modules["orders"].relay.deliver(running.modules["orders"].outbox.dequeue_local(128, 0))
         # As if the process had died between storing the cancellation and handing it on.
-        monkeypatch.setattr(running.orders.outbox, "enqueue_local", lambda key, events: None)
+        monkeypatch.setattr(running.modules["orders"].outbox, "enqueue_local", lambda key, events: None)
         assert client.put("/orders", json={"orderId": order_id, "orderStatus": "Cancelled"}).status_code == 200
         running.start()
         eventually(lambda: stands("Cancelled", "Refunding"))

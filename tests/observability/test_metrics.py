@@ -137,10 +137,10 @@ def test_a_dead_letter_is_counted_for_its_module(app, client, place, look, datab
     place(client)
     running = runtime(app)
     database.orders.update_one({}, {"$set": {"outbox.0.type": "Nonsense"}})
-    running.orders.outbox.dequeue_local(128, 0.0)
+    running.modules["orders"].outbox.dequeue_local(128, 0.0)
     for _ in range(running.settings.relay_tries):
         database.orders.update_one({}, {"$set": {"relayDue": database.orders.find_one()["createdAt"]}})
-        running.orders.relay.sweep()
+        running.modules["orders"].relay.sweep()
     _, after = look(client)
     assert count(after, "orderflow_dead_letters") == count(before, "orderflow_dead_letters") + 1
 
@@ -318,8 +318,8 @@ def test_a_database_that_does_not_answer_counts_by_kind(settings, look):
 
 def test_folders_of_servers_that_were_killed_go_and_those_in_use_stay(tmp_path, monkeypatch):
     probe = (
-        "import runpy, sys, types; conf = runpy.run_path('gunicorn.conf.py'); held = conf['_metrics_folder'](); "
-        "print(held[0], flush=True); sys.stdin.read()"
+        "import runpy, sys, types; conf = runpy.run_path('gunicorn.conf.py'); created = conf['_create_metrics_folder'](); "
+        "print(created[0], flush=True); sys.stdin.read()"
     )
 
     def server():

@@ -267,7 +267,10 @@ except BadSettings as exc:
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [([], "200 OpenTelemetryTracer"), (["without"], "OTEL_… asks for traces: pip install orderflow[otel]")],
+    [
+        ([], "200 OpenTelemetryTracer"),
+        (["without"], "OTEL_… enables traces, which need a library: pip install orderflow[otel]"),
+    ],
 )
 def test_on_it_starts_or_says_what_is_missing(tmp_path, words, said):
     environ = {

@@ -248,7 +248,7 @@ def test_internal_members_never_leave_the_house(client, place):
 def test_news_of_a_missing_order_holds_back_no_other(app, client, place, database, payment_event):
     ids = [place(client), str(ObjectId()), place(client)]
     batch = [PendingEvents(order_id, [payment_event(PaymentCaptured, order_id)]) for order_id in ids]
-    runtime(app).payments.relay.deliver(batch)
+    runtime(app).modules["payments"].relay.deliver(batch)
     assert [doc["orderStatus"] for doc in database.orders.find()] == ["Success", "Success"]
     assert [bool(pending.error) for pending in batch] == [False, True, False]
 

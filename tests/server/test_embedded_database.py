@@ -1,4 +1,4 @@
-"""The embedded database of a running server: it comes back whatever dies, and is for its owner alone."""
+"""The embedded database of a running server: it restarts whatever dies, and only its owner may access it."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def folder():
 
 @pytest.fixture
 def server(folder):
-    """A server with a database of its own, ready; both ended afterwards."""
+    """A ready server with a database of its own; both are stopped afterwards."""
     with Server(folder, {"SWEEP_INTERVAL": "0.1"}) as running:
         yield running
 
@@ -52,7 +52,7 @@ def supervisor(server):
 
 
 def mongod(server):
-    """The mongod that runs now, as soon as there is one."""
+    """The running mongod, or None."""
     return next((one for one in psutil.process_iter(["cmdline"]) if on_folder(one, server)), None)
 
 
@@ -70,7 +70,7 @@ def ready(server):
 
 @pytest.fixture
 def full_pipe():
-    """Where to write to a pipe that is full and that nobody reads."""
+    """The writing end of a full pipe that nobody reads."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with suppress(BlockingIOError):
@@ -124,7 +124,7 @@ def kill_both(server):
     [(kill_mongod, 0), (kill_supervisor, 1), (kill_both, 1)],
     ids=["mongod", "the supervisor", "both"],
 )
-def test_it_comes_back_with_all_data_whatever_was_killed(server, place, eventually, kill, supervisors, status_of):
+def test_it_restarts_with_all_data_whatever_was_killed(server, place, eventually, kill, supervisors, status_of):
     first = place()
     before = mongod(server)
     kill(server)
@@ -137,23 +137,23 @@ def test_it_comes_back_with_all_data_whatever_was_killed(server, place, eventual
     assert mongod(server) is None
 
 
-def test_it_comes_back_when_its_port_is_free_again_however_long_that_takes(server, place, eventually, status_of):
+def test_it_restarts_as_soon_as_its_port_is_free_again(server, place, eventually, status_of):
     port = urlsplit(embedded_mongod.running(server.log.parent)).port
-    with socket.socket() as stranger:
-        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket() as blocker:
+        blocker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         kill_mongod(server)
-        eventually(lambda: took(stranger, port), 30)
+        eventually(lambda: bind_port(blocker, port), 30)
         eventually(lambda: log(server).count("the embedded database cannot be started, next try in") >= 2, 60)
         assert not server.ready()
     eventually(ready(server), 60)
     assert status_of(place()) == "Success"
 
 
-def took(stranger, port):
+def bind_port(blocker, port):
     """Whether the port could be taken before mongod has it again."""
     try:
-        stranger.bind(("127.0.0.1", port))
-        stranger.listen()
+        blocker.bind(("127.0.0.1", port))
+        blocker.listen()
     except OSError:
         return False
     return True
@@ -171,7 +171,7 @@ def test_the_password_is_in_no_command_line_and_no_log(server):
     assert password not in log(server) + (server.log.parent / "mongod.log").read_text()
 
 
-def test_operators_are_let_in_by_the_folder(server, place):
+def test_operators_connect_by_the_folder(server, place):
     place()
     environ = {**os.environ, "ORDERFLOW_DATA": str(server.log.parent)}
     command = ["flask", "--app", "app.main", "doctor", "--json"]
@@ -191,13 +191,13 @@ def test_another_user_of_this_machine_reads_and_changes_nothing(server, place):
         tried = subprocess.run(command, user=NOBODY, group=NOBODY, extra_groups=[], capture_output=True, check=False)
         assert tried.returncode != 0, (command, tried.stdout)
         assert b"Permission denied" in tried.stderr
-    with MongoClient("127.0.0.1", urlsplit(embedded_mongod.running(data)).port, directConnection=True) as stranger:
-        assert stranger.admin.command("ping")["ok"] == 1
+    with MongoClient("127.0.0.1", urlsplit(embedded_mongod.running(data)).port, directConnection=True) as blocker:
+        assert blocker.admin.command("ping")["ok"] == 1
         with pytest.raises(OperationFailure, match="requires authentication"):
-            stranger.orderflow.orders.find_one()
+            blocker.orderflow.orders.find_one()
 
 
-def test_the_database_comes_back_again_and_again_although_nobody_reads_the_log(folder, full_pipe, eventually):
+def test_the_database_restarts_every_time_although_nobody_reads_the_log(folder, full_pipe, eventually):
     command = [sys.executable, "-m", "app.storage.embedded_mongod", str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=full_pipe) as supervising:
         try:

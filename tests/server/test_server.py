@@ -14,10 +14,10 @@ from gunicorn.http import errors
 
 from app.gateway import HEADERS
 from app.gateway.http.problem_catalogue import PROBLEMS
-from app.server.connections import EVERYONE, Places, Turns
-from app.server.refusals import REFUSALS, TOO_MANY
-from app.server.sockets import ConnectionLimits, DeadlineSocket, Preemptive
-from app.server.workers import Problems
+from app.server.connections import ALL_NETWORKS, ConnectionRegistry, FairScheduler
+from app.server.refusals import REFUSALS, TOO_MANY_CONNECTIONS
+from app.server.sockets import ClientLimits, DeadlineSocket, PreemptiveScheduler
+from app.server.workers import ProblemWorker
 
 
 @pytest.fixture
@@ -29,17 +29,17 @@ def pair():
 
 @pytest.fixture
 def log():
-    told = []
+    lines = []
     return SimpleNamespace(
-        told=told,
-        warning=lambda *line: told.append(("warning", line)),
-        error=lambda *line, **_: told.append(("error", line)),
-        debug=lambda *line: told.append(("debug", line)),
+        lines=lines,
+        warning=lambda *line: lines.append(("warning", line)),
+        error=lambda *line, **_: lines.append(("error", line)),
+        debug=lambda *line: lines.append(("debug", line)),
     )
 
 
-def answered(sock):
-    """What came over a socket, as status, headers and body."""
+def read_response(sock):
+    """Reads a response from a socket: status, headers and body."""
     head, _, body = sock.recv(65536).partition(b"\r\n\r\n")
     status, *lines = head.decode().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines)
@@ -47,7 +47,9 @@ def answered(sock):
     return int(status.split()[1]), headers, json.loads(body)
 
 
-@pytest.mark.parametrize("refusal", [*(refusal for _, refusal in REFUSALS), TOO_MANY], ids=lambda refusal: refusal[1])
+@pytest.mark.parametrize(
+    "refusal", [*(refusal for _, refusal in REFUSALS), TOO_MANY_CONNECTIONS], ids=lambda refusal: refusal[1]
+)
 def test_the_servers_problems_are_the_applications(refusal):
     status, code, title, detail = refusal
     assert (status, title) == (PROBLEMS[code].status, PROBLEMS[code].title)
@@ -73,49 +75,49 @@ def test_the_servers_problems_are_the_applications(refusal):
     ],
     ids=lambda part: type(part).__name__ if isinstance(part, BaseException) else str(part),
 )
-def test_what_the_server_refuses_is_a_problem_that_tells_nothing_back(pair, log, error, status, code):
-    worker = Problems.__new__(Problems)
+def test_the_problem_of_a_refusal_repeats_nothing_of_the_request(pair, log, error, status, code):
+    worker = ProblemWorker.__new__(ProblemWorker)
     worker.log = log
     worker.handle_error(None, bounded(pair[0]), ("192.0.2.7", 1234), error)
-    found, headers, body = answered(pair[1])
+    found, headers, body = read_response(pair[1])
     assert (found, body["status"], body["code"], body["ok"]) == (status, status, code, False)
     assert headers["Content-Type"] == "application/problem+json"
     assert headers["Connection"] == "close"
     assert headers["X-Request-Id"] == body["requestId"]
     assert headers.items() >= HEADERS.items()
     assert "script" not in json.dumps(body)
-    [(level, line)] = log.told
+    [(level, line)] = log.lines
     assert level == ("error" if status == 500 else "warning")
     assert "script" not in str(line)
 
 
-def test_a_client_that_is_gone_is_no_trouble(pair, log):
-    worker = Problems.__new__(Problems)
+def test_a_client_that_has_closed_the_connection_is_no_error(pair, log):
+    worker = ProblemWorker.__new__(ProblemWorker)
     worker.log = log
     client = bounded(pair[0])
     pair[0].close()
     worker.handle_error(None, client, None, errors.InvalidRequestLine("x"))
-    assert [level for level, _ in log.told] == ["warning", "debug"]
+    assert [level for level, _ in log.lines] == ["warning", "debug"]
 
 
 def bounded(sock, idle_seconds=5.0, scheduler=None, **limits):
     """A client's socket with limits."""
-    return DeadlineSocket(sock, ConnectionLimits(**limits), idle_seconds, scheduler or Preemptive())
+    return DeadlineSocket(sock, ClientLimits(**limits), idle_seconds, scheduler or PreemptiveScheduler())
 
 
-class Asked:
-    """A scheduler that takes down what it is asked for."""
+class CountingScheduler:
+    """A scheduler that counts its calls."""
 
     def __init__(self):
-        self.ways, self.turns = 0, 0
+        self.yields, self.turns = 0, 0
 
-    def waited(self, now):
+    def record_wait(self, now):
         """Others have run."""
 
-    def give_way(self):
-        self.ways += 1
+    def yield_if_due(self):
+        self.yields += 1
 
-    def take_turn(self, _ran):
+    def wait_for_turn(self, _ran):
         self.turns += 1
 
 
@@ -183,28 +185,28 @@ def test_once_it_is_answered_the_next_request_may_take_its_time(pair):
     assert patient.gettimeout() is None
 
 
-def test_who_sends_one_request_after_the_other_gives_way_before_each(pair):
-    asked = Asked()
-    sock = bounded(pair[0], scheduler=asked)
+def test_a_client_that_sends_one_request_after_the_other_yields_before_each(pair):
+    scheduler = CountingScheduler()
+    sock = bounded(pair[0], scheduler=scheduler)
     for _ in range(5):
         pair[1].sendall(b"GET")
         assert sock.recv(10) == b"GET"
         sock.start_idle(begun=False)
-    assert (asked.ways, asked.turns) == (5, 0)
+    assert (scheduler.yields, scheduler.turns) == (5, 0)
 
 
-def test_who_always_has_more_waits_for_their_turn(pair):
-    asked = Asked()
-    sock = bounded(pair[0], scheduler=asked)
+def test_a_client_that_always_has_more_waits_for_its_turn(pair):
+    scheduler = CountingScheduler()
+    sock = bounded(pair[0], scheduler=scheduler)
     sock.start_body()
     pair[1].sendall(b"x" * 100)
     for expected in (0, 0, 1, 1, 1, 2):
         sock.recv(1)
-        assert asked.turns == expected
+        assert scheduler.turns == expected
     sock.start_idle(begun=True)
     for expected in (2, 2, 3):
-        sock.count_piece()
-        assert asked.turns == expected
+        sock.count_ready_read()
+        assert scheduler.turns == expected
 
 
 class Pausing:
@@ -222,21 +224,21 @@ class Pausing:
         return self._sock.recv(*what)
 
 
-def test_who_pauses_waits_for_no_turn(pair):
-    asked = Asked()
-    sock = bounded(Pausing(pair[0]), scheduler=asked)
+def test_a_client_that_pauses_waits_for_no_turn(pair):
+    scheduler = CountingScheduler()
+    sock = bounded(Pausing(pair[0]), scheduler=scheduler)
     sock.start_body()
     pair[1].sendall(b"x" * 100)
     for _ in range(10):
         sock.recv(1)
-    assert (asked.ways, asked.turns) == (0, 0)
+    assert (scheduler.yields, scheduler.turns) == (0, 0)
 
 
-def test_a_wait_that_is_cut_off_ends_as_if_its_deadline_had_passed(pair):
+def test_a_wait_that_is_aborted_ends_as_if_its_deadline_had_passed(pair):
     sock = bounded(pair[0])
     sock.start_body()
     assert not sock.waiting_since
-    cut = threading.Timer(0.01, sock.cut_off)
+    cut = threading.Timer(0.01, sock.abort)
     cut.start()
     with pytest.raises(TimeoutError):
         sock.recv(1)
@@ -245,7 +247,7 @@ def test_a_wait_that_is_cut_off_ends_as_if_its_deadline_had_passed(pair):
 
 def test_a_client_that_does_not_take_its_answer_counts_as_gone(pair):
     with pytest.raises(ConnectionResetError):
-        bounded(pair[0], answer_seconds=0.1).sendall(b"x" * 10_000_000)
+        bounded(pair[0], send_seconds=0.1).sendall(b"x" * 10_000_000)
 
 
 def test_the_head_of_an_answer_goes_before_the_file_that_follows_it(pair, tmp_path):
@@ -262,30 +264,30 @@ def test_the_head_of_an_answer_goes_before_the_file_that_follows_it(pair, tmp_pa
 def test_a_client_that_does_not_take_a_file_counts_as_gone(pair, tmp_path):
     (tmp_path / "page").write_bytes(bytes(16 * 1024 * 1024))
     with (tmp_path / "page").open("rb") as page, pytest.raises(ConnectionResetError):
-        bounded(pair[0], answer_seconds=0.1).sendfile(page)
+        bounded(pair[0], send_seconds=0.1).sendfile(page)
 
 
-def test_the_loop_comes_round_although_requests_follow_each_other_at_once():
-    turns, rounds = Turns(), []
+def test_the_loop_runs_although_requests_follow_each_other_at_once():
+    scheduler, rounds = FairScheduler(), []
 
     def background():
         for _ in range(3):
-            rounds.append(turns)
+            rounds.append(scheduler)
             gevent.sleep(0)
 
     def requests():
         while len(rounds) < 3:
-            turns.give_way()
+            scheduler.yield_if_due()
 
     gevent.joinall([gevent.spawn(requests), gevent.spawn(background)], raise_error=True)
 
 
 def test_turns_come_one_at_a_time_in_the_order_of_asking_and_the_loop_runs_between():
-    turns, done = Turns(), []
+    scheduler, done = FairScheduler(), []
 
     def busy(name):
         for _ in range(3):
-            turns.take_turn(0.0)
+            scheduler.wait_for_turn(0.0)
             done.append(name)
 
     def background():
@@ -299,19 +301,19 @@ def test_turns_come_one_at_a_time_in_the_order_of_asking_and_the_loop_runs_betwe
     assert "".join(done) == "abcabcabc"
 
 
-class Waiting:
-    """A connection that waits for its client since some time."""
+class WaitingConnection:
+    """A connection that has waited for its client since a time."""
 
     def __init__(self, since=0.0):
-        self.waiting_since, self.is_cut_off = since, False
+        self.waiting_since, self.is_aborted = since, False
 
-    def cut_off(self):
-        self.is_cut_off = True
+    def abort(self):
+        self.is_aborted = True
 
 
-def place(places, stack, address, since=0.0):
-    connection = Waiting(since)
-    return stack.enter_context(places.place(connection, (address, 1))), connection
+def register(registry, stack, address, since=0.0):
+    connection = WaitingConnection(since)
+    return stack.enter_context(registry.register(connection, (address, 1))), connection
 
 
 @pytest.mark.parametrize(
@@ -322,35 +324,36 @@ def place(places, stack, address, since=0.0):
         ("fe80::1%eth0", "fe80::1", "192.0.2.7"),
     ],
 )
-def test_an_address_has_only_so_many_places(address, same, other):
-    places = Places(100, 2, [])
+def test_an_address_has_only_so_many_connections(address, same, other):
+    registry = ConnectionRegistry(100, 2, [])
     with ExitStack() as stack:
-        assert [place(places, stack, each)[0] for each in (address, same, same, other)] == [True, True, False, True]
+        admitted = [register(registry, stack, each)[0] for each in (address, same, same, other)]
+        assert admitted == [True, True, False, True]
     with ExitStack() as stack:
-        assert place(places, stack, same)[0]
+        assert register(registry, stack, same)[0]
 
 
 @pytest.mark.parametrize(
     "trusted",
-    [[ip_network("192.0.2.0/24")], [ip_network("::ffff:192.0.2.0/120")], EVERYONE],
+    [[ip_network("192.0.2.0/24")], [ip_network("::ffff:192.0.2.0/120")], ALL_NETWORKS],
     ids=["named", "named as of IPv6", "everyone"],
 )
 @pytest.mark.parametrize("address", ["192.0.2.7", "::ffff:192.0.2.7"])
 def test_a_trusted_proxy_has_as_many_as_it_wants(trusted, address):
-    places = Places(100, 1, trusted)
+    registry = ConnectionRegistry(100, 1, trusted)
     with ExitStack() as stack:
-        assert all(place(places, stack, address)[0] for _ in range(3))
+        assert all(register(registry, stack, address)[0] for _ in range(3))
 
 
-def test_where_places_run_out_who_has_waited_for_its_client_the_longest_goes():
-    places = Places(5, 10, [ip_network("192.0.2.9")])
+def test_a_nearly_full_worker_evicts_the_connection_that_has_waited_longest():
+    registry = ConnectionRegistry(5, 10, [ip_network("192.0.2.9")])
     with ExitStack() as stack:
-        _, proxy = place(places, stack, "192.0.2.9", since=1.0)
-        _, busy = place(places, stack, "192.0.2.1")
-        _, late = place(places, stack, "192.0.2.2", since=3.0)
-        _, early = place(places, stack, "192.0.2.3", since=2.0)
-        _, fifth = place(places, stack, "192.0.2.4")
-        assert not any(each.is_cut_off for each in (proxy, busy, late, early, fifth))
-        place(places, stack, "192.0.2.5")
-        assert early.is_cut_off
-        assert not any(each.is_cut_off for each in (proxy, busy, late, fifth))
+        _, proxy = register(registry, stack, "192.0.2.9", since=1.0)
+        _, busy = register(registry, stack, "192.0.2.1")
+        _, late = register(registry, stack, "192.0.2.2", since=3.0)
+        _, early = register(registry, stack, "192.0.2.3", since=2.0)
+        _, fifth = register(registry, stack, "192.0.2.4")
+        assert not any(each.is_aborted for each in (proxy, busy, late, early, fifth))
+        register(registry, stack, "192.0.2.5")
+        assert early.is_aborted
+        assert not any(each.is_aborted for each in (proxy, busy, late, fifth))

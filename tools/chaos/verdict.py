@@ -36,17 +36,17 @@ class Report:
     """Two judgements of one run: the audit's own sums, and the doctor's, who knows the application."""
 
     audit: Audit
-    doctor: doctor.Report
+    doctor: doctor.DoctorReport
 
     @property
     def findings(self) -> list[Any]:
         """Whatever either of them found wrong."""
-        return [*self.audit.findings, *self.doctor.findings]
+        return [*self.audit.findings, *self.doctor.violations]
 
     @property
     def attention(self) -> list[doctor.Finding]:
         """What waits for an operator and may not."""
-        return [one for one in self.doctor.attention if one.order_id not in self.audit.parked]
+        return [one for one in self.doctor.needs_operator if one.order_id not in self.audit.parked]
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def sum_up(verdict: Verdict, report: Report, book: Book, strikes: Sequence[Strik
     verdict.over_refunded = len(own.of(audit.OVER_REFUNDED))
     counted = (audit.LOST, audit.STUCK, audit.CHARGED, audit.OVER_REFUNDED)
     verdict.violated = sum(one.kind not in counted for one in own.findings)
-    verdict.doctor = len(report.doctor.findings)
+    verdict.doctor = len(report.doctor.violations)
     verdict.acknowledged = len(book.acknowledged)
     verdict.settled = len(book.acknowledged & own.settled)
     verdict.parked = len(book.acknowledged & own.parked)
@@ -219,8 +219,8 @@ def sum_up(verdict: Verdict, report: Report, book: Book, strikes: Sequence[Strik
 
 def _details(report: Report, book: Book, broken: Sequence[str]) -> list[str]:
     own = [f"{one.kind}: {one.order_id} {one.detail}" for one in report.audit.findings]
-    second = [f"doctor, {one.invariant}: {one.order_id} {one.detail}" for one in report.doctor.findings]
-    waiting = [f"{one.invariant}: {one.order_id} {one.detail}" for one in report.attention]
+    second = [f"doctor, {one.check}: {one.order_id} {one.detail}" for one in report.doctor.violations]
+    waiting = [f"{one.check}: {one.order_id} {one.detail}" for one in report.attention]
     return [*broken, *own[:DETAILS], *second[:DETAILS], *waiting[:DETAILS], *book.unexpected[:DETAILS]]
 
 

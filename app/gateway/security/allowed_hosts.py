@@ -58,7 +58,7 @@ def own_hosts(settings: Settings) -> Callable[[str], bool]:
     A server that listens on all addresses accepts every IP address: DNS rebinding needs a name.
     """
     published = (settings.published_on or settings.bind).strip("[]").lower()
-    names = {"localhost", published, *(name.lower() for name in settings.own_hosts)}
+    names = {"localhost", published, *(name.lower() for name in settings.host_names)}
     all_addresses = _is_address(published) and ip_address(published).is_unspecified
 
     @lru_cache(CACHED_HOSTS)

@@ -112,7 +112,7 @@ def authentication_failure_limit(settings: Settings, take: Take) -> Callable[[],
 
 def install(app: Flask, settings: Settings, take: Take) -> None:
     """Limit the requests of `app`'s callers, if limits are configured."""
-    if settings.counts_callers:
+    if settings.counts_requests:
         app.after_request(_add_headers)
     if not settings.rate_limit:
         return

@@ -50,9 +50,9 @@ def troubles(stored: Stored, acknowledged: Sequence[str], *, operator_comes: boo
     """
     cases = {str(case.order["_id"]): case for case in _cases(stored)}
     for order_id in {*acknowledged} - cases.keys():
-        yield f"acknowledged: {order_id} is not stored"
+        yield f"acknowledged order: {order_id} is not stored"
     for order_id in [doc["_id"] for doc in stored.payments.find() if doc["_id"] not in cases]:
-        yield f"no stray: a payment of {order_id}, which is not stored"
+        yield f"no orphan: a payment of {order_id}, which is not stored"
     for case in cases.values():
         yield from _always_wrong(case)
         if case.parked or case.dead:
@@ -115,16 +115,16 @@ def _cases(stored: Stored) -> Iterator[Case]:
 def _always_wrong(case: Case) -> Iterator[str]:
     captured = [charge for charge in case.charges if charge["answer"] == "captured"]
     if len(captured) > 1:
-        yield f"one charge: {len(captured)} are captured"
+        yield f"single charge: {len(captured)} are captured"
     for charge in case.charges:
         refunds = [refund["value"] for refund in charge["refunds"]]
         if charge["refunded"] != sum(refunds) or charge["refunded"] > charge["value"]:
-            yield f"books: {charge['refunded']} refunded of {charge['value']} in {refunds}"
+            yield f"ledger balance: {charge['refunded']} refunded of {charge['value']} in {refunds}"
         if charge["value"] != case.order["total"]["value"]:
-            yield f"one charge: of {charge['value']} instead of {case.order['total']['value']}"
+            yield f"single charge: of {charge['value']} instead of {case.order['total']['value']}"
     for doc in filter(None, (case.order, case.payment)):
         if doc["outbox"] and "relayDue" not in doc and "deadLetter" not in doc:
-            yield f"delivered: {len(doc['outbox'])} events of {doc['_id']} are neither due nor a dead letter"
+            yield f"event delivery: {len(doc['outbox'])} events of {doc['_id']} are neither due nor a dead letter"
     yield from _timeline_wrong(case.order)
 
 
@@ -146,14 +146,14 @@ def _wrong_when_settled(case: Case) -> Iterator[str]:
     order, payment = case.order, case.payment
     states = f"{order['orderStatus']} / {order['paymentStatus']}"
     if order["orderStatus"] == "Processing" or order["paymentStatus"] in UNFINISHED:
-        yield f"settled: the order is {states}"
+        yield f"settled in time: the order is {states}"
     if payment is None:
-        yield "settled: there is no payment"
+        yield "settled in time: there is no payment"
         return
     if payment["status"] in UNFINISHED:
-        yield f"settled: the payment is {payment['status']}"
+        yield f"settled in time: the payment is {payment['status']}"
     if payment["status"] != order["paymentStatus"]:
-        yield f"agreement: the order is {states}, the payment {payment['status']}"
+        yield f"payment status: the order is {states}, the payment {payment['status']}"
     yield from _books_wrong(case, payment)
     yield from _undelivered(order, payment)
 
@@ -166,21 +166,21 @@ def _books_wrong(case: Case, payment: dict[str, Any]) -> Iterator[str]:
     asked_back = sum(refund["value"] for refund in standing)
     due = 0 if order["orderStatus"] in NOBODY_PAYS else order["total"]["value"] - asked_back
     if captured - refunded != due:
-        yield f"books: {order['orderStatus']}, the provider holds {captured - refunded} instead of {due}"
+        yield f"ledger balance: {order['orderStatus']}, the provider holds {captured - refunded} instead of {due}"
     done = sum(refund["value"] for refund in payment["refunds"] if refund["done"])
     if (payment["captured"], done) != (captured, refunded):
-        yield f"books: {payment['captured']} - {done} by the payment, {captured} - {refunded} by the provider"
+        yield f"ledger balance: {payment['captured']} - {done} by the payment, {captured} - {refunded} by the provider"
     asked = Counter(refund["id"] for refund in standing)
     known = Counter(refund["refund_id"] for refund in payment["refunds"])
     if asked - known or {*known} - {*asked} - {"cancel"}:
-        yield f"agreement: the order wants the refunds {[*asked]}, the payment has {[*known]}"
+        yield f"payment status: the order wants the refunds {[*asked]}, the payment has {[*known]}"
 
 
 def _undelivered(order: dict[str, Any], payment: dict[str, Any]) -> Iterator[str]:
     for doc in (order, payment):
         left = [name for name in ("relayDue", "dueAt", "owner") if name in doc]
         if doc["outbox"] or left:
-            yield f"delivered: {len(doc['outbox'])} events wait, with {left}"
+            yield f"event delivery: {len(doc['outbox'])} events wait, with {left}"
     told = [entry["sequence"] for entry in order["events"] if _told_payments(entry)]
     if payment["orderSequence"] != told[-1]:
         yield f"in sequence: payments was told {told}, and knows {payment['orderSequence']}"

@@ -38,7 +38,7 @@ def _resolve(world: World, answer: str = "captured") -> None:
     clients.resolve(world.client, world.order_id, answer)
     # The command is a process of its own, and its hint ends with it.
     world.lose_hints()
-    world.sweep(world.runtime.payments.relay.sweep)
+    world.sweep(world.payments.relay.sweep)
 
 
 def _resolve_voided(world: World) -> None:
@@ -77,19 +77,19 @@ def _dies_twice(world: World, module: Any) -> None:
 
 
 def _replay_event(world: World) -> None:
-    _dies_twice(world, world.runtime.orders)
+    _dies_twice(world, world.orders)
     world.mend()
     world.replay()
-    world.sweep(world.runtime.orders.relay.sweep)
+    world.sweep(world.orders.relay.sweep)
     world.hand_to_orders()
     world.acknowledge()
 
 
 def _replay_result(world: World) -> None:
-    _dies_twice(world, world.runtime.payments)
+    _dies_twice(world, world.payments)
     world.mend()
     world.replay()
-    world.sweep(world.runtime.payments.relay.sweep)
+    world.sweep(world.payments.relay.sweep)
 
 
 def _cancellation_dead(world: World) -> None:
@@ -97,9 +97,9 @@ def _cancellation_dead(world: World) -> None:
     world.acknowledge()
     world.cancel()
     world.spoil("orders")
-    world.runtime.orders.outbox.dequeue_local(128, 0)
+    world.orders.outbox.dequeue_local(128, 0)
     world.let_time_pass()
-    _dies_twice(world, world.runtime.orders)
+    _dies_twice(world, world.orders)
 
 
 def _news_then_replay(world: World) -> None:
@@ -107,7 +107,7 @@ def _news_then_replay(world: World) -> None:
     world.hand_on_kept()
     world.mend()
     world.replay()
-    world.sweep(world.runtime.orders.relay.sweep)
+    world.sweep(world.orders.relay.sweep)
     world.call_provider()
     world.hand_to_orders()
     world.acknowledge()

@@ -27,11 +27,11 @@ def _place_unhinted(world: World) -> None:
 
 def _found_by_sweeps(world: World) -> None:
     with world.no_room():
-        world.sweep(world.runtime.orders.relay.sweep)
+        world.sweep(world.orders.relay.sweep)
     world.call_provider()
     world.wait_for_result()
     world.let_time_pass()
-    world.sweep(world.runtime.payments.relay.sweep)
+    world.sweep(world.payments.relay.sweep)
 
 
 def _answer_lost(world: World) -> None:
@@ -81,8 +81,8 @@ def _stop(world: World) -> None:
     world.wait_for_result()
     # Its thread has a line now, and sees that the process is about to stop.
     world.until_idle()
-    world.runtime.payments.stop(world.patience)
-    world.runtime.orders.stop(world.patience)
+    world.payments.stop(world.patience)
+    world.orders.stop(world.patience)
 
 
 def _place_again(client: Any, _order_id: str) -> None:

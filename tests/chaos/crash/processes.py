@@ -128,15 +128,15 @@ class Aftermath:
     def _come_to_rest(self) -> None:
         _wait_until(
             lambda: judge.at_rest(self._stored),
-            lambda: f"settled: work goes on and on: {judge.under_way(self._stored)}",
+            lambda: f"settled in time: work goes on and on: {judge.under_way(self._stored)}",
         )
 
     def _second_opinion(self, operator_comes: bool) -> Iterator[str]:
         """What the doctor finds: nothing, unless it sees that the order waits for an operator."""
         stores = [self._database.collection(name, 10.0) for name in ("orders", "payments", "ledger")]
         report = Doctor(*stores, grace=0.0).examine(self._acknowledged, pause=0.05)
-        if not (operator_comes and report.attention):
-            yield from (f"{one.invariant}: {one.detail}" for one in [*report.findings, *report.attention])
+        if not (operator_comes and report.needs_operator):
+            yield from (f"{one.check}: {one.detail}" for one in [*report.violations, *report.needs_operator])
 
 
 def _wait_until(holds: Callable[[], bool], otherwise: str | Callable[[], str]) -> None:

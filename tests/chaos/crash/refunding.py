@@ -81,7 +81,7 @@ def _give_up_refused(world: World) -> None:
     clients.drop_refused(world.client, world.order_id)
     # The command is a process of its own, and its hint ends with it.
     world.lose_hints()
-    world.sweep(world.runtime.payments.relay.sweep)
+    world.sweep(world.payments.relay.sweep)
 
 
 def _cancel_refused(world: World) -> None:

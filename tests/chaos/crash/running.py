@@ -40,8 +40,8 @@ def _cancel(world: World) -> None:
 def _until_the_end(world: World) -> None:
     world.until_settled()
     # The last reply may be on its way to its thread yet: a stop waits for that.
-    world.runtime.orders.stop(world.patience)
-    world.runtime.payments.stop(world.patience)
+    world.orders.stop(world.patience)
+    world.payments.stop(world.patience)
 
 
 def _place_again(client: Any, _order_id: str) -> None:

@@ -29,7 +29,8 @@ class World:
         self._provider: WatchedProvider | None = None
         self.app = create_app(settings_for(cell, more), make_provider=self._watched, event_listeners=[self.points])
         self.runtime = runtime(self.app)
-        for name, module in (("orders", self.runtime.orders), ("payments", self.runtime.payments)):
+        self.orders, self.payments = self.runtime.modules["orders"], self.runtime.modules["payments"]
+        for name, module in (("orders", self.orders), ("payments", self.payments)):
             watch_acknowledgements(name, module.outbox, self.points)
         self.client = self.app.test_client()
         # A stale process has nothing to hand on: it must not wait for it.
@@ -69,35 +70,35 @@ class World:
 
     def hand_to_payments(self) -> None:
         """What the relay of orders does with what it was hinted."""
-        self._hand_on(self.runtime.orders, self._hinted(self.runtime.orders, "orders"))
+        self._hand_on(self.orders, self._hinted(self.orders, "orders"))
 
     def hand_to_orders(self) -> None:
         """What the relay of payments does with what it was hinted, as soon as something is."""
-        self._hand_on(self.runtime.payments, self._hinted(self.runtime.payments, "payments"))
+        self._hand_on(self.payments, self._hinted(self.payments, "payments"))
 
     def keep_results(self, count: int = 1) -> None:
         """Wait for `count` more results of payments; the relay has them, but has not handed them on yet."""
         wanted = len(self.kept) + count
         while len(self.kept) < wanted:
-            self.kept += self._hinted(self.runtime.payments, "payments")
+            self.kept += self._hinted(self.payments, "payments")
 
     def hand_on_kept(self) -> None:
         """The relay of payments hands on what it kept."""
         kept, self.kept = self.kept, []
-        self._hand_on(self.runtime.payments, kept)
+        self._hand_on(self.payments, kept)
 
     def acknowledge(self) -> None:
         """Both relays write down what was delivered and not yet acknowledged; there is nothing where sweeps deliver."""
-        for module in (self.runtime.orders, self.runtime.payments):
+        for module in (self.orders, self.payments):
             module.relay._acknowledge()
 
     def wait_for_result(self) -> None:
         """Until payments has recorded something; the hint of it is lost."""
-        self._hinted(self.runtime.payments, "payments")
+        self._hinted(self.payments, "payments")
 
     def lose_hints(self) -> None:
         """What was recorded so far is found by sweeps alone."""
-        for module in (self.runtime.orders, self.runtime.payments):
+        for module in (self.orders, self.payments):
             module.outbox.dequeue_local(128, 0)
         self.let_time_pass()
 
@@ -115,7 +116,7 @@ class World:
 
     def call_provider(self) -> None:
         """The worker takes up the payment that is due."""
-        self.sweep(self.runtime.payments.worker.sweep)
+        self.sweep(self.payments.worker.sweep)
 
     def pay_back(self) -> None:
         self.hand_to_payments()
@@ -126,9 +127,9 @@ class World:
     @contextmanager
     def no_room(self) -> Iterator[None]:
         """Payments are recorded, but not begun."""
-        self.runtime.payments.worker.draining = True
+        self.payments.worker.draining = True
         yield
-        self.runtime.payments.worker.draining = False
+        self.payments.worker.draining = False
 
     def _hinted(self, module: Any, name: str) -> list[PendingEvents]:
         hints = module.outbox.dequeue_local(128, self._wait)
@@ -180,7 +181,7 @@ class World:
     def until_idle(self) -> None:
         """Until no thread of the worker has anything to do."""
         ends = time.monotonic() + PATIENCE
-        while self.runtime.payments.worker._running:
+        while self.payments.worker._running:
             assert time.monotonic() < ends, "the pool never came to rest"
             time.sleep(0.005)
 

@@ -134,7 +134,7 @@ def test_only_so_many_may_wait_and_an_order_is_taken_all_the_same(make_app, plac
     address = f"/orders/status/{order_id}?wait=20"
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(app.test_client().get, address) for _ in range(2)]
-        eventually(lambda: runtime(app).orders.notifier.waiting == 2)
+        eventually(lambda: runtime(app).modules["orders"].notifier.waiting == 2)
         answer = client.get(address)
         refused(answer, 429, "too_many_streams")
         assert answer.headers["Retry-After"] == "5"
@@ -161,7 +161,7 @@ def test_others_may_wait_where_one_has_all_his_places(make_app, place, eventuall
 
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(wait, address, 20) for address in ("192.0.2.1", "192.0.2.2")]
-        eventually(lambda: runtime(app).orders.notifier.waiting == 2)
+        eventually(lambda: runtime(app).modules["orders"].notifier.waiting == 2)
         assert [wait(address, 1) for address in ("192.0.2.3", "192.0.2.1")] == [429, 429]
         runtime(app).drain()
         assert [one.result(20) for one in waiting] == [200, 200]
@@ -173,7 +173,7 @@ def test_a_stopping_server_lets_all_go_with_the_state_as_it_is(make_app, place, 
     with ThreadPoolExecutor(2) as pool:
         status = pool.submit(app.test_client().get, f"/orders/status/{order_id}?wait=30")
         placed = pool.submit(app.test_client().post, "/orders", json=new_order(), headers={"Prefer": "wait=30"})
-        eventually(lambda: runtime(app).orders.notifier.waiting == 2)
+        eventually(lambda: runtime(app).modules["orders"].notifier.waiting == 2)
         started = time.monotonic()
         runtime(app).drain()
         assert status.result(20).json["orderStatus"] == "Processing"
