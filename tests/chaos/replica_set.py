@@ -11,7 +11,7 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from app.storage.embedded_mongod import HOST, TIED_TO_OWNER, find_binary
-from tools.cluster.servers import free_port
+from tools.cluster.processes import free_port
 
 NAME = "three"
 START_SECONDS = 60.0

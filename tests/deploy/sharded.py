@@ -15,7 +15,7 @@ from uuid import uuid4
 from pymongo import MongoClient
 
 from app.storage.embedded_mongod import HOST, TIED_TO_OWNER, find_binary
-from tools.cluster.servers import free_port
+from tools.cluster.processes import free_port
 
 CONFIG, SHARDS = "config", ("north", "south")
 DATABASE = "orderflow"

@@ -35,7 +35,7 @@ from app.main import create_app, runtime
 from app.messaging.live_feed import CAPPED_BYTES
 from app.messaging.rabbitmq.bus import RabbitMqBus
 from app.storage.embedded_mongod import TIED_TO_OWNER, find_binary
-from tools.cluster.rabbitmq import Rabbit
+from tools.cluster.rabbitmq import RabbitMqServer
 
 pytestmark = pytest.mark.extended
 
@@ -776,7 +776,7 @@ def admit(database, role, user, password):
     database.command("createUser", user, pwd=password, roles=[role["role"]])
 
 
-class GuardedRabbit(Rabbit):
+class GuardedRabbit(RabbitMqServer):
     """A broker set up as docker-compose.split.yml does it, by what make-secrets wrote."""
 
     def __init__(self, folder):
