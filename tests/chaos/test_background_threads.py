@@ -20,9 +20,9 @@ import os, threading
 exec(compile(open({own!r}).read(), {own!r}, "exec"))
 _post_worker_init = post_worker_init
 
-def _sabotage(owner, method, name):
+def _fail_calls(owner, method, name):
     original = getattr(owner, method)
-    def sabotaged(*args, **kwargs):
+    def failing(*args, **kwargs):
         for deed in ("kill", "stall"):
             try:
                 os.unlink(os.path.join({folder!r}, deed + "-" + name))
@@ -32,16 +32,16 @@ def _sabotage(owner, method, name):
                 raise SystemExit
             threading.Event().wait()
         return original(*args, **kwargs)
-    setattr(owner, method, sabotaged)
+    setattr(owner, method, failing)
 
 def post_worker_init(worker):
     running = worker.wsgi.extensions["orderflow"]
-    _sabotage(running.orders.outbox, "dequeue_local", "orders-relay")
-    _sabotage(running.payments.outbox, "dequeue_local", "payments-relay")
-    _sabotage(running.payments.worker, "take_over", "payments-sweep")
-    _sabotage(running.feed, "_send_lines", "live-feed")
-    _sabotage(running._metrics_flusher, "flush", "metrics-flusher")
-    _sabotage(running, "prepare", "start")
+    _fail_calls(running.orders.outbox, "take_hints", "orders-relay")
+    _fail_calls(running.payments.outbox, "take_hints", "payments-relay")
+    _fail_calls(running.payments.worker, "take_over", "payments-sweep")
+    _fail_calls(running.feed, "_hand_over", "feed")
+    _fail_calls(running._pulse, "beat", "pulse")
+    _fail_calls(running, "prepare", "start")
     _post_worker_init(worker)
 """
 THREADS = ("orders-relay", "payments-relay", "payments-sweep", "live-feed", "metrics-flusher", "start")

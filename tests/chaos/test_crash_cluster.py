@@ -53,11 +53,11 @@ def start(mongodb_uri, bus_url, bus_prefix, mongo, tmp_path):
 def test_a_process_of_a_cluster_that_dies_at_a_write_loses_nothing_and_repeats_nothing(start):
     assert {*DECISIVE} <= {*ALL}
     with start() as cluster:
-        found = {death: cluster.troubles(death) for death in (ALL if FULL else DECISIVE)}
+        found = {death: cluster.violations(death) for death in (ALL if FULL else DECISIVE)}
     assert {death: wrong for death, wrong in found.items() if wrong} == {}
 
 
 def test_between_processes_the_matrix_finds_that_an_event_is_hinted_only(start):
-    with start(sabotage="no_lease_on_the_outbox") as cluster:
-        found = cluster.troubles(Death("orders-1", "after orders.insert #1"))
-    assert any(trouble.startswith(("settled: ", "operator: ")) for trouble in found), found
+    with start(variant="no_lease_on_the_outbox") as cluster:
+        found = cluster.violations(Death("orders-1", "after orders.insert #1"))
+    assert any(violation.startswith(("settled: ", "operator: ")) for violation in found), found

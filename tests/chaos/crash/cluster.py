@@ -10,12 +10,12 @@ import httpx
 from pymongo import MongoClient
 
 from tests.chaos.crash import judge
-from tests.chaos.crash.armed import FIRED, POINT_FILE, SABOTAGE
+from tests.chaos.crash.armed_app import FIRED, POINT_FILE, VARIANT
 from tests.chaos.crash.judge import Stored
 from tools.cluster.cluster import Cluster
 from tools.cluster.servers import GUNICORN
 
-WORKER = (*GUNICORN, "tests.chaos.crash.armed:create_app()")
+WORKER = (*GUNICORN, "tests.chaos.crash.armed_app:create_app()")
 SECONDS = 60.0
 TEMPORARY = (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.CONFLICT)
 
@@ -29,15 +29,15 @@ class Death(NamedTuple):
 
 
 class CrashCluster:
-    """A gateway, an orders and a payments process over RabbitMQ and one mongod; `sabotage` breaks their code."""
+    """A gateway, an orders and a payments process over RabbitMQ and one mongod; `variant` breaks their code."""
 
     def __init__(
-        self, folder: Path, mongo: MongoClient, mongodb_uri: str, bus_url: str, prefix: str, sabotage: str = ""
+        self, folder: Path, mongo: MongoClient, mongodb_uri: str, bus_url: str, prefix: str, variant: str = ""
     ) -> None:
         self._folder = folder
         self._cluster = Cluster(
             folder,
-            extra_environ=lambda name, *_: {POINT_FILE: str(self._file(name)), SABOTAGE: sabotage},
+            extra_environ=lambda name, *_: {POINT_FILE: str(self._file(name)), VARIANT: variant},
             mongodb_uri=mongodb_uri,
             bus_url=bus_url,
             prefix=prefix,
@@ -56,7 +56,7 @@ class CrashCluster:
     def __exit__(self, *_: object) -> None:
         self._cluster.kill()
 
-    def troubles(self, death: Death) -> list[str]:
+    def violations(self, death: Death) -> list[str]:
         """Returns the violations after a process died and its replacement did its work."""
         fired = self._file(death.process).with_name(FIRED)
         fired.unlink(missing_ok=True)
@@ -71,7 +71,7 @@ class CrashCluster:
         _wait_until(fired.exists, f"the point was never reached: {death}")
         judge.let_time_pass(self._stored)
         self._wait_until_settled()
-        return [*judge.troubles(self._stored, self._acknowledged), *self._wrong_end(order_id, death)]
+        return [*judge.violations(self._stored, self._acknowledged), *self._wrong_end(order_id, death)]
 
     def _wrong_end(self, order_id: str, death: Death) -> list[str]:
         order = next(doc for doc in self._stored.orders.find() if str(doc["_id"]) == order_id)
