@@ -20,9 +20,9 @@ import os, threading
 exec(compile(open({own!r}).read(), {own!r}, "exec"))
 _post_worker_init = post_worker_init
 
-def _fail_calls(owner, method, name):
+def _sabotage(owner, method, name):
     original = getattr(owner, method)
-    def failing(*args, **kwargs):
+    def sabotaged(*args, **kwargs):
         for deed in ("kill", "stall"):
             try:
                 os.unlink(os.path.join({folder!r}, deed + "-" + name))
@@ -32,16 +32,16 @@ def _fail_calls(owner, method, name):
                 raise SystemExit
             threading.Event().wait()
         return original(*args, **kwargs)
-    setattr(owner, method, failing)
+    setattr(owner, method, sabotaged)
 
 def post_worker_init(worker):
     running = worker.wsgi.extensions["orderflow"]
-    _fail_calls(running.orders.outbox, "take_hints", "orders-relay")
-    _fail_calls(running.payments.outbox, "take_hints", "payments-relay")
-    _fail_calls(running.payments.worker, "take_over", "payments-sweep")
-    _fail_calls(running.feed, "_hand_over", "feed")
-    _fail_calls(running._pulse, "beat", "pulse")
-    _fail_calls(running, "prepare", "start")
+    _sabotage(running.orders.outbox, "take_hints", "orders-relay")
+    _sabotage(running.payments.outbox, "take_hints", "payments-relay")
+    _sabotage(running.payments.worker, "take_over", "payments-sweep")
+    _sabotage(running.feed, "_hand_over", "feed")
+    _sabotage(running._pulse, "beat", "pulse")
+    _sabotage(running, "prepare", "start")
     _post_worker_init(worker)
 """
 THREADS = ("orders-relay", "payments-relay", "payments-sweep", "live-feed", "metrics-flusher", "start")
