@@ -36,13 +36,13 @@ def wiring() -> SignalBus:
 
 def requests_to(bus: SignalBus, module: str) -> list[str]:
     """Returns the names of the requests that a module handles."""
-    names = sorted(request.__name__ for request in concrete(Request) if request.owner == module)
-    return [name for name in names if name in bus.answered]
+    names = sorted(request.__name__ for request in concrete_subclasses(Request) if request.owner == module)
+    return [name for name in names if name in bus.handled_requests]
 
 
 def events_to(bus: SignalBus, module: str, *, payments: bool) -> list[str]:
     """Returns the names of the events of payments, or of orders, to which a module subscribes."""
-    events = (event for event in concrete(Event) if issubclass(event, PaymentEvent) is payments)
+    events = (event for event in concrete_subclasses(Event) if issubclass(event, PaymentEvent) is payments)
     return [event.__name__ for event in events if module in bus.subscribers.get(event.__name__, ())]
 
 

@@ -255,7 +255,9 @@ def test_only_the_relay_publishes_and_rabbitmq_what_a_relay_of_another_process_p
 
 
 def test_the_required_consumers_of_an_event_subscribe_to_it(app):
-    assert {kind.__name__: set(kind.required_consumers) for kind in concrete(Event)} == runtime(app).bus.subscribers
+    assert {kind.__name__: set(kind.required_consumers) for kind in concrete_subclasses(Event)} == runtime(
+        app
+    ).bus.subscribers
 
 
 def test_only_the_gateway_and_the_commands_use_the_request_client():

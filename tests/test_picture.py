@@ -30,7 +30,9 @@ def test_it_shows_every_message(bus):
 
 
 def test_every_request_has_a_handler_and_every_event_a_subscriber(bus):
-    assert bus.answered == {kind.__name__ for kind in concrete(Request) if kind.__module__.startswith("app.contracts.")}
+    assert bus.handled_requests == {
+        kind.__name__ for kind in concrete_subclasses(Request) if kind.__module__.startswith("app.contracts.")
+    }
     assert bus.subscribers.keys() == {
-        kind.__name__ for kind in concrete(Event) if kind.__module__.startswith("app.contracts.")
+        kind.__name__ for kind in concrete_subclasses(Event) if kind.__module__.startswith("app.contracts.")
     }

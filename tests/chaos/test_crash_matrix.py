@@ -18,7 +18,7 @@ FULL = os.environ.get("CRASH_MATRIX") == "full"
 pytestmark = [pytest.mark.extended, pytest.mark.timeout(300)]
 
 READS = ("find", "aggregate")
-IN_MEMORY = ("acknowledge_later", "acknowledged", "acknowledge_all")
+IN_MEMORY = ("acknowledge_later", "mark_acknowledged", "acknowledge_all")
 QUEUED, SWEPT = "local queue", "swept"
 # A call fails, and the scenario continues when it sees that in the database.
 UNANSWERED = ("pay, the answer lost", "cancel, the charge unheard")

