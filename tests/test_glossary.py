@@ -15,9 +15,9 @@ GLOSSARY = (ROOT / "docs/glossary.md").read_text()
 ROW = re.compile(r"^\| *(?P<term>[^|]+?) *\| *(?P<meaning>[^|]+?) *\|$", re.MULTILINE)
 # Nouns of any program, which need no explanation.
 WORDS = """
-address amount buffer client clock code codec collector connection counter currency database
+address amount bar buffer client clock code codec collector connection counter currency database
 decision diagnostics document entry error fault field finding flusher follower gauge kind
-limit limiter list logger message money monitor notifier operation origin page parameter
+limit limiter list logger message mongod money monitor notifier operation origin page parameter
 patch plan policy publisher queries queue registry report repository response result rule
 runtime scheduler schema sender server service settings snapshot socket state store telemetry
 text thread topology tracer tracker update verifier view worker writer

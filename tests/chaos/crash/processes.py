@@ -64,7 +64,7 @@ def successor(cell: Cell, pipe: Any, acknowledged: Sequence[str], meanwhile: str
 
 def _check_backlogs_every_time() -> None:
     # Checked once a second with a short time-out, they would be points that do not always come.
-    admission.LOOK_SECONDS = 0.0
+    admission.CHECK_INTERVAL_SECONDS = 0.0
     mongodb.BACKLOG_TIMEOUT_SECONDS = TIMEOUT_SECONDS
 
 
