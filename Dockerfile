@@ -1,5 +1,5 @@
 # Orderflow: docker build -t orderflow .
-# Everything installed is named with its hash in requirements.lock; `make lock` renews it.
+# requirements.lock has every installed package with its hash; `make lock` updates it.
 
 FROM python:3.13-slim AS build
 
@@ -13,7 +13,7 @@ RUN python -m venv --without-pip /opt/venv \
 WORKDIR /srv/orderflow
 COPY gunicorn.conf.py ./
 COPY app app
-# Readable for all, whatever the umask of the checkout; writable for none.
+# Readable for all users, whatever the umask of the checkout; writable for none.
 RUN /opt/venv/bin/python -m compileall -q . && chmod -R a=rX .
 
 
@@ -26,15 +26,15 @@ LABEL org.opencontainers.image.title="orderflow" \
       org.opencontainers.image.revision="$REVISION" \
       org.opencontainers.image.base.name="docker.io/library/python:3.13-slim"
 
-# A fixed id, because volumes know owners by number: deploy/mongo/make-secrets names it too.
+# A fixed id, because volumes store owners as numbers; deploy/mongo/make-secrets has the same one.
 RUN groupadd --gid 10001 orderflow \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin orderflow
 
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /srv/orderflow /srv/orderflow
 
-# Writes go to /tmp and /dev/shm alone, so it runs with --read-only --tmpfs /tmp. It listens on all addresses and cannot see
-# where it is published: it starts with AUTH_JWT_… set, or with PUBLISHED_ON naming an address of this machine alone.
+# It writes only to /tmp and /dev/shm, so it runs with --read-only --tmpfs /tmp. It listens on all addresses and cannot see where
+# it is published: it starts only with AUTH_JWT_…, or with PUBLISHED_ON set to an address that only this machine reaches.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -46,8 +46,8 @@ USER 10001:10001
 EXPOSE 7000
 STOPSIGNAL SIGTERM
 
-# Healthy means that it can serve, so /readyz, which asks the database too. Where the unhealthy are killed (Swarm,
-# a livenessProbe of Kubernetes) ask /healthz instead: a restart does not mend a database.
+# Healthy means that it can serve: /readyz checks the database too. Where unhealthy containers are killed (Swarm, a
+# livenessProbe of Kubernetes) use /healthz instead: a restart does not repair a database.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['PORT']), timeout=4); c.request('GET', '/readyz'); sys.exit(c.getresponse().status != 200)"]
 

@@ -1,4 +1,4 @@
-# Two commands are all one needs: `make run` and `make test`.
+# `make run` serves, `make test` runs the everyday tests, `make help` lists all targets.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,7 @@ XDIST ?= 4
 help:  ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-run: $(VENV)/installed  ## Serve on port 7000 with a database of its own; data stays in .orderflow/
+run: $(VENV)/installed  ## Serve on port 7000 with an embedded database; data stays in .orderflow/
 	@exec $(BIN)/gunicorn -c gunicorn.conf.py
 
 TESTS := $(BIN)/python -m pytest -n $(XDIST) --dist worksteal
@@ -19,31 +19,31 @@ TESTS := $(BIN)/python -m pytest -n $(XDIST) --dist worksteal
 test: $(VENV)/installed  ## Run the everyday tests: at most four minutes on two cores
 	$(TESTS) -m "not extended" $(PYTEST)
 
-test-all: $(VENV)/installed  ## Run all tests, with deployments, bench, console, fuzz, fleets and chaos
+test-all: $(VENV)/installed  ## Run all tests, also deployments, bench, console, fuzz, clusters and chaos
 	$(TESTS) $(PYTEST)
 
-check: $(VENV)/installed  ## Lint, check types and module boundaries
+check: $(VENV)/installed  ## Lint, check types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-split: $(VENV)/installed  ## Serve with each module in a process of its own, over RabbitMQ; SPLIT=--once only shows it
+split: $(VENV)/installed  ## Serve with a process for each module, over RabbitMQ; SPLIT=--once ends after two orders
 	@$(BIN)/python -m tools.cluster $(SPLIT)
 
-chaos: $(VENV)/installed  ## Let processes, threads, disks and the clock fail under load; DURATION= seconds, SEED= to repeat, CHAOS=--split
+chaos: $(VENV)/installed  ## Inject faults into processes, threads, disks and the clock under load; DURATION= seconds, SEED= to repeat, CHAOS=--split
 	@$(BIN)/python -m tools.chaos --duration $(or $(DURATION),120) --seed $(SEED) $(CHAOS)
 
-bench: $(VENV)/benched  ## Measure speed beside plain peers, about 10 minutes; BENCH=--quick for one; needs wrk
+bench: $(VENV)/benched  ## Measure speed beside plain peers, about 10 minutes; BENCH=--quick for a short check; needs wrk
 	@$(BIN)/python -m tools.bench $(BENCH)
 
-profile: $(VENV)/benched  ## Sample a worker under load, into .orderflow/profile/; PROFILE="--kind one"; needs wrk
+profile: $(VENV)/benched  ## Profile a worker under load, into .orderflow/profile/; PROFILE="--kind one"; needs wrk
 	@$(BIN)/python -m tools.bench profile $(PROFILE)
 
-fuzz: $(VENV)/installed  ## Attack the interface with thousands of drawn requests; EXAMPLES= an operation, SEED= to repeat
+fuzz: $(VENV)/installed  ## Attack the API with thousands of random requests; EXAMPLES= an operation, SEED= to repeat
 	@$(BIN)/python -m tests.security.fuzz --examples $(or $(EXAMPLES),500) --seed $(or $(SEED),1)
 
-audit: $(VENV)/installed  ## Look for known weaknesses: in the code (bandit) and in the locked packages (pip-audit)
+audit: $(VENV)/installed  ## Search for known weaknesses in the code (bandit) and the locked packages (pip-audit)
 	@$(BIN)/python -m tests.security.audit $(AUDIT)
 
 screenshots: $(VENV)/installed  ## Take the pictures of the console in docs/images/; needs Debian's chromium
@@ -52,7 +52,7 @@ screenshots: $(VENV)/installed  ## Take the pictures of the console in docs/imag
 UV_COMPILE := $(BIN)/uv pip compile -q --no-config --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --default-index https://pypi.org/simple --custom-compile-command "make lock" $(UPGRADE)
 
-lock: $(VENV)/installed  ## Renew the lock files from setup.cfg; UPGRADE=--upgrade takes the newest
+lock: $(VENV)/installed  ## Update the lock files from setup.cfg; UPGRADE=--upgrade for the newest versions
 	$(BIN)/pip install -q uv
 	$(UV_COMPILE) setup.cfg -o requirements.lock
 	$(UV_COMPILE) --extra test --extra embedded -c requirements.lock setup.cfg -o requirements-test.lock
@@ -61,7 +61,7 @@ lock: $(VENV)/installed  ## Renew the lock files from setup.cfg; UPGRADE=--upgra
 picture: $(VENV)/installed  ## Draw docs/images/architecture.svg from the code
 	@$(BIN)/python -m docs.picture
 
-clean:  ## Remove what was installed and built, but no data
+clean:  ## Remove installed and built files, but no data
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(VENV)/installed: setup.cfg requirements-test.lock

@@ -107,7 +107,7 @@ def bus_url(request: pytest.FixtureRequest, rabbit_installed: None) -> str:
     url, requests = workerinput["broker"] if workerinput else broker_of(request.config)
     session_broker.request(Path(requests))
     ends = time.monotonic() + 60
-    while not rabbitmq.answers(url):
+    while not rabbitmq.accepts_connections(url):
         assert time.monotonic() < ends, "RabbitMQ does not answer"
         time.sleep(0.05)
     return url

@@ -1,4 +1,4 @@
-"""The architecture: who may import what, that the rules can fail, and that imports have no effects."""
+"""The import rules, that each of them can fail, and that imports have no effects."""
 
 import ast
 import shutil
@@ -17,9 +17,11 @@ ROOT = Path(__file__).parents[1]
 APP = ROOT / "app"
 FILES = sorted(APP.rglob("*.py"))
 MODULES = ("orders", "payments", "gateway")
+# What each of the tools may import of the others.
+TOOLS = {"cluster": set(), "chaos": {"cluster"}, "bench": {"cluster"}}
 LINT_IMPORTS = Path(sys.executable).parent / "lint-imports"
 
-# What the pure files may import besides the standard library.
+# The packages and rooms that the pure files may import besides the standard library.
 PURE = {
     "contracts/base.py": {"msgspec"},
     "contracts/orders.py": {"msgspec", "app.contracts"},
@@ -30,21 +32,21 @@ PURE = {
 
 
 def name_of(rule: str) -> str:
-    """The sentence that stands for a rule."""
+    """Returns the sentence of a rule in setup.cfg."""
     rules = ConfigParser()
     rules.read(ROOT / "setup.cfg")
     return rules[f"importlinter:contract:{rule}"]["name"]
 
 
 def lint_imports(folder: Path, *rules: str) -> tuple[int, str]:
-    """How import-linter ends in a folder, and what it says; of some rules or of all."""
+    """Runs import-linter in a folder, on some rules or all; returns its exit code and output."""
     only = [word for rule in rules for word in ("--contract", rule)]
     done = subprocess.run([LINT_IMPORTS, "--no-cache", *only], cwd=folder, capture_output=True, text=True, timeout=60)
     return done.returncode, done.stdout + done.stderr
 
 
-def fresh(program: str, cwd: Path = ROOT) -> str:
-    """What a program prints in a new interpreter."""
+def output_of(program: str, cwd: Path = ROOT) -> str:
+    """Runs a program in a new interpreter and returns its output."""
     command = [sys.executable, "-W", "error", "-c", program]
     done = subprocess.run(
         command, cwd=cwd, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=False
@@ -55,20 +57,20 @@ def fresh(program: str, cwd: Path = ROOT) -> str:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A copy of the application and its rules, to break."""
+    """A copy of the application and its rules, for a test to break."""
     shutil.copytree(APP, tmp_path / "app", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "setup.cfg", tmp_path)
     return tmp_path
 
 
 def test_the_rules_are_kept():
-    code, told = lint_imports(ROOT)
-    assert code == 0, told
+    code, output = lint_imports(ROOT)
+    assert code == 0, output
 
 
 def test_the_rules_are_kept_in_a_copy_too(copy):
-    code, told = lint_imports(copy)
-    assert code == 0, told
+    code, output = lint_imports(copy)
+    assert code == 0, output
 
 
 @pytest.mark.parametrize(
@@ -113,9 +115,9 @@ def test_the_rules_are_kept_in_a_copy_too(copy):
 def test_every_rule_can_be_broken(copy, rule, file, breach):
     with (copy / "app" / file).open("a") as source:
         source.write(f"\n{breach}\n")
-    code, told = lint_imports(copy, rule)
+    code, output = lint_imports(copy, rule)
     assert code == 1
-    assert f"{name_of(rule)} BROKEN" in told
+    assert f"{name_of(rule)} BROKEN" in output
 
 
 def test_every_rule_of_the_linter_is_broken_by_a_test_above():
@@ -128,18 +130,18 @@ def test_every_rule_of_the_linter_is_broken_by_a_test_above():
 
 @pytest.mark.parametrize("file", PURE)
 def test_the_domain_and_the_messages_import_no_framework_driver_or_transport(file):
-    assert foreign(ast.parse((APP / file).read_text())) <= PURE[file]
+    assert imported_packages(ast.parse((APP / file).read_text())) <= PURE[file]
 
 
 @pytest.mark.parametrize(
     "breach", ["import pymongo", "def late():\n    from app.storage import mongodb", "import httpx as os"]
 )
 def test_an_import_of_a_pure_file_is_seen(breach):
-    assert foreign(ast.parse(breach)) - {"msgspec", "app.contracts"}
+    assert imported_packages(ast.parse(breach)) - {"msgspec", "app.contracts"}
 
 
-def foreign(tree: ast.AST) -> set[str]:
-    """The packages that are imported and are not of the standard library; of `app` the room."""
+def imported_packages(tree: ast.AST) -> set[str]:
+    """Returns the imported packages outside of the standard library; for `app` the room, such as `app.storage`."""
     names = {
         name
         for node in ast.walk(tree)
@@ -157,22 +159,22 @@ def foreign(tree: ast.AST) -> set[str]:
 
 def test_a_new_file_must_declare_its_layer(copy):
     (copy / "app" / "utils.py").write_text("")
-    code, told = lint_imports(copy)
+    code, output = lint_imports(copy)
     assert code == 1
-    assert "app.utils" in told
+    assert "app.utils" in output
 
 
 def test_a_detour_through_a_new_file_is_seen(copy):
     with (copy / "app" / "observability" / "stages.py").open("a") as source:
         source.write("\nimport app.orders.order\n")
-    code, told = lint_imports(copy)
+    code, output = lint_imports(copy)
     assert code == 1
-    assert f"{name_of('modules')} BROKEN" in told
+    assert f"{name_of('modules')} BROKEN" in output
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_starts_alone(module):
-    loaded = fresh(f"import sys, app.{module}; print(*sys.modules)").split()
+    loaded = output_of(f"import sys, app.{module}; print(*sys.modules)").split()
     assert f"app.{module}" in loaded
     strangers = {f"app.{other}" for other in MODULES} - {f"app.{module}"}
     assert not strangers & set(loaded)
@@ -182,8 +184,8 @@ def test_the_first_file_imports_nothing():
     assert list(imports(APP / "__init__.py")) == []
 
 
-# Sees whatever opens a socket or starts a thread, even one that has ended by the time anybody looks.
-WATCH = """
+# Records each opened socket and each started thread, also one that has already ended.
+RECORD = """
 import os, sys, threading
 seen = []
 effects = ("socket.__new__", "socket.connect", "socket.bind", "subprocess.Popen", "os.fork")
@@ -191,19 +193,19 @@ sys.addaudithook(lambda name, arguments: name in effects and seen.append(name))
 really_start = threading.Thread.start
 threading.Thread.start = lambda thread: seen.append("thread") or really_start(thread)
 """
-TELL = """
+PRINT = """
 print("effects:", *seen, *threading.enumerate()[1:])
 import socket
 socket.socket().close()
 threading.Thread(target=len, args=("",)).start()
-print("would be seen:", *seen[-2:])
+print("recorded:", *seen[-2:])
 """
-NO_EFFECT = "effects:\nwould be seen: socket.__new__ thread\n"
+NO_EFFECT = "effects:\nrecorded: socket.__new__ thread\n"
 
 
 def test_importing_any_file_opens_no_socket_and_starts_no_thread():
     every_import = "".join(f"import {dotted(file)}\n" for file in FILES)
-    assert fresh(WATCH + every_import + TELL) == NO_EFFECT
+    assert output_of(RECORD + every_import + PRINT) == NO_EFFECT
 
 
 def test_making_the_application_opens_no_socket_and_starts_no_thread(tmp_path):
@@ -211,7 +213,7 @@ def test_making_the_application_opens_no_socket_and_starts_no_thread(tmp_path):
 from app.main import create_app
 create_app()
 """
-    assert fresh(WATCH + make + TELL, cwd=tmp_path) == NO_EFFECT
+    assert output_of(RECORD + make + PRINT, cwd=tmp_path) == NO_EFFECT
     assert list(tmp_path.iterdir()) == []
 
 
@@ -220,7 +222,7 @@ def dotted(file: Path) -> str:
 
 
 def imports(file: Path) -> Iterator[str]:
-    """The top packages a file imports, wherever in it."""
+    """Returns the top packages that a file imports anywhere in it."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
@@ -238,11 +240,11 @@ def path(file: Path) -> str:
     return file.relative_to(APP).as_posix()
 
 
-def test_nothing_is_imported_under_a_name_made_up_at_run_time():
+def test_no_import_has_a_name_that_is_computed_at_run_time():
     assert not [path(file) for file in FILES if "dynamic" in imports(file)]
 
 
-def test_only_the_relay_publishes_and_the_bus_over_rabbitmq_passes_on_what_a_relay_has_published():
+def test_only_the_relay_publishes_and_rabbitmq_what_a_relay_of_another_process_published():
     publishers = {
         path(file)
         for file in FILES
@@ -253,21 +255,64 @@ def test_only_the_relay_publishes_and_the_bus_over_rabbitmq_passes_on_what_a_rel
 
 
 def test_the_required_consumers_of_an_event_subscribe_to_it(app):
-    required = {kind.__name__: set(kind.required_consumers) for kind in concrete_subclasses(Event)}
-    assert required == runtime(app).bus.subscribers
+    assert {kind.__name__: set(kind.required_consumers) for kind in concrete_subclasses(Event)} == runtime(
+        app
+    ).bus.subscribers
 
 
-def test_only_the_gateway_and_the_commands_import_the_request_client():
-    askers = {
+def test_only_the_gateway_and_the_commands_use_the_request_client():
+    users = {
         path(file)
         for file in FILES
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.ImportFrom) and "RequestClient" in {alias.name for alias in node.names}
     }
-    assert askers
-    assert all(name.startswith(("gateway/", "cli/")) for name in askers)
+    assert users
+    assert all(name.startswith(("gateway/", "cli/")) for name in users)
+
+
+def imported_tools(file: Path) -> set[str]:
+    """Returns the packages of tools/ that a file imports; `tools` for the root itself."""
+    names = {
+        name
+        for node in ast.walk(ast.parse(file.read_text()))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [f"{node.module}.{alias.name}" for alias in node.names]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    return {name.split(".")[1] if "." in name else name for name in names if name.split(".")[0] == "tools"}
+
+
+@pytest.mark.parametrize("package", TOOLS)
+def test_the_tools_import_only_cluster_of_one_another(package):
+    files = sorted((ROOT / "tools" / package).rglob("*.py"))
+    assert files
+    assert {
+        file.name: imported_tools(file) - {package}
+        for file in files
+        if imported_tools(file) - TOOLS[package] - {package}
+    } == {}
+
+
+def test_every_tool_has_its_rule():
+    assert {folder.name for folder in (ROOT / "tools").iterdir() if (folder / "__init__.py").exists()} == {*TOOLS}
+
+
+@pytest.mark.parametrize("breach", ["from tools.chaos import audit", "import tools.chaos", "from tools import chaos"])
+def test_an_import_of_another_tool_is_seen(tmp_path, breach):
+    file = tmp_path / "file.py"
+    file.write_text(f"def late():\n    {breach}\n")
+    assert imported_tools(file) == {"chaos"}
+
+
+def test_the_application_imports_neither_tools_nor_tests():
+    assert not [path(file) for file in FILES if {"tools", "tests"} & {*imports(file)}]
 
 
 def test_every_file_says_in_one_line_what_it_is_for():
-    for file in FILES:
-        assert ast.get_docstring(ast.parse(file.read_text())), path(file)
+    for file in [*FILES, *sorted((ROOT / "tools").rglob("*.py"))]:
+        assert ast.get_docstring(ast.parse(file.read_text())), file

@@ -15,6 +15,7 @@ from tools.cluster.servers import Server
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+ARCHITECTURE = ROOT / "docs/architecture.md"
 CALLS = (README, ROOT / "docs/api.md")
 PAGES = sorted([README, ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")])
 SHOWN_AT = "localhost:7000"
@@ -293,12 +294,46 @@ def test_a_link_that_leads_nowhere_is_noticed(target):
     assert list(broken(README, f"[there]({target})")) == [target]
 
 
-def test_the_codes_own_words_in_the_glossary_are_in_the_code():
-    terms = re.findall(r"^\| ([^|]+) \|", (ROOT / "docs/glossary.md").read_text(), re.MULTILINE)
-    words = {word for term in terms for word in re.findall(r"`([^`]+)`", term)}
-    code = "\n".join(file.read_text() for file in (ROOT / "app").rglob("*.py"))
-    assert words
-    assert not {word for word in words if not re.search(rf"\b{re.escape(word)}\b", code)}
+def tree_of_the_application():
+    """The files and rooms of app/ as the tree in docs/architecture.md names them."""
+    [tree] = (block for block in BLOCK.findall(ARCHITECTURE.read_text()) if block.startswith("app/\n"))
+    room, found = "", set()
+    for line in tree.split("\n\ntests/")[0].splitlines()[1:]:
+        name, _, rest = line.strip().partition(" ")
+        if line.startswith("  ") and line[2:3].strip():
+            room = f"app/{name}" if name.endswith("/") else "app/"
+            found.add(f"app/{name}" if name.endswith("/") else f"app/{name}.py")
+        elif name:
+            found |= {f"{room}{file}.py" for file in [name, *rest.replace("·", " ").split()]}
+    return found
+
+
+def rooms_and_files():
+    """The files of app/ without `__init__.py`, and the rooms that have files; those of the top two rooms are named by theirs."""
+    files = {file.relative_to(ROOT).as_posix() for file in (ROOT / "app").rglob("*.py") if file.name != "__init__.py"}
+    return files | {f"{file.rpartition('/')[0]}/" for file in files if file.count("/") > 1}
+
+
+def test_the_tree_names_every_room_and_file_of_the_application():
+    assert tree_of_the_application() == rooms_and_files()
+
+
+def missing_paths(text):
+    """The paths and files in backticks that are not there."""
+    named = re.findall(r"`((?:app|tests|tools|docs|deploy)/[\w./*-]*|[\w-]+\.(?:yml|cfg|toml|lock)|\.ci/run)`", text)
+    return {path for path in named if "NAME" not in path and "NUMBER" not in path and not [*ROOT.glob(path)]}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_path_that_a_page_names_exists(page):
+    assert not missing_paths(page.read_text())
+
+
+def test_a_path_that_does_not_exist_is_noticed():
+    assert missing_paths("see `app/main.py`, `app/nothing.py` and `tests/nothing/`") == {
+        "app/nothing.py",
+        "tests/nothing/",
+    }
 
 
 def test_the_readme_is_read_in_minutes():

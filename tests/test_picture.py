@@ -1,4 +1,4 @@
-"""The picture of the architecture is that of the code."""
+"""The picture of the architecture shows the messages and handlers of the code."""
 
 from xml.etree import ElementTree as ET
 
@@ -10,12 +10,12 @@ from docs.picture import FILE, draw, wiring
 
 @pytest.fixture(scope="module")
 def bus():
-    """The bus as it is composed."""
+    """The bus as create_app composes it."""
     return wiring()
 
 
 def test_the_picture_is_up_to_date(bus):
-    assert FILE.read_text() == draw(bus), "draw it anew with `make picture`"
+    assert FILE.read_text() == draw(bus), "draw it again with `make picture`"
 
 
 def test_it_shows_every_message(bus):
@@ -29,7 +29,7 @@ def test_it_shows_every_message(bus):
     assert messages <= shown
 
 
-def test_every_request_has_somebody_who_answers_and_every_event_somebody_who_listens(bus):
+def test_every_request_has_a_handler_and_every_event_a_subscriber(bus):
     assert bus.handled_requests == {
         kind.__name__ for kind in concrete_subclasses(Request) if kind.__module__.startswith("app.contracts.")
     }

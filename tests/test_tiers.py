@@ -1,4 +1,4 @@
-"""The two tiers of tests: every day those that are not extended, and in CI all."""
+"""The two tiers of tests: `make test` runs those that are not extended, CI runs all."""
 
 import os
 import re
@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def pytest_options(target: str) -> str:
-    """What a target of the Makefile calls pytest with."""
-    # A make that runs the tests would speak to this one.
+    """Returns the arguments with which a target of the Makefile calls pytest."""
+    # A make that runs the tests would pass its options to this one.
     environ = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     done = subprocess.run(
         ["make", "--dry-run", target], cwd=ROOT, env=environ, capture_output=True, text=True, check=True
@@ -19,7 +19,7 @@ def pytest_options(target: str) -> str:
     return line.partition("-m pytest")[2]
 
 
-def test_every_day_all_tests_run_that_are_not_extended():
+def test_make_test_runs_all_tests_that_are_not_extended():
     assert '-m "not extended"' in pytest_options("test")
 
 

@@ -1,16 +1,16 @@
-"""What dying and failing on purpose needs."""
+"""Fixtures of the crash matrix."""
 
 from collections.abc import Iterator
 
 import pytest
 from pymongo import MongoClient
 
-from tests.chaos.crash.laboratory import Laboratory
+from tests.chaos.crash.runner import CrashRunner
 
 
 @pytest.fixture(scope="session")
-def laboratory(mongodb_uri: str, mongo: MongoClient) -> Iterator[Laboratory]:
-    """Where processes die."""
-    made = Laboratory(mongodb_uri, mongo)
+def crash_runner(mongodb_uri: str, mongo: MongoClient) -> Iterator[CrashRunner]:
+    """Runs processes that die, for the whole session."""
+    made = CrashRunner(mongodb_uri, mongo)
     yield made
     made.close()

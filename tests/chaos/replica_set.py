@@ -11,14 +11,14 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from app.storage.embedded_mongod import HOST, TIED_TO_OWNER, find_binary
-from tools.cluster.servers import free_port
+from tools.cluster.processes import free_port
 
 NAME = "three"
 START_SECONDS = 60.0
 
 
 class ReplicaSet:
-    """Use it from the main thread: Linux ends each mongod with the thread that started it."""
+    """Use it from the main thread: Linux kills each mongod when the thread that started it ends."""
 
     def __init__(self, folder: Path, members: int = 3) -> None:
         self._folder = folder
@@ -29,7 +29,7 @@ class ReplicaSet:
         try:
             for port in self._ports:
                 self.start(port)
-            self._found()
+            self._initiate()
         except BaseException:
             self.stop()
             raise
@@ -82,7 +82,7 @@ class ReplicaSet:
             client.admin.command("replSetStepDown", 10, secondaryCatchUpPeriodSecs=5)
 
     def primary(self, other_than: int | None = None) -> int:
-        """The port of the member that takes writes, as soon as there is one."""
+        """Waits for a primary; returns its port."""
         ends = time.monotonic() + START_SECONDS
         while time.monotonic() < ends:
             for port in self._ports:
@@ -92,14 +92,14 @@ class ReplicaSet:
         raise RuntimeError("no primary was elected")
 
     def wait_for_secondaries(self) -> None:
-        """Wait until every member but the primary can take its place."""
+        """Waits until all other members are secondaries."""
         ends = time.monotonic() + START_SECONDS
         while sum(bool(_hello(port).get("secondary")) for port in self._ports) < len(self._ports) - 1:
             if time.monotonic() > ends:
-                raise RuntimeError("the members did not come together")
+                raise RuntimeError("the members did not become secondaries")
             time.sleep(0.05)
 
-    def _found(self) -> None:
+    def _initiate(self) -> None:
         ends = time.monotonic() + START_SECONDS
         while not all(_hello(port) for port in self._ports):
             if time.monotonic() > ends:

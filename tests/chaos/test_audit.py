@@ -1,4 +1,4 @@
-"""The judge of a chaos run finds each kind of wrong, and nothing where all is well."""
+"""The audit of a chaos run finds each kind of violation, and none in sound data."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import pytest
 from bson import ObjectId
 
 from tools.chaos import audit
-from tools.chaos.clients import Book
+from tools.chaos.clients import ClientRecord
 from tools.chaos.time_jump import age_open_work
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +18,7 @@ TOTAL = {"value": 900, "currency": "MYR"}
 
 
 class Stored:
-    """One order with its payment and its charge, paid for, ready to be spoiled."""
+    """A paid order with its payment and its charge, for tests to change."""
 
     def __init__(self, order_id=None):
         self.key = ObjectId(order_id)
@@ -48,7 +48,7 @@ class Stored:
         }
 
     def move(self, order_status, payment_status):
-        """One more step, and the payment with it."""
+        """Adds a transition of the order and its payment."""
         before, sequence = self.order["orderStatus"], self.order["sequence"] + 1
         self.order |= {"orderStatus": order_status, "paymentStatus": payment_status, "sequence": sequence}
         self.order["events"].append(
@@ -57,11 +57,11 @@ class Stored:
         self.payment["status"] = payment_status
         return self
 
-    def promise(self, refund_id, value):
+    def request_refund(self, refund_id, value):
         self.order["refunds"].append({"id": refund_id, "value": value})
         return self
 
-    def give_back(self, refund_id, value):
+    def refund(self, refund_id, value):
         self.charge["refunds"].append({"key": f"{self.id}:1:refund:{refund_id}", "value": value, "at": AT})
         return self
 
@@ -73,7 +73,7 @@ def stored():
 
 @pytest.fixture
 def judge(database):
-    """Judge what is stored, and more charges if there are any, by what clients were answered."""
+    """Audits the stored documents, with more charges if given, against the answers that clients received."""
 
     def judged(stored, *more_charges, cancelled=False, refunded=(), aged=()):
         charges = [charge for charge in (stored.charge, *more_charges) if charge]
@@ -81,12 +81,12 @@ def judge(database):
         database.payments.insert_one(stored.payment)
         if charges:
             database.ledger.insert_many(charges)
-        book = Book(
+        record = ClientRecord(
             acknowledged={stored.id},
             cancelled={stored.id} if cancelled else set(),
             refunded={(stored.id, refund_id): value for refund_id, value in refunded},
         )
-        return audit.audit(database.orders, database.payments, database.ledger, book, aged)
+        return audit.audit(database.orders, database.payments, database.ledger, record, aged)
 
     return judged
 
@@ -102,24 +102,24 @@ def test_a_paid_order_is_settled(stored, judge):
     assert result.settled == {stored.id}
 
 
-def test_acknowledged_refunds_that_are_booked_once_are_counted(stored, judge):
-    stored.promise("one", 300).promise("two", 200).give_back("one", 300).give_back("two", 200)
+def test_acknowledged_refunds_that_are_made_once_are_counted(stored, judge):
+    stored.request_refund("one", 300).request_refund("two", 200).refund("one", 300).refund("two", 200)
     result = judge(stored, refunded=[("one", 300), ("two", 200)])
 
     assert not result.findings
-    assert result.booked == 2
+    assert result.refunds_made == 2
 
 
 def test_an_order_that_is_not_stored_is_lost(database):
-    result = audit.audit(database.orders, database.payments, database.ledger, Book(acknowledged={"a" * 24}))
+    result = audit.audit(database.orders, database.payments, database.ledger, ClientRecord(acknowledged={"a" * 24}))
 
-    assert result.of(audit.LOST) == {"a" * 24}
+    assert result.orders_with(audit.LOST) == {"a" * 24}
 
 
 def test_a_second_charge_counts_as_charged_twice(stored, judge):
     result = judge(stored, {**stored.charge, "_id": f"{stored.id}:1~2"})
 
-    assert result.of(audit.CHARGED) == {stored.id}
+    assert result.orders_with(audit.CHARGED) == {stored.id}
 
 
 def test_a_charge_of_another_amount_is_wrong(stored, judge):
@@ -135,19 +135,19 @@ def test_success_without_a_charge_is_wrong(stored, judge):
 
 
 def test_a_refund_under_a_key_that_was_used_before_is_one_too_many(stored, judge):
-    stored.promise("one", 300).give_back("one", 300).give_back("one", 300)
+    stored.request_refund("one", 300).refund("one", 300).refund("one", 300)
 
     assert audit.OVER_REFUNDED in kinds(judge(stored))
 
 
-def test_giving_back_what_nobody_asked_for_is_one_too_many(stored, judge):
-    stored.give_back("cancel", 900)
+def test_a_refund_that_nobody_requested_is_one_too_many(stored, judge):
+    stored.refund("cancel", 900)
 
     assert kinds(judge(stored)) == {audit.OVER_REFUNDED}
 
 
-def test_promising_back_more_than_the_total_is_too_much(stored, judge):
-    stored.promise("one", 500).promise("two", 500)
+def test_requested_refunds_above_the_total_are_too_much(stored, judge):
+    stored.request_refund("one", 500).request_refund("two", 500)
 
     assert audit.OVER_REFUNDED in kinds(judge(stored))
 
@@ -157,13 +157,13 @@ def test_an_acknowledged_refund_that_the_order_does_not_know_is_missed(stored, j
 
 
 def test_an_acknowledged_refund_that_the_provider_never_made_is_missed(stored, judge):
-    stored.promise("one", 300)
+    stored.request_refund("one", 300)
 
     assert audit.REFUND in kinds(judge(stored, refunded=[("one", 300)]))
 
 
 def test_a_cancelled_order_whose_money_went_back_is_settled(stored, judge):
-    stored.move("Cancelled", "Refunding").move("Cancelled", "Refunded").give_back("cancel", 900)
+    stored.move("Cancelled", "Refunding").move("Cancelled", "Refunded").refund("cancel", 900)
     result = judge(stored, cancelled=True)
 
     assert not result.findings
@@ -193,11 +193,11 @@ def test_an_acknowledged_cancellation_whose_money_did_not_go_back_is_missed(stor
     ],
     ids=["event", "payment event", "due", "dead letter", "refunding", "cancelled and kept", "processing"],
 )
-def test_work_that_is_not_at_rest_is_stuck(stored, judge, spoil):
+def test_work_that_is_not_settled_is_stuck(stored, judge, spoil):
     spoil(stored)
     result = judge(stored)
 
-    assert result.of(audit.STUCK) == {stored.id}
+    assert result.orders_with(audit.STUCK) == {stored.id}
     assert not result.settled
 
 
@@ -214,13 +214,13 @@ def test_a_broken_timeline_is_found(stored, judge, spoil):
     assert kinds(judge(stored)) == {audit.TIMELINE}
 
 
-def test_a_parked_payment_may_be_so_only_where_its_key_was_made_too_old(stored, judge, database):
+def test_a_payment_may_be_parked_only_if_its_provider_key_has_expired(stored, judge, database):
     stored.move("Success", "Unknown")
     stored.payment["parked"] = "the provider did not answer in time"
 
-    assert judge(stored).of(audit.STUCK) == {stored.id}
-    book = Book(acknowledged={stored.id})
-    result = audit.audit(database.orders, database.payments, database.ledger, book, {stored.id})
+    assert judge(stored).orders_with(audit.STUCK) == {stored.id}
+    record = ClientRecord(acknowledged={stored.id})
+    result = audit.audit(database.orders, database.payments, database.ledger, record, {stored.id})
     assert not result.findings
     assert (result.parked, result.settled) == ({stored.id}, set())
 
@@ -232,7 +232,7 @@ def test_a_parked_payment_without_a_reason_or_out_of_view_is_stuck(stored, judge
     if missing == "order":
         stored.order["paymentStatus"] = stored.order["events"][-1]["paymentStatus"] = "Processing"
 
-    assert judge(stored, aged={stored.id}).of(audit.STUCK) == {stored.id}
+    assert judge(stored, aged={stored.id}).orders_with(audit.STUCK) == {stored.id}
 
 
 def test_a_parked_payment_that_was_charged_twice_is_found_all_the_same(stored, judge):
@@ -240,24 +240,24 @@ def test_a_parked_payment_that_was_charged_twice_is_found_all_the_same(stored, j
     stored.payment["parked"] = "the provider did not answer in time"
     result = judge(stored, {**stored.charge, "_id": f"{stored.id}:1~2"}, aged={stored.id})
 
-    assert result.of(audit.CHARGED) == result.parked == {stored.id}
+    assert result.orders_with(audit.CHARGED) == result.parked == {stored.id}
 
 
 def test_a_payment_and_a_charge_without_an_order_are_found(database):
     database.payments.insert_one({"_id": "a" * 24})
     database.ledger.insert_one({"_id": "1", "orderId": "b" * 24})
-    result = audit.audit(database.orders, database.payments, database.ledger, Book())
+    result = audit.audit(database.orders, database.payments, database.ledger, ClientRecord())
 
-    assert result.of(audit.STRAY) == {"a" * 24, "b" * 24}
+    assert result.orders_with(audit.ORPHAN) == {"a" * 24, "b" * 24}
 
 
 def test_a_jump_makes_all_times_of_open_work_older_and_no_others(database, settings, mongodb_uri, stored):
-    rests = Stored()
+    settled = Stored()
     stored.payment |= {"dueAt": AT, "status": "Processing"}
     event = {"type": "OrderCreated", "at": int(AT.timestamp() * 1000)}
     stored.order |= {"paymentStatus": "Processing", "createdAt": AT, "outbox": [event]}
-    stored.give_back("one", 1)
-    for one in (stored, rests):
+    stored.refund("one", 1)
+    for one in (stored, settled):
         database.orders.insert_one(one.order)
         database.payments.insert_one(one.payment)
         database.ledger.insert_one(one.charge)
@@ -270,10 +270,10 @@ def test_a_jump_makes_all_times_of_open_work_older_and_no_others(database, setti
     assert order["outbox"][0]["at"] == event["at"] - by.total_seconds() * 1000
     times = [payment["dueAt"], payment["firstAt"], order["createdAt"], order["events"][0]["at"], charge["at"]]
     assert [*times, charge["refunds"][0]["at"]] == [AT - by] * 6
-    assert database.orders.find_one({"_id": rests.key})["events"][0]["at"] == AT
+    assert database.orders.find_one({"_id": settled.key})["events"][0]["at"] == AT
 
 
-def test_the_judge_loads_nothing_of_the_application():
+def test_the_audit_loads_nothing_of_the_application():
     code = "import sys, tools.chaos.audit; print(*(name for name in sys.modules if name.startswith(('app', 'tools.chaos'))))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 

@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from tests.chaos.http_client import CLIENT
-from tools.cluster.servers import GUNICORN, ROOT, Server
+from tools.cluster.processes import ROOT
+from tools.cluster.servers import GUNICORN, Server
 
 pytestmark = [pytest.mark.extended, pytest.mark.long]
 

@@ -1,20 +1,21 @@
-"""What `make chaos` does, for a quarter of a minute."""
+"""A chaos run of a quarter of a minute, as `make chaos` does it."""
 
 import pytest
 
-from tools.chaos.faults import Kind
-from tools.chaos.harness import Plan, run
+from tools.chaos.faults import FaultKind
+from tools.chaos.plan import Plan
+from tools.chaos.server_run import run
 
-# A run that fails waits long for what may still come.
+# A run that fails waits long for work that does not settle.
 pytestmark = [pytest.mark.extended, pytest.mark.long, pytest.mark.timeout(300)]
 
 SHORT = (
-    Kind.KILL_WORKER,
-    Kind.KILL_LOG_READER,
-    Kind.KILL_DATABASE,
-    Kind.END_THREAD,
-    Kind.TIME_JUMP,
-    Kind.KILL_SUPERVISOR,
+    FaultKind.KILL_WORKER,
+    FaultKind.KILL_LOG_READER,
+    FaultKind.KILL_DATABASE,
+    FaultKind.END_THREAD,
+    FaultKind.TIME_JUMP,
+    FaultKind.KILL_SUPERVISOR,
 )
 
 

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from tests.chaos.replica_set import ReplicaSet
-from tools.chaos.clients import Load
+from tools.chaos.clients import LoadGenerator
 from tools.chaos.verdict import examine, wait_until_settled
 from tools.cluster.servers import Server
 
@@ -44,7 +44,7 @@ def without_primary(replica_set: ReplicaSet, end_primary) -> tuple[float, float]
 
 def test_a_change_of_primary_loses_no_order_and_is_an_error_only_while_it_lasts(replica_set, tmp_path):
     with Server(tmp_path, {**ENVIRONMENT, "MONGODB_URI": replica_set.uri}) as server:
-        with Load(server.url, clients=6, rate=20, timeout=8) as load:
+        with LoadGenerator(server.url, clients=6, rate=20, timeout=8) as load:
             time.sleep(1.5)
             stepped_down = without_primary(replica_set, replica_set.step_down)
             time.sleep(2.5)
@@ -52,16 +52,16 @@ def test_a_change_of_primary_loses_no_order_and_is_an_error_only_while_it_lasts(
             killed = without_primary(replica_set, replica_set.kill)
             time.sleep(4)
         wait_until_settled(replica_set.uri, "orderflow", 20)
-        report = examine(replica_set.uri, "orderflow", load.book)
+        report = examine(replica_set.uri, "orderflow", load.record)
 
     assert not report.findings + report.attention
     assert load.gave_up == 0
-    assert len(load.book.acknowledged) > 10
-    unclear = [sent for sent in load.book.sent if sent.answer not in CLEAR]
+    assert len(load.record.acknowledged) > 10
+    unclear = [sent for sent in load.record.sent if sent.answer not in CLEAR]
     assert {sent.answer for sent in unclear} <= {"503"}
     for sent in unclear:
         assert any(
             sent.ended >= since and sent.began <= until + NOTICE_SECONDS for since, until in (stepped_down, killed)
         ), sent
     for _, until in (stepped_down, killed):
-        assert load.book.recovery(until) < NOTICE_SECONDS
+        assert load.record.recovery(until) < NOTICE_SECONDS

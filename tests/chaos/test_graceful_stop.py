@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tools.chaos.clients import Load
+from tools.chaos.clients import LoadGenerator
 from tools.chaos.verdict import examine, wait_until_settled
-from tools.cluster.servers import Server, hurt
+from tools.cluster.processes import send_signal
+from tools.cluster.servers import Server
 
 pytestmark = [pytest.mark.extended, pytest.mark.long]
 
@@ -40,7 +41,7 @@ def post(server):
 
 def placing(load, at):
     """Whether an order was placed that was sent after `at`."""
-    return lambda: load.book.recovery(at) is not None
+    return lambda: load.record.recovery(at) is not None
 
 
 def replaced(server, before):
@@ -50,20 +51,20 @@ def replaced(server, before):
 
 def test_a_rolling_restart_under_load_answers_every_request(settings, database, mongodb_uri, tmp_path, eventually):
     with serve(tmp_path, settings, SIMULATED_LATENCY_MS="100") as server:
-        with Load(server.url, clients=6, rate=20, keep_alive=False, timeout=30) as load:
+        with LoadGenerator(server.url, clients=6, rate=20, keep_alive=False, timeout=30) as load:
             eventually(placing(load, 0.0))
             before = server.workers(2)
-            hurt(before[0], signal.SIGTERM)
+            send_signal(before[0], signal.SIGTERM)
             eventually(replaced(server, before[:1]), 30)
             eventually(placing(load, time.monotonic()), 30)
             server.reload()
             eventually(replaced(server, before), 30)
             eventually(placing(load, time.monotonic()), 30)
         wait_until_settled(mongodb_uri, settings.database, SOON)
-        report = examine(mongodb_uri, settings.database, load.book)
+        report = examine(mongodb_uri, settings.database, load.record)
 
-    assert {sent.answer for sent in load.book.sent} <= {"200", "201", "409"}, load.book.answers
-    assert len(load.book.acknowledged) == database.orders.count_documents({}) > 12
+    assert {sent.answer for sent in load.record.sent} <= {"200", "201", "409"}, load.record.answers
+    assert len(load.record.acknowledged) == database.orders.count_documents({}) > 12
     assert not report.findings + report.attention
 
 
@@ -71,18 +72,18 @@ def test_repeating_what_a_closed_connection_left_unclear_makes_one_order(
     settings, database, mongodb_uri, tmp_path, eventually
 ):
     with serve(tmp_path, settings, SIMULATED_LATENCY_MS="100") as server:
-        with Load(server.url, clients=6, rate=20, timeout=30) as load:
+        with LoadGenerator(server.url, clients=6, rate=20, timeout=30) as load:
             for _ in range(2):
                 eventually(placing(load, time.monotonic()), 30)
                 before = server.workers(2)
                 server.reload()
                 eventually(replaced(server, before), 30)
         wait_until_settled(mongodb_uri, settings.database, SOON)
-        report = examine(mongodb_uri, settings.database, load.book)
+        report = examine(mongodb_uri, settings.database, load.record)
 
-    assert not load.book.unexpected
+    assert not load.record.unexpected
     assert load.gave_up == 0
-    assert len(load.book.acknowledged) == database.orders.count_documents({}) > 12
+    assert len(load.record.acknowledged) == database.orders.count_documents({}) > 12
     assert not report.findings + report.attention
 
 
@@ -95,7 +96,7 @@ def test_what_a_stopping_worker_has_not_begun_is_paid_by_another_at_once(
             orders = list(pool.map(lambda _: post(server), range(10)))
         eventually(lambda: database.payments.count_documents({"owner": {"$exists": True}}) >= 5)
         [worker] = server.workers()
-        hurt(worker, signal.SIGTERM)
+        send_signal(worker, signal.SIGTERM)
         wait_until_settled(mongodb_uri, settings.database, SOON)
         assert worker not in server.workers()
 
@@ -116,7 +117,7 @@ def test_a_call_under_way_ends_and_is_recorded_before_its_process_goes(
             lambda: database.payments.find_one({"_id": order_id, "owner": {"$exists": True}, "$expr": under_way})
         )
         [worker] = server.workers()
-        hurt(worker, signal.SIGTERM)
+        send_signal(worker, signal.SIGTERM)
         assert database.ledger.find_one({"orderId": order_id}) is None
         worker.wait(SOON)
         payment = database.payments.find_one({"_id": order_id})

@@ -9,7 +9,7 @@ from app.main import make_doctor
 from app.payments import payment as domain
 from app.payments.manual_review import NotPossible
 from app.payments.payment import Kind
-from tests.chaos.forgetful import Forgetful
+from tests.chaos.expiring_provider import ExpiringKeyProvider
 from tests.chaos.model import Process, unhurried
 
 HOUR = 3600.0
@@ -23,7 +23,7 @@ class World:
     def __init__(self, settings, database) -> None:
         self.settings = unhurried(settings)
         self.stored = database
-        self.provider = Forgetful(24 * HOUR)
+        self.provider = ExpiringKeyProvider(24 * HOUR)
         self.process = Process(self.settings, real=self.provider)
         self.process.prepare()
 

@@ -9,7 +9,8 @@ import pytest
 
 from app.storage.embedded_mongod import Mongod
 from tests.chaos.http_client import CLIENT
-from tools.cluster.servers import Server, free_port, hurt
+from tools.cluster.processes import free_port, send_signal
+from tools.cluster.servers import Server
 
 pytestmark = [pytest.mark.extended, pytest.mark.long]
 
@@ -18,7 +19,7 @@ SOON = 40.0
 DATABASE = "orderflow"
 
 
-class Base:
+class KillableMongod:
     """A mongod that can be killed and comes back with the same data on the same port."""
 
     def __init__(self, folder):
@@ -39,7 +40,7 @@ class Base:
 @pytest.fixture
 def base(tmp_path):
     """A database of the test's own."""
-    made = Base(tmp_path / "data")
+    made = KillableMongod(tmp_path / "data")
     yield made
     made.stop()
 
@@ -122,7 +123,7 @@ def test_orders_are_paid_while_the_reader_of_the_log_reads_no_more(tmp_path, bas
     with serve(tmp_path, base, LOG_FORMAT="json") as server:
         orders = [post(server) for _ in range(100)]  # Far more lines than a pipe holds.
         first, _ = before = server.workers(2)
-        hurt(first, signal.SIGKILL)
+        send_signal(first, signal.SIGKILL)
         eventually(lambda: set(server.workers(2)) - set(before), SOON)
         restart_database(base, server, eventually)
         orders += post_ten(server, eventually)

@@ -1,11 +1,11 @@
-"""What is between the server and its database goes wrong in every way TCP can."""
+"""The network between server and database fails in every way that TCP can."""
 
 import time
 from urllib.parse import urlsplit
 
 import pytest
 
-from tools.chaos.clients import Load
+from tools.chaos.clients import LoadGenerator
 from tools.chaos.proxy import Mode, Proxy
 from tools.chaos.verdict import examine, wait_until_settled
 from tools.cluster.servers import Server
@@ -25,7 +25,7 @@ ENVIRONMENT = {
 }
 FAULTS = {Mode.CUT: 2.0, Mode.RESET: 2.0, Mode.HALF_OPEN: 3.0, Mode.LATENCY: 3.0, Mode.SLICED: 1.5}
 ANSWERS = {"200", "201", "409", "503"}
-# One look at the backlog, a wait for the batch and the batch itself, each with a deadline of 2 s at the most.
+# A query of the backlog, a wait for the batch and the batch itself, each with a deadline of 2 s at the most.
 ANSWER_SECONDS = 6.0
 RECOVERY_SECONDS = 8.0
 
@@ -38,25 +38,25 @@ def test_whatever_the_network_does_each_request_is_answered_in_time_and_none_is_
         healed = {}
         with Server(tmp_path, environ) as server:
             workers = server.workers(2)
-            with Load(server.url, clients=6, rate=20, timeout=8) as load:
+            with LoadGenerator(server.url, clients=6, rate=20, timeout=8) as load:
                 time.sleep(1.0)
                 for fault, seconds in FAULTS.items():
-                    proxy.be(fault)
+                    proxy.set_mode(fault)
                     time.sleep(seconds)
-                    proxy.be(Mode.THROUGH)
+                    proxy.set_mode(Mode.FORWARD)
                     healed[fault] = time.monotonic()
-                    while load.book.recovery(healed[fault]) is None and time.monotonic() < healed[fault] + 10:
+                    while load.record.recovery(healed[fault]) is None and time.monotonic() < healed[fault] + 10:
                         time.sleep(0.02)
             wait_until_settled(mongodb_uri, settings.database, 20)
-            report = examine(mongodb_uri, settings.database, load.book)
+            report = examine(mongodb_uri, settings.database, load.record)
             assert server.workers(2) == workers
 
     assert not report.findings + report.attention
     assert load.gave_up == 0
-    assert {sent.answer for sent in load.book.sent} <= ANSWERS, load.book.answers
-    assert not [sent for sent in load.book.sent if sent.took > ANSWER_SECONDS]
+    assert {sent.answer for sent in load.record.sent} <= ANSWERS, load.record.answers
+    assert not [sent for sent in load.record.sent if sent.seconds > ANSWER_SECONDS]
     assert {
-        fault: took for fault, at in healed.items() if not (took := load.book.recovery(at)) or took > RECOVERY_SECONDS
+        fault: took for fault, at in healed.items() if not (took := load.record.recovery(at)) or took > RECOVERY_SECONDS
     } == {}
-    assert load.book.answers["POST order: 503"] > 0
-    assert len(load.book.acknowledged) > len(FAULTS)
+    assert load.record.answers["POST order: 503"] > 0
+    assert len(load.record.acknowledged) > len(FAULTS)

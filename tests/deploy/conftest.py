@@ -1,4 +1,4 @@
-"""What tests of all clouds need."""
+"""Fixtures for the tests of all deployments."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def gunicorn(tmp_path) -> Callable[..., dict]:
-    """What gunicorn makes of its configuration in an environment; in a process of its own, for it sets up that too."""
+    """Reads gunicorn's settings in an environment, in a new process, because the configuration changes its process."""
 
     def read(**environ: str) -> dict:
         script = (
@@ -23,7 +23,7 @@ def gunicorn(tmp_path) -> Callable[..., dict]:
             "print(json.dumps({name: settings[name].get() for name in ('keepalive', 'graceful_timeout', 'workers')}))"
         )
         environ = {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path), **environ}
-        told = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=True)
-        return json.loads(told.stdout)
+        done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)
 
     return read

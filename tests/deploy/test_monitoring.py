@@ -1,4 +1,4 @@
-"""What comes for Prometheus and Grafana: it is understood there, its alerts fire when they should, its metrics exist."""
+"""The files for Prometheus and Grafana: they are valid, alerts fire when they should, and all metrics exist."""
 
 import json
 import os
@@ -24,7 +24,7 @@ OPERATIONS = (ROOT / "docs/operations.md").read_text()
 
 
 def promtool(*words):
-    """What Prometheus' own tool says of a file here."""
+    """Runs Prometheus' own tool; returns its exit code and output."""
     tool = shutil.which("promtool")
     if tool is None and not os.environ.get("CI"):
         pytest.skip("promtool is missing; on Debian: apt-get install prometheus")
@@ -41,18 +41,18 @@ def promtool(*words):
     ],
     ids=" ".join,
 )
-def test_prometheus_understands_it(words):
-    code, told = promtool(*words)
-    assert code == 0, told
+def test_prometheus_accepts_the_files(words):
+    code, output = promtool(*words)
+    assert code == 0, output
 
 
-def test_prometheus_understands_every_query_of_the_dashboard(tmp_path):
-    """Each as a recording rule; what Grafana fills in is filled in."""
+def test_prometheus_accepts_every_query_of_the_dashboard(tmp_path):
+    """Each as a recording rule, with values for Grafana's variables."""
     queries = [query.replace("$__rate_interval", "1m").replace("$job", "orderflow") for query in QUERIES]
     rules = [{"record": f"query:number_{number}", "expr": query} for number, query in enumerate(queries)]
     (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
-    code, told = promtool("check", "rules", str(tmp_path / "rules.yml"))
-    assert code == 0, told
+    code, output = promtool("check", "rules", str(tmp_path / "rules.yml"))
+    assert code == 0, output
 
 
 def test_every_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not():
@@ -102,7 +102,7 @@ def test_the_dashboard_has_a_row_for_each_concern_and_no_panels_on_top_of_each_o
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_an_alert_says_what_is_wrong_and_leads_to_what_to_do(rule):
+def test_an_alert_has_a_summary_and_a_runbook(rule):
     assert rule["labels"]["severity"] in ("page", "ticket")
     assert rule["annotations"]["summary"]
     assert rule["annotations"]["runbook"] == f"docs/operations.md#{rule['alert'].lower()}"

@@ -1,4 +1,4 @@
-"""nginx before two gateways: a real one, before servers that do what a test wants of them."""
+"""A real nginx in front of two gateways, which tests control."""
 
 import json
 import os
@@ -24,7 +24,9 @@ pytestmark = pytest.mark.extended
 
 FILE = Path(__file__).parents[2] / "deploy/nginx/nginx.conf"
 CONF = FILE.read_text()
-STATUSES = {int(status): json.loads(f"{{{told}}}") for status, told in re.findall(r"(?m)^\s+(\d{3}) '(\".*)';$", CONF)}
+STATUSES = {
+    int(status): json.loads(f"{{{members}}}") for status, members in re.findall(r"(?m)^\s+(\d{3}) '(\".*)';$", CONF)
+}
 
 
 def setting(name, text=CONF):
@@ -38,11 +40,11 @@ def free_port():
 
 
 class Gateway:
-    """A server that notes what it is asked, and answers 200 unless a path says otherwise."""
+    """A server that records its requests and answers 200 unless the path says otherwise."""
 
     def __init__(self):
-        self.asked = []
-        self.go_on = threading.Event()
+        self.requests = []
+        self.released = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self.port = self._server.server_port
@@ -60,8 +62,8 @@ class Gateway:
 
             def answer(self):
                 sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                gateway.asked.append((self.command, self.path, self.headers, self.client_address, len(sent)))
-                if self.path == "/dies" and not gateway.go_on.is_set():
+                gateway.requests.append((self.command, self.path, self.headers, self.client_address, len(sent)))
+                if self.path == "/dies" and not gateway.released.is_set():
                     self.close_connection = True
                     return
                 self.send_response(200)
@@ -78,7 +80,7 @@ class Gateway:
                 self.send_header("Connection", "close")
                 self.end_headers()
                 self.wfile.write(b"id: 1\n\n")
-                gateway.go_on.wait(10)
+                gateway.released.wait(10)
                 self.wfile.write(b"id: 2\n\n")
 
             do_GET = do_POST = do_PUT = answer
@@ -91,17 +93,17 @@ class Gateway:
 
 @pytest.fixture
 def gateways():
-    """Two of them."""
+    """Two gateways."""
     both = [Gateway(), Gateway()]
     yield both
     for one in both:
-        one.go_on.set()
+        one.released.set()
         one.stop()
 
 
 @pytest.fixture(scope="session")
 def nginx():
-    """The program."""
+    """The path of the nginx program."""
     found = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
     if found is None and not os.environ.get("CI"):
         pytest.skip("nginx is missing; on Debian: apt-get install nginx")
@@ -109,7 +111,7 @@ def nginx():
 
 
 def configured(folder, port, *upstreams):
-    """The configuration with everything in a folder, and gateways where they are here."""
+    """Returns nginx's arguments for a configuration with all files in a folder and these gateways."""
     text = CONF.replace("/tmp/", f"{folder}/").replace("listen 7000", f"listen 127.0.0.1:{port}")
     for number, upstream in enumerate(upstreams, 1):
         text = text.replace(f"gateway-{number}:7000", f"127.0.0.1:{upstream}")
@@ -138,13 +140,13 @@ def serving(nginx, folder, *upstreams):
 
 @pytest.fixture
 def port(nginx, tmp_path, gateways):
-    """Where nginx serves, before both gateways."""
+    """The port of an nginx in front of both gateways."""
     with serving(nginx, tmp_path, *(each.port for each in gateways)) as port:
         yield port
 
 
-def ask(port, method="GET", path="/", sent=None, **headers):
-    """Status, headers and body of an answer."""
+def send(port, method="GET", path="/", sent=None, **headers):
+    """Sends a request; returns status, headers and body of the answer."""
     with closing(HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
         connection.request(method, path, sent, {name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()
@@ -152,63 +154,63 @@ def ask(port, method="GET", path="/", sent=None, **headers):
 
 
 def raw(port, sent):
-    """The answer to these very bytes."""
+    """Sends bytes; returns status, headers and body of the answer."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(sent)
         received = b"".join(iter(lambda: connection.recv(65536), b""))
-    head, _, told = received.partition(b"\r\n\r\n")
+    head, _, body_bytes = received.partition(b"\r\n\r\n")
     status, *lines = head.decode().split("\r\n")
-    return int(status.split()[1]), dict(line.split(": ", 1) for line in lines), told
+    return int(status.split()[1]), dict(line.split(": ", 1) for line in lines), body_bytes
 
 
 def problem(answer, status, code):
-    got, headers, told = answer
-    read = json.loads(told)
-    assert (got, read["status"], read["code"]) == (status, status, code)
+    actual_status, headers, text = answer
+    read = json.loads(text)
+    assert (actual_status, read["status"], read["code"]) == (status, status, code)
     assert headers["Content-Type"] == "application/problem+json"
     assert headers["Cache-Control"] == "no-store"
     assert headers["X-Request-Id"] == read["requestId"]
     return read
 
 
-def test_nginx_understands_its_configuration(nginx, tmp_path):
+def test_nginx_accepts_its_configuration(nginx, tmp_path):
     checked = subprocess.run(
         [nginx, "-t", *configured(tmp_path, 7000, 1, 2)], capture_output=True, text=True, check=False
     )
-    said = (tmp_path / "error.log").read_text() + checked.stderr
-    assert checked.returncode == 0, said
-    assert "warn" not in said
+    output = (tmp_path / "error.log").read_text() + checked.stderr
+    assert checked.returncode == 0, output
+    assert "warn" not in output
 
 
-def test_a_request_comes_to_a_gateway_as_it_was_and_with_where_it_is_from(port, gateways):
-    ask(
+def test_a_request_reaches_a_gateway_unchanged_and_with_its_origin(port, gateways):
+    send(
         port,
         path="/orders//%2e%2E/a%2Fb?c=%20",
         Host="shop.example",
         X_Request_Id="shop:7",
         X_Forwarded_For="192.0.2.1",
     )
-    [(method, path, headers, _, _)] = [asked for each in gateways for asked in each.asked]
+    [(method, path, headers, _, _)] = [request for each in gateways for request in each.requests]
     assert (method, path) == ("GET", "/orders//%2e%2E/a%2Fb?c=%20")
     assert headers["Host"] == "shop.example"
     assert headers["X-Request-Id"] == "shop:7"
-    # Whom to believe how much of it the gateways are told.
+    # The settings of the gateways say which part of it they trust.
     assert headers["X-Forwarded-For"] == "192.0.2.1, 127.0.0.1"
     assert headers["X-Forwarded-Proto"] == "http"
 
 
-@pytest.mark.parametrize("given", [{}, {"X_Request_Id": "<script>"}, {"X_Request_Id": "x" * 65}], ids=str)
-def test_a_request_without_a_sane_name_is_given_one(port, gateways, given):
-    ask(port, **given)
-    [(_, _, headers, _, _)] = [asked for each in gateways for asked in each.asked]
+@pytest.mark.parametrize("headers_sent", [{}, {"X_Request_Id": "<script>"}, {"X_Request_Id": "x" * 65}], ids=str)
+def test_a_request_without_a_valid_id_gets_one(port, gateways, headers_sent):
+    send(port, **headers_sent)
+    [(_, _, headers, _, _)] = [request for each in gateways for request in each.requests]
     assert re.fullmatch("[0-9a-f]{32}", headers["X-Request-Id"])
 
 
-def test_where_tls_ends_is_told_in_one_way_alone(port, gateways):
-    ask(port, X_Forwarded_Proto="https", X_Forwarded_Ssl="off", X_Forwarded_Protocol="spdy")
-    ask(port, X_Forwarded_Proto="gopher")
+def test_only_one_header_says_where_tls_ends(port, gateways):
+    send(port, X_Forwarded_Proto="https", X_Forwarded_Ssl="off", X_Forwarded_Protocol="spdy")
+    send(port, X_Forwarded_Proto="gopher")
     first, second = sorted(
-        (asked[2] for each in gateways for asked in each.asked), key=lambda h: h["X-Forwarded-Proto"]
+        (request[2] for each in gateways for request in each.requests), key=lambda h: h["X-Forwarded-Proto"]
     )
     assert (first["X-Forwarded-Proto"], second["X-Forwarded-Proto"]) == ("http", "https")
     assert not {"X-Forwarded-Ssl", "X-Forwarded-Protocol"} & {*first, *second}
@@ -216,30 +218,30 @@ def test_where_tls_ends_is_told_in_one_way_alone(port, gateways):
 
 def test_connections_to_gateways_are_kept(port, gateways):
     for _ in range(40):
-        ask(port)
-    assert all(each.asked for each in gateways)
-    assert len({asked[3] for each in gateways for asked in each.asked}) <= 8
+        send(port)
+    assert all(each.requests for each in gateways)
+    assert len({request[3] for each in gateways for request in each.requests}) <= 8
 
 
-def test_nobody_notices_that_one_gateway_is_not_there(nginx, tmp_path, gateways):
+def test_clients_do_not_notice_that_one_gateway_is_down(nginx, tmp_path, gateways):
     with serving(nginx, tmp_path, gateways[0].port, free_port()) as port:
-        answers = [ask(port, method, "/orders", "{}")[0] for _ in range(10) for method in ("POST", "PUT", "GET")]
+        answers = [send(port, method, "/orders", "{}")[0] for _ in range(10) for method in ("POST", "PUT", "GET")]
     assert answers == [200] * 30
-    assert len(gateways[0].asked) == 30
+    assert len(gateways[0].requests) == 30
 
 
 def test_a_post_that_was_sent_is_not_sent_again(port, gateways):
-    status, headers, told = ask(port, "POST", "/dies", "{}", X_Request_Id="once")
-    assert problem((status, headers, told), 503, "unavailable")["requestId"] == "once"
+    status, headers, text = send(port, "POST", "/dies", "{}", X_Request_Id="once")
+    assert problem((status, headers, text), 503, "unavailable")["requestId"] == "once"
     assert headers["Retry-After"] == "1"
-    assert [asked[0] for each in gateways for asked in each.asked] == ["POST"]
+    assert [request[0] for each in gateways for request in each.requests] == ["POST"]
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT"])
-def test_what_may_be_repeated_is_tried_at_the_other_gateway(port, gateways, method):
-    gateways[1].go_on.set()
+def test_idempotent_requests_are_tried_at_the_other_gateway(port, gateways, method):
+    gateways[1].released.set()
     for _ in range(2):
-        assert ask(port, method, "/dies", "{}")[0] == 200
+        assert send(port, method, "/dies", "{}")[0] == 200
 
 
 def test_an_event_comes_through_at_once(port, gateways):
@@ -248,16 +250,16 @@ def test_an_event_comes_through_at_once(port, gateways):
         stream = connection.getresponse()
         assert stream.readline() == b"id: 1\n"
         for each in gateways:
-            each.go_on.set()
+            each.released.set()
         assert stream.read() == b"\nid: 2\n\n"
 
 
 def test_a_body_may_be_as_large_as_for_a_gateway(port, gateways):
     assert int(setting("client_max_body_size").removesuffix("k")) * 1024 == body.MAX_BYTES
-    assert ask(port, "POST", "/orders", "x" * body.MAX_BYTES)[0] == 200
-    assert [asked[4] for each in gateways for asked in each.asked] == [body.MAX_BYTES]
-    problem(ask(port, "POST", "/orders", "x" * (body.MAX_BYTES + 1)), 413, "body_too_large")
-    assert sum(len(each.asked) for each in gateways) == 1
+    assert send(port, "POST", "/orders", "x" * body.MAX_BYTES)[0] == 200
+    assert [request[4] for each in gateways for request in each.requests] == [body.MAX_BYTES]
+    problem(send(port, "POST", "/orders", "x" * (body.MAX_BYTES + 1)), 413, "body_too_large")
+    assert sum(len(each.requests) for each in gateways) == 1
 
 
 @pytest.mark.parametrize(
@@ -274,30 +276,30 @@ def test_a_body_may_be_as_large_as_for_a_gateway(port, gateways):
         (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501, "not_implemented"),
     ],
 )
-def test_what_nginx_refuses_itself_reads_like_a_gateways_refusal(port, gateways, sent, status, code):
+def test_refusals_of_nginx_look_like_those_of_a_gateway(port, gateways, sent, status, code):
     problem(raw(port, sent), status, code)
-    assert not any(each.asked for each in gateways)
+    assert not any(each.requests for each in gateways)
 
 
-def test_where_no_gateway_answers_clients_are_told_when_to_come_again(nginx, tmp_path):
+def test_without_a_gateway_clients_are_told_when_to_try_again(nginx, tmp_path):
     with serving(nginx, tmp_path, free_port(), free_port()) as port:
-        status, headers, told = ask(port, "POST", "/orders", "{}")
-    problem((status, headers, told), 503, "unavailable")
+        status, headers, text = send(port, "POST", "/orders", "{}")
+    problem((status, headers, text), 503, "unavailable")
     assert headers["Retry-After"] == "1"
 
 
 def test_its_refusals_are_those_that_gateways_document():
     default = json.loads(f"{{{setting('default', CONF.partition('map $status $refusal')[2])[1:-1]}}}")
     assert {*STATUSES} == {400, 404, 405, 413, 414, 431, 500, 501}
-    for told in [*STATUSES.values(), default]:
-        kind = PROBLEMS[told["code"]]
-        assert (told["status"], told["title"]) == (kind.status, kind.title)
-        assert told["type"] == f"/problems/{told['code']}"
-        assert told["detail"]
-    assert all(status == told["status"] for status, told in STATUSES.items())
+    for refusal in [*STATUSES.values(), default]:
+        kind = PROBLEMS[refusal["code"]]
+        assert (refusal["status"], refusal["title"]) == (kind.status, kind.title)
+        assert refusal["type"] == f"/problems/{refusal['code']}"
+        assert refusal["detail"]
+    assert all(status == refusal["status"] for status, refusal in STATUSES.items())
 
 
-def test_its_patience_fits_that_of_gateways_and_clients(gunicorn):
+def test_its_timeouts_fit_those_of_gateways_and_clients(gunicorn):
     times = {name: int(seconds) for name, seconds in re.findall(r"(?m)^\s*(\w+_timeout) (\d+)s;", CONF)}
     upstream = int(re.search(r"keepalive 64;[^}]*keepalive_timeout (\d+)s", CONF)[1])
     assert upstream < gunicorn()["keepalive"]

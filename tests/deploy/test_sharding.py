@@ -1,14 +1,15 @@
-"""Which shards each query and write of orders and payments comes to: asked of MongoDB's own router, not worked out.
+"""The shards that each query and write of orders and payments reaches, as MongoDB's own router routes it.
 
-Every public call of the repositories is made on one replica set; what it sent is then sent to a sharded cluster that
-holds the same documents. It has to have the same effect there, and each shard's profiler tells whether it came. The table
-in docs/scaling.md has to say the same.
+Every public call of the repositories is made on one replica set; its commands are then sent to a sharded cluster with the
+same documents. They must have the same effect there, and each shard's profiler records what arrived. The table in
+docs/scaling.md must say the same.
 """
 
 import re
 from collections import defaultdict
 from pathlib import Path
 
+import bson
 import msgspec
 import pytest
 from bson import ObjectId
@@ -23,7 +24,7 @@ from app.orders.queries import OrderQueries
 from app.orders.repository import OrderRepository
 from app.payments import repository as of_payments
 from app.payments.repository import PaymentRepository
-from tests.deploy.sharded import ENVELOPE, ROUTED, SHARDS, Cluster
+from tests.deploy.sharded import ENVELOPE, ROUTED, SHARDS, ShardedCluster
 from tests.storage.test_indexes import USES, captured, new_in, parts  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.extended
@@ -31,13 +32,13 @@ pytestmark = pytest.mark.extended
 PAGE = (Path(__file__).parents[2] / "docs/scaling.md").read_text()
 COLLECTIONS = ("orders", "payments")
 TARGETED, EVERYWHERE = "one shard", "all shards"
-# A findAndModify that does not say where it is to go is refused before MongoDB 7.1, and looked for everywhere since.
-UNWELCOME = "refused before MongoDB 7.1, all shards since"
+# A findAndModify without the shard key is refused before MongoDB 7.1, and sent to all shards since.
+UNTARGETED = "refused before MongoDB 7.1, all shards since"
 CANNOT_CREATE_INDEX = 67
 
 
-class Heard(CommandListener):
-    """What was sent to the database, with the answers."""
+class CommandRecorder(CommandListener):
+    """Records the commands sent to the database, with their replies."""
 
     def __init__(self):
         self.sent = []
@@ -57,12 +58,12 @@ class Heard(CommandListener):
 
 @pytest.fixture
 def commands():
-    return Heard()
+    return CommandRecorder()
 
 
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory):
-    with Cluster(tmp_path_factory.mktemp("sharded")) as made:
+    with ShardedCluster(tmp_path_factory.mktemp("sharded")) as made:
         keys = dict(re.findall(r'^sh.shardCollection\("\w+\.(\w+)", \{(\w+): "hashed"\}\)$', PAGE, re.MULTILINE))
         assert set(keys) == set(COLLECTIONS)
         for collection, field in keys.items():
@@ -86,14 +87,14 @@ def filled(sharded, database, parts):  # noqa: F811
 
 
 def first_of(value):
-    """The same with the first of each list that something may be in."""
+    """Returns the value with only the first element of each `$in`."""
     if isinstance(value, dict):
         return {key: some[:1] if key == "$in" else first_of(some) for key, some in value.items()}
     return [first_of(one) for one in value] if isinstance(value, list) else value
 
 
 def filters(name, command):
-    """What a command looks for: one for each of its updates, none for an insert."""
+    """Returns the filters of a command: one for each of its updates, none for an insert."""
     if name == "insert":
         return []
     if name == "update":
@@ -103,17 +104,16 @@ def filters(name, command):
     return [command.get("filter" if name == "find" else "query", {})]
 
 
-def place(sharded, name, command):
-    """Where a command is to go, by its kind and what it looks for: with one key of several, so that one shard is enough."""
+def routes(sharded, name, command):
+    """Yields kind and filter of a command with the shards that it goes to, for one key of several."""
     if name == "insert":
         yield "insert", TARGETED if len(where_to_insert(sharded, command)) == 1 else EVERYWHERE
-    for wanted in filters(name, command):
-        look = {"find": command[name], "filter": first_of(wanted)}
-        _, shards = sharded.run("find", look)
+    for query in filters(name, command):
+        _, shards = sharded.run("find", {"find": command[name], "filter": first_of(query)})
         kind = "count" if name == "aggregate" and "$group" in str(command["pipeline"]) else name
         verdict = TARGETED if len(shards) == 1 else EVERYWHERE
-        verdict = UNWELCOME if (name, verdict) == ("findAndModify", EVERYWHERE) else verdict
-        yield f"{kind} by {', '.join(field for field in wanted if field != '$or') or 'nothing'}", verdict
+        verdict = UNTARGETED if (name, verdict) == ("findAndModify", EVERYWHERE) else verdict
+        yield f"{kind} by {', '.join(field for field in query if field != '$or') or 'nothing'}", verdict
 
 
 def where_to_insert(sharded, command):
@@ -129,18 +129,18 @@ def new_like(command):
 
 
 def repeat(sharded, name, command, reply):
-    """Have the same done by the cluster, and compare what came of it."""
+    """Runs the command on the cluster and compares the effect."""
     if name == "findAndModify":
-        # This router has no such command; whatever a mongos would do, it ends like this.
+        # This router has no such command; a mongos would have this effect.
         plain = {key: value for key, value in command.items() if key not in ENVELOPE}
-        done = [sharded.tell(shard, plain) for shard in SHARDS]
+        done = [sharded.command_on(shard, plain) for shard in SHARDS]
         found = [one["value"] for one in done if one["value"]]
-        assert found == ([reply["value"]] if reply["value"] else [])
+        assert encoded(found) == encoded([reply["value"]] if reply["value"] else [])
         return
     again, shards = sharded.run(name, command)
     assert shards
     if "cursor" in reply:
-        assert sorted(map(str, again["cursor"]["firstBatch"])) == sorted(map(str, reply["cursor"]["firstBatch"]))
+        assert encoded(again["cursor"]["firstBatch"]) == encoded(reply["cursor"]["firstBatch"])
     else:
         assert {key: again.get(key) for key in ("n", "nModified")} == {
             key: reply.get(key) for key in ("n", "nModified")
@@ -150,15 +150,20 @@ def repeat(sharded, name, command, reply):
         ]
 
 
+def encoded(documents):
+    """The documents as BSON, sorted: a client may decode times with or without a time zone."""
+    return sorted(map(bson.encode, documents))
+
+
 def two_events_in(outbox):
-    """A document of whose events one was delivered: what is left has to be told from what is not."""
+    """Acknowledges one of two events of a document, so that the filter must name the event."""
     [pending] = outbox.claim(1)
     pending.events = [*pending.events, msgspec.structs.replace(pending.events[0], event_id="another")]
     pending.delivered = ["another"]
     outbox.acknowledge([pending])
 
 
-def step_of_ones_own(parts):  # noqa: F811
+def change_status(parts):  # noqa: F811
     def decide(state):
         return OrderTransition(
             type="OrderUpdated", actor="client", order_status="x", payment_status=state.payment_status
@@ -167,8 +172,8 @@ def step_of_ones_own(parts):  # noqa: F811
     parts.orders.transition(new_in(parts), "user-7", decide, lambda change, sequence, at: None)
 
 
-def news_in(parts, at_once):  # noqa: F811
-    """News that names the user, of orders that this process remembers and then of such that it does not."""
+def apply_events(parts, at_once):  # noqa: F811
+    """Applies payment events with the user, of an order that is cached and then of orders that are not."""
     ids = [new_in(parts) for _ in range(at_once)]
     parts.orders.apply_payment_events(
         [msgspec.structs.replace(captured(order_id), user_id="user-7") for order_id in ids[:1]],
@@ -181,10 +186,10 @@ def news_in(parts, at_once):  # noqa: F811
     )
 
 
-# What the calls of tests/test_indexes.py leave out.
+# Calls that tests/storage/test_indexes.py does not make.
 MORE = [
-    step_of_ones_own,
-    lambda parts: news_in(parts, 2),  # noqa: F811
+    change_status,
+    lambda parts: apply_events(parts, 2),  # noqa: F811
     lambda parts: [look(new_in(parts), "user-7") for look in (parts.reads.view, parts.reads.status)],  # noqa: F811
     lambda parts: parts.reads.timeline(new_in(parts), "user-7", 0),  # noqa: F811
     lambda parts: parts.reads.diagnose(new_in(parts), ""),  # noqa: F811
@@ -194,8 +199,8 @@ MORE = [
 
 
 def table():
-    """What docs/scaling.md says: by collection and what is sent, where it goes."""
-    section = PAGE.partition("### What goes where")[2].partition("\n### ")[0]
+    """Returns the table of docs/scaling.md: by collection and command, where it goes."""
+    section = PAGE.partition("### Which command goes to which shards")[2].partition("\n### ")[0]
     rows = re.findall(r"^\| (orders|payments) \| (.+?) \| (.+?) \|", section, re.MULTILINE)
     return {(collection, what): verdict for collection, what, verdict in rows}
 
@@ -210,7 +215,7 @@ def test_each_command_goes_where_the_table_says_and_does_the_same_there(filled, 
         use(parts)
         for name, command, reply in commands.sent:
             if command[name] in COLLECTIONS:
-                for what, verdict in place(filled, name, command):
+                for what, verdict in routes(filled, name, command):
                     seen[command[name], what].add(verdict)
                 repeat(filled, name, command, reply)
     assert {sent: verdict for sent, [verdict] in seen.items()} == table()

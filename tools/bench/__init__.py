@@ -1,4 +1,5 @@
-"""How fast Orderflow is, beside plain peers on the same database settings; `python -m tools.bench --help` starts it.
+"""Measures how fast Orderflow is beside plain applications with the same database settings.
 
-race.py tells what a run is, contestants.py who takes part, targets.py what is wanted.
+`python -m tools.bench --help` lists the commands. `runner` has the rounds of a run, `contestants` the servers, `targets` the
+figures to reach. It may import `tools.cluster`, not `tools.chaos`.
 """

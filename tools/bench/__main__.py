@@ -1,6 +1,6 @@
-"""`python -m tools.bench`: how fast Orderflow is beside its peers; `growth`, `matrix` and `profile` look closer.
+"""`python -m tools.bench` measures Orderflow beside its peers; `growth`, `matrix`, `broker`, `profile` and `scaling` one aspect.
 
-Exit code 1 where a request failed or an order was not settled, 2 where wrk is missing.
+Exit code 1 if a request failed or an order was not settled, 2 if wrk is not installed.
 """
 
 import json
@@ -13,41 +13,41 @@ from rich.console import Console
 
 from app.storage.embedded_mongod import MongodFailed, MongodMissing
 from tools.bench import commands, wrk
-from tools.bench.processes import NotServing
-from tools.bench.profiling import NoProfile
+from tools.bench.profiling import ProfilingError
+from tools.cluster.programs import StartupError
 
 WIDE = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run as the command line says."""
-    given = commands.parser().parse_args(arguments)
+    """Runs the command of the command line; returns the exit code."""
+    options = commands.parser().parse_args(arguments)
     if not wrk.installed():
         print(wrk.MISSING, file=sys.stderr)
         return 2
-    console = _console(given.json)
+    console = _console(options.json)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        found, code = given.run(given, console)
+        results, code = options.run(options, console)
     except KeyboardInterrupt:
-        console.print("broken off")
+        console.print("interrupted")
         return 130
-    except (NotServing, NoProfile, MongodFailed, MongodMissing) as exc:
+    except (StartupError, ProfilingError, MongodFailed, MongodMissing) as exc:
         console.print(str(exc), style="red", markup=False)
         return 1
-    if given.json:
-        _write(given.json, found)
+    if options.json:
+        _write(options.json, results)
     return code
 
 
 def _console(json_file: Path | None) -> Console:
-    aside = json_file == Path("-")
-    terminal = os.isatty(2 if aside else 1)
-    return Console(highlight=False, stderr=aside, width=None if terminal else WIDE)
+    json_to_stdout = json_file == Path("-")
+    terminal = os.isatty(2 if json_to_stdout else 1)
+    return Console(highlight=False, stderr=json_to_stdout, width=None if terminal else WIDE)
 
 
-def _write(file: Path, found: dict) -> None:
-    text = json.dumps(found, indent=2) + "\n"
+def _write(file: Path, results: dict) -> None:
+    text = json.dumps(results, indent=2) + "\n"
     if file == Path("-"):
         sys.stdout.write(text)
     else:

@@ -1,4 +1,4 @@
-"""What a run found, as a picture."""
+"""Draws the results of a run as a chart."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from tools.bench.report import Report
 
 COLOURS = {
     "orderflow": "#1b6ca8",
-    "apart": "#6ea3c9",
+    "split": "#6ea3c9",
     "flask": "#9aa5b1",
     "fastapi": "#6fb07f",
     "hello": "#d9c27a",
@@ -24,7 +24,7 @@ TITLES = {
 
 
 def draw(report: Report, file: Path) -> None:
-    """Write a PNG: rates of each kind, CPU time of a POST, memory."""
+    """Writes a PNG with the rates of each kind of request, the CPU time of a POST, and the memory."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -51,21 +51,21 @@ def _headline(report: Report) -> str:
 
 
 def _rates(axis, kind: Kind, report: Report) -> None:
-    found = report.medians()
-    shown = {name: found[name][kind].flow_rate for name in found if found[name].get(kind)}
-    ours = shown.get("orderflow")
-    labels = [f"{rate:,.0f}/s" + _times(name, ours, rate) for name, rate in shown.items()]
-    _bars(axis, list(shown), list(shown.values()), labels)
+    medians = report.medians()
+    rates = {name: medians[name][kind].flow_rate for name in medians if medians[name].get(kind)}
+    ours = rates.get("orderflow")
+    labels = [f"{rate:,.0f}/s" + _ratio_label(name, ours, rate) for name, rate in rates.items()]
+    _bars(axis, list(rates), list(rates.values()), labels)
     axis.set_title(f"{TITLES[kind]}: requests a second", loc="left", fontsize=10.5)
 
 
-def _times(name: str, ours: float | None, rate: float) -> str:
+def _ratio_label(name: str, ours: float | None, rate: float) -> str:
     return "" if name == "orderflow" or not ours or not rate else f"  (Orderflow {ours / rate:.2f} x)"
 
 
 def _cpu(axis, report: Report) -> None:
-    found = report.medians()
-    posts = {name: found[name][Kind.POST] for name in found if found[name].get(Kind.POST)}
+    medians = report.medians()
+    posts = {name: medians[name][Kind.POST] for name in medians if medians[name].get(Kind.POST)}
     server = [one.server_us for one in posts.values()]
     mongod = [one.mongod_us for one in posts.values()]
     labels = [f"{ours:,.0f} + {theirs:,.0f} µs" for ours, theirs in zip(server, mongod, strict=True)]
@@ -74,8 +74,8 @@ def _cpu(axis, report: Report) -> None:
 
 
 def _memory(axis, report: Report) -> None:
-    held = {name: one.rss_mb for name, one in report.results.memory.items()}
-    _bars(axis, list(held), list(held.values()), [f"{value:,.0f} MB" for value in held.values()])
+    memory = {name: one.rss_mb for name, one in report.results.memory.items()}
+    _bars(axis, list(memory), list(memory.values()), [f"{value:,.0f} MB" for value in memory.values()])
     axis.set_title("Resident memory after the run", loc="left", fontsize=10.5)
 
 

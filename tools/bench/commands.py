@@ -1,4 +1,4 @@
-"""The command line: what can be asked for, and what is done then."""
+"""The command line of the bench: the parser, and one function for each command."""
 
 import argparse
 from pathlib import Path
@@ -6,139 +6,149 @@ from typing import Any
 
 from rich.console import Console
 
-from tools.bench import growth, hop, machine, matrix, profiling, scaling
+from tools.bench import broker, growth, machine, matrix, profiling, scaling
 from tools.bench.chart import draw
 from tools.bench.compare import compare, folder_on_disk
 from tools.bench.contestants import Kind, Name
-from tools.bench.processes import ROOT
-from tools.bench.race import Plan
 from tools.bench.report import show
+from tools.bench.runner import Plan
+from tools.cluster.processes import ROOT
 
-Done = tuple[dict[str, Any], int]
+Outcome = tuple[dict[str, Any], int]
 CHART = ROOT / "docs" / "bench.png"
 QUICK = Plan(rounds=1, seconds=1, warmup=1, idle=50)
 
 
 def parser() -> argparse.ArgumentParser:
-    """What can be asked for."""
+    """Returns the parser of the command line."""
     top = argparse.ArgumentParser(prog="python -m tools.bench", description="How fast Orderflow is.")
     top.set_defaults(run=run_compare)
-    _usual(top, Plan())
+    _add_run_options(top, Plan())
     top.add_argument("--idle", type=int, default=Plan.idle, help="orders placed one at a time (default: 200)")
     top.add_argument("--connections", type=_count, default=Plan.connections, help="of the load at once (default: 32)")
-    top.add_argument("--quick", action="store_true", help="under a minute; shows that it works, not how fast it is")
-    top.add_argument("--only", type=_names, default=list(Name), help="some contestants, as orderflow,hello")
-    top.add_argument("--kinds", type=_kinds, default=list(Kind), help="some requests, as post,one,status,list")
-    top.add_argument("--chart", type=Path, help="draw a PNG here (default: a full run draws docs/bench.png)")
-    more = top.add_subparsers(title="closer looks")
-    grown = more.add_parser("growth", help="many stored orders beside none")
-    grown.set_defaults(run=run_growth)
-    _usual(grown, Plan())
-    grown.add_argument("--orders", type=int, default=1_000_000, help="orders to seed (default: 1000000)")
-    grown.add_argument("--cache", type=float, default=1.0, help="mongod's cache in GB, for both (default: 1)")
-    cells = more.add_parser("matrix", help="gunicorn's settings against each other")
-    cells.set_defaults(run=run_matrix)
-    _usual(cells, Plan(rounds=3, seconds=4, warmup=1))
-    hopped = more.add_parser("hop", help="what a hop between processes costs")
-    hopped.set_defaults(run=run_hop)
-    _usual(hopped, Plan())
-    hopped.add_argument("--calls", type=int, default=1000, help="calls of each kind (default: 1000)")
-    looked = more.add_parser("profile", help="where a worker spends its time")
-    looked.set_defaults(run=run_profile)
-    _usual(looked, Plan(seconds=10))
-    looked.add_argument("--kind", type=_kind, default="post", help="post, one, status or list (default: post)")
-    sized = more.add_parser("scaling", help="the tables of docs/scaling.md")
-    sized.set_defaults(run=run_scaling)
-    sized.add_argument(
-        "--measure", action="store_true", help="measure bytes, commands and the price of a broadcast first"
+    top.add_argument("--quick", action="store_true", help="under a minute; a check that it runs, not a measurement")
+    top.add_argument("--only", type=_names, default=list(Name), help="only these contestants, such as orderflow,hello")
+    top.add_argument(
+        "--kinds", type=_kinds, default=list(Kind), help="only these requests, such as post,one,status,list"
     )
-    sized.add_argument("--json", type=Path, help="write the figures to this file; - for standard output")
-    sized.add_argument("--folder", type=Path, help="keep the data under this folder meanwhile (default: .orderflow)")
+    top.add_argument("--chart", type=Path, help="draw a PNG here (default: a full run draws docs/bench.png)")
+    more = top.add_subparsers(title="commands for one aspect")
+    growth_parser = more.add_parser("growth", help="many stored orders beside none")
+    growth_parser.set_defaults(run=run_growth)
+    _add_run_options(growth_parser, Plan())
+    growth_parser.add_argument("--orders", type=int, default=1_000_000, help="orders to seed (default: 1000000)")
+    growth_parser.add_argument("--cache", type=float, default=1.0, help="mongod's cache in GB, for both (default: 1)")
+    matrix_parser = more.add_parser("matrix", help="gunicorn's settings against each other")
+    matrix_parser.set_defaults(run=run_matrix)
+    _add_run_options(matrix_parser, Plan(rounds=3, seconds=4, warmup=1))
+    broker_parser = more.add_parser("broker", help="the cost of a message over RabbitMQ")
+    broker_parser.set_defaults(run=run_broker)
+    _add_run_options(broker_parser, Plan())
+    broker_parser.add_argument("--calls", type=int, default=1000, help="calls of each kind (default: 1000)")
+    profile_parser = more.add_parser("profile", help="where a worker spends its CPU time")
+    profile_parser.set_defaults(run=run_profile)
+    _add_run_options(profile_parser, Plan(seconds=10))
+    profile_parser.add_argument("--kind", type=_kind, default="post", help="post, one, status or list (default: post)")
+    scaling_parser = more.add_parser("scaling", help="the tables of docs/scaling.md")
+    scaling_parser.set_defaults(run=run_scaling)
+    scaling_parser.add_argument(
+        "--measure", action="store_true", help="first measure bytes, commands and the cost of a broadcast"
+    )
+    scaling_parser.add_argument("--json", type=Path, help="write the figures to this file; - for standard output")
+    scaling_parser.add_argument(
+        "--folder", type=Path, help="keep the data in this folder during the run (default: .orderflow)"
+    )
     return top
 
 
-def run_compare(given: argparse.Namespace, console: Console) -> Done:
-    """Orderflow beside its peers."""
-    plan = QUICK if given.quick else Plan(given.rounds, given.seconds, given.warmup, given.idle, given.connections)
-    with folder_on_disk(given.folder) as folder:
-        report = compare(given.only, given.kinds, plan, folder, _settings(given), console.print)
+def run_compare(options: argparse.Namespace, console: Console) -> Outcome:
+    """Measures Orderflow beside its peers."""
+    plan = (
+        QUICK
+        if options.quick
+        else Plan(options.rounds, options.seconds, options.warmup, options.idle, options.connections)
+    )
+    with folder_on_disk(options.folder) as folder:
+        report = compare(options.only, options.kinds, plan, folder, _settings(options), console.print)
     show(report, console)
     if machine.busy(report.machine):
-        console.print("Others were at work on this machine before the run: read the figures with care.", style="yellow")
-    usual = given.only == list(Name) and given.kinds == list(Kind) and given.connections == Plan.connections
-    full = usual and not given.quick
-    if chart := given.chart or (CHART if full else None):
+        console.print("Other processes used this machine before the run: the figures may be off.", style="yellow")
+    complete = options.only == list(Name) and options.kinds == list(Kind) and options.connections == Plan.connections
+    full = complete and not options.quick
+    if chart := options.chart or (CHART if full else None):
         draw(report, chart)
         console.print(f"chart: {chart}")
-    return report.as_dict(), 1 if report.results.troubles else 0
+    return report.as_dict(), 1 if report.results.errors else 0
 
 
-def run_growth(given: argparse.Namespace, console: Console) -> Done:
-    """Many stored orders beside none."""
-    plan = Plan(given.rounds, given.seconds, given.warmup)
-    with folder_on_disk(given.folder) as folder:
-        results, judged = growth.grow(given.orders, plan, folder, _settings(given), given.cache, console.print)
-    growth.show(results, judged, console)
-    return growth.as_dict(results, judged), _code(results, console)
+def run_growth(options: argparse.Namespace, console: Console) -> Outcome:
+    """Measures an Orderflow with many stored orders beside an empty one."""
+    plan = Plan(options.rounds, options.seconds, options.warmup)
+    with folder_on_disk(options.folder) as folder:
+        results, targets = growth.grow(options.orders, plan, folder, _settings(options), options.cache, console.print)
+    growth.show(results, targets, console)
+    return growth.as_dict(results, targets), _code(results, console)
 
 
-def run_matrix(given: argparse.Namespace, console: Console) -> Done:
-    """Gunicorn's settings against each other."""
-    plan = Plan(given.rounds, given.seconds, given.warmup)
-    with folder_on_disk(given.folder) as folder:
-        results = matrix.matrix(plan, folder, _settings(given), console.print)
+def run_matrix(options: argparse.Namespace, console: Console) -> Outcome:
+    """Measures gunicorn's settings against each other."""
+    plan = Plan(options.rounds, options.seconds, options.warmup)
+    with folder_on_disk(options.folder) as folder:
+        results = matrix.matrix(plan, folder, _settings(options), console.print)
     console.print(matrix.table(results))
     return matrix.as_dict(results), _code(results, console)
 
 
-def run_hop(given: argparse.Namespace, console: Console) -> Done:
-    """What a hop between processes costs."""
-    with folder_on_disk(given.folder) as folder:
-        found = list(hop.hops(folder, given.calls, console.print))
-    console.print(hop.table(found))
-    return hop.as_dict(found), 0
+def run_broker(options: argparse.Namespace, console: Console) -> Outcome:
+    """Measures the cost of a message over RabbitMQ."""
+    with folder_on_disk(options.folder) as folder:
+        costs = list(broker.message_costs(folder, options.calls, console.print))
+    console.print(broker.table(costs))
+    return broker.as_dict(costs), 0
 
 
-def run_profile(given: argparse.Namespace, console: Console) -> Done:
-    """Where a worker spends its time."""
-    with folder_on_disk(given.folder) as folder:
-        found = profiling.profile(given.kind, given.seconds, folder, _settings(given))
-    console.print(profiling.table(found))
-    return {"samples": found.samples, "self": dict(found.own), "total": dict(found.total)}, 0
+def run_profile(options: argparse.Namespace, console: Console) -> Outcome:
+    """Profiles a worker under load."""
+    with folder_on_disk(options.folder) as folder:
+        profile = profiling.profile(options.kind, options.seconds, folder, _settings(options))
+    console.print(profiling.table(profile))
+    return {"samples": profile.samples, "self": dict(profile.own), "total": dict(profile.total)}, 0
 
 
-def run_scaling(given: argparse.Namespace, console: Console) -> Done:
-    """What grows with the orders, and what that costs."""
-    if given.measure:
-        with folder_on_disk(given.folder) as folder:
-            scaling.keep("measured", scaling.take(folder))
-            scaling.keep("split", scaling.take_split(folder))
-    scaling.write(console)
+def run_scaling(options: argparse.Namespace, console: Console) -> Outcome:
+    """Computes the tables of docs/scaling.md."""
+    if options.measure:
+        with folder_on_disk(options.folder) as folder:
+            scaling.write_section("measured", scaling.measure_one_process(folder))
+            scaling.write_section("split", scaling.measure_split(folder))
+    scaling.write_page(console)
     return {name: vars(values) for name, values in vars(scaling.Figures()).items()}, 0
 
 
-def _usual(parser: argparse.ArgumentParser, plan: Plan) -> None:
-    parser.add_argument("--json", type=Path, help="write everything to this file; - for standard output")
-    parser.add_argument("--folder", type=Path, help="keep the data under this folder meanwhile (default: .orderflow)")
-    parser.add_argument("--rounds", type=_count, default=plan.rounds, help=f"rounds (default: {plan.rounds})")
-    parser.add_argument("--seconds", type=_count, default=plan.seconds, help=f"of a round (default: {plan.seconds})")
-    parser.add_argument("--warmup", type=int, default=plan.warmup, help=f"seconds before (default: {plan.warmup})")
+def _add_run_options(parser: argparse.ArgumentParser, plan: Plan) -> None:
+    parser.add_argument("--json", type=Path, help="write all results to this file; - for standard output")
+    parser.add_argument("--folder", type=Path, help="keep the data in this folder during the run (default: .orderflow)")
+    parser.add_argument("--rounds", type=_count, default=plan.rounds, help=f"number of rounds (default: {plan.rounds})")
+    parser.add_argument(
+        "--seconds", type=_count, default=plan.seconds, help=f"seconds of a round (default: {plan.seconds})"
+    )
+    parser.add_argument("--warmup", type=int, default=plan.warmup, help=f"seconds of warm-up (default: {plan.warmup})")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting for Orderflow")
 
 
 def _code(results, console: Console) -> int:
-    for line in results.troubles:
+    for line in results.errors:
         console.print(f"FAILED  {line}", style="red", markup=False)
-    return 1 if results.troubles else 0
+    return 1 if results.errors else 0
 
 
-def _settings(given: argparse.Namespace) -> dict[str, str]:
-    return dict(one.split("=", 1) for one in given.set)
+def _settings(options: argparse.Namespace) -> dict[str, str]:
+    return dict(setting.split("=", 1) for setting in options.set)
 
 
 def _count(text: str) -> int:
     if not 1 <= int(text) <= 1000:
-        raise argparse.ArgumentTypeError("must lie between 1 and 1000")
+        raise argparse.ArgumentTypeError("must be between 1 and 1000")
     return int(text)
 
 

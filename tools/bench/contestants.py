@@ -1,7 +1,7 @@
-"""Who takes part: Orderflow, its peers and the ceiling, each with processes, database and requests of its own.
+"""The contestants: Orderflow, its peers and the ceiling, each with its own processes, database and requests.
 
-Every contestant has a mongod of its own, all started alike: data, cache and checkpoints of one never burden another,
-and mongod's CPU time can be told apart. Those who are not being measured idle, which costs far less than sharing.
+Every contestant has its own mongod with the same settings, so data, cache and checkpoints of one never slow another and
+the CPU time of each mongod is known. Contestants that are not being measured are idle.
 """
 
 import sys
@@ -12,11 +12,11 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
-from tools.bench.apart import Apart
-from tools.bench.base import Base
-from tools.bench.processes import Server
+from tools.bench.database import BenchDatabase
+from tools.bench.processes import MeasuredServer
+from tools.bench.split_server import SplitServer
 from tools.bench.wrk import Request
-from tools.cluster.servers import free_port
+from tools.cluster.processes import free_port
 
 GUNICORN = (sys.executable, "-m", "gunicorn")
 PEERS_CONF = "tools/bench/peers/gunicorn_conf.py"
@@ -36,7 +36,7 @@ class Name(StrEnum):
     """A contestant."""
 
     ORDERFLOW = "orderflow"
-    APART = "apart"
+    SPLIT = "split"
     FLASK = "flask"
     FASTAPI = "fastapi"
     HELLO = "hello"
@@ -44,7 +44,7 @@ class Name(StrEnum):
 
 LABELS = {
     Name.ORDERFLOW: "Orderflow",
-    Name.APART: "Orderflow, a process a module",
+    Name.SPLIT: "Orderflow, a process a module",
     Name.FLASK: "plain Flask",
     Name.FASTAPI: "FastAPI",
     Name.HELLO: "bare hello",
@@ -59,68 +59,72 @@ LEGEND = (
 
 @dataclass
 class Contestant:
-    """One who runs; `base` is None where nothing is stored."""
+    """One server under measurement; `database` is None if it stores nothing."""
 
     name: str
-    server: Server | Apart
-    base: Base | None
+    server: MeasuredServer | SplitServer
+    database: BenchDatabase | None
     folder: Path
     requests: dict[str, Request] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a server shall run: its folder, its port, its database's URI."""
+class ServerLocation:
+    """The folder, the port and the database URI of a server."""
 
     folder: Path
     port: int
     uri: str
 
 
-def orderflow(place: Place, more: Mapping[str, str] | None = None, options: tuple[str, ...] = ()) -> Server:
-    """Orderflow as users run it; `more` is environment, `options` are gunicorn's."""
-    environ = {
-        "PORT": str(place.port),
+def orderflow(
+    location: ServerLocation, environ: Mapping[str, str] | None = None, options: tuple[str, ...] = ()
+) -> MeasuredServer:
+    """Returns Orderflow as users run it; `environ` adds settings, `options` are arguments of gunicorn."""
+    full_environ = {
+        "PORT": str(location.port),
         "BIND": "127.0.0.1",
         "WEB_CONCURRENCY": str(WORKERS),
-        "ORDERFLOW_DATA": str(place.folder),
-        "MONGODB_URI": place.uri,
-        **(more or {}),
+        "ORDERFLOW_DATA": str(location.folder),
+        "MONGODB_URI": location.uri,
+        **(environ or {}),
     }
     command = [*GUNICORN, "-c", "gunicorn.conf.py", *options]
-    return Server(command, environ, place.port, "/readyz", place.folder / "server.log")
+    return MeasuredServer(command, full_environ, location.port, "/readyz", location.folder / "server.log")
 
 
-def apart(place: Place, more: Mapping[str, str] | None = None) -> Apart:
-    """Orderflow with its modules in processes of their own."""
-    return Apart(place.folder, {"BIND": "127.0.0.1", **(more or {})}, place.port, place.uri)
+def split(location: ServerLocation, environ: Mapping[str, str] | None = None) -> SplitServer:
+    """Returns Orderflow with a process for each module."""
+    return SplitServer(location.folder, {"BIND": "127.0.0.1", **(environ or {})}, location.port, location.uri)
 
 
-def flask(place: Place) -> Server:
-    """The plain peer: two workers of 16 threads."""
-    environ = {**_peer(place), "WORKER_CLASS": "gthread", "MONGODB_URI": place.uri}
+def flask(location: ServerLocation) -> MeasuredServer:
+    """Returns the plain peer: two workers of 16 threads."""
+    environ = {**_peer_environ(location), "WORKER_CLASS": "gthread", "MONGODB_URI": location.uri}
     command = [*GUNICORN, "-c", PEERS_CONF, "tools.bench.peers.flask_peer:app"]
-    return Server(command, environ, place.port, "/orders/nobody", place.folder / "server.log")
+    return MeasuredServer(command, environ, location.port, "/orders/nobody", location.folder / "server.log")
 
 
-def fastapi(place: Place) -> Server:
-    """The asynchronous peer: two workers on uvloop and httptools."""
+def fastapi(location: ServerLocation) -> MeasuredServer:
+    """Returns the asynchronous peer: two workers on uvloop and httptools."""
     command = [sys.executable, "-m", "uvicorn", "tools.bench.peers.fastapi_peer:app", "--host", "127.0.0.1"]
-    command += ["--port", str(place.port), "--workers", str(WORKERS), "--loop", "uvloop", "--http", "httptools"]
+    command += ["--port", str(location.port), "--workers", str(WORKERS), "--loop", "uvloop", "--http", "httptools"]
     command += ["--no-access-log", "--log-level", "warning"]
-    return Server(command, {"MONGODB_URI": place.uri}, place.port, "/orders/nobody", place.folder / "server.log")
+    return MeasuredServer(
+        command, {"MONGODB_URI": location.uri}, location.port, "/orders/nobody", location.folder / "server.log"
+    )
 
 
-def hello(place: Place) -> Server:
-    """The ceiling: the worker class of Orderflow, and nothing to do."""
+def hello(location: ServerLocation) -> MeasuredServer:
+    """Returns the ceiling: Orderflow's worker class with an application that does nothing."""
     command = [*GUNICORN, "-c", PEERS_CONF, "tools.bench.peers.hello:app"]
-    environ = {**_peer(place), "WORKER_CLASS": "gevent"}
-    return Server(command, environ, place.port, "/hello", place.folder / "server.log")
+    environ = {**_peer_environ(location), "WORKER_CLASS": "gevent"}
+    return MeasuredServer(command, environ, location.port, "/hello", location.folder / "server.log")
 
 
-SERVERS: dict[Name, Callable[..., Server | Apart]] = {
+SERVERS: dict[Name, Callable[..., MeasuredServer | SplitServer]] = {
     Name.ORDERFLOW: orderflow,
-    Name.APART: apart,
+    Name.SPLIT: split,
     Name.FLASK: flask,
     Name.FASTAPI: fastapi,
     Name.HELLO: hello,
@@ -131,32 +135,32 @@ SERVERS: dict[Name, Callable[..., Server | Apart]] = {
 def started(
     name: str,
     folder: Path,
-    make: Callable[[Place], Server | Apart],
+    make: Callable[[ServerLocation], MeasuredServer | SplitServer],
     *,
     stores: bool = True,
     mongod: tuple[str, ...] = (),
 ) -> Iterator[Contestant]:
-    """A contestant at work, its mongod with it."""
+    """Runs a contestant with its mongod."""
     folder.mkdir(parents=True)
     with ExitStack() as stack:
-        base = stack.enter_context(Base(folder, mongod)) if stores else None
-        server = make(Place(folder, free_port(), base.uri if base else ""))
+        database = stack.enter_context(BenchDatabase(folder, mongod)) if stores else None
+        server = make(ServerLocation(folder, free_port(), database.uri if database else ""))
         stack.enter_context(server)
-        yield Contestant(name, server, base, folder)
+        yield Contestant(name, server, database, folder)
 
 
 @contextmanager
-def field_of(names: list[Name], folder: Path, settings: Mapping[str, str]) -> Iterator[list[Contestant]]:
-    """All contestants at work; `settings` are for Orderflow alone."""
+def all_started(names: list[Name], folder: Path, settings: Mapping[str, str]) -> Iterator[list[Contestant]]:
+    """Runs all contestants; `settings` are for Orderflow only."""
     with ExitStack() as stack:
-        found = []
+        contestants = []
         for name in names:
-            ours = name in (Name.ORDERFLOW, Name.APART)
-            make = partial(SERVERS[name], more=settings) if ours else SERVERS[name]
-            entered = started(name, folder / name, make, stores=name != Name.HELLO)
-            found.append(stack.enter_context(entered))
-        yield found
+            is_orderflow = name in (Name.ORDERFLOW, Name.SPLIT)
+            make = partial(SERVERS[name], environ=settings) if is_orderflow else SERVERS[name]
+            contestant = started(name, folder / name, make, stores=name != Name.HELLO)
+            contestants.append(stack.enter_context(contestant))
+        yield contestants
 
 
-def _peer(place: Place) -> dict[str, str]:
-    return {"BIND": f"127.0.0.1:{place.port}", "WEB_CONCURRENCY": str(WORKERS)}
+def _peer_environ(location: ServerLocation) -> dict[str, str]:
+    return {"BIND": f"127.0.0.1:{location.port}", "WEB_CONCURRENCY": str(WORKERS)}

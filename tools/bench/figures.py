@@ -1,4 +1,4 @@
-"""The arithmetic: medians of rounds, ratios, percentiles."""
+"""Medians of rounds, ratios and percentiles."""
 
 import math
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ class Figures:
 
 
 def medians(rounds: Sequence[Round]) -> Figures | None:
-    """The medians over the rounds without trouble; None where there is no such round."""
-    good = [one for one in rounds if not one.trouble]
+    """Returns the medians over the rounds without an error; None if there is no such round."""
+    good = [one for one in rounds if not one.error]
     if not good:
         return None
     names = [field.name for field in fields(Figures)]
@@ -30,12 +30,12 @@ def medians(rounds: Sequence[Round]) -> Figures | None:
 
 
 def ratio(ours: float | None, theirs: float | None) -> float | None:
-    """How many times as much; None where one is missing or nothing."""
+    """Returns `ours` divided by `theirs`; None if one is missing or `theirs` is 0."""
     return ours / theirs if ours is not None and theirs else None
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that so many percent do not exceed. Raises ValueError where there are no values."""
+    """Returns the smallest value that `percent` of the values do not exceed. Raises ValueError without values."""
     if not values:
         raise ValueError("no values")
     ordered = sorted(values)

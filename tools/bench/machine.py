@@ -1,4 +1,4 @@
-"""On what was measured."""
+"""The machine and the versions that were measured."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ PACKAGES = ("flask", "gunicorn", "gevent", "pymongo", "orjson", "fastapi", "uvic
 
 
 def facts(mongodb: str = "") -> dict[str, str]:
-    """Cores, memory, versions, and the load before anything was started."""
+    """Returns cores, memory, versions, and the load before the run."""
     return {
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "memory": f"{psutil.virtual_memory().total / 1e9:.0f} GB",
@@ -25,7 +25,7 @@ def facts(mongodb: str = "") -> dict[str, str]:
 
 
 def busy(facts: dict[str, str]) -> bool:
-    """Whether others kept more than a quarter of the cores at work in the minute before."""
+    """Whether other processes used more than a quarter of the cores in the minute before the run."""
     return float(facts["load before"].split()[0]) > int(facts["cores"]) / 4
 
 

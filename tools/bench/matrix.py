@@ -12,8 +12,8 @@ from rich.table import Table
 
 from tools.bench.contestants import Kind, orderflow, started
 from tools.bench.figures import Figures, medians
-from tools.bench.race import Plan, Results, Tell, race
-from tools.bench.stock import stock
+from tools.bench.preload import preload
+from tools.bench.runner import Log, Plan, Results, run_rounds
 
 CLASSES = ("gevent", "gthread")
 WORKERS = (1, 2, 3)
@@ -23,7 +23,7 @@ ONE_ROUND = 1
 
 @dataclass(frozen=True)
 class Cell:
-    """One choice of settings."""
+    """One combination of settings."""
 
     worker_class: str
     workers: int
@@ -31,63 +31,63 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """In one word."""
+        """A name for files and tables."""
         return f"{self.worker_class}-{self.workers}-{self.parser}"
 
 
 def parsers() -> tuple[str, ...]:
-    """What `--http-parser` can be here: fast needs the package gunicorn_h1c."""
+    """Returns the values of `--http-parser` that work here; `fast` needs the package gunicorn_h1c."""
     return ("python", "fast") if find_spec("gunicorn_h1c") else ("python",)
 
 
 def cells() -> list[Cell]:
-    """All choices."""
+    """Returns all combinations."""
     return [Cell(*each) for each in product(CLASSES, WORKERS, parsers())]
 
 
-def matrix(plan: Plan, folder: Path, settings: Mapping[str, str], tell: Tell) -> Results:
-    """Run each cell once, then all of them again, as often as there are rounds; each time from an empty database."""
+def matrix(plan: Plan, folder: Path, settings: Mapping[str, str], log: Log) -> Results:
+    """Runs all cells one after the other, once a round, each time with an empty database."""
     results = Results({cell.name: {} for cell in cells()})
     for number in range(plan.rounds):
         for cell in cells():
             once = Plan(ONE_ROUND, plan.seconds, plan.warmup, idle=0)
-            found = _run(cell, once, folder / f"{cell.name}-{number}", settings, tell)
-            for kind, rounds in found.rounds[cell.name].items():
+            cell_results = _run(cell, once, folder / f"{cell.name}-{number}", settings, log)
+            for kind, rounds in cell_results.rounds[cell.name].items():
                 results.rounds[cell.name].setdefault(kind, []).extend(rounds)
-            results.memory[cell.name] = found.memory[cell.name]
+            results.memory[cell.name] = cell_results.memory[cell.name]
     return results
 
 
 def table(results: Results) -> Table:
-    """Medians of each cell."""
+    """Returns a table with the medians of each cell."""
     shown = Table(title="gunicorn's settings, medians", title_justify="left")
     for title in ("worker class", "workers", "parser", "POST settled/s", "p99 ms", "GET one/s", "p99 ms", "RSS MB"):
         shown.add_column(title, justify="right")
     for cell in cells():
-        rates = [part for kind in KINDS for part in _figures(medians(results.rounds[cell.name].get(kind, [])))]
+        rates = [part for kind in KINDS for part in _columns(medians(results.rounds[cell.name].get(kind, [])))]
         memory = f"{results.memory[cell.name].rss_mb:,.0f}"
         shown.add_row(cell.worker_class, str(cell.workers), cell.parser, *rates, memory)
     return shown
 
 
 def as_dict(results: Results) -> dict[str, Any]:
-    """All cells, as JSON has them."""
+    """Returns all cells as JSON has them."""
     return {"cells": [{**asdict(cell), "medians": dict(_medians(results, cell))} for cell in cells()]}
 
 
-def _run(cell: Cell, plan: Plan, folder: Path, settings: Mapping[str, str], tell: Tell) -> Results:
+def _run(cell: Cell, plan: Plan, folder: Path, settings: Mapping[str, str], log: Log) -> Results:
     environ = {**settings, "WORKER_CLASS": cell.worker_class, "WEB_CONCURRENCY": str(cell.workers)}
-    make = partial(orderflow, more=environ, options=("--http-parser", cell.parser))
+    make = partial(orderflow, environ=environ, options=("--http-parser", cell.parser))
     with started(cell.name, folder, make) as contestant:
-        stock(contestant)
-        return race([contestant], plan, tell, KINDS)
+        preload(contestant)
+        return run_rounds([contestant], plan, log, KINDS)
 
 
 def _medians(results: Results, cell: Cell) -> Iterator[tuple[str, dict[str, float] | None]]:
     for kind in KINDS:
-        found = medians(results.rounds[cell.name].get(kind, []))
-        yield kind, found and asdict(found)
+        figures = medians(results.rounds[cell.name].get(kind, []))
+        yield kind, figures and asdict(figures)
 
 
-def _figures(found: Figures | None) -> tuple[str, str]:
-    return (f"{found.flow_rate:,.0f}", f"{found.p99_ms:.1f}") if found else ("failed", "–")
+def _columns(figures: Figures | None) -> tuple[str, str]:
+    return (f"{figures.flow_rate:,.0f}", f"{figures.p99_ms:.1f}") if figures else ("failed", "–")

@@ -1,4 +1,4 @@
-"""`python -m tools.bench profile`: where one worker of Orderflow spends its time under load, as py-spy sees it."""
+"""`python -m tools.bench profile`: where one worker of Orderflow spends its CPU time under load, sampled by py-spy."""
 
 import subprocess
 import sys
@@ -11,24 +11,24 @@ from pathlib import Path
 from rich.table import Table
 
 from tools.bench.contestants import Contestant, Kind, orderflow, started
-from tools.bench.processes import ROOT
-from tools.bench.stock import stock
+from tools.bench.preload import preload
 from tools.bench.wrk import load
+from tools.cluster.processes import ROOT
 
 PROFILES = ROOT / ".orderflow" / "profile"
 PY_SPY = Path(sys.executable).parent / "py-spy"
 RATE = 200
-# Load before the first and after the last sample; py-spy needs a moment to come up.
+# Seconds of load before the first and after the last sample; py-spy takes a moment to start.
 MARGIN = 6
 
 
-class NoProfile(RuntimeError):
-    """py-spy could not look; the text says why."""
+class ProfilingError(RuntimeError):
+    """py-spy is missing or failed; the text says why."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Samples: all of them, and by function those where it ran itself and those where it was on the stack."""
+    """The number of samples, and by function those in which it ran itself and those with it on the stack."""
 
     samples: int
     own: Counter[str]
@@ -36,12 +36,12 @@ class Profile:
 
 
 def profile(kind: Kind, seconds: int, folder: Path, settings: Mapping[str, str]) -> Profile:
-    """Load Orderflow alone with one kind of request and sample a worker; the files go to .orderflow/profile/."""
+    """Loads Orderflow with one kind of request and samples a worker; the files go to .orderflow/profile/."""
     if not PY_SPY.exists():
-        raise NoProfile("py-spy is not installed: make bench installs it")
+        raise ProfilingError("py-spy is not installed: make bench installs it")
     PROFILES.mkdir(parents=True, exist_ok=True)
-    with started("orderflow", folder / "orderflow", lambda place: orderflow(place, settings)) as contestant:
-        stock(contestant)
+    with started("orderflow", folder / "orderflow", lambda location: orderflow(location, settings)) as contestant:
+        preload(contestant)
         return _sampled(contestant, kind, seconds)
 
 
@@ -78,7 +78,9 @@ def _sampled(contestant: Contestant, kind: Kind, seconds: int) -> Profile:
         _record(worker, seconds, "flamegraph", raw.with_suffix(".svg"))
         result = under.result()
     if not result.clean:
-        raise NoProfile(f"{result.bad} requests were not answered with 2xx, {result.broken} sockets failed")
+        raise ProfilingError(
+            f"{result.bad_statuses} requests were not answered with 2xx, {result.socket_errors} sockets failed"
+        )
     return parse(raw.read_text())
 
 
@@ -87,11 +89,11 @@ def _record(pid: int, seconds: int, form: str, file: Path) -> None:
     command += ["--gil", "--format", form, "--output", file]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not file.exists():
-        raise NoProfile(f"py-spy could not sample process {pid}: {done.stderr[-500:]}")
+        raise ProfilingError(f"py-spy could not sample process {pid}: {done.stderr[-500:]}")
 
 
 def _without_line(frame: str) -> str:
-    """`name (file:line)` without the line, and the file without the folders that all have in common."""
+    """Returns `name (file)` of `name (file:line)`."""
     name, _, where = frame.rpartition(" (")
     return f"{name} ({where.rpartition(':')[0]})" if ":" in where else frame
 

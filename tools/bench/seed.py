@@ -1,6 +1,6 @@
-"""Many settled orders at once: one that went the whole way is copied byte by byte, with ids, user and times of its own.
+"""Seeds many settled orders: copies the documents of one processed order, with other ids, users and times.
 
-So the documents are of the stored shape, whatever that is, and pass the validators.
+The copies have the stored shape, whatever it is, and pass the validators.
 """
 
 import os
@@ -18,8 +18,8 @@ from bson.datetime_ms import DatetimeConversion
 from bson.raw_bson import RawBSONDocument
 from pymongo import WriteConcern
 
-from tools.bench.base import Base
-from tools.bench.stock import LIST_ORDERS, LIST_USERS, place_all
+from tools.bench.database import BenchDatabase
+from tools.bench.preload import LIST_ORDERS, LIST_USERS, place_all
 
 USERS = 10_000
 PATTERN_USER = "user-9999999"
@@ -28,25 +28,25 @@ MANY_USER = "many-0000001"
 PAGE_ORDERS = 100
 BATCH = 2000
 SPAN_SECONDS = 30 * 24 * 3600
-CALM_SECONDS = 2.5
-NUMBERS_32 = rb"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])"
+UNCHANGED_SECONDS = 2.5
+UNIQUE_HEX = rb"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])"
 
 
 class Template:
-    """One stored document, cut where it names its order, its user, a time or something unique."""
+    """One stored document, cut where it has its order's id, its user, a time or a unique number."""
 
     def __init__(self, raw: bytes, order_id: str, user: str) -> None:
         self._times = {_packed(at): at for at in _times_in(bson.decode(raw, DATES))}
         fixed = [bytes.fromhex(order_id), order_id.encode(), user.encode(), *self._times]
-        cuts = [re.escape(each) for each in fixed] + [NUMBERS_32]
+        cuts = [re.escape(each) for each in fixed] + [UNIQUE_HEX]
         self._pieces = re.split(b"(" + b"|".join(cuts) + b")", raw, flags=re.DOTALL)
         self._key, self._id, self._user = fixed[:3]
 
     def copy(self, key: bytes, user: str, shift_ms: int) -> RawBSONDocument:
-        """The same document of another order and user, all its times moved."""
+        """Returns the document for another order and user, with all times moved by `shift_ms`."""
         new = {self._key: key, self._id: key.hex().encode(), self._user: user.encode()}
         new |= {packed: _packed(at + shift_ms) for packed, at in self._times.items()}
-        # Each odd piece is a cut; what is none of the above is a number nobody else has.
+        # Each odd piece is a cut; one that is none of the above is a unique number.
         pieces = list(self._pieces)
         for place in range(1, len(pieces), 2):
             cut = pieces[place]
@@ -58,59 +58,59 @@ class Template:
 
 @dataclass(frozen=True)
 class Seeded:
-    """What was seeded: ids of a sample of the orders, oldest first."""
+    """The number of seeded orders, the ids of a sample of them, oldest first, and the seconds it took."""
 
     orders: int
     ids: list[str]
     seconds: float
 
 
-def seed(url: str, base: Base, orders: int, sample: int = 100_000) -> Seeded:
-    """Fill a fresh Orderflow with so many settled orders, at the least those of the users that are asked for later."""
+def seed(url: str, database: BenchDatabase, orders: int, sample: int = 100_000) -> Seeded:
+    """Fills an empty Orderflow with settled orders: `orders`, and at least those of the users of later requests."""
     began = time.monotonic()
-    templates, first_ms = _templates(url, base)
+    templates, first_ms = _templates(url, database)
     owners = _owners(orders)
     chosen = set(random.sample(range(len(owners)), min(sample, len(owners))))
     ids = []
     stamped = enumerate(_stamps(owners, first_ms))
     while batch := list(islice(stamped, BATCH)):
         for name, template in templates.items():
-            fast = base.database[name].with_options(write_concern=WriteConcern(1))
+            fast = database.database[name].with_options(write_concern=WriteConcern(1))
             fast.insert_many([template.copy(*stamp) for _, stamp in batch], ordered=False)
         ids += [stamp[0].hex() for number, stamp in batch if number in chosen]
-    base.flush()
+    database.flush()
     return Seeded(len(owners), ids, time.monotonic() - began)
 
 
-def _templates(url: str, base: Base) -> tuple[dict[str, Template], int]:
-    """One template for each collection that tells of an order, and when the order was made, in milliseconds."""
+def _templates(url: str, database: BenchDatabase) -> tuple[dict[str, Template], int]:
+    """Returns a template for each collection that has data of an order, and the order's time in milliseconds."""
     [order_id] = place_all(url, [PATTERN_USER])
-    stored = _calm(base)
-    made = bson.decode(stored["orders"], DATES)["createdAt"]
+    stored = _wait_until_unchanged(database)
+    created = bson.decode(stored["orders"], DATES)["createdAt"]
     found = {name: Template(raw, order_id, PATTERN_USER) for name, raw in stored.items() if order_id.encode() in raw}
-    return found | {"orders": Template(stored["orders"], order_id, PATTERN_USER)}, int(made)
+    return found | {"orders": Template(stored["orders"], order_id, PATTERN_USER)}, int(created)
 
 
-def _calm(base: Base) -> dict[str, bytes]:
-    """The one document of each collection, as soon as nothing changes any more."""
-    since, last = time.monotonic(), _look(base)
-    while time.monotonic() - since < CALM_SECONDS:
+def _wait_until_unchanged(database: BenchDatabase) -> dict[str, bytes]:
+    """Returns the one document of each collection when nothing has changed for a while."""
+    since, last = time.monotonic(), _read(database)
+    while time.monotonic() - since < UNCHANGED_SECONDS:
         time.sleep(0.1)
-        now = _look(base)
+        now = _read(database)
         if now != last or bson.decode(now["orders"])["orderStatus"] != "Success":
             since, last = time.monotonic(), now
     return last
 
 
-def _look(base: Base) -> dict[str, bytes]:
+def _read(database: BenchDatabase) -> dict[str, bytes]:
     codec = CodecOptions(document_class=RawBSONDocument)
-    plain = base.database.list_collection_names(filter={"options.capped": {"$ne": True}})
-    found = {name: base.database.get_collection(name, codec_options=codec).find_one() for name in plain}
+    plain = database.database.list_collection_names(filter={"options.capped": {"$ne": True}})
+    found = {name: database.database.get_collection(name, codec_options=codec).find_one() for name in plain}
     return {name: document.raw for name, document in found.items() if document}
 
 
 def _owners(orders: int) -> list[str]:
-    """Whose each order is, in a random order: a tenth belongs to one user, some have exactly 20 or 100."""
+    """Returns the user of each order in random order: a tenth belongs to one user, some have exactly 20 or 100."""
     owners = [PAGE_USER] * PAGE_ORDERS
     owners += [user for user in list_users() for _ in range(LIST_ORDERS)]
     owners += [MANY_USER] * (orders // 10)
@@ -120,12 +120,12 @@ def _owners(orders: int) -> list[str]:
 
 
 def list_users() -> list[str]:
-    """Users who have exactly 20 orders."""
+    """Returns the users who have exactly 20 orders."""
     return [f"list-{number:07d}" for number in range(LIST_USERS)]
 
 
 def _stamps(owners: list[str], first_ms: int) -> Iterator[tuple[bytes, str, int]]:
-    """Key, user and shift in time of each order: the last 30 days, evenly, oldest first."""
+    """Yields id, user and shift in time of each order: evenly over the last 30 days, oldest first."""
     step = SPAN_SECONDS * 1000 // max(len(owners), 1)
     for number, owner in enumerate(owners):
         shift = (number - len(owners)) * step

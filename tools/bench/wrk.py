@@ -1,4 +1,4 @@
-"""The load: wrk, and what it prints, understood."""
+"""Runs the load generator wrk and parses its output."""
 
 import re
 import shutil
@@ -8,18 +8,18 @@ from pathlib import Path
 
 LUA = Path(__file__).parent / "lua"
 CONNECTIONS = 32
-MISSING = "wrk, which makes the load, is not installed: apt-get install wrk"
+MISSING = "wrk, the load generator, is not installed: apt-get install wrk"
 
 MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0, "h": 3_600_000.0}
 
 
-class BadOutput(ValueError):
-    """wrk printed something else than its results."""
+class WrkOutputError(ValueError):
+    """wrk did not print its results."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What wrk sends: a script of tools/bench/lua and its arguments."""
+    """A script of tools/bench/lua and its arguments."""
 
     script: str
     args: tuple[str, ...]
@@ -27,58 +27,58 @@ class Request:
 
 @dataclass(frozen=True)
 class Result:
-    """What wrk measured. Latencies are in milliseconds; `bad` counts wrong statuses, `broken` sockets that failed."""
+    """The measurements of wrk. `bad_statuses` counts answers other than 2xx, `socket_errors` failed sockets."""
 
     requests: int
     rate: float
     p50_ms: float
     p99_ms: float
-    bad: int
-    broken: int
+    bad_statuses: int
+    socket_errors: int
 
     @property
     def clean(self) -> bool:
         """Whether every request was answered with 2xx."""
-        return self.requests > 0 and not self.bad and not self.broken
+        return self.requests > 0 and not self.bad_statuses and not self.socket_errors
 
 
 def installed() -> bool:
-    """Whether there is a wrk to run."""
+    """Whether wrk is installed."""
     return shutil.which("wrk") is not None
 
 
 def load(url: str, request: Request, seconds: int, connections: int = CONNECTIONS) -> Result:
-    """Load `url` for so many seconds from one thread."""
+    """Loads `url` for `seconds` from one thread."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "--latency"]
     command += ["-s", str(LUA / request.script), url, "--", *request.args]
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)
     if done.returncode:
-        raise BadOutput(f"wrk ended with {done.returncode}: {done.stdout}{done.stderr}")
+        raise WrkOutputError(f"wrk ended with {done.returncode}: {done.stdout}{done.stderr}")
     return parse(done.stdout)
 
 
 def parse(text: str) -> Result:
-    """The results in wrk's output. Raises BadOutput."""
+    """Parses the results in wrk's output. Raises WrkOutputError."""
     errors = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text)
     bad = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
     return Result(
-        requests=int(_found(r"(\d+) requests in ", text)),
-        rate=float(_found(r"Requests/sec:\s+([\d.]+)", text)),
+        requests=int(_match(r"(\d+) requests in ", text)),
+        rate=float(_match(r"Requests/sec:\s+([\d.]+)", text)),
         p50_ms=_latency("50", text),
         p99_ms=_latency("99", text),
-        bad=int(bad[1]) if bad else 0,
-        broken=sum(map(int, errors.groups())) if errors else 0,
+        bad_statuses=int(bad[1]) if bad else 0,
+        socket_errors=sum(map(int, errors.groups())) if errors else 0,
     )
 
 
 def _latency(percent: str, text: str) -> float:
-    found = _found(rf"^\s+{percent}%\s+(\S+)\s*$", text)
+    found = _match(rf"^\s+{percent}%\s+(\S+)\s*$", text)
     number, unit = re.fullmatch(r"(-?[\d.]+|-nan)([a-z]+)", found).groups()
     return 0.0 if number == "-nan" else float(number) * MILLISECONDS[unit]
 
 
-def _found(pattern: str, text: str) -> str:
+def _match(pattern: str, text: str) -> str:
     found = re.search(pattern, text, re.MULTILINE)
     if not found:
-        raise BadOutput(f"this is not what wrk prints: {text[:500]!r}")
+        raise WrkOutputError(f"unexpected output of wrk: {text[:500]!r}")
     return found[1]

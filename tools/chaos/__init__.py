@@ -1,4 +1,5 @@
-"""Kills everything that can be killed while clients place orders, then looks whether anything was lost.
+"""Injects faults while clients place orders, then checks that no order was lost, stuck or charged twice.
 
-Start with `python -m tools.chaos --help`; harness.py tells what a run of one server is, fleet_run.py that of a fleet.
+`python -m tools.chaos --help` lists the options. `server_run` has the run against one server, `cluster_run` the one against a
+cluster. It may import `tools.cluster`, not `tools.bench`.
 """

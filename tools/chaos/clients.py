@@ -1,6 +1,6 @@
-"""Clients as they should be: they repeat what was not clearly answered, with the same Idempotency-Key.
+"""Correct clients: they repeat a request that got no clear answer, with the same Idempotency-Key.
 
-They cancel orders at all moments and ask for refunds of drawn amounts, some of them of more than is left.
+They cancel orders at any moment and request refunds of random amounts, some of them above the order's balance.
 """
 
 import threading
@@ -19,31 +19,31 @@ GIVE_UP_SECONDS = 30.0
 FOLLOW_SECONDS = 5.0
 RECENT = 40
 RECONNECT = 10
-# When after an order was placed its payment is likely to be under way.
+# Seconds after placing an order in which its payment is probably being made.
 CALL_SECONDS = (0.0, 0.5)
-# By what clients write: minor units and currency.
+# Minor units and currency of each amount that clients send.
 TOTALS = {"RM 99": (9900, "MYR"), "RM 12.50": (1250, "MYR"), "USD 7.05": (705, "USD"), "JPY 1200": (1200, "JPY")}
 PLACED = ("POST order", "201")
 PRODUCTS = ("1", "1", "1", "1", "1", "1", "1", "2", "2", "3")
 
 
 @dataclass(frozen=True)
-class Sent:
-    """One request and what it was answered with, by the monotonic clock."""
+class SentRequest:
+    """One request and its answer: a status or an error's name. Times are of the monotonic clock."""
 
-    what: str
+    operation: str
     answer: str
     began: float
     ended: float
 
     @property
-    def took(self) -> float:
-        """How many seconds the answer took."""
+    def seconds(self) -> float:
+        """The time from request to answer."""
         return self.ended - self.began
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedOrder:
     """An acknowledged order and its total in minor units."""
 
     order_id: str
@@ -52,69 +52,70 @@ class Placed:
 
 
 @dataclass
-class Book:
-    """What clients were answered, all of them together.
+class ClientRecord:
+    """All answers that clients received.
 
-    `refunded` has the value of each acknowledged refund, by the ids of the order and of the refund; `asked` and
-    `overdrawn` count the refunds that were asked for, and those refused because they exceed the balance.
+    `refunded` has the value of each acknowledged refund by order id and refund id. `refunds_requested` counts all refund
+    requests, `refunds_over_balance` those refused because they exceed the balance. `settlements` are pairs of monotonic
+    times: when an order was placed and when it was seen settled.
     """
 
     acknowledged: set[str] = field(default_factory=set)
     cancelled: set[str] = field(default_factory=set)
     refunded: dict[tuple[str, str], int] = field(default_factory=dict)
-    asked: int = 0
-    overdrawn: int = 0
+    refunds_requested: int = 0
+    refunds_over_balance: int = 0
     settlements: list[tuple[float, float]] = field(default_factory=list)
-    sent: list[Sent] = field(default_factory=list)
+    sent: list[SentRequest] = field(default_factory=list)
     contradictions: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
 
     @property
     def answers(self) -> Counter[str]:
-        """How often each answer was given."""
-        return Counter(f"{one.what}: {one.answer}" for one in self.sent)
+        """The number of requests by operation and answer."""
+        return Counter(f"{request.operation}: {request.answer}" for request in self.sent)
 
     @property
     def slowest(self) -> float:
-        """How many seconds the slowest answer took."""
-        return max((one.took for one in self.sent), default=0.0)
+        """Seconds of the slowest answer."""
+        return max((request.seconds for request in self.sent), default=0.0)
 
     def recovery(self, at: float) -> float | None:
-        """Seconds from `at` to the first success of a POST that began after it."""
-        ends = [one.ended for one in self.sent if one.began >= at and (one.what, one.answer) == PLACED]
+        """Seconds from `at` to the first success of a POST that began later; None if there was none."""
+        ends = [one.ended for one in self.sent if one.began >= at and (one.operation, one.answer) == PLACED]
         return min(ends) - at if ends else None
 
     def settlement(self, at: float) -> float | None:
-        """Seconds from `at` until an order that was placed after it was seen to be settled."""
+        """Seconds from `at` until the first order placed later was seen settled; None if there was none."""
         ends = [settled for placed, settled in self.settlements if placed >= at]
         return min(ends) - at if ends else None
 
 
 class Client(threading.Thread):
-    """One client: places orders, repeats, cancels, refunds, until told to stop; then ends what is unclear."""
+    """A client that places, cancels and refunds orders until `stopping`, then repeats its open requests."""
 
     def __init__(
         self,
-        where: Callable[[], str],
+        base_url: Callable[[], str],
         number: int,
         seed: int,
-        pace: float,
-        book: Book,
+        interval: float,
+        record: ClientRecord,
         stopping: threading.Event,
         *,
         keep_alive: bool = True,
         timeout: float = TIMEOUT,
     ) -> None:
         super().__init__(name=f"client-{number}", daemon=True)
-        self._where = where
+        self._base_url = base_url
         self._number = number
         self._random = Random(f"{seed}-{number}")  # noqa: S311 - a simulation
-        self._pace = pace
-        self._book = book
+        self._interval = interval
+        self._record = record
         self._stopping = stopping
         self._timeout = timeout
         self._limits = httpx.Limits(max_keepalive_connections=None if keep_alive else 0)
-        self._recent: deque[Placed] = deque(maxlen=RECENT)
+        self._recent: deque[PlacedOrder] = deque(maxlen=RECENT)
         self._count = 0
         self.gave_up = 0
 
@@ -124,7 +125,9 @@ class Client(threading.Thread):
                 for _ in range(RECONNECT):
                     began = time.monotonic()
                     self._order(http)
-                    if self._stopping.wait(max(0.0, self._pace * self._random.uniform(0.5, 1.5) - _since(began))):
+                    if self._stopping.wait(
+                        max(0.0, self._interval * self._random.uniform(0.5, 1.5) - (time.monotonic() - began))
+                    ):
                         return
 
     def _order(self, http: httpx.Client) -> None:
@@ -142,8 +145,8 @@ class Client(threading.Thread):
             answers.add(self._post(http, key, body))
         known = sorted(filter(None, answers))
         if len(known) > 1:
-            self._book.contradictions.append(f"key {key} was answered with {known}")
-        placed = [Placed(order_id, *TOTALS[text]) for order_id in known]
+            self._record.contradictions.append(f"key {key} was answered with {known}")
+        placed = [PlacedOrder(order_id, *TOTALS[text]) for order_id in known]
         self._recent.extend(placed)
         if self._random.random() < 0.08:
             self._cancel_soon(http, placed)
@@ -154,113 +157,111 @@ class Client(threading.Thread):
 
     def _post(self, http: httpx.Client, key: str, body: dict[str, Any]) -> str | None:
         def send() -> httpx.Response:
-            return http.post(f"{self._where()}/orders", json=body, headers={"Idempotency-Key": key})
+            return http.post(f"{self._base_url()}/orders", json=body, headers={"Idempotency-Key": key})
 
-        answer = self._clear("POST order", send, {201})
+        answer = self._send_until_answered("POST order", send, {201})
         if answer is None:
             return None
         order_id = str(answer.json()["created"]["id"])
-        self._book.acknowledged.add(order_id)
+        self._record.acknowledged.add(order_id)
         return order_id
 
-    def _cancel_soon(self, http: httpx.Client, orders: Sequence[Placed]) -> None:
-        """Cancel at once, or about when the payment is made."""
+    def _cancel_soon(self, http: httpx.Client, orders: Sequence[PlacedOrder]) -> None:
+        """Cancels at once or about when the payment is made."""
         self._stopping.wait(self._random.choice((0.0, self._random.uniform(*CALL_SECONDS))))
         for order in orders:
             self._cancel(http, order)
 
-    def _cancel(self, http: httpx.Client, order: Placed) -> None:
+    def _cancel(self, http: httpx.Client, order: PlacedOrder) -> None:
         body = {"orderId": order.order_id, "orderStatus": "Cancelled"}
-        if self._clear("PUT cancel", lambda: http.put(f"{self._where()}/orders", json=body), {200}, {409}):
-            self._book.cancelled.add(order.order_id)
+        if self._send_until_answered(
+            "PUT cancel", lambda: http.put(f"{self._base_url()}/orders", json=body), {200}, {409}
+        ):
+            self._record.cancelled.add(order.order_id)
 
-    def _refund_some(self, http: httpx.Client, order: Placed, key: str) -> None:
-        """Up to three refunds of one order: of a part, of all that is left, or of more than there is."""
+    def _refund_some(self, http: httpx.Client, order: PlacedOrder, key: str) -> None:
+        """Requests up to three refunds of one order: of a part, of the balance, or of more than the total."""
         for number in range(self._random.randint(1, 3)):
             value = self._random.choice((0, order.value + 1, *(self._random.randint(1, order.value) for _ in range(4))))
             self._refund(http, order, value, f"r-{key}-{number}")
 
-    def _refund(self, http: httpx.Client, order: Placed, value: int, key: str) -> None:
+    def _refund(self, http: httpx.Client, order: PlacedOrder, value: int, key: str) -> None:
         body = {"amount": {"value": value, "currency": order.currency}} if value else {}
         url = f"/orders/one/{order.order_id}/refunds"
 
         def send() -> httpx.Response:
-            return http.post(f"{self._where()}{url}", json=body, headers={"Idempotency-Key": key})
+            return http.post(f"{self._base_url()}{url}", json=body, headers={"Idempotency-Key": key})
 
-        self._book.asked += 1
-        answer = self._clear("POST refund", send, {201}, {409})
+        self._record.refunds_requested += 1
+        answer = self._send_until_answered("POST refund", send, {201}, {409})
         if answer:
             refund = answer.json()["refund"]
-            self._book.refunded[order.order_id, refund["id"]] = refund["amount"]["value"]
+            self._record.refunded[order.order_id, refund["id"]] = refund["amount"]["value"]
 
-    def _clear(
-        self, what: str, send: Callable[[], httpx.Response], good: set[int], refused: set[int] = frozenset()
+    def _send_until_answered(
+        self, operation: str, send: Callable[[], httpx.Response], good: set[int], refused: set[int] = frozenset()
     ) -> httpx.Response | None:
-        """Send until the answer is clear; the answer where it is a good one."""
-        gives_up: float | None = None
+        """Repeats until the answer has an expected status; returns it if the status is in `good`, else None."""
+        deadline: float | None = None
         while True:
-            answer = self._once(what, send)
+            answer = self._send_once(operation, send)
             if answer is not None and answer.status_code in good:
                 return answer
             if answer is not None and answer.status_code in refused:
-                self._book.overdrawn += answer.json().get("code") == "refund_exceeds_balance"
+                self._record.refunds_over_balance += answer.json().get("code") == "refund_exceeds_balance"
                 return None
             if answer is not None and answer.status_code != 503:
-                self._book.unexpected.append(f"{what}: {answer.status_code} {answer.text[:300]}")
+                self._record.unexpected.append(f"{operation}: {answer.status_code} {answer.text[:300]}")
                 if answer.status_code < 500:
                     return None
             if self._stopping.is_set():
-                gives_up = gives_up or time.monotonic() + GIVE_UP_SECONDS
-                if time.monotonic() > gives_up:
+                deadline = deadline or time.monotonic() + GIVE_UP_SECONDS
+                if time.monotonic() > deadline:
                     self.gave_up += 1
                     return None
             time.sleep(PAUSE * self._random.uniform(0.5, 1.5))
 
-    def _once(self, what: str, send: Callable[[], httpx.Response]) -> httpx.Response | None:
-        began, answer, told = time.monotonic(), None, ""
+    def _send_once(self, operation: str, send: Callable[[], httpx.Response]) -> httpx.Response | None:
+        began, answer, text = time.monotonic(), None, ""
         try:
             answer = send()
-            told = str(answer.status_code)
+            text = str(answer.status_code)
         except httpx.TransportError as exc:
-            told = type(exc).__name__
-        self._book.sent.append(Sent(what, told, began, time.monotonic()))
+            text = type(exc).__name__
+        self._record.sent.append(SentRequest(operation, text, began, time.monotonic()))
         return answer
 
 
-class Follower(Client):
-    """A client that waits for each order to be settled, and has some of the money given back, before it places the next."""
+class WaitingClient(Client):
+    """A client that waits until its order is settled and refunds a part of it before it places the next one."""
 
     def _order(self, http: httpx.Client) -> None:
         self._count += 1
         began = time.monotonic()
-        body = {"userId": "follower", "productId": "1", "productName": "Grinder", "totalOrderAmount": "RM 99"}
+        body = {"userId": "waiting-client", "productId": "1", "productName": "Grinder", "totalOrderAmount": "RM 99"}
         order_id = self._post(http, f"{self._number}-{self._count}", body)
         if order_id and self._settled(http, order_id, began + FOLLOW_SECONDS):
-            self._book.settlements.append((began, time.monotonic()))
+            self._record.settlements.append((began, time.monotonic()))
             self._refund_some(
-                http, Placed(order_id, *TOTALS[body["totalOrderAmount"]]), f"{self._number}-{self._count}"
+                http, PlacedOrder(order_id, *TOTALS[body["totalOrderAmount"]]), f"{self._number}-{self._count}"
             )
 
     def _settled(self, http: httpx.Client, order_id: str, until: float) -> bool:
         def send() -> httpx.Response:
-            return http.get(f"{self._where()}/orders/status/{order_id}", params={"wait": 1})
+            return http.get(f"{self._base_url()}/orders/status/{order_id}", params={"wait": 1})
 
         while time.monotonic() < until and not self._stopping.is_set():
-            answer = self._clear("GET status", send, {200})
+            answer = self._send_until_answered("GET status", send, {200})
             if answer and answer.json()["orderStatus"] != "Processing":
                 return True
         return False
 
 
-def _since(began: float) -> float:
-    return time.monotonic() - began
+class LoadGenerator:
+    """Runs clients from entering to leaving a `with` block; `rate` is orders a second of all clients together.
 
-
-class Load:
-    """Some clients at work, from entering to leaving it; `rate` is orders a second, all together.
-
-    `url` is where they send to, or tells it anew for each request. `follow` adds a client that waits until each of its
-    orders is settled.
+    `url` is the base URL, or a function that returns one for each request. `wait` adds a client that waits until each of
+    its orders is settled.
     """
 
     def __init__(
@@ -272,21 +273,28 @@ class Load:
         seed: int = 0,
         keep_alive: bool = True,
         timeout: float = TIMEOUT,
-        follow: bool = False,
+        wait: bool = False,
     ) -> None:
-        self.book = Book()
+        self.record = ClientRecord()
         self._timeout = timeout
         self._stopping = threading.Event()
 
         def client(kind: type[Client], number: int) -> Client:
-            where = url if callable(url) else lambda: url
+            base_url = url if callable(url) else lambda: url
             return kind(
-                where, number, seed, clients / rate, self.book, self._stopping, keep_alive=keep_alive, timeout=timeout
+                base_url,
+                number,
+                seed,
+                clients / rate,
+                self.record,
+                self._stopping,
+                keep_alive=keep_alive,
+                timeout=timeout,
             )
 
         self._clients = [client(Client, number) for number in range(1, clients + 1)]
-        if follow:
-            self._clients.append(client(Follower, 0))
+        if wait:
+            self._clients.append(client(WaitingClient, 0))
 
     def __enter__(self) -> Self:
         for client in self._clients:
@@ -294,12 +302,12 @@ class Load:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let no new order be placed, and what is unclear become clear."""
+        """Ends the placing of orders and waits until open requests are answered or given up."""
         self._stopping.set()
         for client in self._clients:
             client.join(GIVE_UP_SECONDS + 4 * self._timeout)
 
     @property
     def gave_up(self) -> int:
-        """How many requests were never answered clearly."""
+        """The number of requests that never got a clear answer."""
         return sum(client.gave_up for client in self._clients)

@@ -1,4 +1,4 @@
-"""What goes wrong, and when: a schedule made from a seed. server_faults.py has it for one server, fleet_run.py for a fleet."""
+"""Kinds of faults, their schedule by a seed, and the injector; `server_faults` and `cluster_run` say how each is done."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
-from tools.cluster.servers import NotReady
+from tools.cluster.programs import StartupError
 
 
-class Kind(StrEnum):
-    """One way to be cruel."""
+class FaultKind(StrEnum):
+    """A kind of fault; the value is its name in reports."""
 
     KILL_WORKER = "kill -9 of a worker"
     KILL_DATABASE = "kill -9 of mongod"
@@ -25,8 +25,8 @@ class Kind(StrEnum):
     END_THREAD = "SystemExit in a background thread of each worker"
     KILL_SUPERVISOR = "kill -9 of the supervisor of mongod"
     KILL_SUPERVISOR_AND_DATABASE = "kill -9 of mongod and its supervisor"
-    TAKE_PORT = "kill -9 of mongod, and its port is taken"
-    TIME_JUMP = "kill -9 of all workers, and stored times a day or more older"
+    OCCUPY_PORT = "kill -9 of mongod, and another program listens on its port"
+    TIME_JUMP = "kill -9 of all workers, and stored times one to four days older"
 
     KILL_BROKER = "kill -9 of the broker"
     WIPE_BROKER = "kill -9 of the broker, and all it had is lost"
@@ -44,97 +44,100 @@ class Kind(StrEnum):
     CUT_GATEWAY_DATABASE = "network cut, a gateway from mongod"
     CUT_ORDERS_DATABASE = "network cut, orders from mongod"
     CUT_PAYMENTS_DATABASE = "network cut, payments from mongod"
-    UNPLUG = "a host's link down"
+    DISCONNECT_HOST = "a host's network interface down"
 
 
 @dataclass(frozen=True)
-class Strike:
-    """One fault that was done, by the monotonic clock."""
+class InjectedFault:
+    """A fault that was injected at a time of the monotonic clock."""
 
-    kind: Kind
+    kind: FaultKind
     at: float
 
 
-def schedule(
-    random: Random, gap: tuple[float, float], kinds: Sequence[Kind], first: int
-) -> Iterator[tuple[float, Kind]]:
-    """Without end: how many seconds to wait, from shortest to longest `gap`, then what to do."""
+def fault_schedule(
+    random: Random, gap: tuple[float, float], kinds: Sequence[FaultKind], first: int
+) -> Iterator[tuple[float, FaultKind]]:
+    """Yields without end how many seconds to wait, within `gap`, and the fault to inject then.
+
+    The `first` kinds come in their order, the rest shuffled; each further round is shuffled as a whole.
+    """
     rest = list(kinds[first:])
     random.shuffle(rest)
-    following = [*kinds[:first], *rest]
+    round_of_kinds = [*kinds[:first], *rest]
     while True:
-        for kind in following:
+        for kind in round_of_kinds:
             yield random.uniform(*gap), kind
-        random.shuffle(following)
+        random.shuffle(round_of_kinds)
 
 
-class Faults:
-    """Does the faults, one after the other; what lasts goes on beside the next ones, and is undone in its time.
+class FaultInjector:
+    """Injects faults one after the other; a lasting fault continues beside the next ones and is undone when it is due.
 
-    `ways` tells how each is done: the way tells whether it was. `broken` names those that something did not come back
-    from.
+    `actions` has the function that injects each kind; it returns whether it did. `failed_recoveries` names the faults from
+    which a program did not come back.
     """
 
     def __init__(
-        self, random: Random, ways: Mapping[Kind, Callable[[], bool]], kinds: Sequence[Kind], first: int
+        self, random: Random, actions: Mapping[FaultKind, Callable[[], bool]], kinds: Sequence[FaultKind], first: int
     ) -> None:
         self._random = random
-        self._ways = ways
+        self._actions = actions
         self._kinds = kinds
         self._first = first
-        self._lasting: list[tuple[float, Callable[[], object]]] = []
-        self.done: list[Strike] = []
-        self.broken: list[str] = []
+        self._active: list[tuple[float, Callable[[], object]]] = []
+        self.injected: list[InjectedFault] = []
+        self.failed_recoveries: list[str] = []
         self.last = self._began = time.monotonic()
 
     def run(self, seconds: float, gap: tuple[float, float]) -> None:
-        """Follow the schedule for so long, and until the first kinds were done; then end what is still going on."""
-        ends = time.monotonic() + seconds
+        """Injects faults for `seconds`, and at least the `first` kinds; then undoes those that still last."""
+        deadline = time.monotonic() + seconds
         try:
-            following = schedule(self._random, gap, self._kinds, self._first)
-            for number, (wait, kind) in enumerate(following):
-                if number >= self._first and time.monotonic() + wait >= ends:
+            schedule = fault_schedule(self._random, gap, self._kinds, self._first)
+            for number, (wait, kind) in enumerate(schedule):
+                if number >= self._first and time.monotonic() + wait >= deadline:
                     break
                 self.wait(wait)
-                self.strike(kind)
-            self.wait(max(0.0, ends - time.monotonic()))
+                self.inject(kind)
+            self.wait(max(0.0, deadline - time.monotonic()))
         finally:
             self.undo_all()
 
-    def strike(self, kind: Kind) -> None:
-        """Do one."""
-        self.begins()
+    def inject(self, kind: FaultKind) -> None:
+        """Injects one fault."""
+        self.mark_begin()
         try:
-            done = self._ways[kind]()
-        except NotReady as exc:
-            self.broken.append(f"{kind}: {exc}")
+            done = self._actions[kind]()
+        except StartupError as exc:
+            self.failed_recoveries.append(f"{kind}: {exc}")
             done = True
         if done:
-            self.done.append(Strike(kind, self._began))
+            self.injected.append(InjectedFault(kind, self._began))
             self.last = time.monotonic()
 
-    def begins(self) -> None:
-        """Note that the fault begins now: what was done before only prepared it."""
+    def mark_begin(self) -> None:
+        """Sets the fault's time to now; an action calls it after its preparations."""
         self._began = time.monotonic()
 
-    def lasts(self, seconds: float, undo: Callable[[], object]) -> None:
-        """Have what was done undone in so many seconds."""
-        self._lasting.append((time.monotonic() + seconds, undo))
+    def undo_after(self, seconds: float, undo: Callable[[], object]) -> None:
+        """Calls `undo` in `seconds`, or earlier if all faults are undone."""
+        self._active.append((time.monotonic() + seconds, undo))
 
     def wait(self, seconds: float) -> None:
-        """Wait, and undo what has lasted long enough."""
-        ends = time.monotonic() + seconds
-        while (left := ends - time.monotonic()) > 0:
+        """Waits, and undoes faults that are due meanwhile."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
             self._undo(time.monotonic())
             time.sleep(min(0.1, left))
 
     def undo_all(self) -> None:
-        """Undo whatever is still going on."""
+        """Undoes all lasting faults now."""
         self._undo(float("inf"))
 
     def _undo(self, until: float) -> None:
-        due = [one for one in self._lasting if one[0] <= until]
-        self._lasting = [one for one in self._lasting if one[0] > until]
+        due = [one for one in self._active if one[0] <= until]
+        self._active = [one for one in self._active if one[0] > until]
         for _, undo in due:
             undo()
             self.last = time.monotonic()

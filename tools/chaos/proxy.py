@@ -1,4 +1,4 @@
-"""A TCP proxy that can cut, swallow, delay, reset and slice what goes through it."""
+"""A TCP proxy that can refuse, drop, delay, reset or fragment what it forwards."""
 
 import asyncio
 import socket
@@ -14,9 +14,9 @@ LATENCY_SECONDS = 2.0
 
 
 class Mode(StrEnum):
-    """What it does to what goes through it."""
+    """What the proxy does with connections and data."""
 
-    THROUGH = "through"
+    FORWARD = "forward"
     CUT = "cut"
     HALF_OPEN = "half-open"
     LATENCY = "2 s latency"
@@ -24,8 +24,8 @@ class Mode(StrEnum):
     SLICED = "small packets"
 
 
-class Way:
-    """One direction of one connection; keeps the order of bytes whatever delays they have."""
+class Direction:
+    """One direction of one connection; keeps the order of bytes under any delay."""
 
     def __init__(self, proxy: "Proxy", writer: asyncio.StreamWriter) -> None:
         self._proxy = proxy
@@ -36,36 +36,36 @@ class Way:
     async def pump(self, reader: asyncio.StreamReader) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
-                self._pass_on(data)
-        self._at(0.0, self._writer.close)
+                self._forward(data)
+        self._call_after(0.0, self._writer.close)
 
-    def _pass_on(self, data: bytes) -> None:
-        # What was swallowed once cannot be made up for: such a connection stays silent for good.
+    def _forward(self, data: bytes) -> None:
+        # Dropped bytes cannot be sent later, so the connection stays silent for ever.
         self.silent = self.silent or self._proxy.mode == Mode.HALF_OPEN
         if self.silent:
             return
         if self._proxy.mode == Mode.SLICED:
             for start in range(0, len(data), SLICE):
-                self._at(SLICE_SECONDS, self._writer.write, data[start : start + SLICE])
+                self._call_after(SLICE_SECONDS, self._writer.write, data[start : start + SLICE])
             return
-        self._at(LATENCY_SECONDS if self._proxy.mode == Mode.LATENCY else 0.0, self._writer.write, data)
+        self._call_after(LATENCY_SECONDS if self._proxy.mode == Mode.LATENCY else 0.0, self._writer.write, data)
 
-    def _at(self, seconds: float, do, *args) -> None:
+    def _call_after(self, seconds: float, action, *args) -> None:
         loop = asyncio.get_running_loop()
         if not seconds and self._due <= loop.time():
-            do(*args)
+            action(*args)
             return
         step = SLICE_SECONDS if seconds == SLICE_SECONDS else 1e-5
         self._due = max(self._due + step, loop.time() + seconds)
-        loop.call_at(self._due, do, *args)
+        loop.call_at(self._due, action, *args)
 
 
 class Proxy:
-    """Listens on `port` and passes on to `target`; set `mode` with `be`."""
+    """Listens on `port` and forwards to the port `target`; `set_mode` changes what it does."""
 
     def __init__(self, target: int) -> None:
         self._target = target
-        self.mode = Mode.THROUGH
+        self.mode = Mode.FORWARD
         self.port = 0
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -74,47 +74,47 @@ class Proxy:
 
     def __enter__(self) -> "Proxy":
         self._thread.start()
-        self._do(self._listen())
+        self._run(self._listen())
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._do(self._end())
+        self._run(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
-    def be(self, mode: Mode) -> None:
-        """Behave like this from now on, to old connections and new ones."""
-        self._do(self._become(mode))
+    def set_mode(self, mode: Mode) -> None:
+        """Changes the mode for open and new connections."""
+        self._run(self._set_mode(mode))
 
-    def _do(self, work) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+    def _run(self, coroutine) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._accept, HOST, self.port, reuse_address=True)
         self.port = self._server.sockets[0].getsockname()[1]
 
-    async def _become(self, mode: Mode) -> None:
+    async def _set_mode(self, mode: Mode) -> None:
         self.mode = mode
         if mode == Mode.CUT:
             self._server.close()
         elif not self._server.is_serving():
             await self._listen()
         if mode in (Mode.CUT, Mode.RESET):
-            self._drop(reset=mode == Mode.RESET)
+            self._abort_connections(reset=mode == Mode.RESET)
 
-    async def _end(self) -> None:
+    async def _close(self) -> None:
         self._server.close()
-        self._drop(reset=True)
+        self._abort_connections(reset=True)
         others = asyncio.all_tasks() - {asyncio.current_task()}
         await asyncio.wait(others, timeout=5) if others else None
 
-    def _drop(self, *, reset: bool) -> None:
+    def _abort_connections(self, *, reset: bool) -> None:
         for writer in list(self._writers):
             if reset:
                 with suppress(OSError):
-                    on = struct.pack("ii", 1, 0)
-                    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, on)
+                    linger = struct.pack("ii", 1, 0)
+                    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             writer.transport.abort()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -122,15 +122,17 @@ class Proxy:
         self._writers |= writers
         try:
             if self.mode == Mode.RESET:
-                self._drop(reset=True)
+                self._abort_connections(reset=True)
                 return
-            onward, answers = await asyncio.open_connection(HOST, self._target)
-            writers.add(answers)
+            target_reader, target_writer = await asyncio.open_connection(HOST, self._target)
+            writers.add(target_writer)
             self._writers |= writers
-            await asyncio.gather(Way(self, answers).pump(reader), Way(self, writer).pump(onward))
+            await asyncio.gather(
+                Direction(self, target_writer).pump(reader), Direction(self, writer).pump(target_reader)
+            )
         except OSError:
             pass
         finally:
             self._writers -= writers
-            for one in writers:
-                one.close()
+            for writer in writers:
+                writer.close()

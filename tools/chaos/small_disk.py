@@ -1,4 +1,4 @@
-"""A disk that can be full: a file system in memory of a bounded size, where mounting is permitted."""
+"""A disk that can be filled: a tmpfs of a fixed size, where mounting is permitted."""
 
 import os
 import subprocess
@@ -9,19 +9,19 @@ from typing import Self
 import pymongo
 from pymongo.errors import PyMongoError
 
-from tools.cluster.servers import documents
+from tools.cluster.mongod import mongo_client
 
 CHECKPOINT_SECONDS = 1.0
-NOTICE_SECONDS = 3.0
+FILL_SECONDS = 3.0
 MEGABYTE = 1 << 20
-# More than the room that mongod keeps for its journal.
-MOST_MEGABYTES = 400
+# More than the space that mongod reserves for its journal.
+MAX_FILLER_MEGABYTES = 400
 
 
 class SmallDisk:
-    """A file system of `megabytes` mounted on `folder`; an ordinary folder where mounting is not permitted.
+    """A tmpfs of `megabytes` mounted on `folder`; an ordinary folder where mounting is not permitted.
 
-    It is made full by shrinking it to what is in use, which takes no time and no memory.
+    `fill` shrinks it to its used size, which takes no time and no memory.
     """
 
     def __init__(self, folder: Path, megabytes: int) -> None:
@@ -40,14 +40,14 @@ class SmallDisk:
             subprocess.run(["umount", "--lazy", str(self.folder)], capture_output=True, check=False)
 
     def fill(self) -> bool:
-        """Leave no room; false where nothing is mounted."""
+        """Leaves no free space; false if nothing is mounted."""
         used = subprocess.run(
             ["df", "--output=used", "--block-size=1K", str(self.folder)], capture_output=True, text=True, check=True
         )
         return self.mounted and self._resize(f"size={used.stdout.split()[-1]}k")
 
-    def free(self) -> None:
-        """Give the room back."""
+    def release(self) -> None:
+        """Restores the full size."""
         if self.mounted:
             self._resize(self._size)
 
@@ -55,27 +55,27 @@ class SmallDisk:
         return _mount("-o", f"remount,{size}", str(self.folder))
 
 
-def _mount(*given: str) -> bool:
+def _mount(*arguments: str) -> bool:
     try:
-        return subprocess.run(["mount", *given], capture_output=True, check=False).returncode == 0
+        return subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode == 0
     except FileNotFoundError:
         return False
 
 
 def fill_under_mongod(disk: SmallDisk, uri: str) -> bool:
-    """Fill the disk of a mongod, and use up the room that it has reserved for its journal. False where it cannot be.
+    """Fills the disk of a mongod and the space reserved for its journal. False if the disk or mongod does not allow it.
 
-    mongod then fails writes, or ends. It makes a checkpoint every second from now on, so that it notices.
+    mongod then fails writes or ends. It makes a checkpoint every second from now on, so it notices soon.
     """
     try:
-        with documents(uri) as client:
+        with mongo_client(uri) as client:
             client.admin.command("setParameter", 1, syncdelay=CHECKPOINT_SECONDS)
             filler = client.filler.filler
             filler.insert_one({})
             if not disk.fill():
                 return False
-            with suppress(PyMongoError), pymongo.timeout(NOTICE_SECONDS):
-                for _ in range(MOST_MEGABYTES):
+            with suppress(PyMongoError), pymongo.timeout(FILL_SECONDS):
+                for _ in range(MAX_FILLER_MEGABYTES):
                     filler.insert_one({"bytes": os.urandom(MEGABYTE)})
     except PyMongoError:
         return False

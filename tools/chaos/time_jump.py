@@ -1,4 +1,4 @@
-"""Days that pass while everything stands still: the stored times of open work become older."""
+"""A jump in time: moves the stored times of open work into the past, as if days had passed."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -7,15 +7,15 @@ from pymongo import ReplaceOne
 from pymongo.collection import Collection
 
 from tools.chaos.audit import open_work
-from tools.cluster.servers import documents
+from tools.cluster.mongod import mongo_client
 
 
 def age_open_work(uri: str, name: str, by: timedelta) -> set[str]:
-    """Move all stored times of open orders, their payments and their charges back; returns the orders' ids.
+    """Moves all stored times of open orders, their payments and charges back; returns the orders' ids.
 
-    Call it while no worker runs, since workers keep times in memory as well. Raises PyMongoError.
+    Call it while no worker runs, since workers keep times in memory too. Raises PyMongoError.
     """
-    with documents(uri) as client:
+    with mongo_client(uri) as client:
         database = client[name]
         keys = open_work(database.orders, database.payments)
         ids = {str(key) for key in keys}
@@ -32,9 +32,9 @@ def _age(collection: Collection[Any], query: dict[str, Any], by: timedelta) -> N
 
 
 def older(value: Any, by: timedelta) -> Any:
-    """A copy of a document, or of any value in it, in which all times are earlier by `by`.
+    """Returns a copy of a document, or of a value in it, in which all times are earlier by `by`.
 
-    An undelivered event has its time, `at`, in milliseconds since 1970.
+    The time `at` of an undelivered event is a number of milliseconds since 1970.
     """
     if isinstance(value, datetime):
         return value - by

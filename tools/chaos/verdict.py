@@ -1,4 +1,4 @@
-"""What became of it all: waits until everything has settled, judges it, asks the doctor as well, and sums up."""
+"""The verdict of a run: waits until all work has settled, audits the data, runs the doctor, and sums up."""
 
 import time
 from collections import Counter
@@ -14,9 +14,9 @@ from app import doctor
 from app.storage.mongodb import Database
 from tools.chaos import audit
 from tools.chaos.audit import Audit
-from tools.chaos.clients import Book
-from tools.chaos.faults import Strike
-from tools.cluster.servers import documents
+from tools.chaos.clients import ClientRecord
+from tools.chaos.faults import InjectedFault
+from tools.cluster.mongod import mongo_client
 
 SETTLE_SECONDS = 60.0
 LIMIT_SECONDS = 30.0
@@ -33,37 +33,37 @@ OPEN_PAYMENT = {"$or": [{"dueAt": {"$exists": True}}, {"outbox": {"$ne": []}}]}
 
 @dataclass(frozen=True)
 class Report:
-    """Two judgements of one run: the audit's own sums, and the doctor's, who knows the application."""
+    """Two judgements of one run: the independent audit and the application's own doctor."""
 
     audit: Audit
     doctor: doctor.DoctorReport
 
     @property
     def findings(self) -> list[Any]:
-        """Whatever either of them found wrong."""
+        """All violations that either of them found."""
         return [*self.audit.findings, *self.doctor.violations]
 
     @property
     def attention(self) -> list[doctor.Finding]:
-        """What waits for an operator and may not."""
+        """Work that waits for an operator without a permitted reason."""
         return [one for one in self.doctor.needs_operator if one.order_id not in self.audit.parked]
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """How often a fault was done, and the median and the worst of the seconds until the next success; None if unknown.
+    """How often a fault was injected, and median and maximum of the seconds until the next success; None if unknown.
 
-    `accepted` is until an order was accepted, `settled` until one that was placed after the fault was settled.
+    `accepted` counts until an order was accepted, `settled` until an order that was placed after the fault was settled.
     """
 
-    times: int
+    count: int
     accepted: tuple[float, float] | None
     settled: tuple[float, float] | None
 
 
 @dataclass
 class Verdict:
-    """One run in figures; `details` are the first of whatever is wrong, `history` the faults with their times."""
+    """One run in figures; `details` are the first violations, `history` the faults with their times."""
 
     seed: int
     duration: float
@@ -78,15 +78,15 @@ class Verdict:
     doctor: int = 0
     unexpected: int = 0
     cancelled: int = 0
-    refunds_asked: int = 0
-    refunds_overdrawn: int = 0
+    refunds_requested: int = 0
+    refunds_over_balance: int = 0
     refunded: int = 0
-    refunds_booked: int = 0
+    refunds_made: int = 0
     gave_up: int = 0
-    copies: int = 0
+    duplicates: int = 0
     settled_after: float = 0.0
     slowest_answer: float = 0.0
-    broken: list[str] = field(default_factory=list)
+    failed_recoveries: list[str] = field(default_factory=list)
     history: list[str] = field(default_factory=list)
     threads: dict[str, int] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
@@ -96,29 +96,29 @@ class Verdict:
     details: list[str] = field(default_factory=list)
 
     @property
-    def sound(self) -> bool:
-        """Whether every promise was kept."""
+    def kept_promises(self) -> bool:
+        """Whether no invariant was violated and all work settled in time."""
         wrong = self.lost + self.stuck + self.double_charged + self.over_refunded + self.violated + self.doctor
-        return not (wrong or self.unexpected or self.broken) and self.settled_after <= LIMIT_SECONDS
+        return not (wrong or self.unexpected or self.failed_recoveries) and self.settled_after <= LIMIT_SECONDS
 
     @property
     def clean(self) -> bool:
-        """Whether every promise was kept, and there was something to keep: orders, cancellations and refunds."""
-        return self.sound and bool(self.acknowledged and self.cancelled and self.refunds_booked)
+        """Whether all promises were kept in a run that had orders, cancellations and refunds."""
+        return self.kept_promises and bool(self.acknowledged and self.cancelled and self.refunds_made)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Returns the verdict as JSON has it."""
         return {**asdict(self), "clean": self.clean}
 
     def table(self) -> Table:
-        """For people."""
+        """Returns the verdict as a table for the terminal."""
         table = Table(title=f"chaos, {self.duration:g} s, seed {self.seed}", show_header=False)
         for name, value in self._rows():
             table.add_row(name, value)
         table.add_section()
         for kind, recovery in self.recoveries.items():
             accepted, settled = _seconds(recovery.accepted), _seconds(recovery.settled)
-            table.add_row(kind, f"{recovery.times}; next order accepted {accepted}, settled {settled}")
+            table.add_row(kind, f"{recovery.count}; next order accepted {accepted}, settled {settled}")
         for kind, times in self.faults.items():
             if kind not in self.recoveries:
                 table.add_row(kind, str(times))
@@ -128,43 +128,45 @@ class Verdict:
         return table
 
     def _rows(self) -> list[tuple[str, str]]:
-        refunds = f"{self.refunds_asked}, {self.refunded}, {self.refunds_booked}"
+        refunds = f"{self.refunds_requested}, {self.refunded}, {self.refunds_made}"
         threads = ", ".join(f"{name} {times}" for name, times in sorted(self.threads.items()))
         unexpected = ", ".join(f"{answer} {times}" for answer, times in sorted(self.unexpected_answers.items()))
         return [
             ("acknowledged", str(self.acknowledged)),
             ("settled", str(self.settled)),
-            ("parked, key too old, with a reason", str(self.parked)),
+            ("parked because the provider key expired", str(self.parked)),
             ("lost", str(self.lost)),
             ("stuck", str(self.stuck)),
-            ("double-charged", str(self.double_charged)),
+            ("charged twice", str(self.double_charged)),
             ("over-refunded", str(self.over_refunded)),
             ("other violations", str(self.violated)),
             ("findings of the doctor", str(self.doctor)),
             ("cancellations acknowledged", str(self.cancelled)),
-            ("refunds asked for, acknowledged, booked", refunds),
-            ("refunds refused as more than is left", str(self.refunds_overdrawn)),
+            ("refunds requested, acknowledged, made", refunds),
+            ("refunds refused as above the balance", str(self.refunds_over_balance)),
             ("unexpected answers", unexpected or "0"),
-            *([("threads ended from inside", threads)] if threads else []),
-            *([("events delivered once more", str(self.copies))] if self.copies else []),
-            ("faults that the server did not come back from", str(len(self.broken))),
+            *([("threads ended by SystemExit", threads)] if threads else []),
+            *([("events delivered again", str(self.duplicates))] if self.duplicates else []),
+            ("faults without recovery", str(len(self.failed_recoveries))),
             ("all settled after the last fault", f"{self.settled_after:.1f} s (limit {LIMIT_SECONDS:g} s)"),
             ("slowest answer", f"{self.slowest_answer:.2f} s"),
-            ("repeats given up at the end", str(self.gave_up)),
+            ("requests given up at the end", str(self.gave_up)),
         ]
 
 
 def wait_until_settled(uri: str, name: str, seconds: float = SETTLE_SECONDS, *, payments: str = "") -> float:
-    """Wait until no work is open, `seconds` at the most; the monotonic time when that was so, or of giving up.
+    """Waits until no work is open, at most `seconds`; returns the monotonic time at which it stopped waiting.
 
-    `payments` is their database where it is another than that of the orders.
+    `payments` is the name of the payments' database if it differs from that of the orders.
     """
-    ends = time.monotonic() + seconds
-    with documents(uri) as client:
-        of_orders, of_payments = client[name].orders, client[payments or name].payments
-        while time.monotonic() < ends:
+    deadline = time.monotonic() + seconds
+    with mongo_client(uri) as client:
+        orders_collection, payments_collection = client[name].orders, client[payments or name].payments
+        while time.monotonic() < deadline:
             try:
-                if not of_orders.find_one(OPEN_ORDER, {"_id": 1}) and not of_payments.find_one(OPEN_PAYMENT):
+                if not orders_collection.find_one(OPEN_ORDER, {"_id": 1}) and not payments_collection.find_one(
+                    OPEN_PAYMENT
+                ):
                     break
             except PyMongoError:
                 pass
@@ -172,65 +174,71 @@ def wait_until_settled(uri: str, name: str, seconds: float = SETTLE_SECONDS, *, 
     return time.monotonic()
 
 
-def examine(uri: str, name: str, book: Book, *, payments: str = "", aged: Collection[str] = ()) -> Report:
-    """Judge what is stored and booked against what clients were answered.
+def examine(uri: str, name: str, record: ClientRecord, *, payments: str = "", aged: Collection[str] = ()) -> Report:
+    """Judges the stored documents and the provider's ledger against the answers that clients received.
 
-    `payments` is their database where it is another than that of the orders; only payments of `aged` orders may be
-    parked.
+    `payments` is the name of the payments' database if it differs from that of the orders. Only payments of `aged` orders
+    may be parked.
     """
     database = Database(uri, name)
-    where = {"orders": name, "payments": payments, "ledger": payments}
+    databases = {"orders": name, "payments": payments, "ledger": payments}
     try:
-        stores = [database.collection(one, 30.0, other) for one, other in where.items()]
-        second = doctor.Doctor(*stores, grace=0.0).examine(sorted(book.acknowledged), pause=1.0)
-        own = audit.audit(*(store.collection for store in stores), book, aged)
+        stores = [database.collection(collection, 30.0, other) for collection, other in databases.items()]
+        doctors_report = doctor.Doctor(*stores, grace=0.0).examine(sorted(record.acknowledged), pause=1.0)
+        audited = audit.audit(*(store.collection for store in stores), record, aged)
     finally:
         database.close()
-    return Report(own, second)
+    return Report(audited, doctors_report)
 
 
-def sum_up(verdict: Verdict, report: Report, book: Book, strikes: Sequence[Strike]) -> Verdict:
-    """Fill the figures in."""
-    own = report.audit
+def summarize(verdict: Verdict, report: Report, record: ClientRecord, faults: Sequence[InjectedFault]) -> Verdict:
+    """Fills the figures of the verdict in and returns it."""
+    audited = report.audit
     waiting = {one.order_id for one in report.attention}
-    verdict.lost = len(own.of(audit.LOST))
-    verdict.stuck = len(own.of(audit.STUCK) | waiting)
-    verdict.double_charged = len(own.of(audit.CHARGED))
-    verdict.over_refunded = len(own.of(audit.OVER_REFUNDED))
+    verdict.lost = len(audited.orders_with(audit.LOST))
+    verdict.stuck = len(audited.orders_with(audit.STUCK) | waiting)
+    verdict.double_charged = len(audited.orders_with(audit.CHARGED))
+    verdict.over_refunded = len(audited.orders_with(audit.OVER_REFUNDED))
     counted = (audit.LOST, audit.STUCK, audit.CHARGED, audit.OVER_REFUNDED)
-    verdict.violated = sum(one.kind not in counted for one in own.findings)
-    verdict.doctor = len(report.doctor.violations)
-    verdict.acknowledged = len(book.acknowledged)
-    verdict.settled = len(book.acknowledged & own.settled)
-    verdict.parked = len(book.acknowledged & own.parked)
-    verdict.cancelled, verdict.refunded = len(book.cancelled), len(book.refunded)
-    verdict.refunds_asked, verdict.refunds_overdrawn = book.asked, book.overdrawn
-    verdict.refunds_booked = own.booked
-    verdict.unexpected, verdict.slowest_answer = len(book.unexpected), book.slowest
-    verdict.unexpected_answers = dict(Counter(" ".join(text.split()[:3]) for text in book.unexpected))
-    verdict.answers = dict(book.answers)
-    verdict.faults = dict(Counter(str(strike.kind) for strike in strikes))
-    verdict.recoveries = {kind: _recovery(kind, book, strikes) for kind in verdict.faults}
-    began = strikes[0].at if strikes else 0.0
-    verdict.history = [f"{strike.at - began:.1f} s: {strike.kind}" for strike in strikes]
-    verdict.details = _details(report, book, verdict.broken)
+    verdict.violated = sum(one.kind not in counted for one in audited.findings)
+    verdict.doctor = len(report.doctor.findings)
+    verdict.acknowledged = len(record.acknowledged)
+    verdict.settled = len(record.acknowledged & audited.settled)
+    verdict.parked = len(record.acknowledged & audited.parked)
+    verdict.cancelled, verdict.refunded = len(record.cancelled), len(record.refunded)
+    verdict.refunds_requested, verdict.refunds_over_balance = record.refunds_requested, record.refunds_over_balance
+    verdict.refunds_made = audited.refunds_made
+    verdict.unexpected, verdict.slowest_answer = len(record.unexpected), record.slowest
+    verdict.unexpected_answers = dict(Counter(" ".join(text.split()[:3]) for text in record.unexpected))
+    verdict.answers = dict(record.answers)
+    verdict.faults = dict(Counter(str(fault.kind) for fault in faults))
+    verdict.recoveries = {kind: _recovery(kind, record, faults) for kind in verdict.faults}
+    began = faults[0].at if faults else 0.0
+    verdict.history = [f"{fault.at - began:.1f} s: {fault.kind}" for fault in faults]
+    verdict.details = _details(report, record, verdict.failed_recoveries)
     return verdict
 
 
-def _details(report: Report, book: Book, broken: Sequence[str]) -> list[str]:
-    own = [f"{one.kind}: {one.order_id} {one.detail}" for one in report.audit.findings]
-    second = [f"doctor, {one.check}: {one.order_id} {one.detail}" for one in report.doctor.violations]
-    waiting = [f"{one.check}: {one.order_id} {one.detail}" for one in report.attention]
-    return [*broken, *own[:DETAILS], *second[:DETAILS], *waiting[:DETAILS], *book.unexpected[:DETAILS]]
+def _details(report: Report, record: ClientRecord, failed_recoveries: Sequence[str]) -> list[str]:
+    violations = [f"{one.kind}: {one.order_id} {one.detail}" for one in report.audit.findings]
+    diagnosed = [f"doctor, {one.invariant}: {one.order_id} {one.detail}" for one in report.doctor.findings]
+    waiting = [f"{one.invariant}: {one.order_id} {one.detail}" for one in report.attention]
+    return [
+        *failed_recoveries,
+        *violations[:DETAILS],
+        *diagnosed[:DETAILS],
+        *waiting[:DETAILS],
+        *record.unexpected[:DETAILS],
+    ]
 
 
-def _recovery(kind: str, book: Book, strikes: Sequence[Strike]) -> Recovery:
-    moments = [strike.at for strike in strikes if strike.kind == kind]
-    return Recovery(len(moments), _spread(book.recovery, moments), _spread(book.settlement, moments))
+def _recovery(kind: str, record: ClientRecord, faults: Sequence[InjectedFault]) -> Recovery:
+    moments = [fault.at for fault in faults if fault.kind == kind]
+    return Recovery(len(moments), _spread(record.recovery, moments), _spread(record.settlement, moments))
 
 
 def _spread(seconds: Callable[[float], float | None], moments: Sequence[float]) -> tuple[float, float] | None:
-    """The median and the greatest of what is known."""
+    """Returns median and maximum of the known values; None if there are none."""
     known = [took for took in map(seconds, moments) if took is not None]
     return (median(known), max(known)) if known else None
 

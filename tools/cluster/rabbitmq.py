@@ -1,4 +1,4 @@
-"""A RabbitMQ of one's own: on loopback alone, all its files in one folder, gone with the process that started it."""
+"""A private RabbitMQ server: it listens on one address, keeps all files in one folder, and ends with its owner."""
 
 import os
 import secrets
@@ -8,16 +8,17 @@ from urllib.parse import urlsplit
 
 from amqp import AMQPError, Connection
 
-from tools.cluster.servers import HERE, Place, Program, free_port
+from tools.cluster.processes import free_port
+from tools.cluster.programs import LOCAL_HOST, Host, Program
 
-# Not the one on PATH: Debian's changes the user, and is for the service alone.
+# Not the script on PATH: Debian's changes the user and serves the system service only.
 SCRIPT = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 MISSING = "RabbitMQ is missing; on Debian: apt-get install rabbitmq-server (its service need not run)"
 USER = "orderflow"
 NODE = "orderflow@localhost"
 HANDSHAKE_SECONDS = 2.0
 
-# A small broker: what it keeps in memory is bounded, and little room on the disk must not stop it.
+# Bounded memory, and a low limit of free disk space so that a full disk does not block publishers.
 CONFIGURATION = """\
 listeners.tcp.1 = {host}:{port}
 default_vhost = orderflow
@@ -29,39 +30,39 @@ raft.wal_max_size_bytes = 67108864
 log.console = true
 log.file = false
 """
-# Told where the node's port is, Erlang needs no port mapper: epmd would outlive whoever started it.
+# With a fixed port Erlang needs no port mapper; epmd would outlive the process that started it.
 ERLANG = (
     f"-noinput -sname {NODE} -start_epmd false -erl_epmd_port {{port}} -kernel inet_dist_use_interface {{{{127,0,0,1}}}} "
     "-kernel inet_dist_listen_min {port} -kernel inet_dist_listen_max {port} +S 2:2"
 )
 
 
-class RabbitMissing(RuntimeError):
-    """There is no RabbitMQ to run; the text says how to get one."""
+class RabbitMqMissing(RuntimeError):
+    """RabbitMQ is not installed; the text says how to install it."""
 
 
-class BadFolder(RuntimeError):
-    """RabbitMQ cannot live there; the text says why."""
+class InvalidFolder(RuntimeError):
+    """RabbitMQ cannot run in this folder; the text says why."""
 
 
 def find_server() -> Path:
-    """The script that starts RabbitMQ. Raises RabbitMissing."""
+    """Returns the script that starts RabbitMQ. Raises RabbitMqMissing."""
     if not (os.access(SCRIPT, os.X_OK) and shutil.which("erl")):
-        raise RabbitMissing(MISSING)
+        raise RabbitMqMissing(MISSING)
     return SCRIPT.resolve()
 
 
 def installed() -> bool:
-    """Whether there is a RabbitMQ to run."""
+    """Whether RabbitMQ is installed."""
     try:
         find_server()
-    except RabbitMissing:
+    except RabbitMqMissing:
         return False
     return True
 
 
-def answers(url: str) -> bool:
-    """Whether a broker lets us in: a whole handshake, for its port alone opens before it is of use."""
+def accepts_connections(url: str) -> bool:
+    """Whether a broker completes the AMQP handshake; its port opens before that works."""
     at = urlsplit(url)
     connection = Connection(
         f"{at.hostname}:{at.port}",
@@ -79,42 +80,41 @@ def answers(url: str) -> bool:
     return True
 
 
-class Rabbit(Program):
-    """A broker that can be killed and comes back with the same data on the same port.
+class RabbitMqServer(Program):
+    """A RabbitMQ server that can be killed and comes back with the same data on the same port.
 
-    Start it from the main thread: Linux ends it with the thread that started it.
+    Start it from the main thread: Linux kills it when the thread that started it ends.
     """
 
-    def __init__(self, folder: Path, place: Place = HERE) -> None:
+    def __init__(self, folder: Path, host: Host = LOCAL_HOST) -> None:
         folder = folder.resolve()
         if not str(folder).isascii() or "'" in str(folder):
-            raise BadFolder(f"RabbitMQ cannot live in {folder}: it takes plain letters alone, and no apostrophe")
+            raise InvalidFolder(f"RabbitMQ cannot run in {folder}: the path must be ASCII and have no apostrophe")
         self._folder = folder
-        self._host = place.host
+        self._address = host.address
         self._script = find_server()
         self.port = free_port()
         self._password = ""
-        # By a relative path: the script cannot stand a blank in its own.
+        # A relative path: the script fails where its own path has a blank.
         script = ["home/sbin/rabbitmq-server"]
-        super().__init__(script, self._environment(), folder, folder / "rabbitmq.log", place)
+        super().__init__(script, self._environment(), folder, folder / "rabbitmq.log", host)
 
     @property
     def url(self) -> str:
-        """Where it is, killed or not."""
-        return f"amqp://{USER}:{self._secret()}@{self._host}:{self.port}/orderflow"
+        """Its AMQP URL; it stays the same after kill and restart."""
+        return f"amqp://{USER}:{self._read_password()}@{self._address}:{self.port}/orderflow"
 
     def start(self) -> None:
-        """Start it; it answers some seconds later."""
-        self._arrange()
+        self._write_files()
         super().start()
 
-    def forget(self) -> None:
-        """Lose whatever it had: queues, messages, all. It must not be running."""
+    def delete_data(self) -> None:
+        """Deletes all queues and messages. It must not be running."""
         shutil.rmtree(self._folder / "data")
 
     def ready(self) -> bool:
-        """Whether it lets clients in."""
-        return answers(self.url)
+        """Whether it accepts clients."""
+        return accepts_connections(self.url)
 
     def _environment(self) -> dict[str, str]:
         folder = self._folder
@@ -132,15 +132,15 @@ class Rabbit(Program):
             "RABBITMQ_LOG_BASE": str(folder / "log"),
             "RABBITMQ_LOG": "-color",
             "RABBITMQ_PID_FILE": str(folder / "pid"),
-            # The script then becomes the broker instead of waiting for it: signals reach whom they are meant for.
+            # The script then becomes the broker instead of waiting for it, so signals reach the broker.
             "RABBITMQ_ALLOW_INPUT": "1",
-            # Bound to one core each, schedulers would wait there for whoever else is at work.
+            # Schedulers bound to one core each would wait for other processes on that core.
             "RABBITMQ_SCHEDULER_BIND_TYPE": "u",
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": ERLANG.format(port=free_port()),
         }
 
-    def _secret(self) -> str:
-        """The password, drawn when the data were made."""
+    def _read_password(self) -> str:
+        """Returns the password; generates it at the first call for this folder."""
         file = self._folder / "password"
         if not self._password and file.exists():
             self._password = file.read_text()
@@ -151,8 +151,8 @@ class Rabbit(Program):
             file.write_text(self._password)
         return self._password
 
-    def _arrange(self) -> None:
-        """Lay out what it reads; safe to repeat."""
+    def _write_files(self) -> None:
+        """Writes the files that it reads; idempotent."""
         home = self._folder / "home"
         (home / "plugins").mkdir(parents=True, exist_ok=True)
         scripts = self._script.parent
@@ -161,14 +161,16 @@ class Rabbit(Program):
             if not link.is_symlink():
                 link.symlink_to(target)
         (self._folder / "enabled_plugins").write_text("[].\n")
-        told = CONFIGURATION.format(host=self._host, port=self.port, user=USER, password=self._secret())
+        configuration = CONFIGURATION.format(
+            host=self._address, port=self.port, user=USER, password=self._read_password()
+        )
         file = self._folder / "rabbitmq.conf"
         file.touch(mode=0o600)
-        file.write_text(told)
-        self._draw_cookie()
+        file.write_text(configuration)
+        self._write_cookie()
 
-    def _draw_cookie(self) -> None:
-        """The secret that lets one Erlang node command another; Erlang's own is made from the time and can be guessed."""
+    def _write_cookie(self) -> None:
+        """Writes the secret with which one Erlang node may command another; Erlang derives its own from the time."""
         cookie = self._folder / ".erlang.cookie"
         cookie.unlink(missing_ok=True)
         cookie.touch(mode=0o600)
@@ -177,7 +179,7 @@ class Rabbit(Program):
 
 
 def _libraries(folder: Path) -> list[Path]:
-    """What RabbitMQ needs of its libraries: it looks through all that it finds, plugins or not, for two seconds."""
+    """Returns the libraries that RabbitMQ needs; scanning all plugins takes it two seconds."""
     return [
         each
         for each in sorted(folder.iterdir())

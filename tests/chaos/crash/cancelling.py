@@ -1,4 +1,4 @@
-"""Scenarios of orders that are cancelled: before, while and after they are charged, and while the news is on its way."""
+"""Scenarios of orders that are cancelled: before, during and after the charge, and while its event is undelivered."""
 
 from tests.chaos.crash import clients
 from tests.chaos.crash.paying import begin_payment, paid, until_given_up
@@ -38,14 +38,14 @@ def _and_settle(world: World) -> None:
 
 
 def result_waits(world: World) -> None:
-    """Place an order and have it charged; orders has not heard of it yet."""
+    """Places an order that is charged; its payment event is not delivered yet."""
     world.place()
     world.hand_to_payments()
     world.keep_results()
 
 
-def _news_first(world: World) -> None:
-    """The news of the charge knows nothing of the cancellation, which is not delivered yet."""
+def _payment_event_first(world: World) -> None:
+    """The news of the charge was sent before payments received the cancellation."""
     world.cancel()
     world.hand_on_kept()
     world.pay_back()
@@ -99,9 +99,9 @@ SCENARIOS = {
         least=30,
         through=("orders.findAndModify", *STEPS_OF_PAY_BACK),
     ),
-    "cancel, then the news of the charge": Scenario(
+    "cancel, then the event of the charge": Scenario(
         setup=result_waits,
-        act=_news_first,
+        act=_payment_event_first,
         again=clients.cancel,
         ends=SENT_BACK,
         books=[(RETURNED,)],

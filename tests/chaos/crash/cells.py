@@ -1,4 +1,4 @@
-"""One run of a scenario: which point ends it, how, and with which settings."""
+"""One run of a scenario: the point at which it ends, the signal, and the settings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,16 +7,15 @@ from typing import Any
 from app.config import Settings
 
 KILL, STOP = "SIGKILL", "SIGSTOP"
-PATIENCE = 20.0
+TIMEOUT_SECONDS = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One scenario that ends at one point; without a point the run lists the points there are.
+    """One scenario that ends at one point; without a point the run lists all points.
 
-    `swept` hands events over as the sweep of a relay does, with an acknowledgement at once; otherwise they go as a
-    relay hands over what it was hinted, with a delayed acknowledgement. `late` is by how many seconds replies of the
-    database reach the process's other threads later than its first one.
+    With `swept`, events are delivered as by a relay's sweep, with an immediate acknowledgement, otherwise as from its local
+    queue, with a delayed one. `late` is the delay in seconds of database replies to all threads but the first.
     """
 
     scenario: str
@@ -24,20 +23,20 @@ class Cell:
     database: str = ""
     point: str = ""
     death: str = KILL
-    sabotage: str = ""
+    variant: str = ""
     swept: bool = False
     late: float = 0.0
 
     @property
     def name(self) -> str:
-        """The name that a failure shows."""
+        """The name in failure messages."""
         path = ", handed over by sweeps" if self.swept else ""
         return f"{self.scenario}{path}: {self.death} at {self.point or 'no point'}"
 
 
 def settings_for(cell: Cell, more: Mapping[str, Any]) -> Settings:
-    """Deadlines that a busy machine keeps, retries that come soon, and what the scenario sets besides."""
-    usual = {
+    """Deadlines that hold on a busy machine, fast retries, and the settings of the scenario."""
+    defaults = {
         "request_deadline": 10.0,
         "background_deadline": 10.0,
         "payment_timeout": 9.0,
@@ -50,4 +49,4 @@ def settings_for(cell: Cell, more: Mapping[str, Any]) -> Settings:
         "log_format": "json",
         "log_level": "error",
     }
-    return Settings(**{**usual, **more}, mongodb_uri=cell.uri, database=cell.database)
+    return Settings(**{**defaults, **more}, mongodb_uri=cell.uri, database=cell.database)

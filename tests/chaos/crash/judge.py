@@ -1,4 +1,4 @@
-"""What must hold of stored orders, their payments and the provider's ledger. Knows documents alone, nothing of app/."""
+"""The invariants of stored orders, their payments and the provider's ledger. It imports nothing of app/."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ PARKED = "Unknown"
 
 
 class Stored(NamedTuple):
-    """The three collections, in one database or in several."""
+    """The three collections, in one database or several."""
 
     orders: Any
     payments: Any
@@ -20,13 +20,13 @@ class Stored(NamedTuple):
 
     @classmethod
     def of(cls, database: Any) -> Self:
-        """Those of a system in one process."""
+        """Returns the collections of a system in one process."""
         return cls(database["orders"], database["payments"], database["ledger"])
 
 
 @dataclass(frozen=True)
-class Case:
-    """All that is stored of one order."""
+class StoredOrder:
+    """One order with its payment and the provider's charges for it."""
 
     order: dict[str, Any]
     payment: dict[str, Any] | None
@@ -34,19 +34,19 @@ class Case:
 
     @property
     def parked(self) -> bool:
-        """Whether its payment waits for an operator."""
+        """Whether its payment is parked."""
         return self.payment is not None and self.payment["status"] == PARKED
 
     @property
     def dead(self) -> bool:
-        """Whether one of its events waits for an operator."""
+        """Whether it has a dead letter."""
         return "deadLetter" in self.order or "deadLetter" in (self.payment or {})
 
 
-def troubles(stored: Stored, acknowledged: Sequence[str], *, operator_comes: bool = False) -> Iterator[str]:
-    """Whatever is wrong when nothing is under way, each with the name of the invariant it breaks.
+def violations(stored: Stored, acknowledged: Sequence[str], *, operator_comes: bool = False) -> Iterator[str]:
+    """Yields all violations once no work runs, each with the name of its invariant.
 
-    Where an `operator_comes`, an order that waits for one is judged by what holds of every order.
+    If an `operator_comes`, an order that waits for one is checked only by the invariants of every order.
     """
     cases = {str(case.order["_id"]): case for case in _cases(stored)}
     for order_id in {*acknowledged} - cases.keys():
@@ -54,22 +54,22 @@ def troubles(stored: Stored, acknowledged: Sequence[str], *, operator_comes: boo
     for order_id in [doc["_id"] for doc in stored.payments.find() if doc["_id"] not in cases]:
         yield f"no orphan: a payment of {order_id}, which is not stored"
     for case in cases.values():
-        yield from _always_wrong(case)
+        yield from _invariant_violations(case)
         if case.parked or case.dead:
             if not operator_comes:
                 yield f"operator: {'parked' if case.parked else 'a dead letter'}"
         else:
-            yield from _wrong_when_settled(case)
+            yield from _settled_violations(case)
 
 
 def booked(stored: Stored, order_id: str) -> tuple[tuple[str, int, int], ...]:
-    """The ledger's entries of an order: the answer, what was refunded, in how many refunds."""
+    """Returns the ledger entries of an order: response, refunded amount, number of refunds."""
     entries = stored.ledger.find({"orderId": order_id})
     return tuple((one["answer"], one["refunded"], len(one["refunds"])) for one in entries)
 
 
 def at_rest(stored: Stored) -> bool:
-    """Whether nothing is under way: every hand-over marks the one side before it unmarks the other."""
+    """Whether no work runs: each delivery marks the receiver's work before it removes the sender's mark."""
     return not (
         stored.orders.find_one({"relayDue": {"$exists": True}}, {"_id": 1})
         or stored.payments.find_one({"$or": [{"dueAt": {"$exists": True}}, {"relayDue": {"$exists": True}}]})
@@ -77,14 +77,14 @@ def at_rest(stored: Stored) -> bool:
 
 
 def let_time_pass(stored: Stored) -> None:
-    """Make due whatever is leased or postponed."""
+    """Makes all leased and postponed work due."""
     for documents, due in ((stored.orders, "relayDue"), (stored.payments, "relayDue"), (stored.payments, "dueAt")):
         earlier = {"$dateSubtract": {"startDate": f"${due}", **HOUR}}
         documents.update_many({due: {"$exists": True}}, [{"$set": {due: earlier}}])
 
 
 def under_way(stored: Stored) -> list[dict[str, Any]]:
-    """What there is to see of work that does not end."""
+    """Returns the fields that show unfinished work."""
     shown = (
         "orderStatus",
         "paymentStatus",
@@ -103,16 +103,16 @@ def under_way(stored: Stored) -> list[dict[str, Any]]:
     ]
 
 
-def _cases(stored: Stored) -> Iterator[Case]:
+def _cases(stored: Stored) -> Iterator[StoredOrder]:
     charges = defaultdict(list)
     for entry in stored.ledger.find():
         charges[entry["orderId"]].append(entry)
     for order in stored.orders.find():
         order_id = str(order["_id"])
-        yield Case(order, stored.payments.find_one({"_id": order_id}), charges[order_id])
+        yield StoredOrder(order, stored.payments.find_one({"_id": order_id}), charges[order_id])
 
 
-def _always_wrong(case: Case) -> Iterator[str]:
+def _invariant_violations(case: StoredOrder) -> Iterator[str]:
     captured = [charge for charge in case.charges if charge["answer"] == "captured"]
     if len(captured) > 1:
         yield f"single charge: {len(captured)} are captured"
@@ -125,24 +125,24 @@ def _always_wrong(case: Case) -> Iterator[str]:
     for doc in filter(None, (case.order, case.payment)):
         if doc["outbox"] and "relayDue" not in doc and "deadLetter" not in doc:
             yield f"event delivery: {len(doc['outbox'])} events of {doc['_id']} are neither due nor a dead letter"
-    yield from _timeline_wrong(case.order)
+    yield from _timeline_violations(case.order)
 
 
-def _timeline_wrong(order: dict[str, Any]) -> Iterator[str]:
+def _timeline_violations(order: dict[str, Any]) -> Iterator[str]:
     entries = order["events"]
     if [entry["sequence"] for entry in entries] != list(range(1, order["sequence"] + 1)):
         yield f"timeline: {len(entries)} entries up to {order['sequence']}"
     came_from = ["(new)", *(entry["to"] for entry in entries)]
     if [entry["from"] for entry in entries] != came_from[:-1]:
-        yield "timeline: a step does not begin where the one before ended"
+        yield "timeline: a transition does not begin where the one before ended"
     if (entries[-1]["to"], entries[-1]["paymentStatus"]) != (order["orderStatus"], order["paymentStatus"]):
-        yield "timeline: the last step is not the order's state"
+        yield "timeline: the last transition is not the order's state"
     heard = sum(entry["actor"] == "payments" for entry in entries)
     if heard != order["paymentSequence"]:
         yield f"in sequence: {heard} events of payments are applied, the last of them is number {order['paymentSequence']}"
 
 
-def _wrong_when_settled(case: Case) -> Iterator[str]:
+def _settled_violations(case: StoredOrder) -> Iterator[str]:
     order, payment = case.order, case.payment
     states = f"{order['orderStatus']} / {order['paymentStatus']}"
     if order["orderStatus"] == "Processing" or order["paymentStatus"] in UNFINISHED:
@@ -154,11 +154,11 @@ def _wrong_when_settled(case: Case) -> Iterator[str]:
         yield f"settled in time: the payment is {payment['status']}"
     if payment["status"] != order["paymentStatus"]:
         yield f"payment status: the order is {states}, the payment {payment['status']}"
-    yield from _books_wrong(case, payment)
-    yield from _undelivered(order, payment)
+    yield from _ledger_violations(case, payment)
+    yield from _delivery_violations(order, payment)
 
 
-def _books_wrong(case: Case, payment: dict[str, Any]) -> Iterator[str]:
+def _ledger_violations(case: StoredOrder, payment: dict[str, Any]) -> Iterator[str]:
     order = case.order
     captured = sum(charge["value"] for charge in case.charges if charge["answer"] == "captured")
     refunded = sum(charge["refunded"] for charge in case.charges)
@@ -176,7 +176,7 @@ def _books_wrong(case: Case, payment: dict[str, Any]) -> Iterator[str]:
         yield f"payment status: the order wants the refunds {[*asked]}, the payment has {[*known]}"
 
 
-def _undelivered(order: dict[str, Any], payment: dict[str, Any]) -> Iterator[str]:
+def _delivery_violations(order: dict[str, Any], payment: dict[str, Any]) -> Iterator[str]:
     for doc in (order, payment):
         left = [name for name in ("relayDue", "dueAt", "owner") if name in doc]
         if doc["outbox"] or left:

@@ -102,7 +102,7 @@ def _cancellation_dead(world: World) -> None:
     _dies_twice(world, world.orders)
 
 
-def _news_then_replay(world: World) -> None:
+def _payment_event_then_replay(world: World) -> None:
     """The news of the charge comes while the cancellation is a dead letter, and leaves it alone."""
     world.hand_on_kept()
     world.mend()
@@ -192,9 +192,9 @@ SCENARIOS = {
         settings=TWO_DELIVERIES,
         operator=_replay_dead,
     ),
-    "a cancellation is a dead letter when the news comes": Scenario(
+    "a cancellation is a dead letter when the event comes": Scenario(
         setup=_cancellation_dead,
-        act=_news_then_replay,
+        act=_payment_event_then_replay,
         ends=SENT_BACK,
         books=[(RETURNED,)],
         least=30,

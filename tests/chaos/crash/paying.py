@@ -1,4 +1,4 @@
-"""Scenarios of orders that are placed and paid for, step by step."""
+"""Scenarios of orders that are placed and paid, step by step."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def _found_by_sweeps(world: World) -> None:
 def _answer_lost(world: World) -> None:
     world.provider.mute = True
     world.hand_to_payments()
-    # So long it takes that the relay does not wait for news any more.
+    # The call takes so long that the relay no longer waits for a payment event.
     world.acknowledge()
     until_given_up(world)
     world.provider.mute = False
@@ -49,14 +49,14 @@ def _answer_lost(world: World) -> None:
 
 
 def until_given_up(world: World) -> None:
-    """Until the running call came to nothing and is to be repeated, and its thread has seen the end of that write."""
+    """Waits until the running call failed and is to be repeated, and its thread has finished that write."""
     unanswered = {"attempts.0": {"$exists": True}, "owner": {"$exists": False}}
     world.until("given up", lambda database: database["payments"].find_one(unanswered))
     world.until_idle()
 
 
 def begin_payment(world: World) -> None:
-    """Place an order; its charge is under way."""
+    """Places an order whose charge is running."""
     world.place()
     world.provider.released.clear()
     world.hand_to_payments()
@@ -64,7 +64,7 @@ def begin_payment(world: World) -> None:
 
 
 def paid(world: World) -> None:
-    """Place an order, and have it paid for."""
+    """Places an order that is paid."""
     world.place()
     world.pay()
 
@@ -79,7 +79,7 @@ def _stop(world: World) -> None:
     world.runtime.drain()
     world.provider.released.set()
     world.wait_for_result()
-    # Its thread has a line now, and sees that the process is about to stop.
+    # Its thread is free now and sees that the process is stopping.
     world.until_idle()
     world.payments.stop(world.patience)
     world.orders.stop(world.patience)

@@ -13,13 +13,13 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 from app.messaging.outbox import Outbox, PendingEvents
 from app.payments import providers
 from app.payments.payment import Call, ProviderResponse, ResponseCode
-from tests.chaos.crash.cells import PATIENCE, Cell
+from tests.chaos.crash.cells import TIMEOUT_SECONDS, Cell
 
 R = TypeVar("R")
 
 
 class Points(CommandListener):
-    """Numbers the steps of the process, and ends it at the armed one."""
+    """Numbers the points of the process, and kills it at the armed one."""
 
     def __init__(self, cell: Cell, tell: Callable[..., None]) -> None:
         self._cell = cell
@@ -43,7 +43,7 @@ class Points(CommandListener):
         self._ended(event.request_id)
 
     def before(self, what: str) -> str:
-        """A step begins; returns the name it is to end under."""
+        """Marks the begin of a step; returns its name."""
         with self._lock:
             self._counts[what] += 1
             name = f"{what} #{self._counts[what]}"
@@ -51,11 +51,11 @@ class Points(CommandListener):
         return name
 
     def after(self, name: str) -> None:
-        """A step has ended."""
+        """Marks the end of a step."""
         self._reach(f"after {name}")
 
     def around(self, what: str, step: Callable[[], R]) -> R:
-        """Do a step between its two points; it is none while nothing is counted."""
+        """Runs a step between its two points; without points while counting is off."""
         if not self.counting:
             return step()
         name = self.before(what)
@@ -75,15 +75,15 @@ class Points(CommandListener):
             self._tell("point", point)
         elif point == self._cell.point:
             self._tell("fired", point)
-            # To this very thread: it must not take one more step while the signal looks for a thread to stop.
+            # To this thread: it must not continue while the signal is delivered to another one.
             signal.pthread_kill(threading.get_ident(), getattr(signal, self._cell.death))
 
 
 class WatchedProvider:
-    """The real provider between two points.
+    """The real provider, with a point before and after each call.
 
-    Calls wait while `released` is not set. A `deaf` one does nothing and says so to nobody, a `mute` one does what it
-    is asked but its answer is lost, a `refusing` one declines refunds.
+    Calls wait while `released` is not set. With `deaf`, requests are lost; with `mute`, responses are lost; with `refusing`,
+    refunds are declined.
     """
 
     def __init__(self, provider: providers.Provider, points: Points) -> None:
@@ -118,7 +118,7 @@ class WatchedProvider:
         name = self._points.before(f"provider.{verb}")
         if not self.released.is_set():
             self.held.put(verb)
-            assert self.released.wait(PATIENCE)
+            assert self.released.wait(TIMEOUT_SECONDS)
         outcome = self._outcome(verb, call)
         self._points.after(name)
         return ProviderResponse(answer=ResponseCode.UNKNOWN, reason="no answer") if self.mute else outcome
@@ -132,7 +132,7 @@ class WatchedProvider:
 
 
 def watch_acknowledgements(module: str, outbox: Outbox, points: Points) -> None:
-    """Make a point of each step of a delayed acknowledgement: kept in mind, emptied by another write, written down."""
+    """Adds points to each step of a delayed acknowledgement: remembered, done by another write, written."""
     later, at_once_by_others, all_of_them = outbox.acknowledge_later, outbox.mark_acknowledged, outbox.acknowledge_all
 
     def acknowledge_later(batch: Iterable[PendingEvents]) -> None:

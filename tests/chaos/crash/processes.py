@@ -1,4 +1,4 @@
-"""The two sides of a cell: the process that dies, and the one that takes over and tells what it finds wrong."""
+"""The two processes of a cell: the one that dies, and the one that takes over and reports violations."""
 
 import os
 import sys
@@ -14,9 +14,9 @@ from app.doctor import Doctor
 from app.gateway.security import admission
 from app.main import create_app, runtime
 from app.storage import mongodb
-from tests.chaos import sabotages
+from tests.chaos import broken_variants
 from tests.chaos.crash import clients, judge
-from tests.chaos.crash.cells import PATIENCE, Cell, settings_for
+from tests.chaos.crash.cells import TIMEOUT_SECONDS, Cell, settings_for
 from tests.chaos.crash.judge import Stored
 from tests.chaos.crash.scenario import Scenario
 from tests.chaos.crash.scenarios import SCENARIOS
@@ -26,9 +26,9 @@ COLLECTIONS = ("orders", "payments", "ledger", "stages")
 
 
 def victim(cell: Cell, pipe: Any) -> None:
-    """Play the scenario, and die where it is told."""
+    """Plays the scenario and dies at the armed point."""
     tell = _teller(cell, pipe)
-    _look_at_backlogs_every_time()
+    _check_backlogs_every_time()
     try:
         scenario = SCENARIOS[cell.scenario]
         world = World(cell, scenario.settings, tell)
@@ -44,35 +44,35 @@ def victim(cell: Cell, pipe: Any) -> None:
 
 
 def successor(cell: Cell, pipe: Any, acknowledged: Sequence[str], meanwhile: str) -> None:
-    """Take over with all threads until nothing is under way, and tell every trouble.
+    """Takes over with all threads until no work runs, and reports every violation.
 
-    `meanwhile` is what a client does of whom the victim knows nothing: "cancel", or only "look".
+    `meanwhile` is an action of a client unknown to the victim: "cancel", or only "look".
     """
     tell = _teller(cell, pipe)
     try:
         app = create_app(settings_for(cell, SCENARIOS[cell.scenario].settings))
         running = runtime(app)
         running.start()
-        for trouble in _troubles(cell, app, list(acknowledged), meanwhile):
-            tell("trouble", trouble)
+        for violation in _troubles(cell, app, list(acknowledged), meanwhile):
+            tell("violation", violation)
         running.stop()
     except BaseException:
-        tell("trouble", traceback.format_exc(limit=-4))
+        tell("violation", traceback.format_exc(limit=-4))
     tell("done", "")
     os._exit(0)
 
 
-def _look_at_backlogs_every_time() -> None:
-    # Once a second and for a moment at the most, they are points that do not always come.
+def _check_backlogs_every_time() -> None:
+    # Checked once a second with a short time-out, they would be points that do not always come.
     admission.CHECK_INTERVAL_SECONDS = 0.0
-    mongodb.BACKLOG_TIMEOUT_SECONDS = PATIENCE
+    mongodb.BACKLOG_TIMEOUT_SECONDS = TIMEOUT_SECONDS
 
 
 def _teller(cell: Cell, pipe: Any) -> Callable[..., None]:
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
-    if cell.sabotage:
-        sabotages.SABOTAGES[cell.sabotage]()
+    if cell.variant:
+        broken_variants.BROKEN_VARIANTS[cell.variant]()
     guard = threading.Lock()
 
     def tell(kind: str, what: str) -> None:
@@ -92,7 +92,7 @@ def _troubles(cell: Cell, app: Any, acknowledged: list[str], meanwhile: str) -> 
 
 
 class Aftermath:
-    """What a victim left, in the hands of a process that works; it is judged whenever nothing is under way."""
+    """The data that a victim left, in a working process; it is judged whenever no work runs."""
 
     def __init__(self, scenario: Scenario, app: Any, stored: Stored, acknowledged: Sequence[str]) -> None:
         self._scenario = scenario
@@ -102,37 +102,37 @@ class Aftermath:
         self._acknowledged = acknowledged
 
     def examined(self, when: str, *, to_the_end: bool = False) -> Iterator[str]:
-        """What is wrong; an operator may yet have to come, but not any more at the end."""
+        """Yields violations; before the end an order may still wait for an operator."""
         operator_comes = self._scenario.operator is not None and not to_the_end
-        self._come_to_rest()
-        wrong = list(judge.troubles(self._stored, self._acknowledged, operator_comes=operator_comes))
-        yield from (f"{when}{trouble}" for trouble in wrong)
-        yield from (f"{when}the doctor: {trouble}" for trouble in self._second_opinion(operator_comes))
+        self._wait_until_settled()
+        wrong = list(judge.violations(self._stored, self._acknowledged, operator_comes=operator_comes))
+        yield from (f"{when}{violation}" for violation in wrong)
+        yield from (f"{when}the doctor: {violation}" for violation in self._second_opinion(operator_comes))
 
     def cancelled(self, cancels: bool) -> Iterator[str]:
-        """A client that the victim knows nothing of cancels, or only looks."""
+        """A client unknown to the victim cancels, or only reads."""
         for order_id in self._acknowledged if cancels else ():
             clients.cancel(self._client, order_id)
         yield from self.examined("cancelled meanwhile: ")
 
     def done_again(self) -> Iterator[str]:
-        """The client that was left without an answer repeats what it asked for, and the operator comes."""
+        """The client without an answer repeats its request, and the operator acts."""
         order_id = next(iter(self._acknowledged), "")
         self._scenario.again(self._client, order_id)
         if self._scenario.operator:
-            self._come_to_rest()
+            self._wait_until_settled()
             self._scenario.operator(self._client, order_id)
         yield from self.examined("done again: ", to_the_end=True)
         yield from _wrong_ends(self._scenario, self._stored, max(1, len(self._acknowledged)))
 
-    def _come_to_rest(self) -> None:
+    def _wait_until_settled(self) -> None:
         _wait_until(
             lambda: judge.at_rest(self._stored),
-            lambda: f"settled in time: work goes on and on: {judge.under_way(self._stored)}",
+            lambda: f"settled in time: work does not end: {judge.under_way(self._stored)}",
         )
 
     def _second_opinion(self, operator_comes: bool) -> Iterator[str]:
-        """What the doctor finds: nothing, unless it sees that the order waits for an operator."""
+        """Yields the findings of the doctor; none if it sees that the order waits for an operator."""
         stores = [self._database.collection(name, 10.0) for name in ("orders", "payments", "ledger")]
         report = Doctor(*stores, grace=0.0).examine(self._acknowledged, pause=0.05)
         if not (operator_comes and report.needs_operator):
@@ -140,7 +140,7 @@ class Aftermath:
 
 
 def _wait_until(holds: Callable[[], bool], otherwise: str | Callable[[], str]) -> None:
-    ends = time.monotonic() + PATIENCE
+    ends = time.monotonic() + TIMEOUT_SECONDS
     while not holds():
         assert time.monotonic() < ends, otherwise if isinstance(otherwise, str) else otherwise()
         time.sleep(0.01)

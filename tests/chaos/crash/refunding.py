@@ -1,4 +1,4 @@
-"""Scenarios of refunds: several, in part, refused, and asked for while the news of another is on its way."""
+"""Scenarios of refunds: several, partial, refused, and requested while the event of another one is undelivered."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ def _first_made(world: World) -> None:
     world.keep_results()
 
 
-def _news_of_the_first(world: World) -> None:
+def _event_of_the_first(world: World) -> None:
     """The news of the first refund knows nothing of the second, which is not delivered yet."""
     world.refund(REST, "rest")
     world.hand_on_kept()
@@ -133,9 +133,9 @@ SCENARIOS = {
         least=50,
         through=THROUGH,
     ),
-    "refund, then the news of another": Scenario(
+    "refund, then the event of another": Scenario(
         setup=_first_made,
-        act=_news_of_the_first,
+        act=_event_of_the_first,
         again=_rest_again,
         ends=[("Success", "Refunded")],
         books=[(IN_TWO,)],

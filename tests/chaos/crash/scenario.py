@@ -1,4 +1,4 @@
-"""What a scenario is, and what its order may come to."""
+"""A scenario, and the end states of its order."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 from tests.chaos.crash.clients import TOTAL
 from tests.chaos.crash.world import World
 
-# An entry of the provider's ledger: the answer, what was refunded, in how many refunds.
+# An entry of the provider's ledger: response, refunded amount, number of refunds.
 Entry = tuple[str, int, int]
 
 CAPTURED, DECLINED, VOIDED = ("captured", 0, 0), ("declined", 0, 0), ("voided", 0, 0)
@@ -29,11 +29,11 @@ STEPS_OF_PAY_BACK = ("provider.refund", "ledger.update", "payments.update", "ord
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """`setup` comes before the points, `act` has them, `again` is what a client does that was left without answer.
+    """`setup` runs before the points, `act` between them; `again` is the repetition by a client without an answer.
 
-    `ends` are the order's states when all is done, `books` what the provider may have booked by then; `least` is how
-    few points there may be, `through` names some of them. `operator` is what an operator does when nothing is under way
-    any more; until then the order may wait for one.
+    `ends` are the permitted end states of the order, `books` those of the provider's ledger. `least` is the minimum number
+    of points, `through` names some of them. `operator` is the action of an operator once no work runs; until then the
+    order may wait for one.
     """
 
     act: Callable[[World], None]
@@ -50,4 +50,4 @@ class Scenario:
 
 
 def nothing(world: World) -> None:
-    """For a scenario that is all act."""
+    """The setup of a scenario without one."""

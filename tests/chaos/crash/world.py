@@ -1,4 +1,4 @@
-"""A process of the application whose background work is done step by step, in the order in which it comes."""
+"""The application in one process, whose background work is run step by step."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +12,7 @@ from app.main import create_app, runtime
 from app.messaging.outbox import PendingEvents
 from app.payments import providers
 from tests.chaos.crash import clients
-from tests.chaos.crash.cells import PATIENCE, STOP, Cell, settings_for
+from tests.chaos.crash.cells import STOP, TIMEOUT_SECONDS, Cell, settings_for
 from tests.chaos.crash.judge import Stored, at_rest, let_time_pass
 from tests.chaos.crash.points import Points, WatchedProvider, watch_acknowledgements
 
@@ -20,7 +20,7 @@ NEWER = "Newer"
 
 
 class World:
-    """The application in this process; what is done to it comes from one thread, in the order of the scenario."""
+    """The application in this process; one thread runs its work in the order of the scenario."""
 
     def __init__(self, cell: Cell, more: Mapping[str, Any], tell: Callable[..., None]) -> None:
         self.points = Points(cell, tell)
@@ -33,9 +33,9 @@ class World:
         for name, module in (("orders", self.orders), ("payments", self.payments)):
             watch_acknowledgements(name, module.outbox, self.points)
         self.client = self.app.test_client()
-        # A stale process has nothing to hand on: it must not wait for it.
-        self.patience = PATIENCE
-        self._wait = 1.0 if cell.death == STOP else PATIENCE
+        # A stale process has nothing to deliver and must not wait for it.
+        self.patience = TIMEOUT_SECONDS
+        self._wait = 1.0 if cell.death == STOP else TIMEOUT_SECONDS
         self.order_id = ""
         self.kept: list[PendingEvents] = []
 
@@ -69,41 +69,41 @@ class World:
     # --- relays
 
     def hand_to_payments(self) -> None:
-        """What the relay of orders does with what it was hinted."""
+        """Delivers the local queue of orders, as its relay does."""
         self._hand_on(self.orders, self._hinted(self.orders, "orders"))
 
     def hand_to_orders(self) -> None:
-        """What the relay of payments does with what it was hinted, as soon as something is."""
+        """Waits for an event in the local queue of payments and delivers it, as its relay does."""
         self._hand_on(self.payments, self._hinted(self.payments, "payments"))
 
     def keep_results(self, count: int = 1) -> None:
-        """Wait for `count` more results of payments; the relay has them, but has not handed them on yet."""
+        """Takes `count` more results from the local queue of payments without delivering them."""
         wanted = len(self.kept) + count
         while len(self.kept) < wanted:
             self.kept += self._hinted(self.payments, "payments")
 
     def hand_on_kept(self) -> None:
-        """The relay of payments hands on what it kept."""
+        """Delivers the results taken by `keep_results`."""
         kept, self.kept = self.kept, []
         self._hand_on(self.payments, kept)
 
     def acknowledge(self) -> None:
-        """Both relays write down what was delivered and not yet acknowledged; there is nothing where sweeps deliver."""
+        """Both relays write the delayed acknowledgements; sweeps leave none."""
         for module in (self.orders, self.payments):
             module.relay._acknowledge()
 
     def wait_for_result(self) -> None:
-        """Until payments has recorded something; the hint of it is lost."""
+        """Waits until payments has stored a result; its entry in the local queue is lost."""
         self._hinted(self.payments, "payments")
 
     def lose_hints(self) -> None:
-        """What was recorded so far is found by sweeps alone."""
+        """Empties the local queues, so that only sweeps find the stored events."""
         for module in (self.orders, self.payments):
             module.outbox.dequeue_local(128, 0)
         self.let_time_pass()
 
     def sweep(self, sweep: Callable[[], int]) -> None:
-        """One sweep that finds something."""
+        """Sweeps until something is found."""
         ends = time.monotonic() + self._wait
         while not sweep():
             assert time.monotonic() < ends, "there was nothing to take up"
@@ -115,7 +115,7 @@ class World:
         self.acknowledge()
 
     def call_provider(self) -> None:
-        """The worker takes up the payment that is due."""
+        """The worker's sweep claims the due payment and calls the provider."""
         self.sweep(self.payments.worker.sweep)
 
     def pay_back(self) -> None:
@@ -126,7 +126,7 @@ class World:
 
     @contextmanager
     def no_room(self) -> Iterator[None]:
-        """Payments are recorded, but not begun."""
+        """Payments are stored, but not begun."""
         self.payments.worker.draining = True
         yield
         self.payments.worker.draining = False
@@ -146,30 +146,30 @@ class World:
 
     @contextmanager
     def stored(self) -> Iterator[Database[dict[str, Any]]]:
-        """The database, seen by a client of its own."""
+        """The database through a separate client."""
         with MongoClient(self._cell.uri) as mongo:
             yield mongo[self._cell.database]
 
     def let_time_pass(self) -> None:
-        """Every lease ends."""
+        """Makes all leased work due."""
         with self.stored() as database:
             let_time_pass(Stored.of(database))
 
     def spoil(self, collection: str) -> None:
-        """The oldest undelivered event becomes one that no receiver understands."""
+        """Gives the oldest undelivered event a type that no receiver knows."""
         with self.stored() as database:
             for doc in database[collection].find({"outbox.0": {"$exists": True}}):
                 kind = f"{NEWER}{doc['outbox'][0]['type']}"
                 database[collection].update_one({"_id": doc["_id"]}, {"$set": {"outbox.0.type": kind}})
 
     def mend(self) -> None:
-        """Receivers understand it now."""
+        """Undoes `spoil`."""
         with self.stored() as database:
             mend(database)
 
     def until(self, what: str, look: Callable[[Any], object]) -> None:
-        """Watch the database until `look` finds something."""
-        ends = time.monotonic() + PATIENCE
+        """Polls the database until `look` returns something."""
+        ends = time.monotonic() + TIMEOUT_SECONDS
         with self.stored() as database:
             while not look(database):
                 assert time.monotonic() < ends, f"never {what}"
@@ -179,15 +179,15 @@ class World:
         self.until("settled", lambda database: at_rest(Stored.of(database)))
 
     def until_idle(self) -> None:
-        """Until no thread of the worker has anything to do."""
-        ends = time.monotonic() + PATIENCE
+        """Waits until all threads of the worker are idle."""
+        ends = time.monotonic() + TIMEOUT_SECONDS
         while self.payments.worker._running:
             assert time.monotonic() < ends, "the pool never came to rest"
             time.sleep(0.005)
 
 
 def mend(database: Any) -> None:
-    """Undo `World.spoil`."""
+    """Restores the types that `World.spoil` changed."""
     for collection in ("orders", "payments"):
         for doc in database[collection].find({"outbox.0.type": {"$regex": f"^{NEWER}"}}):
             kind = doc["outbox"][0]["type"].removeprefix(NEWER)

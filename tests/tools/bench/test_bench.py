@@ -1,4 +1,4 @@
-"""The bench: it understands wrk, counts right, judges by the issue's targets, and its peers do what Orderflow does."""
+"""The bench parses wrk, computes the figures, judges by the targets, and its peers answer as Orderflow does."""
 
 import json
 import re
@@ -16,15 +16,15 @@ from bson import ObjectId
 from app.config import Settings
 from app.main import create_app, runtime
 from tools.bench import matrix, profiling, wrk
-from tools.bench.base import Base, NeverSettled, ids_from_now
 from tools.bench.commands import parser
-from tools.bench.contestants import SERVERS, Kind, Name, Place
+from tools.bench.contestants import SERVERS, Kind, Name, ServerLocation
+from tools.bench.database import BenchDatabase, SettlementTimeout, ids_from_now
 from tools.bench.figures import medians, percentile, ratio
-from tools.bench.race import Results
 from tools.bench.rounds import Round
+from tools.bench.runner import Results
 from tools.bench.seed import PAGE_USER, list_users, seed
-from tools.bench.targets import AT_MOST, Judged, limits, ratios
-from tools.cluster.servers import free_port
+from tools.bench.targets import AT_MOST, TargetResult, limits, ratios
+from tools.cluster.processes import free_port
 
 pytestmark = pytest.mark.extended
 
@@ -48,16 +48,16 @@ Transfer/sec:      1.27MB
 # --- wrk ---
 
 
-def test_what_wrk_prints_is_understood():
+def test_the_output_of_wrk_is_parsed():
     found = wrk.parse(PRINTED)
-    assert found == wrk.Result(requests=3568, rate=3567.12, p50_ms=8.23, p99_ms=1020.0, bad=0, broken=0)
+    assert found == wrk.Result(requests=3568, rate=3567.12, p50_ms=8.23, p99_ms=1020.0, bad_statuses=0, socket_errors=0)
     assert found.clean
 
 
 def test_wrong_statuses_and_broken_sockets_are_counted():
     errors = "  Socket errors: connect 1, read 2, write 0, timeout 4\n  Non-2xx or 3xx responses: 12\n"
     found = wrk.parse(PRINTED.replace("Requests/sec", f"{errors}Requests/sec"))
-    assert (found.bad, found.broken, found.clean) == (12, 7, False)
+    assert (found.bad_statuses, found.socket_errors, found.clean) == (12, 7, False)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_run_without_an_answer_is_not_clean():
 
 
 def test_other_output_is_refused():
-    with pytest.raises(wrk.BadOutput):
+    with pytest.raises(wrk.WrkOutputError):
         wrk.parse("unable to connect to 127.0.0.1:7000 Connection refused")
 
 
@@ -90,9 +90,9 @@ def test_without_wrk_one_sentence_says_what_to_install(tmp_path):
 
 
 def test_medians_leave_failed_rounds_out():
-    rounds = [Round(flow_rate=100), Round(flow_rate=300), Round(flow_rate=200), Round(flow_rate=9, trouble="502")]
+    rounds = [Round(flow_rate=100), Round(flow_rate=300), Round(flow_rate=200), Round(flow_rate=9, error="502")]
     assert medians(rounds).flow_rate == 200
-    assert medians([Round(trouble="502")]) is None
+    assert medians([Round(error="502")]) is None
 
 
 def test_a_ratio_needs_both_sides():
@@ -109,11 +109,11 @@ def test_percentiles_are_values_that_were_measured():
 
 
 def test_targets_are_met_missed_or_not_measured():
-    assert Judged("rate", 3.0, 3.0).met is True
-    assert Judged("rate", 3.0, 2.99).met is False
-    assert Judged("memory", 200.0, 200.0, "MB", at_most=True).met is True
-    assert Judged("memory", 200.0, 200.1, "MB", at_most=True).met is False
-    assert Judged("rate", 3.0, None).met is None
+    assert TargetResult("rate", 3.0, 3.0).met is True
+    assert TargetResult("rate", 3.0, 2.99).met is False
+    assert TargetResult("memory", 200.0, 200.0, "MB", at_most=True).met is True
+    assert TargetResult("memory", 200.0, 200.1, "MB", at_most=True).met is False
+    assert TargetResult("rate", 3.0, None).met is None
 
 
 def test_orderflow_is_judged_by_whole_flows_against_every_other():
@@ -129,9 +129,9 @@ def test_every_limit_is_judged():
     assert [one.met for one in judged] == [True] * 4
 
 
-def test_a_failed_round_is_told_by_name():
-    results = Results({"orderflow": {Kind.ONE: [Round(), Round(trouble="3 requests, 1 not answered with 2xx")]}})
-    assert results.troubles == ["orderflow, GET one: 3 requests, 1 not answered with 2xx"]
+def test_a_failed_round_is_listed_by_name():
+    results = Results({"orderflow": {Kind.ONE: [Round(), Round(error="3 requests, 1 not answered with 2xx")]}})
+    assert results.errors == ["orderflow, GET one: 3 requests, 1 not answered with 2xx"]
 
 
 def test_samples_are_counted_by_function():
@@ -173,51 +173,51 @@ def name(mongo, monkeypatch):
     """A database of the test's own, for servers that are started and for the harness."""
     made = f"test_{uuid4().hex}"
     monkeypatch.setenv("MONGODB_DATABASE", made)
-    monkeypatch.setattr("tools.bench.base.DATABASE", made)
+    monkeypatch.setattr("tools.bench.database.DATABASE", made)
     yield made
     mongo.drop_database(made)
 
 
 @pytest.fixture
-def base(mongo, name, tmp_path):
-    """The harness's look at that database."""
-    made = Base(tmp_path)
+def bench_database(mongo, name, tmp_path):
+    """The bench's view of that database."""
+    made = BenchDatabase(tmp_path)
     made._client = mongo
     return made
 
 
-def test_the_backlog_is_drained_when_the_last_order_has_settled(base):
+def test_waiting_ends_when_the_last_order_has_settled(bench_database):
     since, keys = ids_from_now(), [ObjectId() for _ in range(50)]
-    base.orders.insert_many([{"_id": key, "orderStatus": "Processing"} for key in keys])
+    bench_database.orders.insert_many([{"_id": key, "orderStatus": "Processing"} for key in keys])
 
     def settle():
         for key in reversed(keys):
-            base.orders.update_one({"_id": key}, {"$set": {"orderStatus": "Success"}})
+            bench_database.orders.update_one({"_id": key}, {"$set": {"orderStatus": "Success"}})
             time.sleep(0.002)
 
     settling = threading.Thread(target=settle)
     began = time.monotonic()
     settling.start()
-    drained = base.drained(since)
+    settled = bench_database.wait_until_settled(since)
     settling.join()
-    assert base.orders.count_documents({"orderStatus": "Processing"}) == 0
-    assert 0.1 < drained - began < 5
+    assert bench_database.orders.count_documents({"orderStatus": "Processing"}) == 0
+    assert 0.1 < settled - began < 5
 
 
-def test_orders_that_never_settle_are_reported(base):
-    base.orders.insert_one({"_id": ObjectId(), "orderStatus": "Processing"})
-    with pytest.raises(NeverSettled):
-        base.drained(ObjectId("0" * 24), patience=0.1)
+def test_orders_that_never_settle_are_reported(bench_database):
+    bench_database.orders.insert_one({"_id": ObjectId(), "orderStatus": "Processing"})
+    with pytest.raises(SettlementTimeout):
+        bench_database.wait_until_settled(ObjectId("0" * 24), timeout=0.1)
 
 
-def place_at(uri, folder):
-    """Where a server of a test runs."""
-    return Place(folder, free_port(), uri)
+def location_of(uri, folder):
+    """Returns the location of a test's server."""
+    return ServerLocation(folder, free_port(), uri)
 
 
 @pytest.mark.parametrize("contestant", [Name.ORDERFLOW, Name.FLASK, Name.FASTAPI])
 def test_a_contestant_answers_the_five_requests(contestant, mongodb_uri, name, tmp_path, eventually, new_order):
-    with SERVERS[contestant](place_at(mongodb_uri, tmp_path)) as server, httpx.Client(base_url=server.url) as http:
+    with SERVERS[contestant](location_of(mongodb_uri, tmp_path)) as server, httpx.Client(base_url=server.url) as http:
         placed = http.post("/orders", json=new_order())
         assert placed.status_code == 201
         order_id = placed.json()["created"]["id"]
@@ -227,8 +227,8 @@ def test_a_contestant_answers_the_five_requests(contestant, mongodb_uri, name, t
         assert (order["id"], order["userId"], order["paymentStatus"]) == (order_id, "user-7", "Captured")
         [listed] = http.get("/orders/user-7").json()["orders"]
         assert listed["id"] == order_id
-        wanted = {"orderId": order_id, "orderStatus": "Confirm"}
-        assert http.put("/orders", json=wanted).json() == {"ok": True, "message": "Update order success"}
+        update = {"orderId": order_id, "orderStatus": "Confirm"}
+        assert http.put("/orders", json=update).json() == {"ok": True, "message": "Update order success"}
         assert http.get(status).json()["orderStatus"] == "Confirm"
         assert http.get("/orders/one/nothing").status_code == 404
         assert http.post("/orders", json={"userId": "user-7"}).status_code == 422
@@ -236,25 +236,27 @@ def test_a_contestant_answers_the_five_requests(contestant, mongodb_uri, name, t
 
 
 def test_the_ceiling_answers(tmp_path, new_order):
-    with SERVERS[Name.HELLO](place_at("", tmp_path)) as server:
+    with SERVERS[Name.HELLO](location_of("", tmp_path)) as server:
         assert httpx.get(f"{server.url}/hello").json()["ok"] is True
         assert httpx.post(f"{server.url}/hello", json=new_order()).json() == {"ok": True, "hello": "user-7"}
         assert server.memory().processes == 3
 
 
-def test_seeded_orders_are_as_if_they_had_come_the_whole_way(base, name, mongodb_uri, tmp_path, monkeypatch):
-    monkeypatch.setattr("tools.bench.seed.CALM_SECONDS", 1.0)
-    with SERVERS[Name.ORDERFLOW](place_at(mongodb_uri, tmp_path)) as server:
-        seeded = seed(server.url, base, 1500, sample=10)
+def test_seeded_orders_are_as_if_they_had_come_the_whole_way(bench_database, name, mongodb_uri, tmp_path, monkeypatch):
+    monkeypatch.setattr("tools.bench.seed.UNCHANGED_SECONDS", 1.0)
+    with SERVERS[Name.ORDERFLOW](location_of(mongodb_uri, tmp_path)) as server:
+        seeded = seed(server.url, bench_database, 1500, sample=10)
         page = httpx.get(f"{server.url}/orders/{PAGE_USER}").json()["orders"]
         sampled = httpx.get(f"{server.url}/orders/one/{seeded.ids[0]}").json()["order"]
     assert (len(page), sampled["orderStatus"], len(seeded.ids)) == (100, "Success", 10)
-    assert base.orders.count_documents({"userId": list_users()[0]}) == 20
-    assert [base.database[each].count_documents({}) for each in ("orders", "payments", "ledger")] == [1501] * 3
+    assert bench_database.orders.count_documents({"userId": list_users()[0]}) == 20
+    assert [bench_database.database[each].count_documents({}) for each in ("orders", "payments", "ledger")] == [
+        1501
+    ] * 3
     app = create_app(Settings(mongodb_uri=mongodb_uri, database=name, log_format="json", log_level="warning"))
-    told = app.test_cli_runner().invoke(args=["doctor"])
+    result = app.test_cli_runner().invoke(args=["doctor"])
     runtime(app).stop()
-    assert told.exit_code == 0, told.output
+    assert result.exit_code == 0, result.output
 
 
 @pytest.mark.long
@@ -263,7 +265,7 @@ def test_a_run_from_end_to_end(tmp_path, rabbit_installed):
     file = tmp_path / "bench.json"
     line = [
         "--only",
-        "apart",
+        "split",
         "--kinds",
         "post",
         "--rounds",
@@ -284,9 +286,9 @@ def test_a_run_from_end_to_end(tmp_path, rabbit_installed):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(file.read_text())
-    assert found["medians"][Name.APART][Kind.POST]["flow_rate"] > 0
-    assert found["under_load"][Name.APART]["orders"] > 0
-    assert found["idle"][Name.APART]["orders"] == 5
-    assert [one["size"] for one in found["floor"]] == [1, 16, 64]
+    assert found["medians"][Name.SPLIT][Kind.POST]["flow_rate"] > 0
+    assert found["under_load"][Name.SPLIT]["orders"] > 0
+    assert found["idle"][Name.SPLIT]["orders"] == 5
+    assert [one["size"] for one in found["baseline"]] == [1, 16, 64]
     assert "POST /orders, whole flow, hello" in done.stdout
     assert list(tmp_path.iterdir()) == [file]

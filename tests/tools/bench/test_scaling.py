@@ -1,4 +1,4 @@
-"""The page on scaling: its tables are what the command makes of the figures, and the arithmetic is what it says."""
+"""The page on scaling has the tables that the command computes from the figures, and the arithmetic is right."""
 
 import re
 
@@ -34,21 +34,21 @@ def test_what_is_not_measured_or_looked_up_says_so(figures):
 
 
 def test_every_metric_on_the_page_is_in_a_scrape(client):
-    told = {family.name for family in text_string_to_metric_families(client.get("/metrics").text)}
+    scraped = {family.name for family in text_string_to_metric_families(client.get("/metrics").text)}
     named = set(re.findall(r"`(orderflow_\w+?)(?:_total)?[`{]", PAGE.read_text())) - {
         "orderflow_orders",
         "orderflow_payments",
     }
     assert "orderflow_backlog_due" in named
-    assert named <= told
+    assert named <= scraped
 
 
 def test_needs_grow_with_the_rate(figures):
     little, much = size(figures, 10_000), size(figures, 100_000)
     assert much.tasks["gateway"] == pytest.approx(10 * little.tasks["gateway"], rel=0.1)
     assert much.tasks["gateway"] == -(-100_000 * figures.split.gateway_us // (1e6 * figures.assumed.use))
-    assert much.lines == 100_000 * figures.assumed.provider_seconds
-    assert much.tasks["payments"] * figures.assumed.lines >= much.lines
+    assert much.call_slots == 100_000 * figures.assumed.provider_seconds
+    assert much.tasks["payments"] * figures.assumed.call_slots >= much.call_slots
     assert much.shards * figures.assumed.shard_cores >= much.database_cores
     assert (much.shards - 1) * figures.assumed.shard_cores < much.database_cores
     assert size(figures, 1).tasks == dict.fromkeys(scaling.MODULES, 2)
@@ -61,16 +61,16 @@ def test_a_batch_costs_nothing_on_one_shard_and_a_single_order_nothing_on_many(f
     assert scaling.reached(2, 2) == 1.5
 
 
-def test_what_was_measured_is_kept_and_the_rest_left_alone(tmp_path):
+def test_measured_figures_are_written_and_the_others_left_alone(tmp_path):
     file = tmp_path / "scaling.toml"
     file.write_text(FIGURES.read_text())
-    scaling.keep("measured", {"at": "2030-01-01", "miss_us": 1.5}, file)
+    scaling.write_section("measured", {"at": "2030-01-01", "miss_us": 1.5}, file)
     kept, before = Figures(file), Figures()
     assert vars(kept.measured) == {"at": "2030-01-01", "miss_us": 1.5}
     assert (vars(kept.prices), vars(kept.split)) == (vars(before.prices), vars(before.split))
 
 
 def test_the_command_takes_its_options():
-    given = parser().parse_args(["scaling", "--measure"])
-    assert given.measure
+    options = parser().parse_args(["scaling", "--measure"])
+    assert options.measure
     assert not parser().parse_args(["scaling"]).measure

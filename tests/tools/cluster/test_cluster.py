@@ -1,4 +1,4 @@
-"""`make split`: what people see of it."""
+"""The output of `make split`."""
 
 import os
 import re
@@ -11,16 +11,16 @@ import pytest
 
 from app.config import MODULES
 from tools.cluster import rabbitmq
-from tools.cluster.servers import free_port
+from tools.cluster.processes import free_port
 
 pytestmark = [pytest.mark.extended, pytest.mark.long]
 
 
 ROOT = Path(__file__).parents[3]
-STEP = re.compile(r"^  (\d)  \S+  (\w+) +(\d+) ", re.MULTILINE)
+STAGE_LINE = re.compile(r"^  (\d)  \S+  (\w+) +(\d+) ", re.MULTILINE)
 
 
-def split(folder, *command):
+def run(folder, *command):
     return subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
@@ -32,15 +32,15 @@ def split(folder, *command):
 
 
 def test_two_orders_go_through_three_processes_and_nothing_is_left(rabbit_installed, tmp_path):
-    done = split(tmp_path, "-m", "tools.cluster", "--once")
+    done = run(tmp_path, "-m", "tools.cluster", "--once")
     assert done.returncode == 0, done.stdout + done.stderr
-    steps = STEP.findall(done.stdout)
-    # A sweep may hand on once more what has just been handed on.
-    assert {number for number, _, _ in steps} == {*"123456789"}
-    assert len(steps) >= 18
-    where = {module: {pid for _, each, pid in steps if each == module} for module in MODULES}
-    assert [len(pids) for pids in where.values()] == [1, 1, 1]
-    assert len(set.union(*where.values())) == 3
+    stages = STAGE_LINE.findall(done.stdout)
+    # A sweep may deliver an event again that was just delivered.
+    assert {number for number, _, _ in stages} == {*"123456789"}
+    assert len(stages) >= 18
+    pids_by_module = {module: {pid for _, each, pid in stages if each == module} for module in MODULES}
+    assert [len(pids) for pids in pids_by_module.values()] == [1, 1, 1]
+    assert len(set.union(*pids_by_module.values())) == 3
     assert "is now Success" in done.stdout
     assert "is now Declined" in done.stdout
     assert not [one for one in psutil.process_iter(["environ"]) if str(tmp_path) in str(one.info["environ"])]
@@ -50,5 +50,5 @@ def test_without_rabbitmq_one_sentence_says_what_to_install(tmp_path):
     missing = (
         "from tools.cluster import __main__, rabbitmq\nrabbitmq.SCRIPT = rabbitmq.Path('/none')\nexit(__main__.main())"
     )
-    done = split(tmp_path, "-c", missing)
+    done = run(tmp_path, "-c", missing)
     assert (done.returncode, done.stderr.strip()) == (2, rabbitmq.MISSING)

@@ -1,4 +1,4 @@
-"""With the modules in processes of their own: callers are asked who they are at the gateway, and a foreign order is absent."""
+"""A cluster with authentication: the gateway checks tokens, and another user's order is not found."""
 
 import time
 
@@ -6,12 +6,12 @@ import httpx
 import jwt
 import pytest
 
-from tools.cluster.fleet import Fleet
+from tools.cluster.cluster import Cluster
 
 pytestmark = [pytest.mark.extended, pytest.mark.long]
 
 KEY = "a key of 32 bytes, neither more or less"
-ASKED = {
+AUTHENTICATION = {
     "AUTH_JWT_ALGORITHM": "HS256",
     "AUTH_JWT_KEY": KEY,
     "AUTH_JWT_ISSUER": "https://issuer.example",
@@ -22,13 +22,13 @@ ORDER = {"productId": "1", "productName": "Espresso machine", "totalOrderAmount"
 
 
 @pytest.fixture
-def fleet(mongodb_uri, bus_url, bus_prefix, mongo, tmp_path):
-    """A process of each module; the gateway alone knows how tokens are checked."""
+def cluster(mongodb_uri, bus_url, bus_prefix, mongo, tmp_path):
+    """A process of each module; only the gateway has the settings of authentication."""
 
-    def each(name, *_):
-        return ASKED if name.startswith("gateway") else {}
+    def extra_environ(name, *_):
+        return AUTHENTICATION if name.startswith("gateway") else {}
 
-    made = Fleet(tmp_path, each=each, mongodb_uri=mongodb_uri, bus_url=bus_url, prefix=bus_prefix)
+    made = Cluster(tmp_path, extra_environ=extra_environ, mongodb_uri=mongodb_uri, bus_url=bus_url, prefix=bus_prefix)
     with made:
         yield made
     for database in made.databases().values():
@@ -37,12 +37,18 @@ def fleet(mongodb_uri, bus_url, bus_prefix, mongo, tmp_path):
 
 def bearer(user_id, scope=SCOPES):
     now = int(time.time())
-    claims = {"iss": ASKED["AUTH_JWT_ISSUER"], "aud": "orderflow", "sub": user_id, "iat": now, "exp": now + 600}
+    claims = {
+        "iss": AUTHENTICATION["AUTH_JWT_ISSUER"],
+        "aud": "orderflow",
+        "sub": user_id,
+        "iat": now,
+        "exp": now + 600,
+    }
     return {"Authorization": f"Bearer {jwt.encode(claims | {'scope': scope}, KEY)}"}
 
 
-def test_a_foreign_order_is_absent_and_its_owner_sees_and_refunds_it(fleet):
-    with httpx.Client(base_url=fleet.any_url(), timeout=40, trust_env=False) as http:
+def test_a_foreign_order_is_absent_and_its_owner_sees_and_refunds_it(cluster):
+    with httpx.Client(base_url=cluster.any_url(), timeout=40, trust_env=False) as http:
         body = {**ORDER, "userId": "owner"}
         assert http.post("/orders", json=body).status_code == 401
         assert http.post("/orders", json=body, headers=bearer("stranger")).status_code == 403

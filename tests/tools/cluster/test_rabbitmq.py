@@ -1,4 +1,4 @@
-"""A RabbitMQ of one's own: only for us, as durable as it says, and gone with its owner."""
+"""The private RabbitMQ server: it refuses strangers, is durable, and ends with its owner."""
 
 import os
 import re
@@ -17,11 +17,11 @@ from tools.cluster import rabbitmq
 pytestmark = pytest.mark.extended
 
 ROOT = Path(__file__).parents[3]
-HOLD = """
+OWNER = """
 import sys
 from pathlib import Path
-from tools.cluster.rabbitmq import Rabbit
-with Rabbit(Path(sys.argv[1])) as rabbit:
+from tools.cluster.rabbitmq import RabbitMqServer
+with RabbitMqServer(Path(sys.argv[1])) as rabbit:
     print(rabbit.url, flush=True)
     for line in sys.stdin:
         rabbit.kill()
@@ -37,9 +37,9 @@ def folder(tmp_path):
 
 @pytest.fixture
 def owner(rabbit_installed, folder, eventually):
-    """A process that has a RabbitMQ, kills and restarts it when told so, and tells where it is; killed at the end."""
+    """A process that owns a RabbitMQ, prints its URL, and kills and restarts it at each line of input; killed at the end."""
     with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)],
+        [sys.executable, "-c", OWNER, str(folder)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -52,7 +52,7 @@ def owner(rabbit_installed, folder, eventually):
 
 
 def left_of(folder):
-    """Processes that have to do with a folder, which all that RabbitMQ starts name in their environment."""
+    """Returns the processes with a folder in their environment, as all processes of a RabbitMQ have it."""
     return [one.info["name"] for one in psutil.process_iter(["name", "environ"]) if names(one, str(folder))]
 
 
@@ -62,12 +62,12 @@ def names(process, text):
 
 def connected(url, **changes):
     at = urlsplit(url)
-    given = {"userid": at.username, "password": at.password, "virtual_host": at.path[1:], **changes}
-    host = given.pop("host", at.hostname)
-    return amqp.Connection(f"{host}:{at.port}", connect_timeout=5, **given)
+    options = {"userid": at.username, "password": at.password, "virtual_host": at.path[1:], **changes}
+    host = options.pop("host", at.hostname)
+    return amqp.Connection(f"{host}:{at.port}", connect_timeout=5, **options)
 
 
-def test_the_sessions_broker_lets_nobody_in_who_does_not_know_the_password(bus_url):
+def test_the_sessions_broker_refuses_clients_without_the_password(bus_url):
     for stranger in ({"password": "wrong"}, {"userid": "guest", "password": "guest"}, {"virtual_host": "/"}):
         with pytest.raises(amqp.AMQPError), connected(bus_url, **stranger):
             pass
@@ -78,7 +78,7 @@ def test_it_listens_on_one_address_alone(bus_url):
         connected(bus_url, host="127.0.0.2").connect()
 
 
-def test_erlangs_cookie_is_drawn_anew_at_each_start_and_for_its_owner_alone(owner, folder):
+def test_the_erlang_cookie_is_new_at_each_start_and_only_its_owner_can_read_it(owner, folder):
     cookies = []
     for _ in range(2):
         assert owner.stdout.readline().startswith("amqp://")
@@ -91,13 +91,13 @@ def test_erlangs_cookie_is_drawn_anew_at_each_start_and_for_its_owner_alone(owne
 
 
 @pytest.mark.long
-def test_what_a_durable_queue_has_confirmed_survives_kill_9_and_nothing_survives_the_owner(owner, folder, eventually):
+def test_confirmed_messages_survive_kill_9_and_no_process_survives_the_owner(owner, folder, eventually):
     url = owner.stdout.readline().strip()
     with connected(url, confirm_publish=True) as connection:
         channel = connection.channel()
         channel.queue_declare("kept", durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"})
         channel.basic_publish(amqp.Message("hello", delivery_mode=2), routing_key="kept")
-    # RabbitMQ 3.10 writes down some moments later that a queue was made; killed before, it forgets it.
+    # RabbitMQ 3.10 stores a new queue some moments later; killed before, it loses it.
     eventually(lambda: all(b"kept" in file.read_bytes() for file in folder.glob("data/*/quorum/*/names.dets")))
 
     print("kill", file=owner.stdin, flush=True)
@@ -113,11 +113,11 @@ def test_what_a_durable_queue_has_confirmed_survives_kill_9_and_nothing_survives
 def test_without_rabbitmq_one_sentence_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(rabbitmq, "SCRIPT", tmp_path / "rabbitmq-server")
     assert not rabbitmq.installed()
-    with pytest.raises(rabbitmq.RabbitMissing, match="apt-get install rabbitmq-server"):
-        rabbitmq.Rabbit(tmp_path)
+    with pytest.raises(rabbitmq.RabbitMqMissing, match="apt-get install rabbitmq-server"):
+        rabbitmq.RabbitMqServer(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["Zoë", "it's"])
-def test_a_folder_that_rabbitmq_cannot_live_in_is_refused(rabbit_installed, tmp_path, name):
-    with pytest.raises(rabbitmq.BadFolder, match="cannot live in"):
-        rabbitmq.Rabbit(tmp_path / name)
+def test_a_folder_in_which_rabbitmq_cannot_run_is_refused(rabbit_installed, tmp_path, name):
+    with pytest.raises(rabbitmq.InvalidFolder, match="cannot run in"):
+        rabbitmq.RabbitMqServer(tmp_path / name)

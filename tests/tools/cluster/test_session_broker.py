@@ -14,7 +14,7 @@ import pytest
 pytestmark = pytest.mark.extended
 
 ROOT = Path(__file__).parents[3]
-# Two tests, one a worker: each says that it runs, and waits until the pipe is closed.
+# Two tests, one a worker: each creates a file when it runs, and waits until a pipe is written.
 SESSION = """
 import pathlib
 import pytest
@@ -30,7 +30,7 @@ def test_until_released(mongodb_uri{fixture}, number):
 
 @pytest.fixture
 def session(rabbit_installed, tmp_path, eventually):
-    """Start a session of two workers whose tests use this fixture too; returned when both tests run."""
+    """Starts a session of two workers whose tests use the given fixture; returns when both tests run."""
     started, folders = [], []
 
     def start(fixture=""):
@@ -57,7 +57,7 @@ def session(rabbit_installed, tmp_path, eventually):
 
 
 def servers_of(process):
-    """The database and the brokers that a session has started, by name."""
+    """Returns the processes of mongod and RabbitMQ that a session has started, by name."""
     found = {"mongod": [], "beam.smp": []}
     for one in psutil.Process(process.pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):
@@ -82,7 +82,7 @@ def test_a_session_without_a_test_that_needs_it_starts_none(session, tmp_path):
     assert process.wait(60) == 0
 
 
-def test_workers_share_one_and_it_goes_when_the_session_ends(session, tmp_path, eventually):
+def test_workers_share_one_and_it_ends_with_the_session(session, tmp_path, eventually):
     process = session("bus_url")
     servers = servers_of(process)
     assert [len(each) for each in servers.values()] == [1, 1]
@@ -92,7 +92,7 @@ def test_workers_share_one_and_it_goes_when_the_session_ends(session, tmp_path, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_it_goes_when_the_session_is_broken_off(session, eventually, number):
+def test_it_ends_when_the_session_is_interrupted(session, eventually, number):
     process = session("bus_url")
     servers = servers_of(process)
     assert [len(each) for each in servers.values()] == [1, 1]

@@ -1,1 +1,1 @@
-"""What Orderflow is compared with: the same business done plainly, and what the server alone could do."""
+"""The peers of Orderflow: plain applications with the same function, and one that does nothing."""

@@ -1,4 +1,4 @@
-"""The asynchronous peer: FastAPI and PyMongo's async client on uvicorn, payments as tasks; durable like the others."""
+"""The asynchronous peer: FastAPI and PyMongo's async client on uvicorn, payments as tasks; equally durable writes."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ class OrderUpdate(BaseModel):
 
 
 def create_app(uri: str, database: str = "orderflow") -> FastAPI:
-    """The peer on a database."""
+    """Returns the peer for a database."""
     db = AsyncMongoClient(uri, w="majority", journal=True, tz_aware=True)[database]
     tasks: set[asyncio.Task] = set()
 
@@ -62,28 +62,28 @@ def create_app(uri: str, database: str = "orderflow") -> FastAPI:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         text = "Create order success, payment processing"
-        return said({"ok": True, "created": {"id": str(order["_id"])}, "payment": text}, 201)
+        return json_response({"ok": True, "created": {"id": str(order["_id"])}, "payment": text}, 201)
 
     @app.put("/orders")
-    async def update(wanted: OrderUpdate):
-        changed = {"orderStatus": wanted.orderStatus, "updatedAt": datetime.now(UTC)}
-        done = await db.orders.update_one({"_id": ObjectId(wanted.orderId)}, {"$set": changed})
-        return said({"ok": True, "message": "Update order success"}) if done.matched_count else unknown()
+    async def update(body: OrderUpdate):
+        changed = {"orderStatus": body.orderStatus, "updatedAt": datetime.now(UTC)}
+        done = await db.orders.update_one({"_id": ObjectId(body.orderId)}, {"$set": changed})
+        return json_response({"ok": True, "message": "Update order success"}) if done.matched_count else unknown()
 
     @app.get("/orders/one/{order_id}")
     async def find(order_id: str):
         order = await db.orders.find_one({"_id": ObjectId(order_id)})
-        return said({"ok": True, "order": shown(order)}) if order else unknown()
+        return json_response({"ok": True, "order": order_view(order)}) if order else unknown()
 
     @app.get("/orders/status/{order_id}")
     async def status(order_id: str):
         order = await db.orders.find_one({"_id": ObjectId(order_id)}, {"orderStatus": 1})
-        return said({"ok": True, "orderStatus": order["orderStatus"]}) if order else unknown()
+        return json_response({"ok": True, "orderStatus": order["orderStatus"]}) if order else unknown()
 
     @app.get("/orders/{user_id}")
     async def listing(user_id: str):
         found = db.orders.find({"userId": user_id}).sort("createdAt", DESCENDING).limit(PAGE)
-        return said({"ok": True, "orders": [shown(order) for order in await found.to_list()]})
+        return json_response({"ok": True, "orders": [order_view(order) for order in await found.to_list()]})
 
     @app.exception_handler(InvalidId)
     async def invalid_id(_request: Request, _error: InvalidId):
@@ -93,7 +93,7 @@ def create_app(uri: str, database: str = "orderflow") -> FastAPI:
 
 
 async def pay(db, order):
-    """Take the money, book it, and tell the order."""
+    """Stores the payment and the ledger entry, then updates the order."""
     captured = order["productId"] == "1"
     now = datetime.now(UTC)
     payment = {"_id": order["_id"], "userId": order["userId"], "amount": order["totalOrderAmount"]}
@@ -107,18 +107,18 @@ async def pay(db, order):
     )
 
 
-def said(content: dict[str, Any], status: int = 200) -> Response:
-    """An answer in JSON, made by orjson."""
+def json_response(content: dict[str, Any], status: int = 200) -> Response:
+    """Returns a JSON response."""
     return Response(orjson.dumps(content), status, media_type="application/json")
 
 
 def unknown() -> Response:
-    """No order has this id."""
-    return said({"ok": False, "detail": "there is no such order"}, 404)
+    """Returns 404: no order has this id."""
+    return json_response({"ok": False, "detail": "there is no such order"}, 404)
 
 
-def shown(order: dict[str, Any]) -> dict[str, Any]:
-    """An order as clients see it; orjson writes the times."""
+def order_view(order: dict[str, Any]) -> dict[str, Any]:
+    """Returns an order as clients see it; orjson writes the times."""
     answer = {name: value for name, value in order.items() if name != "_id"}
     return {"id": str(order["_id"]), **answer}
 

@@ -1,4 +1,4 @@
-"""The plain peer: Flask, marshmallow and PyMongo, payments on a thread pool; one command for each write, durable."""
+"""The plain peer: Flask, marshmallow and PyMongo, payments on a thread pool; one durable command for each write."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +41,7 @@ NEW_ORDER, ORDER_UPDATE = NewOrder(), OrderUpdate()
 
 
 def create_app(uri: str, database: str = "orderflow") -> Flask:
-    """The peer on a database."""
+    """Returns the peer for a database."""
     app = Flask(__name__)
     db = MongoClient(uri, w="majority", journal=True, tz_aware=True)[database]
     db.orders.create_index([("userId", 1), ("createdAt", DESCENDING)])
@@ -65,16 +65,16 @@ def create_app(uri: str, database: str = "orderflow") -> Flask:
 
     @app.put("/orders")
     def update():
-        wanted = ORDER_UPDATE.load(request.get_json())
-        changed = {"orderStatus": wanted["orderStatus"], "updatedAt": datetime.now(UTC)}
-        if db.orders.update_one({"_id": ObjectId(wanted["orderId"])}, {"$set": changed}).matched_count == 0:
+        body = ORDER_UPDATE.load(request.get_json())
+        changed = {"orderStatus": body["orderStatus"], "updatedAt": datetime.now(UTC)}
+        if db.orders.update_one({"_id": ObjectId(body["orderId"])}, {"$set": changed}).matched_count == 0:
             return unknown()
         return jsonify(ok=True, message="Update order success")
 
     @app.get("/orders/one/<order_id>")
     def find(order_id):
         order = db.orders.find_one({"_id": ObjectId(order_id)})
-        return jsonify(ok=True, order=shown(order)) if order else unknown()
+        return jsonify(ok=True, order=order_view(order)) if order else unknown()
 
     @app.get("/orders/status/<order_id>")
     def status(order_id):
@@ -84,13 +84,13 @@ def create_app(uri: str, database: str = "orderflow") -> Flask:
     @app.get("/orders/<user_id>")
     def listing(user_id):
         found = db.orders.find({"userId": user_id}).sort("createdAt", DESCENDING).limit(PAGE)
-        return jsonify(ok=True, orders=[shown(order) for order in found])
+        return jsonify(ok=True, orders=[order_view(order) for order in found])
 
     return app
 
 
 def pay(db, order):
-    """Take the money, book it, and tell the order."""
+    """Stores the payment and the ledger entry, then updates the order."""
     captured = order["productId"] == "1"
     now = datetime.now(UTC)
     payment = {"_id": order["_id"], "userId": order["userId"], "amount": order["totalOrderAmount"]}
@@ -104,7 +104,7 @@ def pay(db, order):
 
 
 def install_errors(app):
-    """Say in JSON what was wrong."""
+    """Answers errors in JSON."""
 
     @app.errorhandler(ValidationError)
     def invalid(error):
@@ -120,12 +120,12 @@ def install_errors(app):
 
 
 def unknown():
-    """No order has this id."""
+    """Returns 404: no order has this id."""
     return jsonify(ok=False, detail="there is no such order"), 404
 
 
-def shown(order):
-    """An order as clients see it."""
+def order_view(order):
+    """Returns an order as clients see it."""
     answer = {name: value for name, value in order.items() if name != "_id"}
     answer["id"] = str(order["_id"])
     answer["createdAt"] = order["createdAt"].isoformat()

@@ -1,4 +1,4 @@
-"""How gunicorn serves the peers: the same as Orderflow where both have it, no access log."""
+"""Settings of gunicorn for the peers: the same as Orderflow's where both have them, and no access log."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ worker_class = os.environ.get("WORKER_CLASS") or "gthread"
 worker_connections = 1000
 threads = 16
 keepalive = 5
-# Nothing here is worth waiting for: what a peer has not paid for is lost in any case.
+# Short: a peer loses its unpaid orders at the end in any case.
 graceful_timeout = 3
 accesslog = None
 loglevel = "warning"

@@ -1,4 +1,4 @@
-"""The ceiling: Flask on gunicorn that does nothing but read and answer JSON."""
+"""The ceiling: a Flask application that only reads and answers JSON."""
 
 from flask import Flask, jsonify, request
 
@@ -7,12 +7,12 @@ app = Flask(__name__)
 
 @app.get("/hello")
 def hello():
-    """Answer at once."""
+    """Answers at once."""
     return jsonify(ok=True, hello="world")
 
 
 @app.post("/hello")
 def hello_post():
-    """Read JSON, answer JSON."""
+    """Reads JSON and answers JSON."""
     body = request.get_json()
     return jsonify(ok=True, hello=body["userId"]), 201

@@ -1,7 +1,7 @@
-"""Ends background threads of the process it runs in, from inside: only servers of a chaos run load it.
+"""Ends background threads of its own process on a signal; only servers of a chaos run load it.
 
-On SIGUSR2 it reads a number from the file that CHAOS_THREAD names, chooses by it one of the application's background
-threads, raises SystemExit in that thread, and appends the thread's name to CHAOS_ENDED.
+On SIGUSR2 it reads a number from the file CHAOS_THREAD, chooses one of the application's background threads by it,
+raises SystemExit in that thread, and appends the thread's name to the file CHAOS_ENDED.
 """
 
 import ctypes
@@ -18,28 +18,28 @@ from greenlet import getcurrent
 _greenlets: dict[threading.Thread, Any] = {}
 
 
-def listen() -> None:
-    """Wait for SIGUSR2. Call it in the main thread, before other threads start."""
-    begin = threading.Thread._bootstrap_inner  # type: ignore[attr-defined]
+def install_signal_handler() -> None:
+    """Handles SIGUSR2. Call it in the main thread before other threads start."""
+    original = threading.Thread._bootstrap_inner  # type: ignore[attr-defined]
 
-    def remembered(thread: threading.Thread) -> None:
+    def registered(thread: threading.Thread) -> None:
         _greenlets[thread] = getcurrent()
         try:
-            begin(thread)
+            original(thread)
         finally:
             del _greenlets[thread]
 
-    threading.Thread._bootstrap_inner = remembered  # type: ignore[attr-defined]
+    threading.Thread._bootstrap_inner = registered  # type: ignore[attr-defined]
     signal.signal(signal.SIGUSR2, _on_signal)
 
 
 def background_threads() -> list[threading.Thread]:
-    """The threads that run code of the application, by name; a pool's threads run the pool's code."""
-    return sorted((thread for thread in list(_greenlets) if _runs_application(thread)), key=lambda one: one.name)
+    """Returns the threads whose target is code of the application, sorted by name; pool threads are none."""
+    return sorted((thread for thread in list(_greenlets) if _runs_application(thread)), key=lambda thread: thread.name)
 
 
-def end(thread: threading.Thread) -> None:
-    """Raise SystemExit in a thread, wherever it is."""
+def end_thread(thread: threading.Thread) -> None:
+    """Raises SystemExit in a thread, whatever it does at that moment."""
     if is_module_patched("threading"):
         gevent.kill(_greenlets[thread], SystemExit)
     elif thread.ident is not None:
@@ -58,6 +58,6 @@ def _on_signal(*_: object) -> None:
     if not threads:
         return
     thread = threads[chosen % len(threads)]
-    end(thread)
+    end_thread(thread)
     with Path(os.environ["CHAOS_ENDED"]).open("a") as ended:
         ended.write(f"{os.getpid()} {thread.name}\n")

@@ -1,9 +1,9 @@
-"""The application for gunicorn, with a listener that kills its process once, at a database command that a file names.
+"""The application for gunicorn, with a listener that kills its process once, at a database command.
 
-`python -m gunicorn -c gunicorn.conf.py "tests.chaos.crash.armed:create_app()"`; POINT_FILE says where the file is. It
-holds one point, such as `after orders.insert #1`; commands are counted from when it is there. When the point is reached
-the file is renamed to `fired`, so that the process that gunicorn starts instead lives. SABOTAGE names one of the broken
-variants of tests/chaos/sabotages.py; empty, the application is sound.
+`python -m gunicorn -c gunicorn.conf.py "tests.chaos.crash.armed_app:create_app()"`. The file POINT_FILE
+has one point, such as `after orders.insert #1`; commands are counted from its creation. When the point is reached the file is
+renamed to `fired`, so that the replacement process lives. VARIANT names a function of tests/chaos/broken_variants.py; if it
+is empty, the application is sound.
 """
 
 import os
@@ -15,15 +15,15 @@ from flask import Flask
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from app import main
-from tests.chaos import sabotages
+from tests.chaos import broken_variants
 
 POINT_FILE = "CRASH_POINT_FILE"
-SABOTAGE = "CRASH_SABOTAGE"
+VARIANT = "CRASH_VARIANT"
 FIRED = "fired"
 
 
-class Trigger(CommandListener):
-    """Ends the process at the armed point."""
+class CrashTrigger(CommandListener):
+    """Kills the process at the armed point."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -63,7 +63,7 @@ class Trigger(CommandListener):
 
 
 def create_app() -> Flask:
-    """The application of this process's modules, armed."""
-    if os.environ[SABOTAGE]:
-        sabotages.SABOTAGES[os.environ[SABOTAGE]]()
-    return main.create_app(event_listeners=[Trigger(Path(os.environ[POINT_FILE]))])
+    """Returns the application of this process's modules with the listener."""
+    if os.environ[VARIANT]:
+        broken_variants.BROKEN_VARIANTS[os.environ[VARIANT]]()
+    return main.create_app(event_listeners=[CrashTrigger(Path(os.environ[POINT_FILE]))])

@@ -1,6 +1,6 @@
-"""A module's process dies at a database command of its own, and what another process was told is neither lost nor done twice.
+"""A process of a cluster dies at a database command, and no message to another process is lost or handled twice.
 
-Some of the deaths; `CRASH_MATRIX=full` plays all.
+It plays some of the deaths; `CRASH_MATRIX=full` plays all.
 """
 
 import os
@@ -8,12 +8,12 @@ import os
 import pytest
 
 from app.config import MODULES
-from tests.chaos.crash.fleet import Death, FleetLaboratory
+from tests.chaos.crash.cluster import CrashCluster, Death
 
 FULL = os.environ.get("CRASH_MATRIX") == "full"
 pytestmark = [pytest.mark.extended, pytest.mark.long, pytest.mark.timeout(1200 if FULL else 300)]
 
-# What each process writes while an order is paid for, and while it is cancelled later.
+# The commands with which each process writes while an order is paid for, and while it is cancelled later.
 PAID = {
     "orders-1": ("orders.insert #1", "orders.update #1"),
     "payments-1": ("payments.insert #1", "ledger.insert #1", "payments.update #1", "payments.update #2"),
@@ -29,7 +29,7 @@ ALL = [
     for step in names
     for when in ("before", "after")
 ]
-# Stored, but nobody else knows of it yet; or told, but not noted that it was.
+# The state is stored but no other process knows of it; or an event is delivered but not acknowledged.
 DECISIVE = [
     Death("orders-1", "after orders.insert #1"),
     Death("orders-1", "before orders.update #1"),
@@ -44,20 +44,20 @@ DECISIVE = [
 
 @pytest.fixture
 def start(mongodb_uri, bus_url, bus_prefix, mongo, tmp_path):
-    """Start a fleet; its databases are dropped in the end."""
-    yield lambda **more: FleetLaboratory(tmp_path, mongo, mongodb_uri, bus_url, bus_prefix, **more)
+    """Starts a cluster; its databases are dropped at the end."""
+    yield lambda **more: CrashCluster(tmp_path, mongo, mongodb_uri, bus_url, bus_prefix, **more)
     for module in MODULES:
         mongo.drop_database(f"{bus_prefix}_{module}")
 
 
-def test_a_process_of_a_fleet_that_dies_at_a_write_of_its_own_loses_nothing_and_repeats_nothing(start):
+def test_a_process_of_a_cluster_that_dies_at_a_write_loses_nothing_and_repeats_nothing(start):
     assert {*DECISIVE} <= {*ALL}
-    with start() as fleet:
-        found = {death: fleet.troubles(death) for death in (ALL if FULL else DECISIVE)}
+    with start() as cluster:
+        found = {death: cluster.violations(death) for death in (ALL if FULL else DECISIVE)}
     assert {death: wrong for death, wrong in found.items() if wrong} == {}
 
 
 def test_between_processes_the_matrix_finds_that_an_event_is_hinted_only(start):
-    with start(sabotage="no_lease_on_the_outbox") as fleet:
-        found = fleet.troubles(Death("orders-1", "after orders.insert #1"))
-    assert any(trouble.startswith(("settled in time: ", "operator: ")) for trouble in found), found
+    with start(variant="no_lease_on_the_outbox") as cluster:
+        found = cluster.violations(Death("orders-1", "after orders.insert #1"))
+    assert any(violation.startswith(("settled in time: ", "operator: ")) for violation in found), found

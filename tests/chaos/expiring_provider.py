@@ -1,4 +1,4 @@
-"""A provider that really forgets its keys, with a clock of its own."""
+"""A provider whose idempotency keys expire, with a clock of its own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,10 +7,10 @@ from app.payments.payment import Call, Kind, ProviderResponse, ResponseCode
 
 
 @dataclass
-class Forgetful:
+class ExpiringKeyProvider:
     """Captures every charge. A key is known for `life` seconds; sent again after that, it repeats its effect.
 
-    With `searchable` books `find` knows what became of a key for ever. `now` is the provider's time in seconds. Money
+    With `searchable`, `find` knows the outcome of a key for ever. `now` is the provider's time in seconds. Money
     that has moved stays in `charges` and `refunds`; `sent` has every call that was not a find.
     """
 
@@ -24,7 +24,7 @@ class Forgetful:
     refuses: Callable[[Call], bool] = lambda call: False
 
     def prepare(self) -> None:
-        """It keeps nothing in the database."""
+        """It stores nothing in the database."""
 
     def charge(self, call: Call) -> ProviderResponse:
         return self._once(call)
@@ -40,11 +40,11 @@ class Forgetful:
         return outcome if self.searchable or self.now - at < self.life else None
 
     def charged(self, order_id: str) -> int:
-        """How often the order was charged."""
+        """Returns how often the order was charged."""
         return sum(call.order_id == order_id for call in self.charges)
 
     def refunded(self, order_id: str) -> int:
-        """How much of the order's charge went back."""
+        """Returns the refunded amount of the order."""
         return sum(call.value for call in self.refunds if call.order_id == order_id)
 
     def _once(self, call: Call) -> ProviderResponse:

@@ -1,7 +1,7 @@
-"""A payment provider that forgets its idempotency keys, as real ones do: for the server of a chaos run.
+"""A simulated payment provider whose idempotency keys expire, as those of real providers do.
 
-It behaves as the simulated one. Its books keep one document a charge, with the key it was sent under. A key whose
-charge or refund is older than the provider's key life is unknown: sent again, it moves money again.
+Its ledger keeps one document a charge, with the idempotency key of the call. A key expires when its charge or refund is
+older than the provider's key life; a call with an expired key moves money again.
 """
 
 from datetime import datetime, timedelta
@@ -17,8 +17,8 @@ from app.storage.bulk import NotStored
 from app.storage.mongodb import Document, Store
 
 
-class ForgetfulLedger(Ledger):
-    """Books of a provider that knows a key for `key_life` seconds; the n-th charge under a key is `<key>~<n>`."""
+class ExpiringKeyLedger(Ledger):
+    """A ledger that recognises a key for `key_life` seconds; the n-th charge of a key has the id `<key>~<n>`."""
 
     def __init__(self, store: Store, key_life: float) -> None:
         super().__init__(store)
@@ -26,16 +26,16 @@ class ForgetfulLedger(Ledger):
         self._key_life = timedelta(seconds=key_life)
 
     def prepare(self) -> None:
-        """Create what the collection needs."""
+        """Creates the collection and its index."""
         self._store.prepare(SCHEMA, [])
         with self._store.with_deadline() as entries:
             entries.create_index([("key", 1), ("at", -1)])
 
     def enter(self, call: Call, answer: ResponseCode, reason: str = "") -> Document:
-        """Book `answer` under the call's key, or return what is booked there and not forgotten."""
+        """Records `answer` under the call's key, or returns the entry of that key if it has not expired."""
         while True:
             latest = self._latest({"key": call.key})
-            if latest and not self._forgotten(latest["at"]):
+            if latest and not self._expired(latest["at"]):
                 return latest
             entry = self._entry(call, answer, reason, latest["number"] + 1 if latest else 1)
             try:
@@ -43,11 +43,11 @@ class ForgetfulLedger(Ledger):
             except NotStored as exc:
                 if not exc.duplicate:
                     raise
-                continue  # Another process booked it at the same moment.
+                continue  # Another process recorded it at the same moment.
             return entry
 
     def refund(self, call: Call) -> bool:
-        """Book a refund unless its key is known; false where the charge does not cover it."""
+        """Records a refund unless its key is known; false if the charge does not cover it."""
         charge = self._latest({"key": call.charge_key, "answer": ResponseCode.CAPTURED.value})
         if charge is None:
             return False
@@ -68,21 +68,21 @@ class ForgetfulLedger(Ledger):
         return self.refunded(call)
 
     def refunded(self, call: Call) -> bool:
-        """Whether the refund is booked and its key not forgotten."""
+        """Whether the refund is recorded and its key has not expired."""
         since = self._store.clock.now() - self._key_life
         known = {"refunds": {"$elemMatch": {"key": call.key, "at": {"$gt": since}}}}
         return self._latest({"key": call.charge_key, **known}) is not None
 
     def find(self, key: str) -> Document | None:
-        """What is booked under a charge key that is not forgotten."""
+        """Returns the entry of a charge key that has not expired."""
         latest = self._latest({"key": key})
-        return latest if latest and not self._forgotten(latest["at"]) else None
+        return latest if latest and not self._expired(latest["at"]) else None
 
     def _latest(self, query: Document) -> Document | None:
         with self._store.with_deadline() as entries:
             return entries.find_one(query, sort=[("at", DESCENDING), ("number", DESCENDING)])
 
-    def _forgotten(self, at: datetime) -> bool:
+    def _expired(self, at: datetime) -> bool:
         return at <= self._store.clock.now() - self._key_life
 
     def _entry(self, call: Call, answer: ResponseCode, reason: str, number: int) -> Document:
@@ -102,12 +102,12 @@ class ForgetfulLedger(Ledger):
 
 
 def make_provider(settings: Settings, store: Store) -> Provider:
-    """The provider of a chaos run: the faults that SIMULATED_… describe, and books that forget."""
+    """Returns a provider with the faults that the SIMULATED_… settings describe and keys that expire."""
     faults = Faults(
         latency_ms=settings.simulated_latency_ms,
         fail=settings.simulated_fail_percent,
         timeout_before=settings.simulated_timeout_before_percent,
         timeout_after=settings.simulated_timeout_after_percent,
     )
-    ledger = ForgetfulLedger(store, settings.provider_key_hours * 3600)
+    ledger = ExpiringKeyLedger(store, settings.provider_key_hours * 3600)
     return SimulatedProvider(ledger, faults, settings.simulated_unknown_product)

@@ -1,6 +1,6 @@
-"""Deliberately broken variants of the application, each without one of the things that protect an order.
+"""Broken variants of the application, each without one protection of an order.
 
-Patched into a process before it builds the application; whatever finds nothing wrong with them finds nothing at all.
+Each function patches a process before it makes the application. A test that finds no violation in them is useless.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ from app.storage.bulk import Patch, bulk_insert
 
 
 def outbox_by_a_second_write() -> None:
-    """The order first, then the event that has it paid for."""
+    """The order is written first, then the event that starts its payment."""
 
     def insert(self: Any, batch: list[dict[str, Any]]) -> list[Any]:
         late = [{name: doc.pop(name) for name in ("outbox", "relayDue")} for doc in batch]
@@ -34,7 +34,7 @@ def outbox_by_a_second_write() -> None:
 
 
 def attempt_in_the_provider_key() -> None:
-    """Each attempt has a key of its own, so that the provider cannot tell a repetition from a new charge."""
+    """Each attempt has its own key, so the provider cannot distinguish a repetition from a new charge."""
     usual = domain._call
 
     def call(payment: domain.Payment, kind: domain.Kind, refund: domain.Refund | None = None) -> domain.Call:
@@ -44,8 +44,8 @@ def attempt_in_the_provider_key() -> None:
     domain._call = call
 
 
-def fence_off() -> None:
-    """A result is written whoever holds the payment by now."""
+def no_fencing() -> None:
+    """A result is written without a check of the fencing token."""
     usual = PaymentRepository._patch
 
     def patch(self: Any, *args: Any) -> Patch:
@@ -55,7 +55,7 @@ def fence_off() -> None:
 
 
 def payment_stored_after_the_call() -> None:
-    """The provider is called first, and what it answered is what is stored first."""
+    """The provider is called before the payment is stored."""
     usual = PaymentRepository.settle
 
     def record(self: Any, payments: list[domain.Payment], _room: int) -> list[LeasedPayment]:
@@ -88,7 +88,7 @@ def intent_not_recorded() -> None:
 
 
 def events_removed_before_they_are_delivered() -> None:
-    """The relay strikes events out first, and hands them on then."""
+    """The relay removes events before it delivers them."""
     usual = Relay.deliver
 
     def deliver(self: Any, batch: list[Any]) -> None:
@@ -103,13 +103,13 @@ def events_removed_before_they_are_delivered() -> None:
 
 
 def no_lease_on_the_outbox() -> None:
-    """What is written is only hinted, never due: a sweep finds nothing of what a dead process left."""
+    """Events are only in the local queue and never due: no sweep finds those of a dead process."""
     usual = orders_repository.new_document
 
     def unscheduled(*args: Any) -> dict[str, Any]:
         doc = usual(*args)
         del doc["relayDue"]
-        # Else the validator refuses it: without a time it has to be a dead letter. This one is in no list.
+        # The validator requires a due time or a dead letter. This dead letter is in no list.
         doc["deadLetter"] = {}
         return doc
 
@@ -117,7 +117,7 @@ def no_lease_on_the_outbox() -> None:
 
 
 def answered_before_it_is_stored() -> None:
-    """The client is told of an order that is stored a moment later."""
+    """The client gets its 201 before the order is stored."""
     usual = OrderRepository._insert
     kept: list[Any] = []
 
@@ -137,8 +137,8 @@ def answered_before_it_is_stored() -> None:
     Outbox.dequeue_local = dequeue_local
 
 
-def news_acknowledges_what_payments_was_not_told() -> None:
-    """News empties the whole outbox of its order, whatever was recorded there since."""
+def payment_event_acknowledges_undelivered_events() -> None:
+    """A payment event removes all events of its order, also those that payments has not received."""
     usual = orders_repository.payment_event_patch
 
     def acknowledging(snapshot: OrderSnapshot, *args: Any) -> Patch:
@@ -148,7 +148,7 @@ def news_acknowledges_what_payments_was_not_told() -> None:
 
 
 def one_delivery_acknowledges_all() -> None:
-    """What is acknowledged of a document takes its later events along, which are not delivered yet."""
+    """An acknowledgement removes later events of the document too, which are not delivered yet."""
 
     def acknowledge(self: Any, batch: Iterable[PendingEvents]) -> None:
         keys = [pending.key for pending in batch if pending.delivered]
@@ -159,18 +159,18 @@ def one_delivery_acknowledges_all() -> None:
     Outbox.acknowledge = acknowledge
 
 
-SABOTAGES: dict[str, Callable[[], None]] = {
+BROKEN_VARIANTS: dict[str, Callable[[], None]] = {
     made.__name__: made
     for made in (
         outbox_by_a_second_write,
         attempt_in_the_provider_key,
-        fence_off,
+        no_fencing,
         payment_stored_after_the_call,
         intent_not_recorded,
         events_removed_before_they_are_delivered,
         no_lease_on_the_outbox,
         answered_before_it_is_stored,
-        news_acknowledges_what_payments_was_not_told,
+        payment_event_acknowledges_undelivered_events,
         one_delivery_acknowledges_all,
     )
 }

@@ -1,4 +1,4 @@
-"""A run: warm up, then rounds of each kind of request in turn, A B C D A B C D, so that a slow minute hits all alike."""
+"""A run: warm-up, then rounds of each kind of request, contestant by contestant, so that a slow minute affects all."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -8,12 +8,12 @@ from tools.bench.processes import Memory
 from tools.bench.rounds import Round, measure
 from tools.bench.wrk import CONNECTIONS
 
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long a run is."""
+    """The length of a run: rounds, seconds a round and of warm-up, orders placed when idle, connections."""
 
     rounds: int = 5
     seconds: int = 6
@@ -24,47 +24,47 @@ class Plan:
 
 @dataclass
 class Results:
-    """What a run measured: rounds by contestant and kind, memory after it."""
+    """The results of a run: rounds by contestant and kind, and the memory after the run."""
 
     rounds: dict[str, dict[str, list[Round]]] = field(default_factory=dict)
     memory: dict[str, Memory] = field(default_factory=dict)
 
     @property
-    def troubles(self) -> list[str]:
-        """One line for each round that failed."""
+    def errors(self) -> list[str]:
+        """One line for each failed round."""
         return [
-            f"{name}, {kind}: {one.trouble}"
+            f"{name}, {kind}: {one.error}"
             for name, kinds in self.rounds.items()
             for kind, rounds in kinds.items()
             for one in rounds
-            if one.trouble
+            if one.error
         ]
 
 
-def race(contestants: list[Contestant], plan: Plan, tell: Tell, kinds: Sequence[str] = tuple(Kind)) -> Results:
-    """Run all rounds of these kinds."""
+def run_rounds(contestants: list[Contestant], plan: Plan, log: Log, kinds: Sequence[str] = tuple(Kind)) -> Results:
+    """Runs all rounds of these kinds."""
     results = Results({one.name: {} for one in contestants})
     for kind in kinds:
-        able = [one for one in contestants if kind in one.requests]
-        _warm(able, kind, plan, results)
+        taking_part = [one for one in contestants if kind in one.requests]
+        _warm_up(taking_part, kind, plan, results)
         for number in range(plan.rounds):
-            for one in able:
+            for one in taking_part:
                 done = measure(one, kind, plan.seconds, plan.connections)
                 results.rounds[one.name].setdefault(kind, []).append(done)
-                tell(_line(one, kind, number, done))
+                log(_line(one, kind, number, done))
     results.memory = {one.name: one.server.memory() for one in contestants}
     return results
 
 
-def _warm(contestants: list[Contestant], kind: str, plan: Plan, results: Results) -> None:
+def _warm_up(contestants: list[Contestant], kind: str, plan: Plan, results: Results) -> None:
     if not plan.warmup:
         return
     for one in contestants:
         done = measure(one, kind, plan.warmup, plan.connections)
-        if done.trouble:
+        if done.error:
             results.rounds[one.name].setdefault(kind, []).append(done)
 
 
 def _line(one: Contestant, kind: str, number: int, done: Round) -> str:
-    told = f"FAILED: {done.trouble}" if done.trouble else f"{done.flow_rate:,.0f}/s, p99 {done.p99_ms:.1f} ms"
-    return f"{kind} · round {number + 1} · {one.name}: {told}"
+    outcome = f"FAILED: {done.error}" if done.error else f"{done.flow_rate:,.0f}/s, p99 {done.p99_ms:.1f} ms"
+    return f"{kind} · round {number + 1} · {one.name}: {outcome}"

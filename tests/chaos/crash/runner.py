@@ -1,7 +1,7 @@
-"""Runs cells at the same time, each in a database of its own.
+"""Runs cells concurrently, each in a database of its own.
 
-A cell is two processes, forked from a server that has imported the application and nothing else: one plays the
-scenario and ends at the armed point, as hard as kill -9. Then whatever is leased falls due, and the other takes over.
+A cell is two processes, forked from a server that has imported only the application: one plays the scenario and dies at
+the armed point by kill -9. Then all leased work becomes due, and the other one takes over.
 """
 
 import multiprocessing
@@ -21,128 +21,130 @@ import psutil
 from pymongo import MongoClient
 
 from app.main import create_app, runtime
-from tests.chaos.crash.cells import KILL, PATIENCE, Cell, settings_for
+from tests.chaos.crash.cells import KILL, TIMEOUT_SECONDS, Cell, settings_for
 from tests.chaos.crash.judge import Stored, let_time_pass
 from tests.chaos.crash.processes import COLLECTIONS, successor, victim
 from tests.chaos.crash.scenarios import SCENARIOS
 
 forks = multiprocessing.get_context("forkserver")
-forks.set_forkserver_preload(["tests.chaos.crash.laboratory"])
-# multiprocessing looks after all its children at every start: never while another thread waits for one.
-family = threading.Lock()
-composing = threading.Lock()
+forks.set_forkserver_preload(["tests.chaos.crash.runner"])
+# multiprocessing polls all its children at every start: never while another thread waits for one.
+children_lock = threading.Lock()
+compose_lock = threading.Lock()
 
 
 @dataclass
-class Seen:
-    """What a process told before it ended."""
+class ProcessOutput:
+    """The messages of a process until its end, as pairs of kind and text."""
 
-    told: list[tuple[str, str]] = field(default_factory=list)
+    messages: list[tuple[str, str]] = field(default_factory=list)
     exitcode: int | None = None
 
     def of(self, kind: str) -> list[str]:
-        return [what for one, what in self.told if one == kind]
+        return [text for message_kind, text in self.messages if message_kind == kind]
 
 
 class Process:
-    """A forked process and what it tells."""
+    """A forked process and its messages."""
 
     def __init__(self, target: Callable[..., None], cell: Cell, *more: Any) -> None:
         self._pipe, other = forks.Pipe(duplex=False)
         self._process = forks.Process(target=target, args=(cell, other, *more), daemon=True)
-        with family:
+        with children_lock:
             self._process.start()
         other.close()
-        self.seen = Seen()
+        self.output = ProcessOutput()
 
-    def until(self, kind: str = "") -> Seen:
-        """What it told until the first of this kind, or until its end."""
+    def until(self, kind: str = "") -> ProcessOutput:
+        """Reads messages until the first of this kind, or until the end of the process."""
         try:
-            while not kind or not self.seen.of(kind):
-                assert self._pipe.poll(3 * PATIENCE), f"a process hangs; it told {self.seen.told[-3:]}"
-                self.seen.told.append(self._pipe.recv())
+            while not kind or not self.output.of(kind):
+                assert self._pipe.poll(3 * TIMEOUT_SECONDS), (
+                    f"a process hangs; its last messages: {self.output.messages[-3:]}"
+                )
+                self.output.messages.append(self._pipe.recv())
         except EOFError:
-            with family:
-                self._process.join(PATIENCE)
-                self.seen.exitcode = self._process.exitcode
+            with children_lock:
+                self._process.join(TIMEOUT_SECONDS)
+                self.output.exitcode = self._process.exitcode
             self._pipe.close()
-        return self.seen
+        return self.output
 
     def wait_until_stopped(self) -> None:
-        """Until SIGSTOP has reached it."""
-        ends = time.monotonic() + PATIENCE
+        """Waits until SIGSTOP has reached it."""
+        ends = time.monotonic() + TIMEOUT_SECONDS
         while psutil.Process(self._process.pid).status() != psutil.STATUS_STOPPED:
             assert time.monotonic() < ends, "a process does not stop"
             time.sleep(0.001)
 
-    def go_on(self) -> None:
-        """After SIGSTOP."""
+    def resume(self) -> None:
+        """Continues it after SIGSTOP."""
         os.kill(self._process.pid, signal.SIGCONT)
 
 
-class Laboratory:
-    """Runs cells side by side, each on a database of its own."""
+class CrashRunner:
+    """Runs cells concurrently, each in a database of its own."""
 
-    SIDE_BY_SIDE = 6
+    CONCURRENT_CELLS = 6
 
     def __init__(self, uri: str, mongo: MongoClient) -> None:
         self._uri = uri
         self._mongo = mongo
         self._databases = queue.Queue[str]()
-        self._names = [f"crash_{uuid4().hex}" for _ in range(self.SIDE_BY_SIDE)]
+        self._names = [f"crash_{uuid4().hex}" for _ in range(self.CONCURRENT_CELLS)]
         for name in self._names:
             self._databases.put(name)
             self._prepare(name)
 
     def close(self) -> None:
-        """Nothing stays."""
+        """Drops all databases."""
         for name in self._names:
             self._mongo.drop_database(name)
 
-    def points(self, scenario: str, sabotage: str = "", *, swept: bool = False, late: float = 0.0) -> list[str]:
-        """Every point of a scenario, found by playing it once; it must end well."""
+    def points(self, scenario: str, variant: str = "", *, swept: bool = False, late: float = 0.0) -> list[str]:
+        """Plays a scenario once and returns its points; it must end without an error."""
         with self._database(fresh=SCENARIOS[scenario].fresh) as name:
-            cell = Cell(scenario=scenario, uri=self._uri, database=name, sabotage=sabotage, swept=swept, late=late)
+            cell = Cell(scenario=scenario, uri=self._uri, database=name, variant=variant, swept=swept, late=late)
             seen = Process(victim, cell).until()
         assert not seen.of("broken"), seen.of("broken")[0]
         assert seen.exitcode == 0
         points = seen.of("point")
         return [point for point in points if _steady(point)] if SCENARIOS[scenario].threads else points
 
-    def troubles(self, cells: Sequence[Cell]) -> list[str]:
-        """What was wrong after each of the cells, none being the hope."""
-        with ThreadPoolExecutor(self.SIDE_BY_SIDE) as hands:
-            return [trouble for found in hands.map(self._play, cells) for trouble in found]
+    def violations(self, cells: Sequence[Cell]) -> list[str]:
+        """Runs the cells and returns all violations."""
+        with ThreadPoolExecutor(self.CONCURRENT_CELLS) as pool:
+            return [violation for found in pool.map(self._play, cells) for violation in found]
 
     def _play(self, cell: Cell) -> list[str]:
         with self._database(fresh=SCENARIOS[cell.scenario].fresh) as name:
             cell = replace(cell, uri=self._uri, database=name)
             found = self._killed(cell) if cell.death == KILL else self._stopped(cell)
-            return [f"{cell.name}: {trouble}" for trouble in found]
+            return [f"{cell.name}: {violation}" for violation in found]
 
     def _killed(self, cell: Cell) -> list[str]:
         seen = Process(victim, cell).until()
         if seen.exitcode != -signal.SIGKILL or seen.of("fired") != [cell.point]:
-            return [f"the point never came; {seen.told[-2:]}"]
+            return [f"the point was not reached; {seen.messages[-2:]}"]
         return self._taken_over(cell, seen.of("acknowledged"))
 
     def _stopped(self, cell: Cell) -> list[str]:
-        """The process hangs past its leases, others do its work and a client cancels; then it goes on."""
+        """The process is stopped past its leases, another one does its work and a client cancels; then it continues."""
         process = Process(victim, cell)
         seen = process.until("fired")
         if not seen.of("fired"):
-            return [f"the point never came; {seen.told[-2:]}"]
+            return [f"the point was not reached; {seen.messages[-2:]}"]
         process.wait_until_stopped()
         acknowledged = seen.of("acknowledged")
         found = self._taken_over(cell, [*{*acknowledged}], "cancel")
-        process.go_on()
+        process.resume()
         process.until()
         return found + self._taken_over(cell, [*{*seen.of("acknowledged")}], "look")
 
     def _taken_over(self, cell: Cell, acknowledged: Sequence[str], meanwhile: str = "") -> list[str]:
         let_time_pass(Stored.of(self._mongo[cell.database]))
         seen = Process(successor, cell, acknowledged, meanwhile).until()
-        return seen.of("trouble") if seen.of("done") else [*seen.of("trouble"), "the new process died"]
+        return seen.of("violation") if seen.of("done") else [*seen.of("violation"), "the new process died"]
 
     @contextmanager
     def _database(self, *, fresh: bool) -> Iterator[str]:
@@ -159,18 +161,18 @@ class Laboratory:
             self._databases.put(name)
 
     def _prepare(self, name: str) -> None:
-        # Werkzeug compiles its routes, and Python 3.11 does not bear that in two threads at once.
-        with composing:
+        # Werkzeug compiles its routes, which fails in two threads at once on Python 3.11.
+        with compose_lock:
             app = create_app(settings_for(Cell(scenario="", uri=self._uri, database=name), {}))
         runtime(app).prepare()
         runtime(app).stop()
 
 
 def _steady(point: str) -> bool:
-    """Whether a point comes in every run, however the threads meet.
+    """Whether a point comes in every run, whatever the order of the threads.
 
-    Looks come as often as they like, the feed, which is on no order's way, may hold its lines beyond the end, and news
-    that comes soon saves orders a write of its own for the acknowledgement.
+    The number of polling reads varies, the live feed may write after the end, and an early payment event saves the write of
+    the acknowledgement.
     """
     _, what, number = point.split(maxsplit=2)
     if what.startswith("steps.") or what == "orders.acknowledge_all":

@@ -1,4 +1,4 @@
-"""The provider of a chaos run knows a key for as long as it says, and moves money again under a forgotten one."""
+"""The provider of a chaos run knows a key for its key life, and moves money again under an expired one."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -7,7 +7,7 @@ import pytest
 
 from app.payments.payment import Call, Kind, ResponseCode
 from app.storage.mongodb import Database
-from tools.chaos.forgetful import ForgetfulLedger
+from tools.chaos.expiring_keys import ExpiringKeyLedger
 from tools.chaos.time_jump import older
 
 LIFE = 3600.0
@@ -18,7 +18,7 @@ REFUND = replace(CHARGE, kind=Kind.REFUND, key="a:1:refund:one", value=400, refu
 @pytest.fixture
 def ledger(mongodb_uri, settings):
     database = Database(mongodb_uri, settings.database)
-    made = ForgetfulLedger(database.collection("ledger", 5.0), LIFE)
+    made = ExpiringKeyLedger(database.collection("ledger", 5.0), LIFE)
     made.prepare()
     yield made
     database.close()
@@ -26,7 +26,7 @@ def ledger(mongodb_uri, settings):
 
 @pytest.fixture
 def wait(database):
-    """Let so many seconds pass for what is booked."""
+    """Makes the ledger entries older by a number of seconds."""
 
     def passed(seconds):
         for entry in database.ledger.find({}):
@@ -44,7 +44,7 @@ def test_a_known_key_is_charged_once(ledger, database, wait):
     assert database.ledger.count_documents({}) == 1
 
 
-def test_a_forgotten_key_is_not_found_and_is_charged_again(ledger, database, wait):
+def test_an_expired_key_is_not_found_and_is_charged_again(ledger, database, wait):
     ledger.enter(CHARGE, ResponseCode.CAPTURED)
     wait(LIFE + 60)
 
@@ -53,7 +53,7 @@ def test_a_forgotten_key_is_not_found_and_is_charged_again(ledger, database, wai
     assert database.ledger.count_documents({"orderId": "a", "answer": "captured"}) == 2
 
 
-def test_a_known_refund_is_made_once_and_a_forgotten_one_again_while_the_charge_covers_it(ledger, database, wait):
+def test_a_known_refund_is_made_once_and_an_expired_one_again_while_the_charge_covers_it(ledger, database, wait):
     ledger.enter(CHARGE, ResponseCode.CAPTURED)
     refunded = []
     for seconds in (0, LIFE - 60, 120, LIFE + 60):

@@ -1,4 +1,4 @@
-"""A contestant's database: a mongod of its own on disk, watched with few and cheap looks."""
+"""The database of one contestant: a mongod of its own on disk, polled with few and cheap queries."""
 
 import time
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ from app.storage.embedded_mongod import Mongod
 from tools.bench.processes import cpu_of
 
 DATABASE = "orderflow"
-LOOK_SECONDS = 0.02
-OPEN = "Processing"
+POLL_SECONDS = 0.02
+OPEN_STATUS = "Processing"
 
 
-class NeverSettled(RuntimeError):
-    """Orders were still Processing when patience ended."""
+class SettlementTimeout(RuntimeError):
+    """Orders were still Processing at the deadline."""
 
 
-class Base:
-    """A mongod, a client that looks at it, and the collections every contestant has.
+class BenchDatabase:
+    """A mongod, a client to it, and the collections that every contestant has.
 
-    Use it from the main thread: Linux ends mongod with the thread that started it.
+    Use it from the main thread: Linux kills mongod when the thread that started it ends.
     """
 
     def __init__(self, folder: Path, extra: Sequence[str] = ()) -> None:
@@ -43,59 +43,59 @@ class Base:
 
     @property
     def uri(self) -> str:
-        """Where it is."""
+        """The URI of the mongod."""
         return self._mongod.uri
 
     @property
     def database(self):
-        """What the contestant stores."""
+        """The contestant's database."""
         return self._client[DATABASE]
 
     @property
     def orders(self):
-        """The contestant's orders."""
+        """The contestant's collection of orders."""
         return self.database["orders"]
 
     @property
     def version(self) -> str:
-        """MongoDB's version."""
+        """The version of MongoDB."""
         return self._client.server_info()["version"]
 
     def cpu(self) -> float:
-        """CPU seconds used so far by mongod."""
+        """Returns the CPU seconds that mongod has used so far."""
         return cpu_of(psutil.Process(self._mongod.pid))
 
     def count(self) -> int:
-        """How many orders are stored; from the collection's own count, nothing is read."""
+        """Returns the number of stored orders from the collection's metadata, without reading documents."""
         return self.orders.estimated_document_count()
 
     def flush(self) -> None:
-        """Write everything to disk now, so that nobody's later round pays for it."""
+        """Writes everything to disk now, so that no later round pays for it."""
         self._client.admin.command("fsync")
 
-    def drained(self, since: ObjectId, patience: float = 120.0) -> float:
-        """Wait until no order made since then is Processing; the monotonic time when it was first seen.
+    def wait_until_settled(self, since: ObjectId, timeout: float = 120.0) -> float:
+        """Waits until no order from `since` on is Processing; returns the monotonic time at which that was seen.
 
-        Each look goes on where the last one stopped, along the index on _id: a settled order never opens again.
-        Before the answer all of them are looked at once more.
+        Each query continues at the oldest open order, along the index on _id: a settled order never opens again. A last
+        query reads all of them again. Raises SettlementTimeout.
         """
-        ends, low = time.monotonic() + patience, since
+        deadline, low = time.monotonic() + timeout, since
         while True:
             seen = time.monotonic()
             first = self._first_open(low)
             if first is None and (low == since or self._first_open(since) is None):
                 return seen
-            if seen > ends:
-                raise NeverSettled(f"order {first} and perhaps more still {OPEN} after {patience:g} s")
+            if seen > deadline:
+                raise SettlementTimeout(f"order {first} and perhaps more are still {OPEN_STATUS} after {timeout:g} s")
             low = first or since
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
     def _first_open(self, low: ObjectId) -> ObjectId | None:
-        wanted = {"_id": {"$gte": low}, "orderStatus": OPEN}
-        found = self.orders.find_one(wanted, {"_id": 1}, sort=[("_id", 1)], hint=[("_id", 1)])
+        query = {"_id": {"$gte": low}, "orderStatus": OPEN_STATUS}
+        found = self.orders.find_one(query, {"_id": 1}, sort=[("_id", 1)], hint=[("_id", 1)])
         return found["_id"] if found else None
 
 
 def ids_from_now() -> ObjectId:
-    """Below every id that is made from now on: an id begins with its second."""
+    """Returns a lower bound of all ids generated from now on: an id begins with its second."""
     return ObjectId.from_datetime(datetime.now(UTC))

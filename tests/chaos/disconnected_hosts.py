@@ -1,0 +1,66 @@
+"""Cuts the link between each two hosts of a cluster, then disconnects each host; prints the verdict as JSON.
+
+`python -m tests.chaos.disconnected_hosts FOLDER` first enters a network namespace of its own.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from tools.chaos.clients import LoadGenerator
+from tools.chaos.verdict import Verdict, examine, summarize, wait_until_settled
+from tools.cluster import hosts
+from tools.cluster.cluster import Cluster
+from tools.cluster.hosts import VirtualHosts
+
+ENVIRONMENT = {
+    "ALLOW_UNSAFE": "no_identity",
+    "PAYMENT_TIMEOUT": "1",
+    "BACKGROUND_DEADLINE": "1",
+    "PAYMENT_LEASE": "3.5",
+    "RELAY_LEASE": "2",
+    "PAYMENT_BACKOFF": "0.2",
+    "PAYMENT_BACKOFF_MAX": "1",
+    "BREAKER_RECOVERY": "1",
+    "SIMULATED_LATENCY_MS": "50",
+}
+# Longer than any deadline; a shorter cut is a delay to TCP.
+CUT_SECONDS = 2.4
+DISCONNECTED_SECONDS = 0.6
+
+
+def main(folder: Path) -> Verdict:
+    with VirtualHosts(folder) as network, Cluster(folder, ENVIRONMENT, host_of=network.host_of) as cluster:
+        began = time.monotonic()
+        with LoadGenerator(cluster.any_url, clients=6, rate=20, timeout=4) as load:
+            for number, pairs in enumerate(rounds(list(cluster.programs))):
+                for one, other in pairs:
+                    network.cut(one, other, silent=number % 2 == 0)
+                time.sleep(CUT_SECONDS)
+                for one, other in pairs:
+                    network.heal(one, other)
+            for name in cluster.programs:
+                network.disconnect(name)
+                time.sleep(DISCONNECTED_SECONDS)
+                network.reconnect(name)
+            healed = time.monotonic()
+        names = cluster.databases()
+        settled = wait_until_settled(cluster.mongodb_uri, names["orders"], payments=names["payments"])
+        report = examine(cluster.mongodb_uri, names["orders"], load.record, payments=names["payments"])
+        cluster.kill()
+    verdict = Verdict(0, healed - began, gave_up=load.gave_up, settled_after=settled - healed)
+    return summarize(verdict, report, load.record, [])
+
+
+def rounds(names):
+    """Yields rounds of disjoint pairs that together have every two of an odd number of names."""
+    count = len(names)
+    for number in range(count):
+        yield [(names[number - step], names[(number + step) % count]) for step in range(1, count // 2 + 1)]
+
+
+if __name__ == "__main__":
+    if not hosts.in_namespace():
+        hosts.enter_namespace([sys.executable, "-m", "tests.chaos.disconnected_hosts", *sys.argv[1:]])
+    print(json.dumps(main(Path(sys.argv[1])).as_dict()))

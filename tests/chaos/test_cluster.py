@@ -1,0 +1,113 @@
+"""Processes of a cluster are killed, disconnected, paused and replaced, and no order is lost."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.config import MODULES
+from tools.chaos.clients import LoadGenerator
+from tools.chaos.cluster_run import TWO_EACH, inject_and_judge
+from tools.chaos.faults import FaultKind
+from tools.chaos.network import ProxyNetwork
+from tools.chaos.plan import ENVIRONMENT, Plan
+from tools.chaos.verdict import examine, wait_until_settled
+from tools.cluster import hosts
+from tools.cluster.cluster import Cluster
+
+pytestmark = [pytest.mark.extended, pytest.mark.long]
+
+ROOT = Path(__file__).parents[2]
+SOON = 40.0
+
+
+@pytest.fixture
+def dropped_databases(settings, mongo):
+    """Drops the databases of a cluster at the end."""
+    yield
+    for module in MODULES:
+        mongo.drop_database(f"{settings.database}_{module}")
+
+
+SHORT = (
+    FaultKind.KILL_ORDERS,
+    FaultKind.KILL_BROKER,
+    FaultKind.KILL_PAYMENTS,
+    FaultKind.CUT_ORDERS_DATABASE,
+    FaultKind.KILL_GATEWAY,
+    FaultKind.CUT_PAYMENTS_BROKER,
+)
+
+
+def test_killing_processes_and_the_broker_loses_no_order_and_charges_none_twice(
+    rabbit_installed, mongodb_uri, settings, dropped_databases, tmp_path
+):
+    replicas = {"gateway": 1, "orders": 2, "payments": 2}
+    with ProxyNetwork() as network:
+        made = Cluster(
+            tmp_path,
+            ENVIRONMENT,
+            replicas=replicas,
+            extra_environ=network.environ,
+            mongodb_uri=mongodb_uri,
+            prefix=settings.database,
+        )
+        with made as cluster:
+            plan = Plan(seed=5, duration=9.0, rate=20.0, gap=(0.4, 1.2))
+            verdict = inject_and_judge(cluster, network, plan, SHORT, len(SHORT))
+
+    assert verdict.faults.keys() >= {FaultKind.KILL_ORDERS, FaultKind.KILL_BROKER, FaultKind.KILL_PAYMENTS}
+    assert verdict.acknowledged >= 10
+    assert verdict.duplicates > 0
+    assert verdict.settled == verdict.acknowledged
+    # A run this short may have no refund while a gateway runs.
+    assert verdict.kept_promises, verdict.as_dict()
+
+
+@pytest.fixture
+def cluster(bus_url, mongodb_uri, settings, dropped_databases, tmp_path):
+    """Two processes of each module, on the session's database and broker."""
+    made = Cluster(
+        tmp_path,
+        {"SIMULATED_LATENCY_MS": "100"},
+        replicas=TWO_EACH,
+        mongodb_uri=mongodb_uri,
+        bus_url=bus_url,
+        prefix=settings.database,
+    )
+    with made:
+        yield made
+        made.kill()
+
+
+def test_a_rolling_restart_of_each_module_under_load_answers_every_request(cluster, eventually):
+    names = cluster.databases()
+    with LoadGenerator(cluster.any_url, clients=6, rate=20, keep_alive=False, timeout=30) as load:
+        eventually(lambda: load.record.acknowledged)
+        cluster.rolling_restart(*MODULES)
+    wait_until_settled(cluster.mongodb_uri, names["orders"], SOON, payments=names["payments"])
+    report = examine(cluster.mongodb_uri, names["orders"], load.record, payments=names["payments"])
+
+    assert {sent.answer for sent in load.record.sent} <= {"200", "201", "409"}, load.record.answers
+    assert len(load.record.acknowledged) > 12
+    assert not report.findings + report.attention
+
+
+def test_disconnected_hosts_lose_no_order_and_charge_none_twice(rabbit_installed, tmp_path):
+    if not (hosts.namespaces_permitted() or os.environ.get("CI")):
+        pytest.skip(hosts.NOT_PERMITTED)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.chaos.disconnected_hosts", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stderr
+    verdict = json.loads(done.stdout)
+    assert verdict["clean"], verdict
+    assert verdict["settled"] == verdict["acknowledged"] >= 10
+    assert verdict["answers"].keys() & {"POST order: 503", "POST order: ConnectError", "POST order: ConnectTimeout"}

@@ -1,0 +1,205 @@
+"""A chaos run against a cluster: two processes of each module, RabbitMQ, mongod, and network links that can be cut.
+
+All run on one host, or each on a virtual host of its own.
+"""
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Protocol
+
+from app.config import MODULES
+from tools.chaos.clients import LoadGenerator
+from tools.chaos.event_duplicator import EventDuplicator
+from tools.chaos.faults import FaultInjector, FaultKind
+from tools.chaos.network import ProxyNetwork
+from tools.chaos.plan import ENVIRONMENT, LEASE, Plan
+from tools.chaos.verdict import Verdict, examine, summarize, wait_until_settled
+from tools.cluster.cluster import BROKER, DATABASE, Cluster
+from tools.cluster.hosts import VirtualHosts
+
+TWO_EACH = dict.fromkeys(MODULES, 2)
+CUT_SECONDS = (2.0, 7.0)
+DOWN_SECONDS = (0.0, 1.5)
+# RabbitMQ 3.10 stores a new queue half a second after it was declared; killed earlier, it loses a part of it.
+QUEUES_STORED_SECONDS = 2.0
+# The most that processes need to reconnect to a broker and declare their queues.
+QUEUES_DECLARED_SECONDS = 4.0
+
+KILLS = {"gateway": FaultKind.KILL_GATEWAY, "orders": FaultKind.KILL_ORDERS, "payments": FaultKind.KILL_PAYMENTS}
+PAUSES = {"orders": FaultKind.PAUSE_ORDERS, "payments": FaultKind.PAUSE_PAYMENTS}
+RESTARTS = {
+    "gateway": FaultKind.REPLACE_GATEWAY,
+    "orders": FaultKind.REPLACE_ORDERS,
+    "payments": FaultKind.REPLACE_PAYMENTS,
+}
+CUTS = {
+    ("gateway", BROKER): FaultKind.CUT_GATEWAY_BROKER,
+    ("orders", BROKER): FaultKind.CUT_ORDERS_BROKER,
+    ("payments", BROKER): FaultKind.CUT_PAYMENTS_BROKER,
+    ("gateway", DATABASE): FaultKind.CUT_GATEWAY_DATABASE,
+    ("orders", DATABASE): FaultKind.CUT_ORDERS_DATABASE,
+    ("payments", DATABASE): FaultKind.CUT_PAYMENTS_DATABASE,
+}
+ROUND = (
+    FaultKind.KILL_ORDERS,
+    FaultKind.KILL_BROKER,
+    FaultKind.KILL_PAYMENTS,
+    FaultKind.KILL_GATEWAY,
+    FaultKind.KILL_DATABASE,
+    *CUTS.values(),
+    *PAUSES.values(),
+    FaultKind.DISCONNECT_HOST,
+    FaultKind.KILL_BROKER,
+    FaultKind.DISCONNECT_HOST,
+    FaultKind.WIPE_BROKER,
+    *RESTARTS.values(),
+)
+FIRST = 3
+
+
+class Network(Protocol):
+    """The network links between the programs of a cluster."""
+
+    def cut(self, one: str, other: str, *, silent: bool) -> None:
+        """Cuts the link between two programs: packets are dropped if `silent`, else connections are refused."""
+
+    def heal(self, one: str, other: str) -> None:
+        """Restores the link."""
+
+    def disconnect(self, name: str) -> None:
+        """Drops all packets to and from one program."""
+
+    def reconnect(self, name: str) -> None:
+        """Restores all its links."""
+
+
+class ClusterFaultInjector(FaultInjector):
+    """Injects faults into the programs of a cluster and the links between them; a pause lasts `pause` seconds."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        network: Network,
+        random: Random,
+        pause: float,
+        kinds: Sequence[FaultKind],
+        first: int,
+    ) -> None:
+        actions = {
+            FaultKind.KILL_BROKER: self._kill_broker,
+            FaultKind.KILL_DATABASE: partial(self._kill_for_a_while, DATABASE),
+            FaultKind.WIPE_BROKER: self._wipe_broker,
+            FaultKind.DISCONNECT_HOST: self._disconnect,
+            **{kind: partial(self._kill, module) for module, kind in KILLS.items()},
+            **{kind: partial(self._pause, module) for module, kind in PAUSES.items()},
+            **{kind: partial(self._rolling_restart, module) for module, kind in RESTARTS.items()},
+            **{kind: partial(self._cut, *pair) for pair, kind in CUTS.items()},
+        }
+        super().__init__(random, actions, kinds, first)
+        self._cluster = cluster
+        self._network = network
+        self._pause_seconds = pause
+        self._queues_declared = time.monotonic()
+
+    def _one_of(self, module: str) -> str:
+        return self._random.choice([name for name, _ in self._cluster.processes_of(module)])
+
+    def _kill(self, module: str) -> bool:
+        server = self._cluster.servers[self._one_of(module)]
+        server.kill()
+        server.start()
+        return True
+
+    def _kill_broker(self) -> bool:
+        self.wait(max(0.0, self._queues_declared + QUEUES_STORED_SECONDS - time.monotonic()))
+        return self._kill_for_a_while(BROKER)
+
+    def _wipe_broker(self) -> bool:
+        rabbitmq = self._cluster.rabbitmq
+        if rabbitmq is None:
+            return False
+        # With a cut link it would never become ready.
+        self.undo_all()
+        rabbitmq.kill()
+        rabbitmq.delete_data()
+        rabbitmq.restart()
+        self._queues_declared = time.monotonic() + QUEUES_DECLARED_SECONDS
+        return True
+
+    def _kill_for_a_while(self, name: str) -> bool:
+        program = self._cluster.programs[name]
+        program.kill()
+        self.undo_after(self._random.uniform(*DOWN_SECONDS), lambda: program.running or program.start())
+        return True
+
+    def _pause(self, module: str) -> bool:
+        server = self._cluster.servers[self._one_of(module)]
+        server.pause()
+        self.undo_after(self._pause_seconds, server.resume)
+        return True
+
+    def _rolling_restart(self, module: str) -> bool:
+        # A paused or disconnected process would never become ready.
+        self.undo_all()
+        self._cluster.rolling_restart(module)
+        return True
+
+    def _cut(self, module: str, other: str) -> bool:
+        names = [name for name, _ in self._cluster.processes_of(module)]
+        silent, all_processes = self._random.random() < 0.5, self._random.random() < 0.3
+        for name in names if all_processes else [self._random.choice(names)]:
+            self._network.cut(name, other, silent=silent)
+            self.undo_after(self._random.uniform(*CUT_SECONDS), partial(self._network.heal, name, other))
+        return True
+
+    def _disconnect(self) -> bool:
+        name = self._random.choice(list(self._cluster.programs))
+        self._network.disconnect(name)
+        self.undo_after(self._random.uniform(*CUT_SECONDS), partial(self._network.reconnect, name))
+        return True
+
+
+def run(plan: Plan, folder: Path) -> Verdict:
+    """Runs the plan on one host, with all files in `folder`. Call it from the main thread."""
+    environ = {**ENVIRONMENT, **plan.environment}
+    with (
+        ProxyNetwork() as network,
+        Cluster(folder, environ, replicas=TWO_EACH, extra_environ=network.environ, root=plan.root) as cluster,
+    ):
+        return inject_and_judge(cluster, network, plan)
+
+
+def run_on_hosts(plan: Plan, folder: Path) -> Verdict:
+    """Runs the plan with a virtual host for each program. Call it inside a network namespace, see `tools.cluster.hosts`."""
+    environ = {**ENVIRONMENT, "ALLOW_UNSAFE": "no_identity", **plan.environment}
+    with (
+        VirtualHosts(folder) as network,
+        Cluster(folder, environ, replicas=TWO_EACH, host_of=network.host_of, root=plan.root) as cluster,
+    ):
+        return inject_and_judge(cluster, network, plan)
+
+
+def inject_and_judge(
+    cluster: Cluster, network: Network, plan: Plan, kinds: Sequence[FaultKind] = ROUND, first: int = FIRST
+) -> Verdict:
+    """Injects the faults of a plan into a running cluster under load, waits until all work has settled, and judges."""
+    verdict = Verdict(plan.seed, plan.duration)
+    random = Random(plan.seed)  # noqa: S311 - a simulation
+    faults = ClusterFaultInjector(cluster, network, random, LEASE + 1.5, kinds, first)
+    duplicator = EventDuplicator(cluster.bus_url, cluster.prefix, Random(plan.seed))  # noqa: S311 - a simulation
+    with LoadGenerator(cluster.any_url, clients=plan.clients, rate=plan.rate, seed=plan.seed) as load:
+        duplicator.start()
+        faults.run(plan.duration, plan.gap)
+    verdict.gave_up = load.gave_up
+    names = cluster.databases()
+    settled = wait_until_settled(cluster.mongodb_uri, names["orders"], payments=names["payments"])
+    verdict.settled_after = settled - faults.last
+    duplicator.stop()
+    verdict.duplicates = duplicator.copies
+    report = examine(cluster.mongodb_uri, names["orders"], load.record, payments=names["payments"])
+    cluster.kill()
+    verdict.failed_recoveries = faults.failed_recoveries
+    return summarize(verdict, report, load.record, faults.injected)

@@ -1,0 +1,40 @@
+"""A chaos run against one server with its database, as `make run` starts it.
+
+The provider fails, is slow or times out in a fifth of its calls to the very end, and its idempotency keys expire.
+"""
+
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+from app.storage.embedded_mongod import Mongod
+from tools.chaos.clients import LoadGenerator
+from tools.chaos.faults import FaultKind
+from tools.chaos.plan import ENVIRONMENT, LEASE, Plan
+from tools.chaos.server_faults import ServerFaultInjector
+from tools.chaos.target import Target
+from tools.chaos.verdict import Verdict, examine, summarize, wait_until_settled
+
+DATABASE = "orderflow"
+
+
+def run(plan: Plan, folder: Path) -> Verdict:
+    """Runs the plan with all files in `folder`. Call it from the main thread."""
+    verdict = Verdict(plan.seed, plan.duration)
+    environ = {**ENVIRONMENT, **plan.environment, "MONGODB_DATABASE": DATABASE}
+    target = Target(folder, environ, plan.root, small_data_disk=FaultKind.FILL_DATA_DISK in plan.kinds)
+    random = Random(plan.seed)  # noqa: S311 - a simulation
+    faults = ServerFaultInjector(target, DATABASE, random, LEASE + 1.5, plan.kinds, plan.first)
+    try:
+        with target:
+            with LoadGenerator(target.url, clients=plan.clients, rate=plan.rate, seed=plan.seed, wait=True) as load:
+                faults.run(plan.duration, plan.gap)
+            verdict.gave_up = load.gave_up
+            verdict.settled_after = wait_until_settled(target.mongodb_uri, DATABASE) - faults.last
+        # The judgement reads the data on the disk, in whatever state the server's own mongod is.
+        with Mongod(target.data) as mongod:
+            report = examine(mongod.uri, DATABASE, load.record, aged=faults.aged)
+    finally:
+        target.unmount()
+    verdict.threads, verdict.failed_recoveries = dict(Counter(target.ended_threads())), faults.failed_recoveries
+    return summarize(verdict, report, load.record, faults.injected)
