@@ -201,7 +201,7 @@ def summarize(verdict: Verdict, report: Report, record: ClientRecord, faults: Se
     verdict.over_refunded = len(audited.orders_with(audit.OVER_REFUNDED))
     counted = (audit.LOST, audit.STUCK, audit.CHARGED, audit.OVER_REFUNDED)
     verdict.violated = sum(one.kind not in counted for one in audited.findings)
-    verdict.doctor = len(report.doctor.findings)
+    verdict.doctor = len(report.doctor.violations)
     verdict.acknowledged = len(record.acknowledged)
     verdict.settled = len(record.acknowledged & audited.settled)
     verdict.parked = len(record.acknowledged & audited.parked)
@@ -221,8 +221,8 @@ def summarize(verdict: Verdict, report: Report, record: ClientRecord, faults: Se
 
 def _details(report: Report, record: ClientRecord, failed_recoveries: Sequence[str]) -> list[str]:
     violations = [f"{one.kind}: {one.order_id} {one.detail}" for one in report.audit.findings]
-    diagnosed = [f"doctor, {one.invariant}: {one.order_id} {one.detail}" for one in report.doctor.findings]
-    waiting = [f"{one.invariant}: {one.order_id} {one.detail}" for one in report.attention]
+    diagnosed = [f"doctor, {one.check}: {one.order_id} {one.detail}" for one in report.doctor.violations]
+    waiting = [f"{one.check}: {one.order_id} {one.detail}" for one in report.attention]
     return [
         *failed_recoveries,
         *violations[:DETAILS],
