@@ -44,7 +44,7 @@ def create_app(
     stages.subscribe(metrics.observe_stages)
     if tracing.enabled(os.environ):
         _start_tracing()
-    uri = settings.mongodb_uri or embedded_mongod.running(settings.data) or NO_DATABASE
+    uri = settings.mongodb_uri or embedded_mongod.running_uri(settings.data) or NO_DATABASE
     database = Database(uri, settings.database, **client_options)
     open_collection = partial(_collection, database, settings)
     bus = _make_bus(settings)
@@ -81,7 +81,7 @@ def create_app(
     app.extensions["orderflow"] = made
     if runs_gateway:
         cursor_key = partial(_cursor_key, database, settings)
-        gateway.install(app, bus, made.ready, settings, rate_limits.take, cursor_key, live=feed, alive=made.alive)
+        gateway.install(app, bus, made.ready, settings, rate_limits.increment, cursor_key, live=feed, alive=made.alive)
     else:
         gateway.install_probes(app, bus, made.ready, settings, made.alive)
     cli.install(app, bus, feed, partial(make_doctor, database, settings), manual_review, outboxes)

@@ -41,14 +41,14 @@ def install(
     bus: RequestClient,
     ready: Callable[[], bool],
     settings: Settings,
-    take: rate_limits.Take,
+    increment: rate_limits.Increment,
     cursor_key: Callable[[], bytes],
     live: StageFeed | None = None,
     alive: Callable[[], bool] = lambda: True,
 ) -> None:
     """Give `app` its routes, error handlers and headers.
 
-    `ready` is whether requests can be served, `alive` whether the process works at all. `take` counts requests for the rate
+    `ready` is whether requests can be served, `alive` whether the process works at all. `increment` counts requests for the rate
     limits, `cursor_key` returns the key that signs cursors. Without a `live` feed there is no console.
     """
     _prepare(app, settings)
@@ -72,8 +72,8 @@ def install(
         request_tracing.install(app, tracing.tracer)
     allowed_hosts.install(app, settings)
     canonical_paths.install(app)
-    authentication.install(app, settings, rate_limits.authentication_failure_limit(settings, take))
-    rate_limits.install(app, settings, take)
+    authentication.install(app, settings, rate_limits.authentication_failure_limit(settings, increment))
+    rate_limits.install(app, settings, increment)
     app.after_request(_finish_request)
 
 

@@ -300,7 +300,7 @@ def payment_event_patch(
     return Patch(
         key=ObjectId(event.order_id),
         expected={"version": state.version},
-        route={"userId": event.user_id} if event.user_id else {},
+        shard_key={"userId": event.user_id} if event.user_id else {},
         sets={**sets, "outbox": []} if acknowledged else sets,
         unsets=RELAY_FIELDS if acknowledged else (),
         pushes=pushes,

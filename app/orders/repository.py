@@ -28,7 +28,7 @@ from app.orders.documents import (
     transition_update,
 )
 from app.orders.order import PROCESSING, OrderState, OrderTransition
-from app.storage.bulk import NotStored, Patch, bulk_compare_and_set, bulk_insert
+from app.storage.bulk import InsertRejected, Patch, bulk_compare_and_set, bulk_insert
 from app.storage.group_commit import GroupCommit
 from app.storage.mongodb import Document, Store
 
@@ -65,7 +65,7 @@ class OrderRepository:
         stored = new_document(order, transition, [encode_event(event)], at, self._outbox.lease_end())
         try:
             self._inserts(stored, self._deadline)
-        except NotStored as error:
+        except InsertRejected as error:
             if not error.duplicate:
                 raise
             if order.idempotency_key:

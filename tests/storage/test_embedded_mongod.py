@@ -19,7 +19,7 @@ from pymongo import MongoClient, WriteConcern
 from pymongo.errors import OperationFailure
 
 from app.storage import embedded_mongod
-from app.storage.embedded_mongod import Mongod, MongodFailed, MongodMissing, find_binary, running
+from app.storage.embedded_mongod import Mongod, MongodFailed, MongodMissing, find_binary, running_uri
 
 ROOT = Path(__file__).parents[2]
 DURABLE = WriteConcern(w="majority", j=True, wtimeout=10_000)
@@ -175,7 +175,7 @@ def test_it_takes_a_majority_journaled_write_and_keeps_it_over_a_restart(make, d
         first, pid = mongod.uri, mongod.pid
     assert not alive(pid)
     assert not mongod.owned
-    assert running(data) is None
+    assert running_uri(data) is None
     assert mongod.start() == first
     note(first, "after")
     assert notes(first) == ["after", "before"]
@@ -228,7 +228,7 @@ def test_a_folder_that_all_users_share_is_refused_and_left_as_it_is(make, tmp_pa
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o1777)
-    with pytest.raises(MongodFailed, match="Name a folder of its own"):
+    with pytest.raises(MongodFailed, match="Use a folder of its own"):
         make(shared).start()
     assert shared.stat().st_mode & 0o7777 == 0o1777
     assert list(shared.iterdir()) == []
@@ -315,7 +315,7 @@ def test_what_a_crash_left_behind_does_not_hinder_a_start(make, data, left):
         state.write_text('{"port": 27')
     elif left == "nothing":
         state.unlink()
-    assert running(data) is None
+    assert running_uri(data) is None
     again = make()
     assert notes(again.start()) == ["before"]
     assert again.owned
@@ -323,7 +323,7 @@ def test_what_a_crash_left_behind_does_not_hinder_a_start(make, data, left):
 
 def test_the_second_attaches_and_its_stop_leaves_the_first_alone(make, data):
     first, second = make(), make()
-    assert first.start() == second.start() == running(data)
+    assert first.start() == second.start() == running_uri(data)
     assert second.pid == first.pid
     assert not second.owned
     second.stop()
@@ -356,8 +356,8 @@ def test_the_mongod_of_another_folder_is_not_mistaken_for_ours(make, data, tmp_p
     other = tmp_path / "other"
     other.mkdir()
     shutil.copy(data / "mongod.json", other)
-    assert running(data)
-    assert running(other) is None
+    assert running_uri(data)
+    assert running_uri(other) is None
 
 
 def test_served_by_a_process_of_its_own_it_outlives_ctrl_c_and_ends_with_the_pipe(spawn, data):
@@ -365,7 +365,7 @@ def test_served_by_a_process_of_its_own_it_outlives_ctrl_c_and_ends_with_the_pip
     uri = server.stdout.readline().strip()
     os.killpg(server.pid, signal.SIGINT)
     note(uri, "draining")
-    assert running(data) == uri
+    assert running_uri(data) == uri
     server.stdin.close()
     assert server.wait(30) == 0
     assert not mongods_on(data)

@@ -13,7 +13,7 @@ from app.payments.payment import Call, ResponseCode
 from app.payments.providers import Provider
 from app.payments.providers.ledger import SCHEMA, Ledger
 from app.payments.providers.simulated import Faults, SimulatedProvider
-from app.storage.bulk import NotStored
+from app.storage.bulk import InsertRejected
 from app.storage.mongodb import Document, Store
 
 
@@ -40,7 +40,7 @@ class ExpiringKeyLedger(Ledger):
             entry = self._entry(call, answer, reason, latest["number"] + 1 if latest else 1)
             try:
                 self._inserts(entry, self.PATIENCE)
-            except NotStored as exc:
+            except InsertRejected as exc:
                 if not exc.duplicate:
                     raise
                 continue  # Another process recorded it at the same moment.

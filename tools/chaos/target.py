@@ -127,7 +127,7 @@ class Target(Server):
     @property
     def mongodb_uri(self) -> str:
         """The URI of its database, or the last known one while it is down."""
-        self._mongodb_uri = embedded_mongod.running(self.data) or self._mongodb_uri
+        self._mongodb_uri = embedded_mongod.running_uri(self.data) or self._mongodb_uri
         return self._mongodb_uri
 
     @property

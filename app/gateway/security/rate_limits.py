@@ -21,7 +21,7 @@ PAUSE_SECONDS = 1.0
 EXEMPT_ENDPOINTS = frozenset({"health.healthz", "health.readyz", "metrics.show"})
 
 # Counts one more request of a key; returns for each window (in seconds) the count so far and the seconds until it ends.
-Take = Callable[[str, Sequence[int]], Sequence[tuple[int, float]]]
+Increment = Callable[[str, Sequence[int]], Sequence[tuple[int, float]]]
 
 
 class RateLimited(ApplicationError):
@@ -47,11 +47,11 @@ class RateLimit:
 class RateLimiter:
     """Some limits that apply together. If the counters are unavailable, every request passes."""
 
-    def __init__(self, notation: str, take: Take) -> None:
+    def __init__(self, notation: str, increment: Increment) -> None:
         self.limits = parse_limits(notation)
         self.policy = ", ".join(limit.policy for limit in self.limits)
         self._windows = [limit.seconds for limit in self.limits]
-        self._take = take
+        self._increment = increment
         self._blocked_until: OrderedDict[str, float] = OrderedDict()
         self._paused_until = 0.0
 
@@ -76,7 +76,7 @@ class RateLimiter:
         if now < self._paused_until:
             return ()
         try:
-            return self._take(key, self._windows)
+            return self._increment(key, self._windows)
         except Exception as exc:  # Nor may an error such as a missing right in the database reject every request.
             self._paused_until = now + PAUSE_SECONDS
             log.warning("requests are not counted", module="gateway", reason=f"{type(exc).__name__}: {exc}"[:200])
@@ -102,21 +102,24 @@ def parse_limits(notation: str) -> list[RateLimit]:
     return [RateLimit(item.GRANULARITY.name, item.amount, item.get_expiry()) for item in items]
 
 
-def authentication_failure_limit(settings: Settings, take: Take) -> Callable[[], object]:
+def authentication_failure_limit(settings: Settings, increment: Increment) -> Callable[[], object]:
     """A function to call for each failed authentication; it raises RateLimited for an address with too many."""
     if not settings.auth_failure_limit:
         return lambda: None
-    addresses, limiter = ClientAddresses(settings.forwarded_allow_ips), RateLimiter(settings.auth_failure_limit, take)
+    addresses, limiter = (
+        ClientAddresses(settings.forwarded_allow_ips),
+        RateLimiter(settings.auth_failure_limit, increment),
+    )
     return lambda: limiter.check(f"failure:{addresses.address_of(request)}")
 
 
-def install(app: Flask, settings: Settings, take: Take) -> None:
+def install(app: Flask, settings: Settings, increment: Increment) -> None:
     """Limit the requests of `app`'s callers, if limits are configured."""
     if settings.counts_requests:
         app.after_request(_add_headers)
     if not settings.rate_limit:
         return
-    addresses, limiter = ClientAddresses(settings.forwarded_allow_ips), RateLimiter(settings.rate_limit, take)
+    addresses, limiter = ClientAddresses(settings.forwarded_allow_ips), RateLimiter(settings.rate_limit, increment)
 
     def check() -> None:
         if request.endpoint in EXEMPT_ENDPOINTS:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from app.payments.payment import Call, ResponseCode
-from app.storage.bulk import NotStored, bulk_insert
+from app.storage.bulk import InsertRejected, bulk_insert
 from app.storage.group_commit import GroupCommit
 from app.storage.mongodb import Document, Store
 
@@ -46,7 +46,7 @@ class Ledger:
         }
         try:
             self._inserts(entry, self.PATIENCE)
-        except NotStored as exc:
+        except InsertRejected as exc:
             if not exc.duplicate:
                 raise
             return self.find(call.key) or entry
@@ -80,6 +80,6 @@ class Ledger:
         with self._store.with_deadline() as entries:
             return entries.find_one({"_id": key})
 
-    def _insert(self, batch: list[Document]) -> Sequence[NotStored | None]:
+    def _insert(self, batch: list[Document]) -> Sequence[InsertRejected | None]:
         with self._store.with_deadline() as entries:
             return bulk_insert(entries, batch)

@@ -217,7 +217,7 @@ def _g():
 def two_workers(settings, monkeypatch):
     """Two applications on one database."""
     # Where counting takes too long all may pass: not here, however busy the machine.
-    monkeypatch.setattr("app.storage.rate_limits.PATIENCE_SECONDS", 20.0)
+    monkeypatch.setattr("app.storage.rate_limits.TIMEOUT_SECONDS", 20.0)
     made = [create_app(replace(settings, rate_limit="20/minute;1000/day")) for _ in range(2)]
     for app in made:
         runtime(app).prepare()
@@ -242,7 +242,7 @@ def test_workers_count_together_and_lose_no_count(two_workers, database):
 
 
 def test_what_is_counted_is_forgotten_by_the_database(two_workers, database):
-    assert database.rate_limits.index_information()["forgotten"]["expireAfterSeconds"] == 0
+    assert database.rate_limits.index_information()["expiry"]["expireAfterSeconds"] == 0
 
 
 def test_a_window_that_is_over_begins_anew(two_workers, database):
