@@ -18,7 +18,7 @@ from pymongo.errors import PyMongoError
 from app.contracts.base import Unavailable
 from app.orders.documents import SCHEMA as ORDER_SCHEMA
 from app.orders.order import CANCELLED, DECLINED, NEW, PROCESSING, fold
-from app.payments.repository import SCHEMA as PAYMENT_SCHEMA
+from app.payments.documents import SCHEMA as PAYMENT_SCHEMA
 from app.storage.mongodb import Document, Store
 
 BATCH = 500
@@ -188,8 +188,8 @@ class Doctor:
 
     def _parked_payments(self) -> Iterator[Finding]:
         with self._payments.with_deadline() as payments:
-            for doc in payments.find({"status": PARKED}, {"parked": 1}):
-                yield Finding("parked payment", str(doc["_id"]), doc.get("parked", ""))
+            for doc in payments.find({"status": PARKED}, {"parkedReason": 1}):
+                yield Finding("parked payment", str(doc["_id"]), doc.get("parkedReason", ""))
 
     def _dead_letters(self) -> Iterator[Finding]:
         for store in (self._orders, self._payments):

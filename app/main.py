@@ -63,7 +63,7 @@ def create_app(
         provider = make_provider(settings, open_collection("payments", "ledger"))
         payments_module = payments.install(bus, bus, open_collection("payments", "payments"), provider, settings)
         modules["payments"], outboxes["payments"] = payments_module, payments_module.outbox
-        worker, manual_review = payments_module.worker, payments_module.desk
+        worker, manual_review = payments_module.worker, payments_module.manual_review
         preparations += [provider.prepare] if hasattr(provider, "prepare") else []
     if runs_gateway and settings.counts_requests:
         preparations.append(rate_limits.prepare)
@@ -74,7 +74,7 @@ def create_app(
         feed,
         modules,
         preparations,
-        set_gauges=[worker.measure] if worker else [],
+        set_gauges=[worker.set_gauges] if worker else [],
         hung_calls=lambda: worker.hung if worker else 0,
     )
     app = Flask("app", static_folder=None)

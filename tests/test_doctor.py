@@ -209,7 +209,7 @@ def test_a_violation_that_ends_within_the_pause_does_not_count(doctor, paid, dat
 def test_work_for_an_operator_is_reported_and_is_no_violation(doctor, paid, database):
     order(database, paid[0], paymentStatus="Unknown")
     database.orders.update_one({"_id": ObjectId(paid[0])}, {"$set": {"events.1.paymentStatus": "Unknown"}})
-    payment(database, paid[0], status="Unknown", parked="nobody knows")
+    payment(database, paid[0], status="Unknown", parkedReason="nobody knows")
     letter = {"reason": "poison", "event_id": "e", "failures": 8, "at": LONG_AGO}
     order(database, paid[1], deadLetter=letter, outbox=[EVENT])
     report = doctor.examine(paid, 0.0)

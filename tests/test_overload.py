@@ -32,7 +32,7 @@ class HangingProvider:
     def charge(self, call):
         self.charges += 1
         if self.failing:
-            return ProviderResponse(answer=ResponseCode.NOT_ATTEMPTED, reason="out of order")
+            return ProviderResponse(code=ResponseCode.NOT_ATTEMPTED, reason="out of order")
         if call.product_id == "hangs":
             self.recovered.wait(60)
         return self._real.charge(call)
@@ -214,7 +214,7 @@ UNFINISHED = {
     "a dead letter": ("orders", with_dead_letter),
     "a payment that is due": ("payments", lambda now: {"dueAt": now - timedelta(seconds=5)}),
     "a payment to retry": ("payments", lambda now: {"dueAt": now + timedelta(hours=1)}),
-    "a parked payment": ("payments", lambda now: {"status": "Unknown", "parked": "no answer"}),
+    "a parked payment": ("payments", lambda now: {"status": "Unknown", "parkedReason": "no answer"}),
     "a payment's event that is due": ("payments", lambda now: {"relayDue": now - timedelta(seconds=5)}),
     "a payment's event to retry": ("payments", with_retry),
     "a payment's dead letter": ("payments", with_dead_letter),

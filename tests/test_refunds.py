@@ -7,7 +7,7 @@ import pytest
 from bson import ObjectId
 
 from app.main import create_app, runtime
-from app.payments.payment import Kind, ProviderResponse, ResponseCode
+from app.payments.payment import CallKind, ProviderResponse, ResponseCode
 from app.payments.providers import make
 
 
@@ -24,7 +24,7 @@ class Forgetful:
         return getattr(self._real, name)
 
     def find(self, call):
-        return None if call.kind == Kind.REFUND else self._real.find(call)
+        return None if call.kind == CallKind.REFUND else self._real.find(call)
 
     def refund(self, call):
         self.refunds.append(call.key)
@@ -32,7 +32,7 @@ class Forgetful:
             return self._real.refund(call)
         if self._after:
             self._real.refund(call)
-        return ProviderResponse(answer=ResponseCode.UNKNOWN, reason="timed out")
+        return ProviderResponse(code=ResponseCode.UNKNOWN, reason="timed out")
 
 
 @pytest.fixture

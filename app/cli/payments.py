@@ -22,11 +22,11 @@ def group(manual_review: ManualReview) -> click.Group:
         rows = [
             {
                 "orderId": held.payment.order_id,
-                "since": f"{held.first_at:%Y-%m-%dT%H:%M:%SZ}",
-                "reason": held.payment.parked,
+                "since": f"{held.payment.requested_at:%Y-%m-%dT%H:%M:%SZ}",
+                "reason": held.payment.parked_reason,
                 "refundId": held.payment.pending_refund.refund_id if held.payment.pending_refund else "",
             }
-            for held in report_errors(manual_review.parked, limit)
+            for held in report_errors(manual_review.list_parked, limit)
         ]
         print_rows("Parked payments", rows, as_json)
 

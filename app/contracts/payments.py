@@ -1,10 +1,24 @@
 """Messages of payments: the requests it answers and the events it publishes."""
 
+from enum import StrEnum
+
 from app.contracts.base import Backlog, Event, OrderIds, QueueCounts, Reply, Request
 
 
+class PaymentStatus(StrEnum):
+    """The state of an order's money; Unknown while a payment is parked."""
+
+    PROCESSING = "Processing"
+    CAPTURED = "Captured"
+    DECLINED = "Declined"
+    VOIDED = "Voided"
+    REFUNDING = "Refunding"
+    REFUNDED = "Refunded"
+    UNKNOWN = "Unknown"
+
+
 class Attempt(Reply, frozen=True, kw_only=True):
-    """One call to the provider and what it answered; it ended `at` after so many microseconds."""
+    """One call to the provider and its answer. The call ended at `at` and took `took_us` microseconds."""
 
     attempt: int
     at: str
@@ -15,15 +29,15 @@ class Attempt(Reply, frozen=True, kw_only=True):
 
 
 class Attempts(Reply, frozen=True, kw_only=True):
-    """The calls made for an order's payment, oldest first; of many the newest alone."""
+    """The calls made for an order's payment, oldest first; only the newest where there are many."""
 
     attempts: tuple[Attempt, ...]
 
 
 class PaymentExplanation(Reply, frozen=True, kw_only=True):
-    """Where an order's payment stands; `known` is false where payments has not heard of it yet.
+    """The state of an order's payment; `known` is false where payments has not received the order yet.
 
-    `next_attempt_at` is empty where none is planned, `waits_for` where the payment waits for nothing.
+    `next_attempt_at` is empty where no call is planned, `waits_for` where the payment waits for nothing.
     """
 
     known: bool
@@ -34,11 +48,11 @@ class PaymentExplanation(Reply, frozen=True, kw_only=True):
 
 
 class CheckPaymentBacklog(Request[Backlog], frozen=True, kw_only=True):
-    """Tell how far payments are behind with calling the provider."""
+    """Return how many payments are due and for how long the oldest has waited."""
 
 
 class ListStuckPayments(Request[OrderIds], frozen=True, kw_only=True):
-    """Tell orders whose payment is open since `overdue_ms` or waits for an operator, or (`dead`) cannot be told of."""
+    """List orders whose payment is open for `overdue_ms` or parked, or, with `dead`, whose result is a dead letter."""
 
     dead: bool
     overdue_ms: int
@@ -46,29 +60,29 @@ class ListStuckPayments(Request[OrderIds], frozen=True, kw_only=True):
 
 
 class CheckPaymentQueue(Request[QueueCounts], frozen=True, kw_only=True):
-    """Tell which payments are open."""
+    """Count the open payments."""
 
 
 class ListAttempts(Request[Attempts], frozen=True, kw_only=True):
-    """Tell the calls made to the provider for an order's payment; none where it is unknown or another user's."""
+    """List the provider calls for an order's payment; empty where it is unknown or another user's."""
 
     order_id: str
     on_behalf_of: str
 
 
 class ExplainPayment(Request[PaymentExplanation], frozen=True, kw_only=True):
-    """Tell where an order's payment stands."""
+    """Explain the state of an order's payment."""
 
     order_id: str
     on_behalf_of: str
 
 
 class PaymentEvent(Event, frozen=True, kw_only=True):
-    """News from payments. `order_sequence` is the newest event of the order that payments had taken in by then.
+    """An event of payments. `order_sequence` is the sequence of the newest order event that payments had applied by then.
 
-    It acknowledges that event and all before it, so that orders can forget them with the very write that the news
-    makes; 0 acknowledges nothing. `user_id` says where the order is kept, where orders are spread by user; empty where
-    that is not known.
+    It acknowledges that event and all before it, so that orders removes them from its outbox in the same write that
+    applies this event; 0 acknowledges nothing. `user_id` routes the write where orders are sharded by user; empty
+    where the user is not known.
     """
 
     required_consumers = ("orders",)
@@ -78,25 +92,25 @@ class PaymentEvent(Event, frozen=True, kw_only=True):
 
 
 class PaymentCaptured(PaymentEvent, frozen=True, kw_only=True):
-    """The provider took the whole total. `took_ms` is the provider's time."""
+    """The provider took the whole total. The call took `took_ms` milliseconds."""
 
     reference: str
     took_ms: int
 
 
 class PaymentDeclined(PaymentEvent, frozen=True, kw_only=True):
-    """The provider refused for good; no money moved."""
+    """The provider refused the charge for good; no money moved."""
 
     reason: str
     took_ms: int
 
 
 class PaymentVoided(PaymentEvent, frozen=True, kw_only=True):
-    """The payment of a cancelled order was called off before any money moved."""
+    """The payment of a cancelled order was voided before any money moved."""
 
 
 class PaymentRefunded(PaymentEvent, frozen=True, kw_only=True):
-    """`refund_value` went back to the payer; `refunded_total` is all that has gone back so far."""
+    """`refund_value` went back to the payer; `refunded_total` is the sum of all refunds so far."""
 
     refund_id: str
     refund_value: int
@@ -104,9 +118,9 @@ class PaymentRefunded(PaymentEvent, frozen=True, kw_only=True):
 
 
 class PaymentRefundFailed(PaymentEvent, frozen=True, kw_only=True):
-    """An operator gave up a refund that the provider refuses (`reason`): `refund_value` is no longer reserved for it.
+    """An operator dropped a refund that the provider refuses (`reason`): `refund_value` is no longer reserved for it.
 
-    `refunded_total` is all that has gone back so far.
+    `refunded_total` is the sum of all refunds so far.
     """
 
     refund_id: str
@@ -116,6 +130,6 @@ class PaymentRefundFailed(PaymentEvent, frozen=True, kw_only=True):
 
 
 class PaymentParked(PaymentEvent, frozen=True, kw_only=True):
-    """Nobody could learn in time whether money moved (`reason`); an operator has to settle it."""
+    """It is unknown whether money moved (`reason`), and retries have ended; an operator must settle the payment."""
 
     reason: str

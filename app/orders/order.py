@@ -27,6 +27,7 @@ from app.contracts.payments import (
     PaymentParked,
     PaymentRefunded,
     PaymentRefundFailed,
+    PaymentStatus,
     PaymentVoided,
 )
 
@@ -59,18 +60,6 @@ class Trigger(StrEnum):
     CONFIRM = "PUT Confirm"
     CANCEL = "PUT Cancelled"
     TEXT = "PUT any other text"
-
-
-class PaymentStatus(StrEnum):
-    """Where the money of an order is, as far as orders knows."""
-
-    PROCESSING = "Processing"
-    CAPTURED = "Captured"
-    DECLINED = "Declined"
-    VOIDED = "Voided"
-    REFUNDING = "Refunding"
-    REFUNDED = "Refunded"
-    UNKNOWN = "Unknown"
 
 
 # Words about money that only payments may use; a client cannot set them as a status.

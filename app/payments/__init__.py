@@ -1,28 +1,23 @@
-"""Payments: pays for orders through a provider, once each, and gives back what is cancelled."""
+"""Payments: pays for each order once, through a provider, and refunds cancelled orders.
 
-from functools import partial
+May import messaging, storage, observability, contracts and config; never orders or the gateway.
+"""
 
 from app.config import Settings
-from app.contracts.orders import OrderCancelled, OrderCreated, RefundRequested
-from app.contracts.payments import (
-    CheckPaymentBacklog,
-    CheckPaymentQueue,
-    ExplainPayment,
-    ListAttempts,
-    ListStuckPayments,
-)
 from app.messaging.bus import EventPublisher, HandlerRegistry
+from app.messaging.handlers import register_handlers
 from app.messaging.outbox import Outbox
 from app.messaging.relay import Relay
 from app.observability.stages import Stage
 from app.observability.supervision import Heartbeat
-from app.payments import service
 from app.payments.manual_review import ManualReview
 from app.payments.payment import RetryPolicy
 from app.payments.provider_client import CircuitBreakingProvider
 from app.payments.providers import Provider
+from app.payments.queries import PaymentQueries
 from app.payments.repository import PaymentRepository
-from app.payments.results import Settler
+from app.payments.results import ResultWriter
+from app.payments.service import PaymentService
 from app.payments.worker import Worker
 from app.storage.mongodb import Store
 
@@ -31,34 +26,34 @@ class Payments:
     """The module's background work: its worker and its relay."""
 
     def __init__(
-        self, payments: PaymentRepository, worker: Worker, relay: Relay, outbox: Outbox, desk: ManualReview
+        self, payments: PaymentRepository, worker: Worker, relay: Relay, outbox: Outbox, manual_review: ManualReview
     ) -> None:
         self._payments = payments
         self.outbox = outbox
-        self.desk = desk
+        self.manual_review = manual_review
         self.worker = worker
         self.relay = relay
 
     @property
     def heartbeats(self) -> tuple[Heartbeat, ...]:
-        """Of everything that works in the background."""
+        """The heartbeats of all background threads."""
         return (*self.worker.heartbeats, self.relay.thread)
 
     def prepare(self) -> None:
-        """Create what the module's collection needs."""
+        """Create the collection's validator and indexes."""
         self._payments.prepare()
 
     def start(self) -> None:
-        """Start paying and handing on."""
+        """Start the worker and the relay."""
         self.worker.start()
         self.relay.start()
 
     def drain(self) -> None:
-        """Take up no more payments. Safe in a signal handler: sets a flag only."""
+        """Take no new payments. Safe in a signal handler: only sets a flag."""
         self.worker.draining = True
 
     def stop(self, timeout: float) -> None:
-        """Let running calls end, give back what was not begun, hand on what is recorded."""
+        """Let running calls end, release leases of calls that were not started, deliver what is recorded."""
         self.worker.stop(timeout)
         self.relay.stop(timeout)
 
@@ -66,22 +61,22 @@ class Payments:
 def install(
     bus: HandlerRegistry, publisher: EventPublisher, store: Store, provider: Provider, settings: Settings
 ) -> Payments:
-    """Put payments on the bus, with its own collection and a provider."""
+    """Compose the module and register its handlers on the bus."""
     outbox = Outbox(store, settings.relay_lease)
     payments = PaymentRepository(store, outbox, settings.payment_lease, settings.last_restore)
-    settler = Settler(payments)
-    patience = RetryPolicy(
-        tries=settings.payment_tries,
+    policy = RetryPolicy(
+        max_tries=settings.payment_tries,
         horizon=settings.payment_horizon,
         key_life=settings.key_life,
         backoff=settings.payment_backoff,
         backoff_max=settings.payment_backoff_max,
     )
+    results = ResultWriter(payments, policy)
     worker = Worker(
         payments,
         CircuitBreakingProvider(provider, settings.breaker_failures, settings.breaker_recovery),
-        settler,
-        patience,
+        results,
+        policy,
         threads=settings.payment_threads,
         timeout=settings.payment_timeout,
         interval=settings.sweep_interval,
@@ -94,27 +89,6 @@ def install(
         interval=settings.sweep_interval,
         tries=settings.relay_tries,
     )
-    bus.subscribe("payments", OrderCreated, partial(service.on_orders_created, payments=payments, worker=worker))
-    bus.subscribe(
-        "payments",
-        OrderCancelled,
-        partial(service.on_orders_cancelled, payments=payments, settler=settler, worker=worker),
-    )
-    bus.subscribe(
-        "payments",
-        RefundRequested,
-        partial(service.on_refunds_requested, payments=payments, settler=settler, worker=worker),
-    )
-    bus.register_handler(
-        CheckPaymentBacklog,
-        partial(service.check_backlog, payments=payments, outbox=outbox, limit=settings.backlog_limit),
-    )
-    bus.register_handler(
-        CheckPaymentQueue,
-        partial(service.check_queue, payments=payments, outbox=outbox, limit=settings.backlog_limit),
-    )
-    bus.register_handler(ListStuckPayments, partial(service.list_stuck_payments, payments=payments, outbox=outbox))
-    bus.register_handler(ListAttempts, partial(service.list_attempts, payments=payments))
-    bus.register_handler(ExplainPayment, partial(service.explain_payment, payments=payments))
-    desk = ManualReview(payments, provider, settler, patience)
-    return Payments(payments, worker, relay, outbox, desk)
+    queries = PaymentQueries(payments, outbox, settings.backlog_limit)
+    register_handlers(bus, "payments", PaymentService(worker, results), queries)
+    return Payments(payments, worker, relay, outbox, ManualReview(payments, provider, results, policy))

@@ -1,4 +1,4 @@
-"""A circuit breaker that judges how many of the latest calls failed, and for how many of the users who made them."""
+"""A circuit breaker that counts failures of the latest calls, and the users whose latest call failed."""
 
 import threading
 import time
@@ -8,12 +8,12 @@ from collections import OrderedDict, deque
 class CircuitBreaker:
     """Opens when `failures` of the latest 2 x `failures` calls have failed, for most users of the last minute.
 
-    One user whose calls all fail opens it only where nobody else's succeed. After `recovery` seconds it is half open:
-    the next call closes it by succeeding, or opens it again by failing.
+    One user whose calls all fail does not open it while another user's calls succeed. After `recovery` seconds it is half
+    open: the next call closes it by succeeding, or opens it again by failing.
     """
 
     USER_SECONDS = 60.0
-    MOST_USERS = 1024
+    MAX_USERS = 1024
 
     def __init__(self, failures: int, recovery: float) -> None:
         self._failures = failures
@@ -35,7 +35,7 @@ class CircuitBreaker:
         return self._opened_at is not None and not self.open
 
     def record(self, user_id: str, failed: bool) -> None:
-        """Take the outcome of a user's call into account."""
+        """Count the outcome of a user's call."""
         with self._lock:
             if self.half_open and not failed:
                 self._opened_at = None
@@ -50,7 +50,7 @@ class CircuitBreaker:
         self._users.pop(user_id, None)
         self._users[user_id] = (failed, now)
         oldest = next(iter(self._users))
-        if len(self._users) > self.MOST_USERS or self._users[oldest][1] < now - self.USER_SECONDS:
+        if len(self._users) > self.MAX_USERS or self._users[oldest][1] < now - self.USER_SECONDS:
             del self._users[oldest]
 
     def _most_calls_fail(self) -> bool:

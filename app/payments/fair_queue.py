@@ -1,13 +1,13 @@
-"""Payments under lease that wait for a thread, taken in turn across users."""
+"""A queue of leased payments that users share fairly."""
 
 import threading
 from collections import OrderedDict, deque
 
-from app.payments.repository import LeasedPayment
+from app.payments.documents import LeasedPayment
 
 
 class FairQueue:
-    """A queue in which a user's second payment waits until every other user's first has been taken."""
+    """A queue in which a user's second payment comes after every other user's first."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -17,30 +17,30 @@ class FairQueue:
     def __len__(self) -> int:
         return self._length
 
-    def of_user(self, user_id: str) -> int:
-        """How many payments of a user wait."""
+    def count_of(self, user_id: str) -> int:
+        """How many payments of a user are queued."""
         return len(self._by_user.get(user_id, ()))
 
-    def put(self, held: LeasedPayment) -> None:
+    def put(self, leased: LeasedPayment) -> None:
         """Add a payment."""
         with self._lock:
-            self._by_user.setdefault(held.payment.user_id, deque()).append(held)
+            self._by_user.setdefault(leased.payment.user_id, deque()).append(leased)
             self._length += 1
 
-    def take(self) -> LeasedPayment | None:
-        """The next payment; None where none waits."""
+    def get(self) -> LeasedPayment | None:
+        """Remove and return the next payment; None where the queue is empty."""
         with self._lock:
-            return self._take() if self._length else None
+            return self._get() if self._length else None
 
     def clear(self) -> list[LeasedPayment]:
-        """All payments that wait; the queue is empty afterwards."""
+        """Remove and return all payments."""
         with self._lock:
-            return [self._take() for _ in range(self._length)]
+            return [self._get() for _ in range(self._length)]
 
-    def _take(self) -> LeasedPayment:
-        user_id, waiting = self._by_user.popitem(last=False)
-        held = waiting.popleft()
+    def _get(self) -> LeasedPayment:
+        user_id, queued = self._by_user.popitem(last=False)
+        leased = queued.popleft()
         self._length -= 1
-        if waiting:
-            self._by_user[user_id] = waiting
-        return held
+        if queued:
+            self._by_user[user_id] = queued
+        return leased

@@ -1,95 +1,90 @@
-"""What an operator may do with payments that nobody could settle."""
+"""What an operator can do with parked payments."""
 
 from collections.abc import Callable
 from typing import ParamSpec
 
 from app.payments import payment as domain
-from app.payments.payment import ProviderResponse, ResponseCode, RetryPolicy
+from app.payments.documents import LeasedPayment
+from app.payments.payment import PaymentDecision, ProviderResponse, ResponseCode, RetryPolicy
 from app.payments.providers import Provider
-from app.payments.repository import LeasedPayment, PaymentRepository
-from app.payments.results import Settler, log_line
+from app.payments.repository import PaymentRepository
+from app.payments.results import ProviderResult, ResultWriter
 
 P = ParamSpec("P")
 
 
 class NotPossible(Exception):
-    """One sentence on why the operator's wish cannot be met."""
+    """An operator's command cannot be carried out; the text is one sentence that says why."""
 
 
 class ManualReview:
-    """Lists parked payments, and takes them up again or settles them. Every step is on the payment's log."""
+    """Lists, retries and settles parked payments. Every change is an entry of the payment's log.
+
+    All commands return the payment's new status and raise NotPossible.
+    """
 
     def __init__(
-        self,
-        payments: PaymentRepository,
-        provider: Provider,
-        settler: Settler,
-        patience: RetryPolicy,
+        self, payments: PaymentRepository, provider: Provider, results: ResultWriter, policy: RetryPolicy
     ) -> None:
         self._payments = payments
         self._provider = provider
-        self._settler = settler
-        self._patience = patience
+        self._results = results
+        self._policy = policy
 
-    def parked(self, limit: int) -> list[LeasedPayment]:
+    def list_parked(self, limit: int) -> list[LeasedPayment]:
         """Payments that wait for an operator."""
-        return self._payments.parked(limit)
+        return self._payments.list_parked(limit)
 
     def retry(self, order_id: str) -> str:
-        """Take a parked payment up again; tells its status. Raises NotPossible.
+        """Retry a parked payment with the same key.
 
-        Once the provider may have forgotten the key, the payment is only settled by what the provider still knows of it.
+        Once the provider may have forgotten the key, nothing is sent: the payment is settled by what the provider finds.
         """
-        held = self._held(order_id)
-        if domain.may_send(held.payment, held.key_age(self._payments.now()), self._patience):
-            return self._record(
-                held, self._decided(domain.retried, held.payment), ResponseCode.UNKNOWN, "retried by hand"
-            )
-        known = self._asked(held)
-        if known is None:
+        current = self._find(order_id)
+        if domain.may_send(current.payment, current.key_age(self._payments.now()), self._policy):
+            decision = _decide(domain.retry, current.payment)
+            return self._save(current, decision, ResponseCode.UNKNOWN, "retried by hand")
+        found = self._find_at_provider(current)
+        if found is None:
             raise NotPossible("the provider may have forgotten this key: find out there, then resolve it by hand")
-        change = self._decided(domain.resolved, held.payment, known, self._patience)
-        return self._record(held, change, known.answer, known.reason)
+        decision = _decide(domain.resolve, current.payment, found, self._policy)
+        return self._save(current, decision, found.code, found.reason)
 
-    def resolve(self, order_id: str, answer: ResponseCode, reference: str, reason: str) -> str:
-        """Settle a parked payment as an operator found it at the provider; tells its status. Raises NotPossible."""
-        held = self._held(order_id)
-        outcome = ProviderResponse(answer=answer, reference=reference, reason=reason)
-        change = self._decided(domain.resolved, held.payment, outcome, self._patience)
-        return self._record(held, change, answer, f"resolved by hand: {reason}")
+    def resolve(self, order_id: str, code: ResponseCode, reference: str, reason: str) -> str:
+        """Settle a parked payment as an operator found it at the provider."""
+        current = self._find(order_id)
+        response = ProviderResponse(code=code, reference=reference, reason=reason)
+        decision = _decide(domain.resolve, current.payment, response, self._policy)
+        return self._save(current, decision, code, f"resolved by hand: {reason}")
 
     def drop_refund(self, order_id: str, refund_id: str, reason: str) -> str:
-        """Give up the refund that a parked payment waits for; tells the payment's status. Raises NotPossible.
+        """Drop the refund that a parked payment waits for, unless the provider has made it or cannot say."""
+        current = self._find(order_id)
+        decision = _decide(domain.drop_refund, current.payment, refund_id, reason)
+        found = self._find_at_provider(current)
+        if found and found.code != ResponseCode.DECLINED:
+            raise NotPossible(f"the provider says of this refund: {found.code}; retry the payment instead")
+        return self._save(current, decision, ResponseCode.UNKNOWN, f"refund {refund_id} dropped by hand: {reason}")
 
-        Refused where the provider has made it, or cannot say.
-        """
-        held = self._held(order_id)
-        change = self._decided(domain.refund_dropped, held.payment, refund_id, reason)
-        known = self._asked(held)
-        if known and known.answer != ResponseCode.DECLINED:
-            raise NotPossible(f"the provider says of this refund: {known.answer}; take the payment up again instead")
-        return self._record(held, change, ResponseCode.UNKNOWN, f"refund {refund_id} dropped by hand: {reason}")
-
-    def _held(self, order_id: str) -> LeasedPayment:
-        held = self._payments.find(order_id)
-        if held is None:
+    def _find(self, order_id: str) -> LeasedPayment:
+        current = self._payments.find(order_id)
+        if current is None:
             raise NotPossible(f"there is no payment for order {order_id}")
-        return held
+        return current
 
-    def _asked(self, held: LeasedPayment) -> ProviderResponse | None:
-        call = domain.next_call(self._decided(domain.retried, held.payment).payment)
+    def _find_at_provider(self, current: LeasedPayment) -> ProviderResponse | None:
+        call = domain.next_call(_decide(domain.retry, current.payment).payment)
         return self._provider.find(call) if call else None
 
-    def _decided(
-        self, decide: Callable[P, domain.PaymentDecision], *args: P.args, **kwargs: P.kwargs
-    ) -> domain.PaymentDecision:
-        try:
-            return decide(*args, **kwargs)
-        except ValueError as exc:
-            raise NotPossible(str(exc)) from exc
-
-    def _record(self, held: LeasedPayment, change: domain.PaymentDecision, answer: ResponseCode, reason: str) -> str:
-        line = log_line(held, None, ProviderResponse(answer=answer, reason=reason), self._payments.now(), 0.0)
-        if not self._settler.record(held, change, line):
+    def _save(self, current: LeasedPayment, decision: PaymentDecision, code: ResponseCode, reason: str) -> str:
+        result = ProviderResult(leased=current, call=None, response=ProviderResponse(code=code, reason=reason))
+        if not self._results.save(current, decision, result):
             raise NotPossible("the payment changed meanwhile; look again")
-        return change.payment.status
+        return decision.payment.status
+
+
+def _decide(decide: Callable[P, PaymentDecision], *args: P.args, **kwargs: P.kwargs) -> PaymentDecision:
+    try:
+        return decide(*args, **kwargs)
+    except ValueError as exc:
+        raise NotPossible(str(exc)) from exc

@@ -1,29 +1,32 @@
-"""A payment: what to ask of the provider next, and what its answer means. Pure.
+"""A payment: the next call to the provider, and what each response to it means. Pure functions.
 
-The provider's answer is one of: captured, declined, voided, refunded, not attempted (it never got the request, so
-trying again is safe at once) and unknown (it may have done it; ask by key, then send again with the same key).
+Every function returns a new payment or a decision and changes nothing. A response is one of: captured, declined, voided,
+refunded, not attempted (the provider never got the request: trying again is safe at once) and unknown (the provider may
+have acted: look up the key, then send again with the same key).
 
-A provider forgets a key some time after it first received it. Sent again after that, the same key repeats its effect:
-`may_send` is the one rule that every charge, void and refund has to pass before it is sent.
+A provider forgets a key some time after it first received it. The same key, sent again after that, repeats its effect:
+every charge, void and refund has to pass `may_send` before it is sent.
 """
 
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 
-from app.contracts.base import Event
+from app.contracts.base import Event, Money
 from app.contracts.orders import OrderCreated
+from app.contracts.payments import (
+    PaymentCaptured,
+    PaymentDeclined,
+    PaymentEvent,
+    PaymentParked,
+    PaymentRefunded,
+    PaymentRefundFailed,
+    PaymentStatus,
+    PaymentVoided,
+)
 
-
-class Status(StrEnum):
-    """Where a payment is."""
-
-    PROCESSING = "Processing"
-    CAPTURED = "Captured"
-    DECLINED = "Declined"
-    VOIDED = "Voided"
-    REFUNDING = "Refunding"
-    REFUNDED = "Refunded"
-    UNKNOWN = "Unknown"
+# The id of the refund that a cancellation makes; requested refunds have ids of their own.
+CANCELLATION_REFUND = "cancel"
 
 
 class ResponseCode(StrEnum):
@@ -37,43 +40,33 @@ class ResponseCode(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Kind(StrEnum):
-    """What may be asked of a provider."""
+class CallKind(StrEnum):
+    """The calls that change something at a provider."""
 
     CHARGE = "charge"
     VOID = "void"
     REFUND = "refund"
 
 
-class News(StrEnum):
-    """What others should hear of a change."""
-
-    CAPTURED = "PaymentCaptured"
-    DECLINED = "PaymentDeclined"
-    VOIDED = "PaymentVoided"
-    REFUNDED = "PaymentRefunded"
-    REFUND_FAILED = "PaymentRefundFailed"
-    PARKED = "PaymentParked"
-
-
 @dataclass(frozen=True, kw_only=True)
 class ProviderResponse:
-    """A provider's answer; `retry_after` in seconds where it asks for patience, `counts` false where it was not called.
+    """A provider's answer to a call. `retry_after` is the pause that it asks for, in seconds.
 
-    `blames_provider` is false where a failure says nothing about the provider's health.
+    `counts_as_try` is false where the provider was not called. `blames_provider` is false where a failure says nothing
+    about the provider's health.
     """
 
-    answer: ResponseCode
+    code: ResponseCode
     reference: str = ""
     reason: str = ""
     retry_after: float = 0.0
-    counts: bool = True
+    counts_as_try: bool = True
     blames_provider: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refund:
-    """A part of the captured amount that goes back; `value` in minor units."""
+    """A part of the captured amount that goes back to the payer; `value` in minor units."""
 
     refund_id: str
     value: int
@@ -81,10 +74,10 @@ class Refund:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call:
-    """One thing to ask of a provider; `key` is its idempotency key and never changes for the same effect."""
+class ProviderCall:
+    """One call to a provider; `key` is its idempotency key and never changes for the same effect."""
 
-    kind: Kind
+    kind: CallKind
     key: str
     charge_key: str
     order_id: str
@@ -96,44 +89,44 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Payment:
-    """The payment of one order. `attempt` fences off workers that lost their lease; `tries` counts against the limit.
+    """The payment of one order.
 
-    `sent`: the provider may have received the key of the next call. `first_send`: the attempt under way is the first
-    that may send it. `asked_at`: when the open work was asked for, in milliseconds since 1970. `traceparent` is the
-    trace of the event that last asked for work.
+    `fencing_token` is the number of the latest attempt: a result with an older one is not recorded. `retry_count` counts the
+    tries since the last progress. `key_sent`: the provider may have received the key of the next call. `first_send`: the
+    attempt under way is the first that may send it. `requested_at`: when the open work was requested, in UTC.
+    `traceparent` is the trace of the event that last requested work.
     """
 
     order_id: str
     request_id: str
     user_id: str
     product_id: str
-    total_value: int
-    total_currency: str
-    status: Status = Status.PROCESSING
+    total: Money
+    requested_at: datetime
+    status: PaymentStatus = PaymentStatus.PROCESSING
     cancelled: bool = False
-    sent: bool = False
+    key_sent: bool = False
     first_send: bool = False
     captured: int = 0
     refunds: tuple[Refund, ...] = ()
     reference: str = ""
-    parked: str = ""
+    parked_reason: str = ""
     generation: int = 1
-    attempt: int = 0
-    tries: int = 0
+    fencing_token: int = 0
+    retry_count: int = 0
     sequence: int = 0
     order_sequence: int = 0
     version: int = 1
-    asked_at: int = 0
     traceparent: str = ""
 
     @property
     def unreserved(self) -> int:
-        """How much of the captured amount no refund, made or waiting, gives back."""
+        """The part of the captured amount that no refund, made or pending, gives back."""
         return self.captured - sum(refund.value for refund in self.refunds)
 
     @property
     def refunded(self) -> int:
-        """What has gone back so far."""
+        """The sum of all refunds made so far."""
         return sum(refund.value for refund in self.refunds if refund.done)
 
     @property
@@ -144,11 +137,15 @@ class Payment:
 
 @dataclass(frozen=True, kw_only=True)
 class PaymentDecision:
-    """A payment after something happened; `due` is in how many seconds to call the provider (again), None for never."""
+    """A payment after something happened, and the class of the event to publish, None for no event.
+
+    `due_in` is in how many seconds to call the provider (again), None for never. `refund` and `detail` (the reference of
+    a capture, the reason of anything else) are data of the event.
+    """
 
     payment: Payment
-    news: News | None = None
-    due: float | None = None
+    event: type[PaymentEvent] | None = None
+    due_in: float | None = None
     refund: Refund | None = None
     detail: str = ""
 
@@ -157,209 +154,226 @@ class PaymentDecision:
 class RetryPolicy:
     """How often and how long an unsettled call is repeated; times in seconds.
 
-    No key older than `key_life` is sent. It ends a margin before the provider forgets the key, so that no call sent
-    in time arrives too late. `horizon` ends the repetitions by themselves, and earlier.
+    No key older than `key_life` is sent. `key_life` ends before the provider forgets the key, by a margin for the call
+    itself. `horizon` ends automatic retries, and is shorter.
     """
 
-    tries: int
+    max_tries: int
     horizon: float
     key_life: float
     backoff: float
     backoff_max: float
 
 
-def opened(event: OrderCreated) -> Payment:
-    """The payment that a new order needs."""
+def open_payment(event: OrderCreated) -> Payment:
+    """The payment of a new order."""
     return Payment(
         order_id=event.order_id,
         request_id=event.request_id,
         user_id=event.user_id,
         product_id=event.product_id,
-        total_value=event.total_value,
-        total_currency=event.total_currency,
+        total=Money(event.total_value, event.total_currency),
+        requested_at=_time(event),
         order_sequence=event.sequence,
-        asked_at=event.at,
         traceparent=event.traceparent,
     )
 
 
-def claimed(payment: Payment) -> Payment:
-    """The payment under a new attempt, which may send its next call."""
-    attempt, tries = payment.attempt + 1, payment.tries + 1
-    return replace(payment, attempt=attempt, tries=tries, sent=True, first_send=not payment.sent)
+def claim(payment: Payment) -> Payment:
+    """The payment with a new fencing token, whose attempt may send the next call."""
+    token, retry_count = payment.fencing_token + 1, payment.retry_count + 1
+    return replace(
+        payment, fencing_token=token, retry_count=retry_count, key_sent=True, first_send=not payment.key_sent
+    )
 
 
-def may_send(payment: Payment, age: float, patience: RetryPolicy) -> bool:
-    """Whether the next call may be sent, not only found: asked right before each charge, void and refund.
+def may_send(payment: Payment, key_age: float, policy: RetryPolicy) -> bool:
+    """Whether the next call may be sent, not only looked up: checked right before each charge, void and refund.
 
-    `age` is how many seconds ago the provider may first have received its key. A key that it cannot have received may
+    `key_age` is how many seconds ago the provider may first have received its key. A key that it cannot have received may
     be sent at any time.
     """
-    return not payment.sent or age < patience.key_life
+    return not payment.key_sent or key_age < policy.key_life
 
 
-def next_call(payment: Payment) -> Call | None:
-    """What to ask of the provider now; None where nothing is to be done."""
-    if payment.status == Status.PROCESSING:
-        return _call(payment, Kind.VOID if payment.cancelled else Kind.CHARGE)
-    if payment.status == Status.REFUNDING and payment.pending_refund:
-        return _call(payment, Kind.REFUND, payment.pending_refund)
+def next_call(payment: Payment) -> ProviderCall | None:
+    """The call to make next; None where nothing is to be done."""
+    if payment.status == PaymentStatus.PROCESSING:
+        return _provider_call(payment, CallKind.VOID if payment.cancelled else CallKind.CHARGE)
+    if payment.status == PaymentStatus.REFUNDING and payment.pending_refund:
+        return _provider_call(payment, CallKind.REFUND, payment.pending_refund)
     return None
 
 
-def cancelled(payment: Payment) -> PaymentDecision:
-    """The order was cancelled: call off what has not happened, send back what has."""
+def cancel(payment: Payment) -> PaymentDecision:
+    """The order was cancelled: void a charge that may not have happened, refund what was captured."""
     payment = replace(payment, cancelled=True)
-    if payment.status in (Status.PROCESSING, Status.UNKNOWN) and not payment.captured:
-        if not payment.sent:
-            return _settled(payment, Status.VOIDED, News.VOIDED)
-        return PaymentDecision(payment=replace(payment, status=Status.PROCESSING, parked="", tries=0), due=0.0)
+    if payment.status in (PaymentStatus.PROCESSING, PaymentStatus.UNKNOWN) and not payment.captured:
+        if not payment.key_sent:
+            return _settled(payment, PaymentStatus.VOIDED, PaymentVoided)
+        reopened = replace(payment, status=PaymentStatus.PROCESSING, parked_reason="", retry_count=0)
+        return PaymentDecision(payment=reopened, due_in=0.0)
     if payment.unreserved > 0:
-        return PaymentDecision(
-            payment=_with_refund(payment, Refund(refund_id=ON_CANCEL, value=payment.unreserved)), due=0.0
-        )
+        return PaymentDecision(payment=_with_cancellation_refund(payment), due_in=0.0)
     if not payment.pending_refund:
         return PaymentDecision(payment=payment)
-    return PaymentDecision(payment=_unparked(payment) if payment.status == Status.UNKNOWN else payment, due=0.0)
+    return PaymentDecision(
+        payment=_unparked(payment) if payment.status == PaymentStatus.UNKNOWN else payment, due_in=0.0
+    )
 
 
-def refund_requested(payment: Payment, refund: Refund) -> PaymentDecision:
-    """A part of the captured amount shall go back. Raises ValueError where it exceeds what is left."""
+def request_refund(payment: Payment, refund: Refund) -> PaymentDecision:
+    """Give back a part of the captured amount. Raises ValueError where it exceeds what is left."""
     if any(known.refund_id == refund.refund_id for known in payment.refunds):
-        return PaymentDecision(payment=payment, due=0.0 if payment.pending_refund else None)
+        return PaymentDecision(payment=payment, due_in=0.0 if payment.pending_refund else None)
     if refund.value > payment.unreserved:
         raise ValueError(f"refund {refund.refund_id} exceeds what was captured for order {payment.order_id}")
-    return PaymentDecision(payment=_with_refund(payment, refund), due=0.0)
+    return PaymentDecision(payment=_with_refund(payment, refund), due_in=0.0)
 
 
-def caused_by(before: Payment, change: PaymentDecision, event: Event) -> PaymentDecision:
-    """`change` of `before`, with what tells that `event` of the order caused it."""
-    begins = not _next_key(before) and _next_key(change.payment)
+def with_cause(before: Payment, decision: PaymentDecision, event: Event) -> PaymentDecision:
+    """`decision` on `before`, marked as the effect of the order event `event`."""
+    begins = not _next_key(before) and _next_key(decision.payment)
     payment = replace(
-        change.payment,
+        decision.payment,
         order_sequence=event.sequence,
-        asked_at=event.at if begins else before.asked_at,
+        requested_at=_time(event) if begins else before.requested_at,
         traceparent=event.traceparent or before.traceparent,
     )
-    return replace(change, payment=payment)
+    return replace(decision, payment=payment)
 
 
-def answered(
-    payment: Payment, call: Call, outcome: ProviderResponse, age: float, patience: RetryPolicy
+def apply_response(
+    payment: Payment, call: ProviderCall, response: ProviderResponse, key_age: float, policy: RetryPolicy
 ) -> PaymentDecision:
-    """What the provider's answer to `call` means; `age` is how many seconds ago it may first have received the key."""
-    match call.kind, outcome.answer:
-        case ((Kind.CHARGE | Kind.VOID), ResponseCode.CAPTURED):
-            return _captured(payment, outcome)
-        case ((Kind.CHARGE | Kind.VOID), ResponseCode.DECLINED):
-            return _settled(payment, Status.DECLINED, News.DECLINED, outcome.reason)
-        case ((Kind.CHARGE | Kind.VOID), ResponseCode.VOIDED):
-            return _settled(payment, Status.VOIDED, News.VOIDED, outcome.reason)
-        case Kind.REFUND, ResponseCode.REFUNDED:
+    """What the provider's response to `call` leads to; `key_age` as in `may_send`."""
+    match call.kind, response.code:
+        case ((CallKind.CHARGE | CallKind.VOID), ResponseCode.CAPTURED):
+            return _captured(payment, response)
+        case ((CallKind.CHARGE | CallKind.VOID), ResponseCode.DECLINED):
+            return _settled(payment, PaymentStatus.DECLINED, PaymentDeclined, response.reason)
+        case ((CallKind.CHARGE | CallKind.VOID), ResponseCode.VOIDED):
+            return _settled(payment, PaymentStatus.VOIDED, PaymentVoided, response.reason)
+        case CallKind.REFUND, ResponseCode.REFUNDED:
             return _refunded(payment, call.refund_id)
         case _, (ResponseCode.NOT_ATTEMPTED | ResponseCode.UNKNOWN):
-            return _again_or_parked(payment, outcome, age, patience)
-    return _parked(payment, f"{call.kind} was answered with {outcome.answer}: {outcome.reason}")
+            return _retry_or_park(payment, response, key_age, policy)
+    return _parked(payment, f"{call.kind} was answered with {response.code}: {response.reason}")
 
 
-def exhausted(payment: Payment, patience: RetryPolicy) -> PaymentDecision | None:
-    """The payment parked, where it has been taken up too often without coming to an end."""
-    if payment.tries <= patience.tries:
+def park_if_exhausted(payment: Payment, policy: RetryPolicy) -> PaymentDecision | None:
+    """Park a payment that was claimed more than `max_tries` times without a result; None where it was not."""
+    if payment.retry_count <= policy.max_tries:
         return None
-    return _parked(payment, f"not settled after {patience.tries} tries")
+    return _parked(payment, f"not settled after {policy.max_tries} tries")
 
 
-def retried(payment: Payment) -> PaymentDecision:
-    """A parked payment taken up again, with the same key. Raises ValueError where it is not parked."""
-    return PaymentDecision(payment=_unparked(payment), due=0.0)
+def retry(payment: Payment) -> PaymentDecision:
+    """Reopen a parked payment, with the same key. Raises ValueError where it is not parked."""
+    return PaymentDecision(payment=_unparked(payment), due_in=0.0)
 
 
-def resolved(payment: Payment, outcome: ProviderResponse, patience: RetryPolicy) -> PaymentDecision:
-    """A parked payment settled by what an operator found out. Raises ValueError where that cannot be."""
+def resolve(payment: Payment, response: ProviderResponse, policy: RetryPolicy) -> PaymentDecision:
+    """Settle a parked payment by what an operator found out. Raises ValueError where its call cannot end like that."""
     payment = _unparked(payment)
     call = next_call(payment)
     if call is None:
         raise ValueError("there is nothing to resolve")
-    change = answered(payment, call, outcome, 0.0, patience)
-    if change.news in (None, News.PARKED):
-        raise ValueError(f"a {call.kind} cannot be resolved as {outcome.answer}")
-    return change
+    decision = apply_response(payment, call, response, 0.0, policy)
+    if decision.event in (None, PaymentParked):
+        raise ValueError(f"a {call.kind} cannot be resolved as {response.code}")
+    return decision
 
 
-def refund_dropped(payment: Payment, refund_id: str, reason: str) -> PaymentDecision:
-    """The refund that a parked payment waits for is given up; a cancelled order's payer gets it with all that is left.
+def drop_refund(payment: Payment, refund_id: str, reason: str) -> PaymentDecision:
+    """Drop the refund that a parked payment waits for. If the order is cancelled, its cancellation gives the amount back.
 
-    Raises ValueError where the payment is not parked over this refund, and where the order's cancellation asked for it.
+    Raises ValueError where the payment does not wait for this refund, or where it is the cancellation's own.
     """
     payment, refund = _unparked(payment), payment.pending_refund
     if refund is None or refund.refund_id != refund_id:
         raise ValueError(f"this payment does not wait for a refund {refund_id}")
-    if refund_id == ON_CANCEL:
+    if refund_id == CANCELLATION_REFUND:
         raise ValueError("a cancelled order's money goes back: refund it by other means, then resolve it as refunded")
-    refunds = tuple(other for other in payment.refunds if other.done or other.refund_id not in (refund_id, ON_CANCEL))
+    dropped = (refund_id, CANCELLATION_REFUND)
+    refunds = tuple(other for other in payment.refunds if other.done or other.refund_id not in dropped)
     payment = replace(payment, refunds=refunds)
     if payment.cancelled:
-        payment = _with_refund(payment, Refund(refund_id=ON_CANCEL, value=payment.unreserved))
-    return _refund_ended(payment, News.REFUND_FAILED, refund, reason)
+        payment = _with_cancellation_refund(payment)
+    return _refund_ended(payment, PaymentRefundFailed, refund, reason)
 
 
-def with_key(before: Payment, after: Payment) -> Payment:
-    """`after`, which follows `before`: where its next call has another key, that one has not been sent."""
+def reset_key_sent(before: Payment, after: Payment) -> Payment:
+    """`after`, which follows `before`: if its next call has another key, that key has not been sent."""
     unsent = _next_key(after) not in ("", _next_key(before))
-    return replace(after, sent=False, first_send=False) if unsent else after
+    return replace(after, key_sent=False, first_send=False) if unsent else after
 
 
-def backoff(tries: int, patience: RetryPolicy) -> float:
-    """Seconds to the next try at the most; callers take between half of it and all of it."""
-    return min(patience.backoff * 2.0 ** min(max(0, tries - 1), 64), patience.backoff_max)
+def backoff(retry_count: int, policy: RetryPolicy) -> float:
+    """The longest pause before the next try, in seconds; the caller draws between half of it and all of it."""
+    return min(policy.backoff * 2.0 ** min(max(0, retry_count - 1), 64), policy.backoff_max)
+
+
+def _time(event: Event) -> datetime:
+    return datetime.fromtimestamp(event.at / 1000, UTC)
 
 
 def _next_key(payment: Payment) -> str:
-    call = next_call(_unparked(payment) if payment.status == Status.UNKNOWN else payment)
+    call = next_call(_unparked(payment) if payment.status == PaymentStatus.UNKNOWN else payment)
     return call.key if call else ""
 
 
 def _unparked(payment: Payment) -> Payment:
-    if payment.status != Status.UNKNOWN:
+    if payment.status != PaymentStatus.UNKNOWN:
         raise ValueError(f"this payment is {payment.status}, not parked")
-    status = Status.REFUNDING if payment.captured else Status.PROCESSING
-    return replace(payment, status=status, parked="", tries=0)
+    status = PaymentStatus.REFUNDING if payment.captured else PaymentStatus.PROCESSING
+    return replace(payment, status=status, parked_reason="", retry_count=0)
 
 
-def _call(payment: Payment, kind: Kind, refund: Refund | None = None) -> Call:
+def _provider_call(payment: Payment, kind: CallKind, refund: Refund | None = None) -> ProviderCall:
     charge_key = f"{payment.order_id}:{payment.generation}"
-    return Call(
+    return ProviderCall(
         kind=kind,
         key=f"{charge_key}:refund:{refund.refund_id}" if refund else charge_key,
         charge_key=charge_key,
         order_id=payment.order_id,
         product_id=payment.product_id,
-        value=refund.value if refund else payment.total_value,
-        currency=payment.total_currency,
+        value=refund.value if refund else payment.total.value,
+        currency=payment.total.currency,
         refund_id=refund.refund_id if refund else "",
     )
 
 
-def _captured(payment: Payment, outcome: ProviderResponse) -> PaymentDecision:
+def _captured(payment: Payment, response: ProviderResponse) -> PaymentDecision:
     payment = replace(
-        payment, status=Status.CAPTURED, captured=payment.total_value, reference=outcome.reference, tries=0
+        payment,
+        status=PaymentStatus.CAPTURED,
+        captured=payment.total.value,
+        reference=response.reference,
+        retry_count=0,
     )
     if payment.cancelled:
-        payment = _with_refund(payment, Refund(refund_id=ON_CANCEL, value=payment.captured))
+        payment = _with_cancellation_refund(payment)
     return PaymentDecision(
         payment=payment,
-        news=News.CAPTURED,
-        due=0.0 if payment.pending_refund else None,
-        detail=outcome.reference,
+        event=PaymentCaptured,
+        due_in=0.0 if payment.pending_refund else None,
+        detail=response.reference,
     )
 
 
-def _settled(payment: Payment, status: Status, news: News, detail: str = "") -> PaymentDecision:
-    return PaymentDecision(payment=replace(payment, status=status, parked="", tries=0), news=news, detail=detail)
+def _settled(payment: Payment, status: PaymentStatus, event: type[PaymentEvent], detail: str = "") -> PaymentDecision:
+    payment = replace(payment, status=status, parked_reason="", retry_count=0)
+    return PaymentDecision(payment=payment, event=event, detail=detail)
 
 
 def _with_refund(payment: Payment, refund: Refund) -> Payment:
-    return replace(payment, status=Status.REFUNDING, refunds=(*payment.refunds, refund), parked="", tries=0)
+    refunds = (*payment.refunds, refund)
+    return replace(payment, status=PaymentStatus.REFUNDING, refunds=refunds, parked_reason="", retry_count=0)
+
+
+def _with_cancellation_refund(payment: Payment) -> Payment:
+    return _with_refund(payment, Refund(refund_id=CANCELLATION_REFUND, value=payment.unreserved))
 
 
 def _refunded(payment: Payment, refund_id: str) -> PaymentDecision:
@@ -367,42 +381,41 @@ def _refunded(payment: Payment, refund_id: str) -> PaymentDecision:
         replace(refund, done=True) if refund.refund_id == refund_id else refund for refund in payment.refunds
     )
     done = next(refund for refund in refunds if refund.refund_id == refund_id)
-    return _refund_ended(replace(payment, refunds=refunds, tries=0), News.REFUNDED, done)
+    return _refund_ended(replace(payment, refunds=refunds, retry_count=0), PaymentRefunded, done)
 
 
-def _refund_ended(payment: Payment, news: News, refund: Refund, detail: str = "") -> PaymentDecision:
+def _refund_ended(payment: Payment, event: type[PaymentEvent], refund: Refund, detail: str = "") -> PaymentDecision:
     if payment.pending_refund:
-        status = Status.REFUNDING
+        status = PaymentStatus.REFUNDING
     else:
-        status = Status.REFUNDED if payment.refunded >= payment.captured else Status.CAPTURED
+        status = PaymentStatus.REFUNDED if payment.refunded >= payment.captured else PaymentStatus.CAPTURED
     return PaymentDecision(
         payment=replace(payment, status=status),
-        news=news,
-        due=0.0 if payment.pending_refund else None,
+        event=event,
+        due_in=0.0 if payment.pending_refund else None,
         refund=refund,
         detail=detail,
     )
 
 
-def _again_or_parked(payment: Payment, outcome: ProviderResponse, age: float, patience: RetryPolicy) -> PaymentDecision:
-    payment = _after_unsettled(payment, outcome)
-    if outcome.counts and (payment.tries >= patience.tries or age >= min(patience.horizon, patience.key_life)):
-        return _parked(payment, outcome.reason)
-    pause = max(backoff(payment.tries, patience), outcome.retry_after)
-    return PaymentDecision(payment=payment, due=pause, detail=outcome.reason)
+def _retry_or_park(
+    payment: Payment, response: ProviderResponse, key_age: float, policy: RetryPolicy
+) -> PaymentDecision:
+    payment = _after_failure(payment, response)
+    too_late = payment.retry_count >= policy.max_tries or key_age >= min(policy.horizon, policy.key_life)
+    if response.counts_as_try and too_late:
+        return _parked(payment, response.reason)
+    pause = max(backoff(payment.retry_count, policy), response.retry_after)
+    return PaymentDecision(payment=payment, due_in=pause, detail=response.reason)
 
 
-def _after_unsettled(payment: Payment, outcome: ProviderResponse) -> Payment:
-    """The payment after an unsettled call: its key stays unsent where the provider got no request with it, ever."""
-    unsent = payment.first_send and outcome.answer == ResponseCode.NOT_ATTEMPTED
-    tries = payment.tries if outcome.counts else max(0, payment.tries - 1)
-    return replace(payment, tries=tries, sent=payment.sent and not unsent)
+def _after_failure(payment: Payment, response: ProviderResponse) -> Payment:
+    # The key stays unsent where no attempt has ever got it to the provider.
+    unsent = payment.first_send and response.code == ResponseCode.NOT_ATTEMPTED
+    retry_count = payment.retry_count if response.counts_as_try else max(0, payment.retry_count - 1)
+    return replace(payment, retry_count=retry_count, key_sent=payment.key_sent and not unsent)
 
 
 def _parked(payment: Payment, reason: str) -> PaymentDecision:
-    payment = replace(payment, status=Status.UNKNOWN, parked=reason or "no reason given")
-    return PaymentDecision(payment=payment, news=News.PARKED, detail=payment.parked)
-
-
-# The refund that a cancellation asks for; those on request have ids of their own.
-ON_CANCEL = "cancel"
+    payment = replace(payment, status=PaymentStatus.UNKNOWN, parked_reason=reason or "no reason given")
+    return PaymentDecision(payment=payment, event=PaymentParked, detail=payment.parked_reason)

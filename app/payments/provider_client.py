@@ -1,4 +1,4 @@
-"""Between the worker and a provider: everything becomes an Outcome, and a failing provider is not called for a while."""
+"""Calls a provider through a circuit breaker; every error becomes a response."""
 
 import math
 import re
@@ -7,14 +7,14 @@ from dataclasses import replace
 
 from app.observability.logging import log
 from app.payments.circuit_breaker import CircuitBreaker
-from app.payments.payment import Call, Kind, ProviderResponse, ResponseCode
+from app.payments.payment import CallKind, ProviderCall, ProviderResponse, ResponseCode
 from app.payments.providers import Provider
 
-TROUBLE = frozenset({ResponseCode.NOT_ATTEMPTED, ResponseCode.UNKNOWN})
-LONGEST_TEXT = 200
-LONGEST_PAUSE = 3600.0
+FAILURES = frozenset({ResponseCode.NOT_ATTEMPTED, ResponseCode.UNKNOWN})
+MAX_TEXT_LENGTH = 200
+MAX_RETRY_AFTER_SECONDS = 3600.0
 NOT_SENT = ProviderResponse(
-    answer=ResponseCode.UNKNOWN,
+    code=ResponseCode.UNKNOWN,
     reason="the provider may have forgotten the key, and does not find it",
     blames_provider=False,
 )
@@ -22,7 +22,7 @@ UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class CircuitBreakingProvider:
-    """Asks a provider, through a circuit breaker: see there for `failures` and `recovery`."""
+    """A provider behind a CircuitBreaker with these `failures` and `recovery` seconds."""
 
     def __init__(self, provider: Provider, failures: int, recovery: float) -> None:
         self._provider = provider
@@ -30,61 +30,65 @@ class CircuitBreakingProvider:
 
     @property
     def open(self) -> bool:
-        """Whether the provider is not called at the moment."""
+        """Whether the circuit breaker lets no call through."""
         return self._breaker.open
 
     @property
-    def probing(self) -> bool:
-        """Whether one call may find out if the provider is well again."""
+    def half_open(self) -> bool:
+        """Whether one call may find out if the provider works again."""
         return self._breaker.half_open
 
-    def ask(self, call: Call, again: bool, may_send: Callable[[], bool], user_id: str = "") -> ProviderResponse:
-        """The provider's answer; `again` where an earlier attempt may have reached it. Never raises.
+    def call(
+        self, call: ProviderCall, repeated: bool, may_send: Callable[[], bool], user_id: str = ""
+    ) -> ProviderResponse:
+        """The provider's response. Never raises.
 
-        Where `may_send` says no, the provider is asked what became of the key, and nothing is sent.
+        The key is looked up first where the call is `repeated`, so that an earlier attempt may have reached the provider.
+        Where `may_send` is false the key is only looked up, and nothing is sent.
         """
         if self.open:
             return ProviderResponse(
-                answer=ResponseCode.NOT_ATTEMPTED, reason="the circuit breaker is open", counts=False
+                code=ResponseCode.NOT_ATTEMPTED, reason="the circuit breaker is open", counts_as_try=False
             )
-        outcome = self._answer(call, again, may_send)
-        failed = outcome.answer in TROUBLE
-        if outcome.blames_provider or not failed:
+        response = self._response(call, repeated, may_send)
+        failed = response.code in FAILURES
+        if response.blames_provider or not failed:
             self._breaker.record(user_id, failed)
-        return outcome
+        return response
 
     def timed_out(self, user_id: str = "") -> ProviderResponse:
-        """The outcome of a call that took too long; counts against the provider."""
+        """The response for a call that took too long; counts as a failure of the provider."""
         self._breaker.record(user_id, failed=True)
-        return ProviderResponse(answer=ResponseCode.UNKNOWN, reason="the provider did not answer in time")
+        return ProviderResponse(code=ResponseCode.UNKNOWN, reason="the provider did not answer in time")
 
-    def _answer(self, call: Call, again: bool, may_send: Callable[[], bool]) -> ProviderResponse:
+    def _response(self, call: ProviderCall, repeated: bool, may_send: Callable[[], bool]) -> ProviderResponse:
         try:
-            # Asked what became of it before it is sent again; "not found" proves nothing.
-            known = self._provider.find(call) if again or not may_send() else None
-            # Asked again after the provider has taken its time to find it.
-            if known is None and not may_send():
+            # A key that is not found proves nothing: the call is sent again.
+            found = self._provider.find(call) if repeated or not may_send() else None
+            # Checked again, since the look-up may have taken long.
+            if found is None and not may_send():
                 return NOT_SENT
-            return _understood(known or self._send(call))
+            return _validated(found or self._send(call))
         except Exception as exc:
             log.exception("provider failed", module="payments", order_id=call.order_id)
-            return ProviderResponse(answer=ResponseCode.UNKNOWN, reason=f"the provider raised {type(exc).__name__}")
+            return ProviderResponse(code=ResponseCode.UNKNOWN, reason=f"the provider raised {type(exc).__name__}")
 
-    def _send(self, call: Call) -> ProviderResponse:
+    def _send(self, call: ProviderCall) -> ProviderResponse:
         match call.kind:
-            case Kind.CHARGE:
+            case CallKind.CHARGE:
                 return self._provider.charge(call)
-            case Kind.VOID:
+            case CallKind.VOID:
                 return self._provider.void(call)
-            case Kind.REFUND:
+            case CallKind.REFUND:
                 return self._provider.refund(call)
 
 
-def _understood(outcome: ProviderResponse) -> ProviderResponse:
-    """The answer with its texts cut to size; unknown, whatever it was, where it is none that a provider may give."""
-    texts, pause = (outcome.reference, outcome.reason), outcome.retry_after
-    sound = isinstance(outcome.answer, ResponseCode) and all(isinstance(text, str) for text in texts)
-    if not sound or not isinstance(pause, int | float) or not math.isfinite(pause):
-        raise TypeError("the provider's answer is none that it may give")
-    reference, reason = (UNPRINTABLE.sub(" ", text[:LONGEST_TEXT]) for text in texts)
-    return replace(outcome, reference=reference, reason=reason, retry_after=min(max(0.0, pause), LONGEST_PAUSE))
+def _validated(response: ProviderResponse) -> ProviderResponse:
+    """The response with its texts cut and cleaned. Raises where it is none that a provider may give."""
+    texts, retry_after = (response.reference, response.reason), response.retry_after
+    valid = isinstance(response.code, ResponseCode) and all(isinstance(text, str) for text in texts)
+    if not valid or not isinstance(retry_after, int | float) or not math.isfinite(retry_after):
+        raise TypeError("the provider's response is not valid")
+    reference, reason = (UNPRINTABLE.sub(" ", text[:MAX_TEXT_LENGTH]) for text in texts)
+    retry_after = min(max(0.0, retry_after), MAX_RETRY_AFTER_SECONDS)
+    return replace(response, reference=reference, reason=reason, retry_after=retry_after)

@@ -1,110 +1,242 @@
-"""Turns a decided change of a payment into one durable write: state, log line, next call and event together."""
+"""Records decisions about payments. State, log entry, time of the next call and event of a payment are one write."""
 
 import random
-from collections.abc import Callable
-from dataclasses import replace
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from app.contracts.base import Event
-from app.contracts.payments import (
-    PaymentCaptured,
-    PaymentDeclined,
-    PaymentParked,
-    PaymentRefunded,
-    PaymentRefundFailed,
-    PaymentVoided,
-)
-from app.payments.payment import Call, News, PaymentDecision, ProviderResponse, with_key
-from app.payments.repository import LeasedPayment, PaymentRepository, Result
+from app.contracts.base import Event, Unavailable
+from app.contracts.payments import PaymentEvent, PaymentParked
+from app.observability import metrics
+from app.observability.logging import log
+from app.observability.stages import Stage, record_stages, stage_record
+from app.payments import payment as domain
+from app.payments.documents import LeasedPayment
+from app.payments.payment import Payment, PaymentDecision, ProviderCall, ProviderResponse, RetryPolicy
+from app.payments.repository import PaymentRepository, PaymentUpdate
 from app.storage.mongodb import Document
 
-NEWS: dict[News, Callable[[PaymentDecision, dict[str, Any], int], Event]] = {
-    News.CAPTURED: lambda change, base, took: PaymentCaptured(**base, reference=change.detail, took_ms=took),
-    News.DECLINED: lambda change, base, took: PaymentDeclined(**base, reason=change.detail, took_ms=took),
-    News.VOIDED: lambda _change, base, _took: PaymentVoided(**base),
-    News.REFUNDED: lambda change, base, _took: PaymentRefunded(**base, **_refund(change)),
-    News.REFUND_FAILED: lambda change, base, _took: PaymentRefundFailed(
-        **base, **_refund(change), reason=change.detail
-    ),
-    News.PARKED: lambda change, base, _took: PaymentParked(**base, reason=change.detail),
-}
+
+@dataclass(frozen=True, kw_only=True)
+class ProviderResult:
+    """The result of one attempt: the provider's `response` to `call`, which took `took_ms` milliseconds.
+
+    `call` is None where none was due. `traceparent` names the call's span, empty where there is none.
+    """
+
+    leased: LeasedPayment
+    call: ProviderCall | None
+    response: ProviderResponse
+    took_ms: float = 0.0
+    traceparent: str = ""
+
+    @property
+    def order_id(self) -> str:
+        """The order that the attempt was for."""
+        return self.leased.payment.order_id
+
+    def log_entry(self, at: datetime) -> Document:
+        """The entry for the payment's log."""
+        entry = {
+            "attempt": self.leased.payment.fencing_token,
+            "at": at,
+            "call": self.call.kind.value if self.call else "none",
+            "key": self.call.key if self.call else "",
+            "answer": self.response.code.value,
+            "reason": self.response.reason,
+            "tookMs": round(self.took_ms, 2),
+        }
+        return {**entry, "traceparent": self.traceparent} if self.traceparent else entry
 
 
-class Settler:
-    """Records changes of payments, each in one write, many in one command."""
+class ResultWriter:
+    """Writes what provider calls, order events and operators change; a lost compare-and-set is decided again.
 
-    def __init__(self, payments: PaymentRepository) -> None:
+    The first thread with a provider result writes a batch that takes along the results of other threads. `work_due` is set
+    when such a result makes a payment due at once; `stopping` ends the waiting for an unavailable database.
+    """
+
+    MAX_BATCH = 128
+    BUSY_BATCH = 3
+    LINGER_SECONDS = 0.01
+    RETRY_SECONDS = 0.2
+    MAX_CONFLICTS = 8
+
+    def __init__(self, payments: PaymentRepository, policy: RetryPolicy) -> None:
         self._payments = payments
+        self._policy = policy
+        self._pending: deque[ProviderResult] = deque()
+        self._writing = threading.Lock()
+        self._busy = False
+        self.work_due = threading.Event()
+        self.stopping = threading.Event()
 
-    def record(
-        self, held: LeasedPayment, change: PaymentDecision, line: Document | None = None, took_ms: float = 0
-    ) -> bool:
-        """Write `change`; false when `held` is out of date. Without a line a running call keeps its lease."""
-        return self._payments.settle([self.result(held, change, line, took_ms)])[0]
+    @property
+    def pending(self) -> int:
+        """How many provider results are not written yet."""
+        return len(self._pending)
 
-    def result(
-        self, held: LeasedPayment, change: PaymentDecision, line: Document | None = None, took_ms: float = 0
-    ) -> Result:
-        """What to write for `change`."""
-        now = self._payments.now()
-        event = self._event(held, change, now, took_ms)
-        payment = with_key(held.payment, change.payment)
-        payment = replace(payment, sequence=event.sequence) if event else payment
-        return Result(
-            before=held,
-            payment=payment,
+    def write(self, result: ProviderResult) -> None:
+        """Write a provider result: in this thread, unless another thread is writing and takes it along."""
+        self._pending.append(result)
+        # Checked again after the lock is free: a result that came too late for the batch is written by its own thread.
+        while self._pending and self._writing.acquire(blocking=False):
+            try:
+                # Threads with a result get the time to add it; under load more of them will have one soon.
+                time.sleep(self.LINGER_SECONDS if self._busy else 0)
+                self._busy = len(self._pending) >= self.BUSY_BATCH
+                self._write_safely([self._pending.popleft() for _ in range(min(len(self._pending), self.MAX_BATCH))])
+            finally:
+                self._writing.release()
+
+    def apply(self, event: Event, decide: Callable[[Payment], PaymentDecision]) -> None:
+        """Record what an order event leads to; an event that the payment has applied already changes nothing.
+
+        Raises LookupError where the order has no payment, and Unavailable after MAX_CONFLICTS concurrent changes.
+        """
+        for _ in range(self.MAX_CONFLICTS):
+            current = self._payments.find(event.order_id)
+            if current is None:
+                raise LookupError(f"order {event.order_id} has no payment")
+            payment = current.payment
+            if event.sequence <= payment.order_sequence:
+                return
+            if self.save(current, domain.with_cause(payment, decide(payment), event)):
+                return
+        raise Unavailable(f"the payment of order {event.order_id} changed too often meanwhile")
+
+    def save(self, current: LeasedPayment, decision: PaymentDecision, result: ProviderResult | None = None) -> bool:
+        """Write one decision; false where `current` is out of date. Without a result a call under way keeps its lease."""
+        return self._payments.save([self._update(current, decision, result)])[0]
+
+    def _write_safely(self, batch: list[ProviderResult]) -> None:
+        try:
+            self._write_batch(batch)
+        except Unavailable as exc:
+            orders = [result.order_id for result in batch]
+            log.warning("results left to a sweep", module="payments", orders=orders, reason=exc.detail)
+        except Exception:
+            if len(batch) == 1:
+                log.exception("result not recorded", module="payments", order_id=batch[0].order_id)
+                return
+            # One result fails the command for all of them.
+            for result in batch:
+                self._write_safely([result])
+
+    def _write_batch(self, batch: Sequence[ProviderResult]) -> None:
+        metrics.batch_sizes.labels("payment results").observe(len(batch))
+        updates = [self._update_for(result.leased, result) for result in batch]
+        recorded, conflicts = [], []
+        for result, update, written in zip(batch, updates, self._save_patiently(updates), strict=True):
+            if written:
+                recorded.append((result, update))
+            else:
+                conflicts.append(result)
+        self._report(recorded)
+        for result in conflicts:
+            self._decide_again(result)
+
+    def _decide_again(self, result: ProviderResult) -> None:
+        """Write a result for a payment that has changed during the call, by a cancellation for example."""
+        while current := self._payments.reload_if_unanswered(result.leased):
+            update = self._update_for(current, result)
+            if self._save_patiently([update])[0]:
+                self._report([(result, update)])
+                return
+        metrics.leases_lost.inc()
+        log.warning("result not recorded: lease lost or result known", module="payments", order_id=result.order_id)
+
+    def _update_for(self, current: LeasedPayment, result: ProviderResult) -> PaymentUpdate:
+        return self._update(current, self._decide(current, result), result)
+
+    def _decide(self, current: LeasedPayment, result: ProviderResult) -> PaymentDecision:
+        payment = current.payment
+        if result.call is None:
+            unchanged = PaymentDecision(payment=payment, due_in=0.0 if domain.next_call(payment) else None)
+            return domain.park_if_exhausted(payment, self._policy) or unchanged
+        key_age = current.key_age(self._payments.now())
+        return domain.apply_response(payment, result.call, result.response, key_age, self._policy)
+
+    def _update(
+        self, current: LeasedPayment, decision: PaymentDecision, result: ProviderResult | None
+    ) -> PaymentUpdate:
+        now, due_in = self._payments.now(), decision.due_in
+        event = _event(current, decision, now, result.took_ms if result else 0.0)
+        payment = domain.reset_key_sent(current.payment, decision.payment)
+        call_under_way = result is None and current.under_lease and current.lease_end > now
+        return PaymentUpdate(
+            before=current,
+            payment=replace(payment, sequence=event.sequence) if event else payment,
             event=event,
-            line=line,
-            due_at=None if change.due is None else now + timedelta(seconds=_jittered(change.due)),
-            keeps_lease=line is None and held.owned and held.lease_end > now and change.due is not None,
+            log_entry=result.log_entry(now) if result else None,
+            due_at=None if due_in is None else now + timedelta(seconds=_jittered(due_in)),
+            due_at_once=due_in == 0.0,
+            keeps_lease=call_under_way and due_in is not None,
         )
 
-    def _event(self, held: LeasedPayment, change: PaymentDecision, now: datetime, took_ms: float) -> Event | None:
-        if change.news is None:
-            return None
-        base = {
-            "event_id": uuid4().hex,
-            "order_id": held.payment.order_id,
-            "sequence": held.payment.sequence + 1,
-            "order_sequence": change.payment.order_sequence,
-            "user_id": held.payment.user_id,
-            "request_id": held.payment.request_id,
-            "at": int(now.timestamp() * 1000),
-            "traceparent": change.payment.traceparent,
-        }
-        return NEWS[change.news](change, base, int(took_ms))
+    def _save_patiently(self, updates: Sequence[PaymentUpdate]) -> list[bool]:
+        """Save, and repeat while the database is unavailable and a lease lasts."""
+        while True:
+            try:
+                return self._payments.save(updates)
+            except Unavailable:
+                lease_end = max(update.before.lease_end for update in updates)
+                if self._payments.now() >= lease_end or self.stopping.wait(self.RETRY_SECONDS):
+                    raise
+
+    def _report(self, recorded: Sequence[tuple[ProviderResult, PaymentUpdate]]) -> None:
+        """Count the recorded results, log their stage, and wake the worker where one makes its payment due at once."""
+        metrics.observations.add(
+            metrics.payment_attempts, [one.leased.payment.retry_count for one, update in recorded if update.event]
+        )
+        calls = Counter((result.call.kind, result.response.code) for result, _ in recorded if result.call)
+        for (kind, code), count in calls.items():
+            metrics.provider_calls.labels(kind.value, code.value).inc(count)
+        for _, update in recorded:
+            if isinstance(update.event, PaymentParked):
+                metrics.payments_parked.inc()
+            if update.due_at_once:
+                self.work_due.set()
+        record_stages(Stage.PAYMENT_PROCESSED, [_stage_record(result, update) for result, update in recorded])
 
 
-def log_line(
-    held: LeasedPayment,
-    call: Call | None,
-    outcome: ProviderResponse,
-    at: datetime,
-    took_ms: float,
-    traceparent: str = "",
-) -> Document:
-    """What the payment's log keeps of one call; `traceparent` names the call in its trace."""
-    line = {
-        "attempt": held.payment.attempt,
-        "at": at,
-        "call": call.kind.value if call else "none",
-        "key": call.key if call else "",
-        "answer": outcome.answer.value,
-        "reason": outcome.reason,
-        "tookMs": round(took_ms, 2),
-    }
-    return {**line, "traceparent": traceparent} if traceparent else line
-
-
-def _refund(change: PaymentDecision) -> dict[str, Any]:
-    refund = change.refund
-    return {
+def _event(current: LeasedPayment, decision: PaymentDecision, now: datetime, took_ms: float) -> PaymentEvent | None:
+    if decision.event is None:
+        return None
+    before, after, refund = current.payment, decision.payment, decision.refund
+    members: dict[str, Any] = {
+        "event_id": uuid4().hex,
+        "order_id": before.order_id,
+        "sequence": before.sequence + 1,
+        "order_sequence": after.order_sequence,
+        "user_id": before.user_id,
+        "request_id": before.request_id,
+        "at": int(now.timestamp() * 1000),
+        "traceparent": after.traceparent,
+        "reference": decision.detail,
+        "reason": decision.detail,
+        "took_ms": int(took_ms),
         "refund_id": refund.refund_id if refund else "",
         "refund_value": refund.value if refund else 0,
-        "refunded_total": change.payment.refunded,
+        "refunded_total": after.refunded,
     }
+    return decision.event(**{name: members[name] for name in decision.event.__struct_fields__})
+
+
+def _stage_record(result: ProviderResult, update: PaymentUpdate) -> dict[str, object]:
+    return stage_record(
+        module="payments",
+        order_id=result.order_id,
+        request_id=result.leased.payment.request_id,
+        took_ms=result.took_ms,
+        answer=result.response.code.value,
+        payment_status=update.payment.status.value,
+    )
 
 
 def _jittered(seconds: float) -> float:

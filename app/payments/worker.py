@@ -1,7 +1,7 @@
-"""The hands of payments: a pool of threads that calls the provider, and a sweep that finds due payments.
+"""Calls the provider: a pool of threads, and a sweep that finds due payments.
 
-The database is the queue. A payment is called for only under a lease, and whatever comes of it is written only by
-who still holds it; a process that dies leaves leases to expire, one that stops gives them back.
+The database is the queue. A payment is called for only under a lease, and a result is recorded only while that lease
+is held. The leases of a process that dies expire; a process that stops releases its leases.
 """
 
 import threading
@@ -19,212 +19,218 @@ from app.observability.logging import log
 from app.observability.stages import Stage
 from app.observability.supervision import BackgroundThread, Heartbeat
 from app.payments import payment as domain
+from app.payments.documents import LeasedPayment
 from app.payments.fair_queue import FairQueue
-from app.payments.payment import Call, Payment, ProviderResponse, ResponseCode, RetryPolicy
+from app.payments.payment import Payment, ProviderCall, ProviderResponse, ResponseCode, RetryPolicy
 from app.payments.provider_client import CircuitBreakingProvider
-from app.payments.recorder import ProviderResult, Recorder
-from app.payments.repository import LeasedPayment, PaymentRepository
-from app.payments.results import Settler
+from app.payments.repository import PaymentRepository
+from app.payments.results import ProviderResult, ResultWriter
+
+SLOT_WAIT_SECONDS = 0.1
+NOTHING_TO_CALL = ProviderResponse(code=ResponseCode.UNKNOWN, reason="there was nothing to call for")
 
 
 @dataclass(frozen=True, kw_only=True)
 class InFlightCall:
-    """A call that is under way since `at`, by the process's monotonic clock."""
+    """A call that is under way since `started_at`, by this process's monotonic clock."""
 
-    held: LeasedPayment
-    call: Call
-    at: float
+    leased: LeasedPayment
+    call: ProviderCall
+    started_at: float
 
     @property
     def key(self) -> tuple[str, int]:
-        """One attempt at one payment."""
-        return self.held.payment.order_id, self.held.payment.attempt
+        """Identifies the attempt: order id and fencing token."""
+        return self.leased.payment.order_id, self.leased.payment.fencing_token
 
     @property
     def seconds(self) -> float:
-        """How long it has been under way."""
-        return time.monotonic() - self.at
+        """How long the call has taken so far."""
+        return time.monotonic() - self.started_at
+
+    def result(self, response: ProviderResponse, seconds: float, traceparent: str = "") -> ProviderResult:
+        """The result of a call that took `seconds`."""
+        return ProviderResult(
+            leased=self.leased, call=self.call, response=response, took_ms=seconds * 1000, traceparent=traceparent
+        )
 
 
 class CallTimedOut(Exception):
-    """A call took so long that it was settled as unknown; what it answers now is too late."""
+    """A call was recorded as unknown because it took too long; its late response is discarded."""
 
 
 class Worker:
-    """Calls the provider for payments under lease, many side by side."""
+    """Calls the provider for leased payments, many at the same time."""
 
-    SWEEP = 128
-    QUEUE = 1024
+    SWEEP_LIMIT = 128
+    QUEUE_LIMIT = 1024
     QUEUED_SECONDS = 2.0
-    LEAST_HUNG = 16
+    MIN_HUNG_LIMIT = 16
 
     def __init__(
         self,
         payments: PaymentRepository,
-        guard: CircuitBreakingProvider,
-        settler: Settler,
-        patience: RetryPolicy,
+        provider: CircuitBreakingProvider,
+        results: ResultWriter,
+        policy: RetryPolicy,
         *,
         threads: int,
         timeout: float,
         interval: float,
     ) -> None:
         self._payments = payments
-        self._guard = guard
-        self._patience = patience
+        self._provider = provider
+        self._results = results
+        self._policy = policy
         self._threads = threads
         self._timeout = timeout
         self._interval = interval
-        # A call that hangs keeps its thread, but not its line: another thread takes its place, up to this many.
-        self._most_hung = max(threads, self.LEAST_HUNG)
-        self._lines = threading.Semaphore(threads)
-        self._pool = ThreadPoolExecutor(threads + self._most_hung, thread_name_prefix="payments")
-        self._sweeper = BackgroundThread("payments-sweep", self._sweep_on)
-        self._calls = _Calls(self)
-        self._prompted = threading.Event()
-        self._stopping = threading.Event()
-        self._recorder = Recorder(payments, settler, patience, self._stopping, self.prompt)
+        # A hung call keeps its thread but not its call slot: up to this many threads are replaced.
+        self._hung_limit = max(threads, self.MIN_HUNG_LIMIT)
+        self._call_slots = threading.Semaphore(threads)
+        self._pool = ThreadPoolExecutor(threads + self._hung_limit, thread_name_prefix="payments")
+        self._sweeper = BackgroundThread("payments-sweep", self._sweep_loop)
+        self._call_heartbeat = _CallHeartbeat(self)
         self.draining = False
         self._queue = FairQueue()
         self._running: set[Future[None]] = set()
-        self._begun: dict[tuple[str, int], InFlightCall] = {}
+        self._in_flight: dict[tuple[str, int], InFlightCall] = {}
         self._hung: set[tuple[str, int]] = set()
         self._mean_seconds = 0.01
 
     @property
     def heartbeats(self) -> tuple[Heartbeat, Heartbeat]:
-        """Of the sweep, and of the calls: these are dead where more calls hang than threads can be replaced."""
-        return self._sweeper, self._calls
+        """The heartbeats of the sweep and of the calls."""
+        return self._sweeper, self._call_heartbeat
 
     @property
     def hung(self) -> int:
-        """How many calls were given up and have not come back."""
+        """How many calls have timed out and not returned yet."""
         return len(self._hung)
 
     @property
     def queued(self) -> int:
-        """How many payments wait for their call to begin."""
+        """How many payments wait for their call to start."""
         return len(self._queue)
 
     @property
-    def overwhelmed(self) -> bool:
+    def too_many_hung(self) -> bool:
         """Whether more calls hang than threads may be replaced."""
-        return len(self._hung) >= self._most_hung
+        return len(self._hung) >= self._hung_limit
 
-    def room(self) -> int:
-        """How many payments more this process can take and begin soon."""
-        if self.draining or self._guard.open or self.overwhelmed:
+    def capacity(self) -> int:
+        """How many more payments this process can take and start soon."""
+        if self.draining or self._provider.open or self.too_many_hung:
             return 0
-        busy = len(self._queue) + len(self._begun) + self._recorder.waiting
-        if self._guard.probing:
+        busy = len(self._queue) + len(self._in_flight) + self._results.pending
+        if self._provider.half_open:
             return 0 if busy else 1
-        return max(0, self._capacity() - busy)
+        return max(0, self._total_capacity() - busy)
 
-    def choose(self, payments: Sequence[Payment]) -> tuple[list[Payment], list[Payment]]:
-        """Divide new payments into those that this process takes now, and those that it leaves to a sweep.
+    def submit_new(self, payments: Sequence[Payment]) -> None:
+        """Record new payments. Those within the capacity are leased and queued; a sweep takes the others."""
+        accepted, rest = self._split(payments)
+        self.submit(self._payments.insert([*accepted, *rest], len(accepted)))
+        self.wake()
 
-        One user may fill no more than seven eighths of the queue, so that there is room for another's payment.
-        """
-        room, share = self.room(), max(self._threads, self._capacity() * 7 // 8)
-        waiting: Counter[str] = Counter()
-        taken: list[Payment] = []
-        left: list[Payment] = []
-        for payment in payments:
-            user_id = payment.user_id
-            fits = len(taken) < room and self._queue.of_user(user_id) + waiting[user_id] < share
-            waiting[user_id] += fits
-            (taken if fits else left).append(payment)
-        return taken, left
-
-    def offer(self, held: Sequence[LeasedPayment]) -> None:
-        """Have these payments, leased by this process, called for."""
-        for one in held:
+    def submit(self, leased: Sequence[LeasedPayment]) -> None:
+        """Queue payments that this process has leased."""
+        for one in leased:
             self._queue.put(one)
-            if not self._submit(self._run_next):
-                self._give_back(self._queue.clear())
+            if not self._run_in_pool(self._run_next):
+                self._release(self._queue.clear())
 
-    def prompt(self) -> None:
-        """Say that something is due."""
-        self._prompted.set()
+    def wake(self) -> None:
+        """Start the next sweep now."""
+        self._results.work_due.set()
 
     def start(self) -> None:
-        """Start sweeping, at once for what a dead process left."""
+        """Start sweeping. The first sweep finds what a dead process left."""
         self._sweeper.start()
 
     def stop(self, timeout: float) -> None:
-        """Take up nothing more, give back the leases of what was not begun, let running calls end."""
+        """Take nothing more, release the leases of calls that were not started, let running calls end."""
         ends = time.monotonic() + timeout
         self.draining = True
-        self._stopping.set()
-        self._prompted.set()
+        self._results.stopping.set()
+        self.wake()
         self._sweeper.join(timeout)
-        self._give_back(self._queue.clear())
+        self._release(self._queue.clear())
         wait(list(self._running), max(0.0, ends - time.monotonic()))
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def measure(self) -> None:
-        """Tell the metrics how much is under way."""
+    def set_gauges(self) -> None:
+        """Set the gauges of the worker."""
         metrics.payment_threads.set(self._threads)
-        metrics.payment_threads_busy.set(len(self._begun))
+        metrics.payment_threads_busy.set(len(self._in_flight))
         metrics.payment_threads_hung.set(self.hung)
         metrics.payments_queued.set(self.queued)
-        metrics.results_pending.set(self._recorder.waiting)
-        metrics.circuit_breaker_open.set(self._guard.open)
+        metrics.results_pending.set(self._results.pending)
+        metrics.circuit_breaker_open.set(self._provider.open)
 
     def sweep(self) -> int:
-        """Take up what is due and fits; tells how many that were."""
-        room = min(self.room(), self.SWEEP)
-        held = self._payments.claim(room, untried_first=self._guard.probing) if room else []
-        self.offer(held)
-        return len(held)
+        """Claim and queue due payments within the capacity; returns how many."""
+        limit = min(self.capacity(), self.SWEEP_LIMIT)
+        leased = self._payments.claim(limit, untried_first=self._provider.half_open) if limit else []
+        self.submit(leased)
+        return len(leased)
 
-    def work(self, held: LeasedPayment) -> None:
-        """Do what one payment needs next, and record what came of it. Raises CallTimedOut when that took too long."""
-        self._recorder.take(self.ask(held))
+    def process(self, leased: LeasedPayment) -> None:
+        """Make the next call of one payment and record its result. Raises CallTimedOut."""
+        self._results.write(self.call_provider(leased))
 
-    def ask(self, held: LeasedPayment) -> ProviderResult:
-        """Ask the provider what one payment needs next. Raises CallTimedOut when that took too long."""
-        call = None if domain.exhausted(held.payment, self._patience) else domain.next_call(held.payment)
+    def call_provider(self, leased: LeasedPayment) -> ProviderResult:
+        """Make the next call of one payment. Raises CallTimedOut."""
+        call = None if domain.park_if_exhausted(leased.payment, self._policy) else domain.next_call(leased.payment)
         if call is None:
-            return ProviderResult(held=held, call=call, outcome=NOTHING_ASKED, took_ms=0.0)
-        begun = InFlightCall(held=held, call=call, at=time.monotonic())
-        self._begun[begun.key] = begun
+            return ProviderResult(leased=leased, call=None, response=NOTHING_TO_CALL)
+        in_flight = InFlightCall(leased=leased, call=call, started_at=time.monotonic())
+        self._in_flight[in_flight.key] = in_flight
         try:
-            outcome, traceparent = self._traced(held, call)
+            response, traceparent = self._send(leased, call)
         finally:
-            self._end(begun)
-        took = begun.seconds
-        self._mean_seconds += (took - self._mean_seconds) / 16
-        return ProviderResult(held=held, call=call, outcome=outcome, took_ms=took * 1000, traceparent=traceparent)
+            self._end(in_flight)
+        seconds = in_flight.seconds
+        self._mean_seconds += (seconds - self._mean_seconds) / 16
+        return in_flight.result(response, seconds, traceparent)
 
-    def _end(self, begun: InFlightCall) -> None:
-        """Take a call off those that are under way. Raises CallTimedOut where that was done before."""
-        if self._begun.pop(begun.key, None) is None:
-            self._hung.discard(begun.key)
-            log.warning("answer came too late", module="payments", order_id=begun.call.order_id)
-            raise CallTimedOut
-
-    def take_over(self) -> None:
-        """Settle calls that have taken too long as unknown; whatever they still answer is ignored."""
-        for key, begun in list(self._begun.items()):
-            if begun.seconds <= self._timeout:
+    def time_out_calls(self) -> None:
+        """Record calls that have taken too long as unknown; their late responses are discarded."""
+        for key, in_flight in list(self._in_flight.items()):
+            if in_flight.seconds <= self._timeout:
                 continue
-            self._hung.add(key)  # Before it is taken over: the late answer takes it out again.
-            if not self._begun.pop(key, False):
+            self._hung.add(key)  # Before the call is removed below: its late response removes the key again.
+            if not self._in_flight.pop(key, False):
                 self._hung.discard(key)
                 continue
-            self._lines.release()
-            took_ms = begun.seconds * 1000
-            outcome = self._guard.timed_out(begun.held.payment.user_id)
-            self._record(ProviderResult(held=begun.held, call=begun.call, outcome=outcome, took_ms=took_ms))
+            self._call_slots.release()
+            seconds = in_flight.seconds
+            response = self._provider.timed_out(in_flight.leased.payment.user_id)
+            self._write_in_pool(in_flight.result(response, seconds))
 
-    def _record(self, learned: ProviderResult) -> None:
-        """Have a result recorded by a thread of the pool: who records may be kept busy, and the sweep must go on."""
-        if not self._submit(partial(self._recorder.take, learned)):
-            self._recorder.take(learned)
+    def _split(self, payments: Sequence[Payment]) -> tuple[list[Payment], list[Payment]]:
+        """Split new payments into those that this process accepts and the rest.
 
-    def _submit(self, work: Callable[[], None]) -> bool:
-        """Have a thread of the pool do some work; false where the pool has shut down."""
+        One user gets at most seven eighths of the queue, so that another user's payment finds a place.
+        """
+        capacity, user_limit = self.capacity(), max(self._threads, self._total_capacity() * 7 // 8)
+        new: Counter[str] = Counter()
+        accepted: list[Payment] = []
+        rest: list[Payment] = []
+        for payment in payments:
+            user_id = payment.user_id
+            fits = len(accepted) < capacity and self._queue.count_of(user_id) + new[user_id] < user_limit
+            new[user_id] += fits
+            (accepted if fits else rest).append(payment)
+        return accepted, rest
+
+    def _total_capacity(self) -> int:
+        """How many payments this process can hold at a time and start soon."""
+        soon = int(self._threads * self.QUEUED_SECONDS / max(self._mean_seconds, 0.001))
+        return min(self._threads + soon, self.QUEUE_LIMIT)
+
+    def _run_in_pool(self, work: Callable[[], None]) -> bool:
+        """Run `work` in a thread of the pool; false where the pool has shut down."""
         try:
             future = self._pool.submit(work)
         except RuntimeError:
@@ -233,87 +239,100 @@ class Worker:
         future.add_done_callback(self._running.discard)
         return True
 
-    def _capacity(self) -> int:
-        """How many payments this process can take in all and begin soon."""
-        soon = int(self._threads * self.QUEUED_SECONDS / max(self._mean_seconds, 0.001))
-        return min(self._threads + soon, self.QUEUE)
-
-    def _traced(self, held: LeasedPayment, call: Call) -> tuple[ProviderResponse, str]:
-        """The guard's answer, and how the call is named in its trace: the one step that is a span while it lasts."""
-        payment, again = held.payment, held.payment.attempt > 1
-        if tracing.tracer is None or not payment.traceparent:
-            return self._guard.ask(call, again, partial(self._may_send, held), payment.user_id), ""
-        # A call that died with its process has left no name: then the trace as such is taken up.
-        link = (held.traced or payment.traceparent) if again else ""
-        noted: dict[str, str | int] = {"order_id": call.order_id, "attempt": payment.attempt, "call": call.kind.value}
-        with tracing.tracer.span(Stage.PAYMENT_PROCESSED, payment.traceparent, link=link, **noted) as span:
-            outcome = self._guard.ask(call, again, partial(self._may_send, held), payment.user_id)
-            span.set_attributes(answer=outcome.answer.value)
-        return outcome, span.traceparent
-
-    def _may_send(self, held: LeasedPayment) -> bool:
-        """Whether the call may still be sent: it has not been given up, and the provider knows its key."""
-        payment = held.payment
-        under_way = (payment.order_id, payment.attempt) in self._begun
-        return under_way and domain.may_send(payment, held.key_age(self._payments.now()), self._patience)
-
-    def _give_back(self, unbegun: list[LeasedPayment]) -> None:
-        try:
-            self._payments.give_back(unbegun)
-        except Unavailable as exc:
-            log.warning("leases not given back", module="payments", reason=exc.detail)
-
-    def _may_begin(self, held: LeasedPayment) -> bool:
-        if self.draining:
-            self._give_back([held])
-            return False
-        # Waited too long to be sure of the lease? Then the sweep takes it up once that has ended.
-        return self._payments.now() + timedelta(seconds=self._timeout) <= held.lease_end
+    def _write_in_pool(self, result: ProviderResult) -> None:
+        # Not in the sweep's own thread: a thread that writes may be kept busy by the results of others.
+        if not self._run_in_pool(partial(self._results.write, result)):
+            self._results.write(result)
 
     def _run_next(self) -> None:
-        if not self._has_line():
+        if not self._acquire_call_slot():
             return
-        self._calls.beat()
-        held, learned, has_line = None, None, True
+        self._call_heartbeat.beat()
+        leased, result, has_slot = None, None, True
         try:
-            held = self._queue.take()
-            if held and self._may_begin(held):
-                learned = self.ask(held)
+            leased = self._queue.get()
+            if leased and self._may_start(leased):
+                result = self.call_provider(leased)
         except CallTimedOut:
-            has_line = False  # It was given to others when the call was taken over.
+            has_slot = False  # The slot was released when the call timed out.
         except Exception:
-            order_id = held.payment.order_id if held else ""
+            order_id = leased.payment.order_id if leased else ""
             log.exception("payment failed", module="payments", order_id=order_id)
         finally:
-            if has_line:
-                self._lines.release()
-        if learned:
-            self._recorder.take(learned)
+            if has_slot:
+                self._call_slots.release()
+        if result:
+            self._results.write(result)
 
-    def _has_line(self) -> bool:
-        while not self._lines.acquire(timeout=LINE_SECONDS):
+    def _acquire_call_slot(self) -> bool:
+        while not self._call_slots.acquire(timeout=SLOT_WAIT_SECONDS):
             if self.draining:
                 return False
         return True
 
-    def _sweep_on(self) -> None:
-        while not self._stopping.is_set():
+    def _may_start(self, leased: LeasedPayment) -> bool:
+        if self.draining:
+            self._release([leased])
+            return False
+        # A call must end within its lease. If it cannot, a sweep takes the payment after the lease has expired.
+        return self._payments.now() + timedelta(seconds=self._timeout) <= leased.lease_end
+
+    def _send(self, leased: LeasedPayment, call: ProviderCall) -> tuple[ProviderResponse, str]:
+        """The provider's response, and the name of the call's span, empty where nothing is traced."""
+        payment = leased.payment
+        repeated = payment.fencing_token > 1
+        send = partial(self._provider.call, call, repeated, partial(self._may_send, leased), payment.user_id)
+        if tracing.tracer is None or not payment.traceparent:
+            return send(), ""
+        # The span of a call whose process died was not recorded: then the link is to the whole trace.
+        link = (leased.last_traceparent or payment.traceparent) if repeated else ""
+        attributes: dict[str, str | int] = {
+            "order_id": call.order_id,
+            "attempt": payment.fencing_token,
+            "call": call.kind.value,
+        }
+        with tracing.tracer.span(Stage.PAYMENT_PROCESSED, payment.traceparent, link=link, **attributes) as span:
+            response = send()
+            span.set_attributes(answer=response.code.value)
+        return response, span.traceparent
+
+    def _may_send(self, leased: LeasedPayment) -> bool:
+        """Whether the call may still be sent: it has not timed out, and the provider still knows its key."""
+        payment = leased.payment
+        in_flight = (payment.order_id, payment.fencing_token) in self._in_flight
+        return in_flight and domain.may_send(payment, leased.key_age(self._payments.now()), self._policy)
+
+    def _end(self, in_flight: InFlightCall) -> None:
+        """Remove a call from those in flight. Raises CallTimedOut where it was removed before."""
+        if self._in_flight.pop(in_flight.key, None) is None:
+            self._hung.discard(in_flight.key)
+            log.warning("provider answered after the timeout", module="payments", order_id=in_flight.call.order_id)
+            raise CallTimedOut
+
+    def _release(self, unstarted: list[LeasedPayment]) -> None:
+        try:
+            self._payments.release(unstarted)
+        except Unavailable as exc:
+            log.warning("leases not released", module="payments", reason=exc.detail)
+
+    def _sweep_loop(self) -> None:
+        while not self._results.stopping.is_set():
             self._sweeper.beat()
-            self._prompted.clear()
+            self._results.work_due.clear()
             more = False
             try:
-                self.take_over()
-                more = self.sweep() == self.SWEEP
+                self.time_out_calls()
+                more = self.sweep() == self.SWEEP_LIMIT
             except Unavailable as exc:
-                log.warning("sweep waits", module="payments", reason=exc.detail)
+                log.warning("sweep postponed", module="payments", reason=exc.detail)
             except Exception:
                 log.exception("sweep failed", module="payments")
             if not more:
-                self._prompted.wait(self._interval)
+                self._results.work_due.wait(self._interval)
 
 
-class _Calls(Heartbeat):
-    """Comes round whenever a call begins; dead where more calls hang than threads may be replaced."""
+class _CallHeartbeat(Heartbeat):
+    """Beats when a call starts. Dead where more calls hang than threads may be replaced."""
 
     def __init__(self, worker: Worker) -> None:
         super().__init__("payments-calls")
@@ -325,8 +344,4 @@ class _Calls(Heartbeat):
 
     @property
     def dead(self) -> bool:
-        return self._worker.overwhelmed
-
-
-LINE_SECONDS = 0.1
-NOTHING_ASKED = ProviderResponse(answer=ResponseCode.UNKNOWN, reason="there was nothing to ask")
+        return self._worker.too_many_hung

@@ -12,9 +12,10 @@ from app.messaging.relay import Relay
 from app.orders import repository as orders_repository
 from app.orders.documents import OrderSnapshot
 from app.orders.repository import OrderRepository
+from app.payments import documents as payment_documents
 from app.payments import payment as domain
-from app.payments import repository as payments_repository
-from app.payments.repository import LeasedPayment, PaymentRepository
+from app.payments.documents import LeasedPayment
+from app.payments.repository import PaymentRepository
 from app.storage.bulk import Patch, bulk_insert
 
 
@@ -35,13 +36,15 @@ def outbox_by_a_second_write() -> None:
 
 def attempt_in_the_provider_key() -> None:
     """Each attempt has its own key, so the provider cannot distinguish a repetition from a new charge."""
-    usual = domain._call
+    usual = domain._provider_call
 
-    def call(payment: domain.Payment, kind: domain.Kind, refund: domain.Refund | None = None) -> domain.Call:
+    def call(
+        payment: domain.Payment, kind: domain.CallKind, refund: domain.Refund | None = None
+    ) -> domain.ProviderCall:
         made = usual(payment, kind, refund)
-        return replace(made, key=f"{made.key}:{payment.attempt}")
+        return replace(made, key=f"{made.key}:{payment.fencing_token}")
 
-    domain._call = call
+    domain._provider_call = call
 
 
 def no_fencing() -> None:
@@ -56,35 +59,35 @@ def no_fencing() -> None:
 
 def payment_stored_after_the_call() -> None:
     """The provider is called before the payment is stored."""
-    usual = PaymentRepository.settle
+    usual = PaymentRepository.save
 
-    def record(self: Any, payments: list[domain.Payment], _room: int) -> list[LeasedPayment]:
+    def insert(self: Any, payments: list[domain.Payment], _lease_count: int) -> list[LeasedPayment]:
         now = self.now()
-        taken = [domain.claimed(payment) for payment in payments]
+        claimed = [domain.claim(payment) for payment in payments]
         return [
-            LeasedPayment(payment=payment, outbox=[], key_sent_at=now, lease_end=now + self._lease, owned=True)
-            for payment in taken
+            LeasedPayment(payment=payment, outbox=[], key_sent_at=now, lease_end=now + self._lease, under_lease=True)
+            for payment in claimed
         ]
 
-    def settle(self: Any, results: list[Any]) -> list[bool]:
+    def save(self: Any, updates: list[Any]) -> list[bool]:
         with self._store.with_deadline() as documents:
-            for result in results:
-                late = payments_repository._fresh(result.before.payment)
+            for update in updates:
+                late = payment_documents.new_document(update.before.payment)
                 documents.update_one({"_id": late.pop("_id")}, {"$setOnInsert": late}, upsert=True)
-        return usual(self, results)
+        return usual(self, updates)
 
-    PaymentRepository.record = record
-    PaymentRepository.settle = settle
+    PaymentRepository.insert = insert
+    PaymentRepository.save = save
 
 
 def intent_not_recorded() -> None:
     """The payment is stored, but not that the provider is about to be called for it."""
-    usual = payments_repository._fresh
+    usual = payment_documents.new_document
 
-    def fresh(payment: domain.Payment) -> dict[str, Any]:
-        return usual(replace(payment, sent=False))
+    def new_document(payment: domain.Payment) -> dict[str, Any]:
+        return usual(replace(payment, key_sent=False))
 
-    payments_repository._fresh = fresh
+    payment_documents.new_document = new_document
 
 
 def events_removed_before_they_are_delivered() -> None:

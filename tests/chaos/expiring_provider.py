@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from app.payments.payment import Call, Kind, ProviderResponse, ResponseCode
+from app.payments.payment import CallKind, ProviderCall, ProviderResponse, ResponseCode
 
 
 @dataclass
@@ -17,25 +17,25 @@ class ExpiringKeyProvider:
     life: float
     searchable: bool = False
     now: float = 0.0
-    charges: list[Call] = field(default_factory=list)
-    refunds: list[Call] = field(default_factory=list)
-    sent: list[Call] = field(default_factory=list)
+    charges: list[ProviderCall] = field(default_factory=list)
+    refunds: list[ProviderCall] = field(default_factory=list)
+    sent: list[ProviderCall] = field(default_factory=list)
     _known: dict[str, tuple[float, ProviderResponse]] = field(default_factory=dict)
-    refuses: Callable[[Call], bool] = lambda call: False
+    refuses: Callable[[ProviderCall], bool] = lambda call: False
 
     def prepare(self) -> None:
         """It stores nothing in the database."""
 
-    def charge(self, call: Call) -> ProviderResponse:
+    def charge(self, call: ProviderCall) -> ProviderResponse:
         return self._once(call)
 
-    def void(self, call: Call) -> ProviderResponse:
+    def void(self, call: ProviderCall) -> ProviderResponse:
         return self._once(call)
 
-    def refund(self, call: Call) -> ProviderResponse:
+    def refund(self, call: ProviderCall) -> ProviderResponse:
         return self._once(call)
 
-    def find(self, call: Call) -> ProviderResponse | None:
+    def find(self, call: ProviderCall) -> ProviderResponse | None:
         at, outcome = self._known.get(call.key, (0.0, None))
         return outcome if self.searchable or self.now - at < self.life else None
 
@@ -47,7 +47,7 @@ class ExpiringKeyProvider:
         """Returns the refunded amount of the order."""
         return sum(call.value for call in self.refunds if call.order_id == order_id)
 
-    def _once(self, call: Call) -> ProviderResponse:
+    def _once(self, call: ProviderCall) -> ProviderResponse:
         self.sent.append(call)
         at, known = self._known.get(call.key, (0.0, None))
         if known and self.now - at < self.life:
@@ -56,14 +56,14 @@ class ExpiringKeyProvider:
         self._known[call.key] = self.now, outcome
         return outcome
 
-    def _effect(self, call: Call) -> ProviderResponse:
-        if call.kind == Kind.CHARGE:
+    def _effect(self, call: ProviderCall) -> ProviderResponse:
+        if call.kind == CallKind.CHARGE:
             self.charges.append(call)
-            return ProviderResponse(answer=ResponseCode.CAPTURED, reference=call.key)
-        if call.kind == Kind.VOID:
-            return ProviderResponse(answer=ResponseCode.VOIDED)
+            return ProviderResponse(code=ResponseCode.CAPTURED, reference=call.key)
+        if call.kind == CallKind.VOID:
+            return ProviderResponse(code=ResponseCode.VOIDED)
         taken = sum(charge.value for charge in self.charges if charge.order_id == call.order_id)
         if self.refuses(call) or self.refunded(call.order_id) + call.value > taken:
-            return ProviderResponse(answer=ResponseCode.DECLINED, reason="the card was closed")
+            return ProviderResponse(code=ResponseCode.DECLINED, reason="the card was closed")
         self.refunds.append(call)
-        return ProviderResponse(answer=ResponseCode.REFUNDED)
+        return ProviderResponse(code=ResponseCode.REFUNDED)

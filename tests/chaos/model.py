@@ -16,7 +16,7 @@ from app.contracts.base import Event
 from app.main import create_app, runtime
 from app.messaging.bus import DeliveryResult
 from app.messaging.signal_bus import SignalBus
-from app.payments.payment import Call, ProviderResponse, ResponseCode
+from app.payments.payment import ProviderCall, ProviderResponse, ResponseCode
 from app.payments.providers import make
 
 
@@ -68,28 +68,28 @@ class Moody:
     real: Any
     mood: str = ""
     meanwhile: Callable[[], None] | None = None
-    floating: list[tuple[str, Call]] = field(default_factory=list)
+    floating: list[tuple[str, ProviderCall]] = field(default_factory=list)
 
     def prepare(self) -> None:
         self.real.prepare()
 
-    def charge(self, call: Call) -> ProviderResponse:
+    def charge(self, call: ProviderCall) -> ProviderResponse:
         return self._moodily("charge", call)
 
-    def void(self, call: Call) -> ProviderResponse:
+    def void(self, call: ProviderCall) -> ProviderResponse:
         return self._moodily("void", call)
 
-    def refund(self, call: Call) -> ProviderResponse:
+    def refund(self, call: ProviderCall) -> ProviderResponse:
         return self._moodily("refund", call)
 
-    def find(self, call: Call) -> ProviderResponse | None:
+    def find(self, call: ProviderCall) -> ProviderResponse | None:
         return self.real.find(call)
 
     def land(self, number: int) -> None:
         verb, call = self.floating.pop(number % len(self.floating))
         getattr(self.real, verb)(call)
 
-    def _moodily(self, verb: str, call: Call) -> ProviderResponse:
+    def _moodily(self, verb: str, call: ProviderCall) -> ProviderResponse:
         mood, self.mood = self.mood, ""
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile:
@@ -97,15 +97,15 @@ class Moody:
         if mood == "dies before":
             raise Died
         if mood == "busy":
-            return ProviderResponse(answer=ResponseCode.NOT_ATTEMPTED, reason="out of order")
+            return ProviderResponse(code=ResponseCode.NOT_ATTEMPTED, reason="out of order")
         if mood == "late":
             self.floating.append((verb, call))
         if mood in ("before", "late"):
-            return ProviderResponse(answer=ResponseCode.UNKNOWN, reason="timed out")
+            return ProviderResponse(code=ResponseCode.UNKNOWN, reason="timed out")
         outcome = getattr(self.real, verb)(call)
         if mood == "dies after":
             raise Died
-        return ProviderResponse(answer=ResponseCode.UNKNOWN, reason="timed out") if mood == "after" else outcome
+        return ProviderResponse(code=ResponseCode.UNKNOWN, reason="timed out") if mood == "after" else outcome
 
 
 MOODS = ("", "before", "after", "late", "busy", "dies before", "dies after")
@@ -148,7 +148,7 @@ class Process:
         """Make the collections."""
         runtime(self.app).prepare()
 
-    def die(self) -> tuple[list[Event], list[tuple[str, Call]]]:
+    def die(self) -> tuple[list[Event], list[tuple[str, ProviderCall]]]:
         """End without a word and start anew: hints, jobs and leases are gone from memory.
 
         Tells what lives on outside: events that may still arrive, and requests on their way to the provider.
@@ -179,7 +179,7 @@ class Process:
         self.provider.mood, self.provider.meanwhile = mood, meanwhile
         waiting = self.payments.worker._queue
         for _ in range(number % len(waiting) if len(waiting) else 0):
-            waiting.put(waiting.take())
+            waiting.put(waiting.get())
         try:
             self.hands.work(number)
         except Died:

@@ -37,7 +37,7 @@ class Stored:
             ],
             "outbox": [],
         }
-        self.payment = {"_id": self.id, "status": "Captured", "parked": "", "firstAt": AT, "outbox": []}
+        self.payment = {"_id": self.id, "status": "Captured", "parkedReason": "", "requestedAt": AT, "outbox": []}
         self.charge = {
             "_id": f"{self.id}:1",
             "orderId": self.id,
@@ -216,7 +216,7 @@ def test_a_broken_timeline_is_found(stored, judge, spoil):
 
 def test_a_payment_may_be_parked_only_if_its_provider_key_has_expired(stored, judge, database):
     stored.move("Success", "Unknown")
-    stored.payment["parked"] = "the provider did not answer in time"
+    stored.payment["parkedReason"] = "the provider did not answer in time"
 
     assert judge(stored).orders_with(audit.STUCK) == {stored.id}
     record = ClientRecord(acknowledged={stored.id})
@@ -228,7 +228,7 @@ def test_a_payment_may_be_parked_only_if_its_provider_key_has_expired(stored, ju
 @pytest.mark.parametrize("missing", ["reason", "order"])
 def test_a_parked_payment_without_a_reason_or_out_of_view_is_stuck(stored, judge, missing):
     stored.move("Success", "Unknown")
-    stored.payment["parked"] = "" if missing == "reason" else "the provider did not answer in time"
+    stored.payment["parkedReason"] = "" if missing == "reason" else "the provider did not answer in time"
     if missing == "order":
         stored.order["paymentStatus"] = stored.order["events"][-1]["paymentStatus"] = "Processing"
 
@@ -237,7 +237,7 @@ def test_a_parked_payment_without_a_reason_or_out_of_view_is_stuck(stored, judge
 
 def test_a_parked_payment_that_was_charged_twice_is_found_all_the_same(stored, judge):
     stored.move("Success", "Unknown")
-    stored.payment["parked"] = "the provider did not answer in time"
+    stored.payment["parkedReason"] = "the provider did not answer in time"
     result = judge(stored, {**stored.charge, "_id": f"{stored.id}:1~2"}, aged={stored.id})
 
     assert result.orders_with(audit.CHARGED) == result.parked == {stored.id}
@@ -268,7 +268,7 @@ def test_a_jump_makes_all_times_of_open_work_older_and_no_others(database, setti
     payment = database.payments.find_one({"_id": stored.id})
     order, charge = database.orders.find_one({"_id": stored.key}), database.ledger.find_one({"orderId": stored.id})
     assert order["outbox"][0]["at"] == event["at"] - by.total_seconds() * 1000
-    times = [payment["dueAt"], payment["firstAt"], order["createdAt"], order["events"][0]["at"], charge["at"]]
+    times = [payment["dueAt"], payment["requestedAt"], order["createdAt"], order["events"][0]["at"], charge["at"]]
     assert [*times, charge["refunds"][0]["at"]] == [AT - by] * 6
     assert database.orders.find_one({"_id": settled.key})["events"][0]["at"] == AT
 

@@ -38,7 +38,7 @@ def post_worker_init(worker):
     running = worker.wsgi.extensions["orderflow"]
     _sabotage(running.modules["orders"].outbox, "dequeue_local", "orders-relay")
     _sabotage(running.modules["payments"].outbox, "dequeue_local", "payments-relay")
-    _sabotage(running.modules["payments"].worker, "take_over", "payments-sweep")
+    _sabotage(running.modules["payments"].worker, "time_out_calls", "payments-sweep")
     _sabotage(running.feed, "_send_lines", "live-feed")
     _sabotage(running._metrics_flusher, "flush", "metrics-flusher")
     _sabotage(running, "prepare", "start")

@@ -24,31 +24,29 @@ from app.contracts.payments import (
     PaymentParked,
     PaymentRefunded,
     PaymentRefundFailed,
+    PaymentStatus,
     PaymentVoided,
 )
 from app.orders import order as orders
-from app.orders.order import CANCELLED, DECLINED, PROCESSING, PaymentStatus
+from app.orders.order import CANCELLED, DECLINED, PROCESSING
 from app.orders.order import OrderState as Order
 from app.payments import payment as payments
 from app.payments.payment import (
-    Call,
-    Kind,
-    News,
+    CallKind,
     Payment,
     PaymentDecision,
+    ProviderCall,
     ProviderResponse,
     Refund,
     ResponseCode,
     RetryPolicy,
-    Status,
 )
 
 TOTAL, PART = 100, 40
 DAY = 86_400.0
-PATIENCE = RetryPolicy(tries=2, horizon=60.0, key_life=DAY - 60.0, backoff=1.0, backoff_max=1.0)
-NOTHING_ASKED = ProviderResponse(answer=ResponseCode.UNKNOWN, reason="there was nothing to ask")
-UNKNOWN = ProviderResponse(answer=ResponseCode.UNKNOWN, reason="timed out")
-BUSY = ProviderResponse(answer=ResponseCode.NOT_ATTEMPTED, reason="busy")
+POLICY = RetryPolicy(max_tries=2, horizon=60.0, key_life=DAY - 60.0, backoff=1.0, backoff_max=1.0)
+UNKNOWN = ProviderResponse(code=ResponseCode.UNKNOWN, reason="timed out")
+BUSY = ProviderResponse(code=ResponseCode.NOT_ATTEMPTED, reason="busy")
 
 
 class Bounds(NamedTuple):
@@ -66,10 +64,10 @@ class Bounds(NamedTuple):
 class Task(NamedTuple):
     """What a worker holds: the payment as it claimed it, the day its key was first sent, and how far it has come."""
 
-    held: Payment
+    claimed: Payment
     sent_on: int
-    call: Call | None = None
-    outcome: ProviderResponse | None = None
+    call: ProviderCall | None = None
+    response: ProviderResponse | None = None
 
 
 class Books(NamedTuple):
@@ -80,7 +78,7 @@ class Books(NamedTuple):
 
     charges: tuple[tuple[str, ResponseCode, int], ...] = ()
     refunds: tuple[tuple[str, int, int], ...] = ()
-    afloat: tuple[Call, ...] = ()
+    afloat: tuple[ProviderCall, ...] = ()
 
     def net(self) -> int:
         """What the provider holds of the payer's money."""
@@ -110,7 +108,7 @@ class World(NamedTuple):
 
     def age(self, payment: Payment, sent_on: int) -> float:
         """How old a payment's key is, in seconds."""
-        return (self.today - sent_on) * DAY if payment.sent else 0.0
+        return (self.today - sent_on) * DAY if payment.key_sent else 0.0
 
     def quiet(self) -> bool:
         """Whether nothing is left to do."""
@@ -121,7 +119,7 @@ class World(NamedTuple):
             or self.copy
             or any(self.tasks)
             or self.payment is None
-            or self.payment.status == Status.UNKNOWN
+            or self.payment.status == PaymentStatus.UNKNOWN
         )
 
 
@@ -135,60 +133,70 @@ class Broken(Exception):
 # --- rules that the broken variants replace ---------------------------------------------------------------------
 
 
-def keyed(call: Call, _attempt: int) -> Call:
+def keyed(call: ProviderCall, _attempt: int) -> ProviderCall:
     return call
 
 
-def keyed_by_attempt(call: Call, attempt: int) -> Call:
+def keyed_by_attempt(call: ProviderCall, attempt: int) -> ProviderCall:
     return replace(call, key=f"{call.key}:{attempt}")
 
 
-def fenced(world: World, held: Payment) -> Payment | None:
+def fenced(world: World, claimed: Payment) -> Payment | None:
     """The payment a result may be recorded for: as it is now, by whoever holds the last attempt, and once."""
     stored = world.payment
-    return stored if stored and stored.attempt == held.attempt and world.logged < held.attempt else None
+    return (
+        stored
+        if stored and stored.fencing_token == claimed.fencing_token and world.logged < claimed.fencing_token
+        else None
+    )
 
 
-def unfenced(_world: World, held: Payment) -> Payment | None:
-    return held
+def unfenced(_world: World, claimed: Payment) -> Payment | None:
+    return claimed
 
 
-def late_capture_kept(payment: Payment, call: Call, outcome: ProviderResponse, age: float) -> PaymentDecision:
-    change = answered(payment, call, outcome, age)
-    if change.news == News.CAPTURED and payment.cancelled:
-        return PaymentDecision(payment=replace(change.payment, status=Status.CAPTURED, refunds=()), news=change.news)
+def late_capture_kept(payment: Payment, call: ProviderCall, response: ProviderResponse, age: float) -> PaymentDecision:
+    change = answered(payment, call, response, age)
+    if change.event == PaymentCaptured and payment.cancelled:
+        return PaymentDecision(
+            payment=replace(change.payment, status=PaymentStatus.CAPTURED, refunds=()), event=change.event
+        )
     return change
 
 
-def answered(payment: Payment, call: Call, outcome: ProviderResponse, age: float) -> PaymentDecision:
-    return payments.answered(payment, call, outcome, age, PATIENCE)
+def answered(payment: Payment, call: ProviderCall, response: ProviderResponse, age: float) -> PaymentDecision:
+    return payments.apply_response(payment, call, response, age, POLICY)
 
 
-def unknown_is_declined(payment: Payment, call: Call, outcome: ProviderResponse, age: float) -> PaymentDecision:
-    declined = call.kind != Kind.REFUND and outcome.answer == ResponseCode.UNKNOWN
-    return answered(payment, call, replace(outcome, answer=ResponseCode.DECLINED) if declined else outcome, age)
+def unknown_is_declined(
+    payment: Payment, call: ProviderCall, response: ProviderResponse, age: float
+) -> PaymentDecision:
+    declined = call.kind != CallKind.REFUND and response.code == ResponseCode.UNKNOWN
+    return answered(payment, call, replace(response, code=ResponseCode.DECLINED) if declined else response, age)
 
 
 def may_send(payment: Payment, age: float) -> bool:
-    return payments.may_send(payment, age, PATIENCE)
+    return payments.may_send(payment, age, POLICY)
 
 
 def always(_payment: Payment, _age: float) -> bool:
     return True
 
 
-def unsent_after_any_refusal(payment: Payment, call: Call, outcome: ProviderResponse, age: float) -> PaymentDecision:
-    refused = outcome.answer == ResponseCode.NOT_ATTEMPTED
-    return answered(replace(payment, first_send=True) if refused else payment, call, outcome, age)
+def unsent_after_any_refusal(
+    payment: Payment, call: ProviderCall, response: ProviderResponse, age: float
+) -> PaymentDecision:
+    refused = response.code == ResponseCode.NOT_ATTEMPTED
+    return answered(replace(payment, first_send=True) if refused else payment, call, response, age)
 
 
 @dataclass(frozen=True)
 class Rules:
     """The rules in force; `intent` records before the call that there will be one."""
 
-    key: Callable[[Call, int], Call] = keyed
+    key: Callable[[ProviderCall, int], ProviderCall] = keyed
     fence: Callable[[World, Payment], Payment | None] = fenced
-    meaning: Callable[[Payment, Call, ProviderResponse, float], PaymentDecision] = answered
+    meaning: Callable[[Payment, ProviderCall, ProviderResponse, float], PaymentDecision] = answered
     may_send: Callable[[Payment, float], bool] = may_send
     intent: bool = True
     not_found_proves: bool = False
@@ -242,27 +250,27 @@ def relays(world: World) -> Steps:
 
 
 def operator(world: World, rules: Rules) -> Steps:
-    if not (world.payment and world.payment.status == Status.UNKNOWN):
+    if not (world.payment and world.payment.status == PaymentStatus.UNKNOWN):
         return
-    retried = payments.retried(world.payment)
+    retried = payments.retry(world.payment)
     if rules.may_send(world.payment, world.age(world.payment, world.sent_on)):
         yield "an operator retries", recorded(world, world.payment, retried, logged=True)
     elif not world.books.afloat:
         yield from resolutions(world, payments.next_call(retried.payment))
 
 
-def resolutions(world: World, call: Call) -> Steps:
+def resolutions(world: World, call: ProviderCall) -> Steps:
     """What an operator does who sees the provider's books, which forget no money."""
     made = happened(world.books, call)
-    if made is None and call.kind == Kind.REFUND and call.refund_id != payments.ON_CANCEL:
-        change = payments.refund_dropped(world.payment, call.refund_id, "not made")
+    if made is None and call.kind == CallKind.REFUND and call.refund_id != payments.CANCELLATION_REFUND:
+        change = payments.drop_refund(world.payment, call.refund_id, "not made")
         yield "an operator drops the refund", recorded(world, world.payment, change, logged=True)
         return
-    if made is None and call.kind == Kind.REFUND:
+    if made is None and call.kind == CallKind.REFUND:
         world, made = world._replace(books=refunded(world, call)), ResponseCode.REFUNDED
-    outcome = ProviderResponse(answer=made or ResponseCode.DECLINED)
-    change = payments.resolved(world.payment, outcome, PATIENCE)
-    yield f"an operator resolves it as {outcome.answer}", recorded(world, world.payment, change, logged=True)
+    response = ProviderResponse(code=made or ResponseCode.DECLINED)
+    change = payments.resolve(world.payment, response, POLICY)
+    yield f"an operator resolves it as {response.code}", recorded(world, world.payment, change, logged=True)
 
 
 def provider(world: World) -> Steps:
@@ -281,54 +289,56 @@ def days(world: World) -> Steps:
 def claims(world: World, number: int, rules: Rules) -> Steps:
     if not (world.payment and world.due) or None in world.tasks[:number]:
         return  # Idle workers are all alike: the first one claims.
-    alive = world.owned and any(task and task.held.attempt == world.payment.attempt for task in world.tasks)
+    alive = world.owned and any(
+        task and task.claimed.fencing_token == world.payment.fencing_token for task in world.tasks
+    )
     if alive:
         if not world.left.expiries:
             return
         world = spend(world, "expiries")
     stored = world.payment
-    taken = payments.claimed(stored)
+    taken = payments.claim(stored)
     if not rules.intent:
-        taken = replace(taken, sent=stored.sent)
-    sent_on = world.sent_on if stored.sent else world.today
+        taken = replace(taken, key_sent=stored.key_sent)
+    sent_on = world.sent_on if stored.key_sent else world.today
     claimed = world._replace(payment=taken, owned=True, sent_on=sent_on)
     yield f"worker {number} claims", holding(claimed, number, Task(taken, sent_on))
 
 
 def works(world: World, number: int, task: Task, rules: Rules) -> Steps:
-    if task.outcome:
-        yield f"worker {number} records {task.outcome.answer}", settled(idle(world, number), task, rules)
+    if task.response:
+        yield f"worker {number} records {task.response.code}", settled(idle(world, number), task, rules)
         return
     if task.call:
         yield from sends(world, number, task, rules)
         return
-    call = None if payments.exhausted(task.held, PATIENCE) else payments.next_call(task.held)
+    call = None if payments.park_if_exhausted(task.claimed, POLICY) else payments.next_call(task.claimed)
     if call is None:
         yield f"worker {number} has nothing to ask", settled(idle(world, number), task, rules)
         return
-    call = rules.key(call, task.held.attempt)
-    again = task.held.attempt > 1 or not rules.may_send(task.held, world.age(task.held, task.sent_on))
+    call = rules.key(call, task.claimed.fencing_token)
+    again = task.claimed.fencing_token > 1 or not rules.may_send(task.claimed, world.age(task.claimed, task.sent_on))
     known = found(world, call) if again else None
-    if task.held.attempt > 1 and known is None and call.kind == Kind.VOID and rules.not_found_proves:
-        known = ProviderResponse(answer=ResponseCode.VOIDED)
-    yield f"worker {number} asks", holding(world, number, task._replace(call=call, outcome=known))
+    if task.claimed.fencing_token > 1 and known is None and call.kind == CallKind.VOID and rules.not_found_proves:
+        known = ProviderResponse(code=ResponseCode.VOIDED)
+    yield f"worker {number} asks", holding(world, number, task._replace(call=call, response=known))
 
 
 def sends(world: World, number: int, task: Task, rules: Rules) -> Steps:
     call = task.call
-    if not rules.may_send(task.held, world.age(task.held, task.sent_on)):
-        yield f"{call.kind} is not sent", holding(world, number, task._replace(outcome=UNKNOWN))
+    if not rules.may_send(task.claimed, world.age(task.claimed, task.sent_on)):
+        yield f"{call.kind} is not sent", holding(world, number, task._replace(response=UNKNOWN))
         return
-    books, outcome = effect(world, call)
+    books, response = effect(world, call)
     done = world._replace(books=books)
-    yield f"worker {number}: {call.kind} {outcome.answer}", holding(done, number, task._replace(outcome=outcome))
+    yield f"worker {number}: {call.kind} {response.code}", holding(done, number, task._replace(response=response))
     if not world.left.faults:
         return
-    silent, afloat = task._replace(outcome=UNKNOWN), world.books._replace(afloat=(*world.books.afloat, call))
+    silent, afloat = task._replace(response=UNKNOWN), world.books._replace(afloat=(*world.books.afloat, call))
     yield f"{call.kind} times out after", holding(spend(done, "faults"), number, silent)
     yield f"{call.kind} times out before", holding(spend(world, "faults"), number, silent)
     yield f"{call.kind} is on its way", holding(spend(world._replace(books=afloat), "faults"), number, silent)
-    yield f"{call.kind} is refused", holding(spend(world, "faults"), number, task._replace(outcome=BUSY))
+    yield f"{call.kind} is refused", holding(spend(world, "faults"), number, task._replace(response=BUSY))
 
 
 # --- how it is stored --------------------------------------------------------------------------------------------
@@ -339,7 +349,7 @@ def ordered(world: World, change: orders.OrderTransition, kind: type[Event] | No
     if kind is None:
         return world._replace(order=order)
     more = {"refund_id": change.refund[0], "refund_value": change.refund[1]} if change.refund else {}
-    return world._replace(order=order, to_payments=(*world.to_payments, news_of(kind, order.sequence, **more)))
+    return world._replace(order=order, to_payments=(*world.to_payments, make_event(kind, order.sequence, **more)))
 
 
 def applied(order: Order, change: orders.OrderTransition, **more: int) -> Order:
@@ -366,13 +376,13 @@ def receive(world: World, event: Event) -> Steps:
         yield "is known", world
     else:
         change = (
-            payments.cancelled(world.payment)
+            payments.cancel(world.payment)
             if isinstance(event, OrderCancelled)
-            else payments.refund_requested(world.payment, Refund(refund_id=event.refund_id, value=event.refund_value))
+            else payments.request_refund(world.payment, Refund(refund_id=event.refund_id, value=event.refund_value))
         )
-        change = payments.caused_by(world.payment, change, event)
+        change = payments.with_cause(world.payment, change, event)
         yield "arrives", recorded(world, world.payment, change)
-        if world.owned and change.due is not None:
+        if world.owned and change.due_in is not None:
             yield "arrives within the lease", recorded(world, world.payment, change, keeps_lease=True)
 
 
@@ -380,9 +390,9 @@ def opens(world: World, event: OrderCreated) -> Steps:
     if world.payment:
         yield "is known", world
         return
-    fresh = payments.opened(event)
+    fresh = payments.open_payment(event)
     yield "arrives", world._replace(payment=fresh, due=True)
-    taken = payments.claimed(fresh)
+    taken = payments.claim(fresh)
     if world.tasks[0] is None:
         leased = world._replace(payment=taken, due=True, owned=True, sent_on=world.today)
         yield "is taken up", holding(leased, 0, Task(taken, world.today))
@@ -390,47 +400,47 @@ def opens(world: World, event: OrderCreated) -> Steps:
 
 def settled(world: World, task: Task, rules: Rules) -> World:
     """Record a result where the fence lets it through; what it means depends on the payment as it is by now."""
-    current = rules.fence(world, task.held)
+    current = rules.fence(world, task.claimed)
     if current is None:
         return world
     if task.call:
-        change = rules.meaning(current, task.call, task.outcome, world.age(current, world.sent_on))
+        change = rules.meaning(current, task.call, task.response, world.age(current, world.sent_on))
     else:
         again = 0.0 if payments.next_call(current) else None
-        change = payments.exhausted(current, PATIENCE) or PaymentDecision(payment=current, due=again)
+        change = payments.park_if_exhausted(current, POLICY) or PaymentDecision(payment=current, due_in=again)
     return recorded(world, current, change, logged=True)
 
 
 def recorded(
     world: World, before: Payment, change: PaymentDecision, *, logged: bool = False, keeps_lease: bool = False
 ) -> World:
-    after, entries = payments.with_key(before, change.payment), world.to_orders
-    if change.news:
+    after, entries = payments.reset_key_sent(before, change.payment), world.to_orders
+    if change.event:
         after = replace(after, sequence=before.sequence + 1)
-        entries = (*entries, NEWS[change.news](change, after))
-    world = world._replace(payment=after, to_orders=entries, logged=before.attempt if logged else world.logged)
-    return world if keeps_lease else world._replace(due=change.due is not None, owned=False)
+        entries = (*entries, EVENTS[change.event](change, after))
+    world = world._replace(payment=after, to_orders=entries, logged=before.fencing_token if logged else world.logged)
+    return world if keeps_lease else world._replace(due=change.due_in is not None, owned=False)
 
 
-def effect(world: World, call: Call) -> tuple[Books, ProviderResponse]:
+def effect(world: World, call: ProviderCall) -> tuple[Books, ProviderResponse]:
     """What the provider does when a request reaches it: at most one effect a key, as long as it knows the key."""
     books, known = world.books, found(world, call)
     if known:
         return books, known
-    if call.kind == Kind.REFUND:
+    if call.kind == CallKind.REFUND:
         if call.value > books.net():
-            return books, ProviderResponse(answer=ResponseCode.DECLINED, reason="exceeds the charge")
-        return refunded(world, call), ProviderResponse(answer=ResponseCode.REFUNDED)
+            return books, ProviderResponse(code=ResponseCode.DECLINED, reason="exceeds the charge")
+        return refunded(world, call), ProviderResponse(code=ResponseCode.REFUNDED)
     verdict = ResponseCode.CAPTURED if call.product_id == "1" else ResponseCode.DECLINED
-    answer = ResponseCode.VOIDED if call.kind == Kind.VOID else verdict
-    return books._replace(charges=(*books.charges, (call.key, answer, world.today))), ProviderResponse(answer=answer)
+    answer = ResponseCode.VOIDED if call.kind == CallKind.VOID else verdict
+    return books._replace(charges=(*books.charges, (call.key, answer, world.today))), ProviderResponse(code=answer)
 
 
-def refunded(world: World, call: Call) -> Books:
+def refunded(world: World, call: ProviderCall) -> Books:
     return world.books._replace(refunds=(*world.books.refunds, (call.key, call.value, world.today)))
 
 
-def found(world: World, call: Call) -> ProviderResponse | None:
+def found(world: World, call: ProviderCall) -> ProviderResponse | None:
     """What the provider knows of a key: nothing of one that it first received on an earlier day."""
     books, today = world.books, world.today
     answer = happened(
@@ -440,12 +450,12 @@ def found(world: World, call: Call) -> ProviderResponse | None:
         ),
         call,
     )
-    return ProviderResponse(answer=answer) if answer else None
+    return ProviderResponse(code=answer) if answer else None
 
 
-def happened(books: Books, call: Call) -> ResponseCode | None:
+def happened(books: Books, call: ProviderCall) -> ResponseCode | None:
     """What became of a key."""
-    if call.kind == Kind.REFUND:
+    if call.kind == CallKind.REFUND:
         return ResponseCode.REFUNDED if any(key == call.key for key, *_ in books.refunds) else None
     return next((answer for key, answer, _ in books.charges if key == call.key), None)
 
@@ -462,18 +472,18 @@ def spend(world: World, what: str) -> World:
     return world._replace(left=world.left._replace(**{what: getattr(world.left, what) - 1}))
 
 
-def news_of(kind: type[Event], sequence: int, **more: object) -> Event:
+def make_event(kind: type[Event], sequence: int, **more: object) -> Event:
     base = {"event_id": f"{kind.__name__} {sequence}", "order_id": "o", "request_id": "r", "at": 0}
     return kind(**base, sequence=sequence, **more)
 
 
-NEWS: dict[News, Callable[[PaymentDecision, Payment], Event]] = {
-    News.CAPTURED: lambda _, after: news_of(PaymentCaptured, after.sequence, reference="", took_ms=0),
-    News.DECLINED: lambda _, after: news_of(PaymentDeclined, after.sequence, reason="", took_ms=0),
-    News.VOIDED: lambda _, after: news_of(PaymentVoided, after.sequence),
-    News.PARKED: lambda _, after: news_of(PaymentParked, after.sequence, reason=""),
-    News.REFUNDED: lambda change, after: news_of(PaymentRefunded, after.sequence, **refund_of(change)),
-    News.REFUND_FAILED: lambda change, after: news_of(
+EVENTS: dict[type[Event], Callable[[PaymentDecision, Payment], Event]] = {
+    PaymentCaptured: lambda _, after: make_event(PaymentCaptured, after.sequence, reference="", took_ms=0),
+    PaymentDeclined: lambda _, after: make_event(PaymentDeclined, after.sequence, reason="", took_ms=0),
+    PaymentVoided: lambda _, after: make_event(PaymentVoided, after.sequence),
+    PaymentParked: lambda _, after: make_event(PaymentParked, after.sequence, reason=""),
+    PaymentRefunded: lambda change, after: make_event(PaymentRefunded, after.sequence, **refund_of(change)),
+    PaymentRefundFailed: lambda change, after: make_event(
         PaymentRefundFailed, after.sequence, **refund_of(change), reason=""
     ),
 }
@@ -540,7 +550,7 @@ def explore(product: str, rules: Rules, bounds: Bounds) -> Explored:
 
 
 def _explore(product: str, rules: Rules, bounds: Bounds) -> Explored:
-    created = news_of(OrderCreated, 1, user_id="u", product_id=product, total_value=TOTAL, total_currency="MYR")
+    created = make_event(OrderCreated, 1, user_id="u", product_id=product, total_value=TOTAL, total_currency="MYR")
     first = orders.initial_transition()
     order = Order(
         order_status=first.order_status,
@@ -642,7 +652,7 @@ BROKEN = {
     "no fence": (Rules(fence=unfenced), ""),
     "a late capture is kept": (Rules(meaning=late_capture_kept), "stuck as Cancelled / Refunding"),
     "no intent before the call": (Rules(intent=False), "Cancelled, the provider holds 100 instead of 0"),
-    "an unknown outcome taken for a decline": (
+    "an unknown response taken for a decline": (
         Rules(meaning=unknown_is_declined),
         "Declined, the provider holds 100 instead of 0",
     ),

@@ -5,14 +5,16 @@ from datetime import timedelta
 
 import pytest
 
-from app.payments.payment import Call, Kind, ResponseCode
+from app.payments.payment import CallKind, ProviderCall, ResponseCode
 from app.storage.mongodb import Database
 from tools.chaos.expiring_keys import ExpiringKeyLedger
 from tools.chaos.time_jump import older
 
 LIFE = 3600.0
-CHARGE = Call(kind=Kind.CHARGE, key="a:1", charge_key="a:1", order_id="a", product_id="1", value=900, currency="MYR")
-REFUND = replace(CHARGE, kind=Kind.REFUND, key="a:1:refund:one", value=400, refund_id="one")
+CHARGE = ProviderCall(
+    kind=CallKind.CHARGE, key="a:1", charge_key="a:1", order_id="a", product_id="1", value=900, currency="MYR"
+)
+REFUND = replace(CHARGE, kind=CallKind.REFUND, key="a:1:refund:one", value=400, refund_id="one")
 
 
 @pytest.fixture
@@ -36,25 +38,25 @@ def wait(database):
 
 
 def test_a_known_key_is_charged_once(ledger, database, wait):
-    first = ledger.enter(CHARGE, ResponseCode.CAPTURED)
+    first = ledger.record(CHARGE, ResponseCode.CAPTURED)
     wait(LIFE - 60)
 
-    assert ledger.enter(CHARGE, ResponseCode.VOIDED)["_id"] == first["_id"]
+    assert ledger.record(CHARGE, ResponseCode.VOIDED)["_id"] == first["_id"]
     assert ledger.find(CHARGE.key)["answer"] == ResponseCode.CAPTURED
     assert database.ledger.count_documents({}) == 1
 
 
 def test_an_expired_key_is_not_found_and_is_charged_again(ledger, database, wait):
-    ledger.enter(CHARGE, ResponseCode.CAPTURED)
+    ledger.record(CHARGE, ResponseCode.CAPTURED)
     wait(LIFE + 60)
 
     assert ledger.find(CHARGE.key) is None
-    ledger.enter(CHARGE, ResponseCode.CAPTURED)
+    ledger.record(CHARGE, ResponseCode.CAPTURED)
     assert database.ledger.count_documents({"orderId": "a", "answer": "captured"}) == 2
 
 
 def test_a_known_refund_is_made_once_and_an_expired_one_again_while_the_charge_covers_it(ledger, database, wait):
-    ledger.enter(CHARGE, ResponseCode.CAPTURED)
+    ledger.record(CHARGE, ResponseCode.CAPTURED)
     refunded = []
     for seconds in (0, LIFE - 60, 120, LIFE + 60):
         wait(seconds)
@@ -64,6 +66,6 @@ def test_a_known_refund_is_made_once_and_an_expired_one_again_while_the_charge_c
 
 
 def test_nothing_goes_back_of_what_was_not_captured(ledger):
-    ledger.enter(CHARGE, ResponseCode.DECLINED)
+    ledger.record(CHARGE, ResponseCode.DECLINED)
 
     assert not ledger.refund(REFUND)

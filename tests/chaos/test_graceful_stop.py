@@ -101,7 +101,7 @@ def test_what_a_stopping_worker_has_not_begun_is_paid_by_another_at_once(
         assert worker not in server.workers()
 
     assert database.orders.count_documents({"orderStatus": "Success"}) == len(orders)
-    assert database.payments.count_documents({"attempt": {"$gt": 1}}) >= 3
+    assert database.payments.count_documents({"fencingToken": {"$gt": 1}}) >= 3
     # Giving back is nobody's failure.
     assert database.payments.count_documents({"attempts.1": {"$exists": True}}) == 0
 
@@ -112,7 +112,7 @@ def test_a_call_under_way_ends_and_is_recorded_before_its_process_goes(
     with serve(tmp_path, settings, WEB_CONCURRENCY="1", SIMULATED_LATENCY_MS="2500") as server:
         order_id = post(server)
         # Leased is not yet begun, and what is not begun is given back: the call has to be well under way.
-        under_way = {"$gt": [{"$subtract": ["$$NOW", "$firstAt"]}, 700]}
+        under_way = {"$gt": [{"$subtract": ["$$NOW", "$requestedAt"]}, 700]}
         eventually(
             lambda: database.payments.find_one({"_id": order_id, "owner": {"$exists": True}, "$expr": under_way})
         )
@@ -123,5 +123,5 @@ def test_a_call_under_way_ends_and_is_recorded_before_its_process_goes(
         payment = database.payments.find_one({"_id": order_id})
         [order] = database.orders.find()
 
-    assert (payment["status"], payment["attempt"], len(payment["attempts"])) == ("Captured", 1, 1)
+    assert (payment["status"], payment["fencingToken"], len(payment["attempts"])) == ("Captured", 1, 1)
     assert (order["orderStatus"], order["outbox"], payment["outbox"]) == ("Success", [], [])

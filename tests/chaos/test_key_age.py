@@ -8,7 +8,7 @@ from bson import ObjectId
 from app.main import make_doctor
 from app.payments import payment as domain
 from app.payments.manual_review import NotPossible
-from app.payments.payment import Kind
+from app.payments.payment import CallKind
 from tests.chaos.expiring_provider import ExpiringKeyProvider
 from tests.chaos.model import Process, unhurried
 
@@ -131,7 +131,7 @@ def test_cancelled_after_the_keys_life_an_open_payment_is_not_voided(world, char
     world.pass_hours(25)
     world.cancel(charged)
     world.settle()
-    assert [call.kind for call in world.provider.sent] == [Kind.CHARGE]
+    assert [call.kind for call in world.provider.sent] == [CallKind.CHARGE]
     assert world.statuses(charged) == ("Cancelled", "Unknown")
 
 
@@ -150,7 +150,7 @@ def test_a_parked_payment_that_is_cancelled_after_the_keys_life_is_not_voided(wo
     assert world.statuses(charged) == ("Processing", "Unknown")
     world.cancel(charged)
     world.settle()
-    assert [call.kind for call in world.provider.sent] == [Kind.CHARGE]
+    assert [call.kind for call in world.provider.sent] == [CallKind.CHARGE]
     assert world.statuses(charged) == ("Cancelled", "Unknown")
 
 
@@ -179,7 +179,7 @@ def test_an_operator_who_resolves_the_refund_lets_the_cancellation_give_back_the
     world.pass_hours(72)
     world.cancel(refunding)
     world.settle()
-    world.process.payments.desk.resolve(refunding, domain.ResponseCode.REFUNDED, "", "seen in the dashboard")
+    world.process.payments.manual_review.resolve(refunding, domain.ResponseCode.REFUNDED, "", "seen in the dashboard")
     world.settle()
     assert world.provider.refunded(refunding) == TOTAL
     assert world.statuses(refunding) == ("Cancelled", "Refunded")
@@ -201,7 +201,7 @@ def test_an_operator_cannot_have_an_old_key_sent(world, charged):
     world.pass_hours(25)
     world.settle()
     with pytest.raises(NotPossible, match="forgotten"):
-        world.process.payments.desk.retry(charged)
+        world.process.payments.manual_review.retry(charged)
     assert world.provider.charged(charged) == 1
 
 
@@ -210,10 +210,10 @@ def test_a_retry_that_is_taken_up_after_the_keys_life_sends_nothing(world, order
     world.process.hear_hints()
     world.process.work(mood="dies after")
     world.stored.payments.update_one(
-        {"_id": order}, {"$set": {"status": "Unknown", "parked": "?"}, "$unset": {"dueAt": 1}}
+        {"_id": order}, {"$set": {"status": "Unknown", "parkedReason": "?"}, "$unset": {"dueAt": 1}}
     )
     world.pass_hours(23)
-    assert world.process.payments.desk.retry(order) == "Processing"
+    assert world.process.payments.manual_review.retry(order) == "Processing"
     world.pass_hours(2)
     world.settle()
     assert world.provider.charged(order) == 1
@@ -233,11 +233,11 @@ def test_an_order_that_waited_unsent_through_a_long_outage_is_paid_once(world, o
     assert world.statuses(order) == ("Success", "Captured")
 
 
-def test_a_lease_that_was_given_back_unbegun_sent_nothing(world, order):
+def test_a_lease_that_was_released_before_its_call_sent_nothing(world, order):
     world.process.hear_hints()
-    assert world.stored.payments.find_one({"_id": order})["sent"]
+    assert world.stored.payments.find_one({"_id": order})["keySent"]
     world.process.payments.worker.stop(10.0)
-    world.process.payments.worker._give_back([world.process.payments.worker._payments.find(order)])
+    world.process.payments.worker._release([world.process.payments.worker._payments.find(order)])
     world.pass_hours(30)
     world.restart()
     world.settle()
@@ -388,7 +388,7 @@ def timeline(world, order_id):
 
 def test_a_dropped_refund_releases_its_reservation(world, refused):
     order_id, refund_id = refused
-    assert world.process.payments.desk.drop_refund(order_id, refund_id, "the card was closed") == "Captured"
+    assert world.process.payments.manual_review.drop_refund(order_id, refund_id, "the card was closed") == "Captured"
     world.settle()
     assert world.statuses(order_id) == ("Success", "Captured")
     assert timeline(world, order_id)[-1] == "PaymentRefundFailed"
@@ -404,7 +404,7 @@ def test_a_dropped_refund_of_a_cancelled_order_goes_back_with_the_rest(world, re
     world.cancel(order_id)
     world.settle()
     assert world.statuses(order_id) == ("Cancelled", "Unknown")
-    assert world.process.payments.desk.drop_refund(order_id, refund_id, "the card was closed") == "Refunding"
+    assert world.process.payments.manual_review.drop_refund(order_id, refund_id, "the card was closed") == "Refunding"
     world.settle()
     assert world.provider.refunded(order_id) == TOTAL
     assert world.statuses(order_id) == ("Cancelled", "Refunded")
@@ -413,7 +413,7 @@ def test_a_dropped_refund_of_a_cancelled_order_goes_back_with_the_rest(world, re
 
 def test_a_cancellation_after_a_dropped_refund_gives_all_back(world, refused):
     order_id, refund_id = refused
-    world.process.payments.desk.drop_refund(order_id, refund_id, "the card was closed")
+    world.process.payments.manual_review.drop_refund(order_id, refund_id, "the card was closed")
     world.settle()
     world.cancel(order_id)
     world.settle()
@@ -425,11 +425,11 @@ def test_a_refund_that_was_made_cannot_be_dropped(world, refunding):
     """It was parked because its answer was lost; the provider says that it was made."""
     world.provider.searchable = True
     world.stored.payments.update_one(
-        {"_id": refunding}, {"$set": {"status": "Unknown", "parked": "?"}, "$unset": {"dueAt": 1, "owner": 1}}
+        {"_id": refunding}, {"$set": {"status": "Unknown", "parkedReason": "?"}, "$unset": {"dueAt": 1, "owner": 1}}
     )
     refund_id = world.stored.payments.find_one({"_id": refunding})["refunds"][0]["refund_id"]
     with pytest.raises(NotPossible, match="refunded"):
-        world.process.payments.desk.drop_refund(refunding, refund_id, "a mistake")
+        world.process.payments.manual_review.drop_refund(refunding, refund_id, "a mistake")
 
 
 def test_the_same_request_for_a_dropped_refund_is_not_made_again(world, paid):
@@ -438,7 +438,7 @@ def test_the_same_request_for_a_dropped_refund_is_not_made_again(world, paid):
     ask = {"path": f"/orders/one/{paid}/refunds", "json": {"amount": "RM 9"}, "headers": {"Idempotency-Key": "k"}}
     first = world.process.client.post(**ask).json["refund"]
     world.settle()
-    world.process.payments.desk.drop_refund(paid, first["id"], "the card was closed")
+    world.process.payments.manual_review.drop_refund(paid, first["id"], "the card was closed")
     world.settle()
     world.provider.refuses = lambda call: False
     again = world.process.client.post(**ask)
@@ -449,7 +449,7 @@ def test_the_same_request_for_a_dropped_refund_is_not_made_again(world, paid):
 
 def test_the_doctor_finds_the_books_right_after_a_refund_was_dropped(world, refused):
     order_id, refund_id = refused
-    world.process.payments.desk.drop_refund(order_id, refund_id, "the card was closed")
+    world.process.payments.manual_review.drop_refund(order_id, refund_id, "the card was closed")
     world.settle()
     charge = {"_id": f"{order_id}:1", "orderId": order_id, "answer": "captured", "value": TOTAL, "currency": "MYR"}
     world.stored.ledger.insert_one({**charge, "refunded": 0, "refunds": []})

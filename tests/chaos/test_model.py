@@ -255,9 +255,9 @@ class Life(RuleBasedStateMachine):
                 while process.hands.jobs:
                     process.work()
                 process.hear_hints()
-                for held in process.payments.desk.parked(100):
+                for held in process.payments.manual_review.list_parked(100):
                     with suppress(NotPossible):
-                        process.payments.desk.retry(held.payment.order_id)
+                        process.payments.manual_review.retry(held.payment.order_id)
             if not any(self._left()):
                 return
         raise AssertionError(f"not settled after {ROUNDS} rounds: {list(self._left())}")

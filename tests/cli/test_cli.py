@@ -41,9 +41,9 @@ class UnresponsiveProvider:
     def charge(self, call):
         self.charged.append(call.key)
         if self.unresponsive and not self.after:
-            return ProviderResponse(answer=ResponseCode.UNKNOWN, reason="no response")
+            return ProviderResponse(code=ResponseCode.UNKNOWN, reason="no response")
         outcome = self._real.charge(call)
-        return ProviderResponse(answer=ResponseCode.UNKNOWN, reason="no response") if self.unresponsive else outcome
+        return ProviderResponse(code=ResponseCode.UNKNOWN, reason="no response") if self.unresponsive else outcome
 
 
 @pytest.fixture

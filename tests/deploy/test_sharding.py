@@ -22,7 +22,7 @@ from app.orders import order
 from app.orders.order import OrderTransition
 from app.orders.queries import OrderQueries
 from app.orders.repository import OrderRepository
-from app.payments import repository as of_payments
+from app.payments import documents as of_payments
 from app.payments.repository import PaymentRepository
 from tests.deploy.sharded import ENVELOPE, ROUTED, SHARDS, ShardedCluster
 from tests.storage.test_indexes import USES, captured, new_in, parts  # noqa: F401 - a fixture
@@ -193,7 +193,7 @@ MORE = [
     lambda parts: [look(new_in(parts), "user-7") for look in (parts.reads.view, parts.reads.status)],  # noqa: F811
     lambda parts: parts.reads.timeline(new_in(parts), "user-7", 0),  # noqa: F811
     lambda parts: parts.reads.diagnose(new_in(parts), ""),  # noqa: F811
-    lambda parts: parts.payments.standing(str(ObjectId()), ""),  # noqa: F811
+    lambda parts: parts.payments.diagnostics(str(ObjectId()), ""),  # noqa: F811
     lambda parts: [two_events_in(outbox) for outbox in (parts.orders_outbox, parts.payments_outbox)],  # noqa: F811
 ]
 

@@ -54,7 +54,7 @@ class Mute:
         return None
 
     def charge(self, call):
-        return ProviderResponse(answer=ResponseCode.UNKNOWN, reason="no word")
+        return ProviderResponse(code=ResponseCode.UNKNOWN, reason="no word")
 
 
 def read(text):

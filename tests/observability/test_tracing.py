@@ -40,7 +40,7 @@ class Forgetful:
     def charge(self, call):
         self.calls += 1
         return (
-            ProviderResponse(answer=ResponseCode.UNKNOWN, reason="no word")
+            ProviderResponse(code=ResponseCode.UNKNOWN, reason="no word")
             if self.calls == 1
             else self._real.charge(call)
         )

@@ -1,4 +1,4 @@
-"""Payments alone, on the real database: two processes' repositories, a provider to order, payments to work on."""
+"""Payments alone, on the real database: two processes' repositories, a fake provider, payments to work on."""
 
 import threading
 import time
@@ -16,11 +16,12 @@ from app.contracts.base import Unavailable
 from app.contracts.orders import OrderCancelled, OrderCreated
 from app.messaging.outbox import Outbox
 from app.payments import payment as domain
-from app.payments import service
-from app.payments.payment import Call, Payment, ProviderResponse, ResponseCode, RetryPolicy
+from app.payments.documents import LeasedPayment
+from app.payments.payment import Payment, ProviderCall, ProviderResponse, ResponseCode, RetryPolicy
 from app.payments.provider_client import CircuitBreakingProvider
-from app.payments.repository import LeasedPayment, PaymentRepository
-from app.payments.results import Settler
+from app.payments.repository import PaymentRepository
+from app.payments.results import ResultWriter
+from app.payments.service import PaymentService
 from app.payments.worker import Worker
 from app.storage.mongodb import Database, DatabaseClock, Store
 
@@ -28,44 +29,44 @@ SETTLED = {"charge": ResponseCode.CAPTURED, "void": ResponseCode.VOIDED, "refund
 
 
 @dataclass
-class Double:
-    """A provider that answers as told, and remembers what it was asked.
+class FakeProvider:
+    """A provider with prepared responses, which records its calls.
 
-    `answers` holds what to answer to the next calls, in order, an exception to be raised instead; after them, or
-    where there is None, every effect succeeds at once. `books` holds what `find` knows by key. `watch` is called
-    with every call before it is answered.
+    `responses` holds the responses to the next calls, in order, or an exception to raise; after them, and where there is
+    None, every call succeeds. `found` holds the responses of `find` by key. `on_call` is called with every call before
+    the response.
     """
 
-    answers: list[ProviderResponse | Exception | None] = field(default_factory=list)
-    books: dict[str, ProviderResponse] = field(default_factory=dict)
-    asked: list[tuple[str, str]] = field(default_factory=list)
-    watch: Callable[[str, Call], None] = lambda verb, call: None
+    responses: list[ProviderResponse | Exception | None] = field(default_factory=list)
+    found: dict[str, ProviderResponse] = field(default_factory=dict)
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    on_call: Callable[[str, ProviderCall], None] = lambda verb, call: None
 
-    def charge(self, call: Call) -> ProviderResponse:
-        return self._answer("charge", call)
+    def charge(self, call: ProviderCall) -> ProviderResponse:
+        return self._respond("charge", call)
 
-    def void(self, call: Call) -> ProviderResponse:
-        return self._answer("void", call)
+    def void(self, call: ProviderCall) -> ProviderResponse:
+        return self._respond("void", call)
 
-    def refund(self, call: Call) -> ProviderResponse:
-        return self._answer("refund", call)
+    def refund(self, call: ProviderCall) -> ProviderResponse:
+        return self._respond("refund", call)
 
-    def find(self, call: Call) -> ProviderResponse | None:
-        self.asked.append(("find", call.key))
-        self.watch("find", call)
-        return self.books.get(call.key)
+    def find(self, call: ProviderCall) -> ProviderResponse | None:
+        self.calls.append(("find", call.key))
+        self.on_call("find", call)
+        return self.found.get(call.key)
 
-    def _answer(self, verb: str, call: Call) -> ProviderResponse:
-        self.asked.append((verb, call.key))
-        self.watch(verb, call)
-        told = self.answers.pop(0) if self.answers else None
-        if isinstance(told, Exception):
-            raise told
-        return told or ProviderResponse(answer=SETTLED[verb], reference=f"ref-{call.key}")
+    def _respond(self, verb: str, call: ProviderCall) -> ProviderResponse:
+        self.calls.append((verb, call.key))
+        self.on_call(verb, call)
+        response = self.responses.pop(0) if self.responses else None
+        if isinstance(response, Exception):
+            raise response
+        return response or ProviderResponse(code=SETTLED[verb], reference=f"ref-{call.key}")
 
 
 class Gate:
-    """Holds whoever passes until it is opened, and tells who has come."""
+    """Blocks its callers until it is opened; `came` is set by the first of them."""
 
     def __init__(self) -> None:
         self.came = threading.Event()
@@ -88,12 +89,12 @@ def gate() -> Iterator[Gate]:
 
 
 @pytest.fixture
-def provider() -> Double:
-    """A provider to order."""
-    return Double()
+def provider() -> FakeProvider:
+    """A fake provider."""
+    return FakeProvider()
 
 
-class Steady:
+class SteadyClock:
     """The database's clock, except that it never steps back by the millisecond that a late heartbeat makes."""
 
     def __init__(self, clock: DatabaseClock) -> None:
@@ -117,14 +118,14 @@ def store(settings: Settings) -> Iterator[Store]:
     """The module's collection, over a connection of its own."""
     database = Database(settings.mongodb_uri, settings.database)
     made = database.collection("payments", 10.0)
-    made.clock = Steady(made.clock)
+    made.clock = SteadyClock(made.clock)
     yield made
     database.close()
 
 
 @pytest.fixture
 def outbox(store: Store) -> Outbox:
-    """What the repositories record into; nobody hands it on."""
+    """What the repositories record into; no relay delivers it."""
     return Outbox(store, 10.0)
 
 
@@ -148,19 +149,19 @@ def dying(store: Store, outbox: Outbox, payments: PaymentRepository) -> PaymentR
     return PaymentRepository(store, outbox, -5.0)
 
 
-PATIENCE = RetryPolicy(tries=3, horizon=3600.0, key_life=7200.0, backoff=100.0, backoff_max=100.0)
+POLICY = RetryPolicy(max_tries=3, horizon=3600.0, key_life=7200.0, backoff=100.0, backoff_max=100.0)
 
 
 @pytest.fixture
-def make_worker(provider: Double, payments: PaymentRepository) -> Iterator[Callable[..., Worker]]:
+def make_worker(provider: FakeProvider, payments: PaymentRepository) -> Iterator[Callable[..., Worker]]:
     """A worker on a repository; its sweep is not started."""
     made: list[Worker] = []
 
-    def make(repository: PaymentRepository, threads: int = 2, patience: RetryPolicy = PATIENCE, **options) -> Worker:
-        settler = Settler(repository)
+    def make(repository: PaymentRepository, threads: int = 2, policy: RetryPolicy = POLICY, **options) -> Worker:
+        results = ResultWriter(repository, policy)
         timing = {"timeout": 5.0, "interval": 0.05} | options
-        guard = CircuitBreakingProvider(provider, timing.pop("failures", 10), timing.pop("recovery", 10.0))
-        worker = Worker(repository, guard, settler, patience, threads=threads, **timing)
+        client = CircuitBreakingProvider(provider, timing.pop("failures", 10), timing.pop("recovery", 10.0))
+        worker = Worker(repository, client, results, policy, threads=threads, **timing)
         made.append(worker)
         return worker
 
@@ -180,7 +181,7 @@ def created() -> Callable[..., OrderCreated]:
     """The event of a new order, with changes."""
 
     def make(**changes) -> OrderCreated:
-        given = {
+        members = {
             "event_id": uuid4().hex,
             "order_id": str(ObjectId()),
             "sequence": 1,
@@ -191,7 +192,7 @@ def created() -> Callable[..., OrderCreated]:
             "total_value": 9900,
             "total_currency": "MYR",
         }
-        return OrderCreated(**given | changes)
+        return OrderCreated(**members | changes)
 
     return make
 
@@ -199,32 +200,32 @@ def created() -> Callable[..., OrderCreated]:
 @pytest.fixture
 def new_payment(created) -> Callable[..., Payment]:
     """A payment that is recorded nowhere yet."""
-    return lambda **changes: domain.opened(created(**changes))
+    return lambda **changes: domain.open_payment(created(**changes))
 
 
 @pytest.fixture
-def leased(payments: PaymentRepository, new_payment) -> Callable[[], LeasedPayment]:
+def lease_payment(payments: PaymentRepository, new_payment) -> Callable[[], LeasedPayment]:
     """A new payment under a lease of the first process."""
 
     def make() -> LeasedPayment:
-        [held] = payments.record([new_payment()], 1)
-        return held
+        [leased] = payments.insert([new_payment()], 1)
+        return leased
 
     return make
 
 
 @pytest.fixture
 def cancel(payments: PaymentRepository) -> Callable:
-    """Have payments hear that an order was cancelled, as its `sequence`-th step."""
+    """Deliver the cancellation of orders to payments, as their `sequence`-th events."""
 
-    def tell(worker: Worker, *order_ids: str, sequence: int = 2) -> None:
+    def deliver(worker: Worker, *order_ids: str, sequence: int = 2) -> None:
         events = [
             OrderCancelled(event_id=uuid4().hex, order_id=order_id, sequence=sequence, request_id="r-cancel", at=1)
             for order_id in order_ids
         ]
-        service.on_orders_cancelled(events, payments, Settler(payments), worker)
+        PaymentService(worker, ResultWriter(payments, POLICY)).on_orders_cancelled(events)
 
-    return tell
+    return deliver
 
 
 @pytest.fixture
@@ -233,7 +234,7 @@ def make_due(database) -> Callable[..., None]:
 
     def set_due(order_id: str) -> None:
         waiting = {"_id": order_id, "dueAt": {"$exists": True}, "owner": {"$exists": False}}
-        assert database.payments.update_one(waiting, [{"$set": {"dueAt": "$firstAt"}}]).matched_count == 1
+        assert database.payments.update_one(waiting, [{"$set": {"dueAt": "$requestedAt"}}]).matched_count == 1
 
     return set_due
 
@@ -244,9 +245,9 @@ def take_up(payments: PaymentRepository, make_due) -> Callable[[str], LeasedPaym
 
     def claim(order_id: str) -> LeasedPayment:
         make_due(order_id)
-        [held] = payments.claim(10)
-        assert held.payment.order_id == order_id
-        return held
+        [leased] = payments.claim(10)
+        assert leased.payment.order_id == order_id
+        return leased
 
     return claim
 

@@ -85,4 +85,4 @@ def test_an_answer_that_was_on_its_way_when_it_opened_does_not_close_it(breaker)
 def test_it_remembers_a_bounded_number_of_users(breaker):
     for number in range(5000):
         breaker.record(f"user-{number}", False)
-    assert len(breaker._users) <= CircuitBreaker.MOST_USERS
+    assert len(breaker._users) <= CircuitBreaker.MAX_USERS

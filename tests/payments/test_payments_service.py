@@ -1,4 +1,4 @@
-"""What payments makes of new and of cancelled orders, up to what orders hears of it."""
+"""What payments makes of new and of cancelled orders, up to what orders learns of it."""
 
 import threading
 from dataclasses import replace
@@ -9,14 +9,20 @@ from bson import ObjectId
 
 from app.contracts.base import Unavailable
 from app.contracts.orders import OrderCancelled, RefundRequested
-from app.contracts.payments import CheckPaymentBacklog, ExplainPayment
+from app.contracts.payments import CheckPaymentBacklog, ExplainPayment, PaymentStatus
 from app.main import create_app, runtime
-from app.payments import service
-from app.payments.payment import ProviderResponse, ResponseCode, Status
+from app.payments.payment import ProviderResponse, ResponseCode, RetryPolicy
+from app.payments.queries import NOT_RECEIVED, PaymentQueries
 from app.payments.repository import PaymentRepository
-from app.payments.results import Settler
+from app.payments.results import ResultWriter
+from app.payments.service import PaymentService
 
-UNKNOWN = ProviderResponse(answer=ResponseCode.UNKNOWN, reason="no answer in time")
+POLICY = RetryPolicy(max_tries=3, horizon=3600.0, key_life=7200.0, backoff=100.0, backoff_max=100.0)
+UNKNOWN = ProviderResponse(code=ResponseCode.UNKNOWN, reason="no answer in time")
+
+
+def service_of(worker):
+    return PaymentService(worker, worker._results)
 
 
 def cancelled(order_id: str, sequence: int = 2) -> OrderCancelled:
@@ -37,7 +43,7 @@ def idle(worker):
 
 @pytest.fixture
 def running_with(settings, provider):
-    """A running application that pays through the provider to order."""
+    """A running application that pays through the fake provider."""
     apps = []
 
     def make(**changes):
@@ -54,50 +60,50 @@ def running_with(settings, provider):
 
 def test_each_new_order_gets_one_payment_of_its_total(payments, idle, created, database):
     batch = [created(total_value=at, total_currency="JPY", product_id=str(at)) for at in range(1, 11)]
-    service.on_orders_created(batch, payments, idle)
+    service_of(idle).on_orders_created(batch)
     docs = list(database.payments.find().sort("total.value", 1))
     assert [(doc["_id"], doc["total"], doc["productId"]) for doc in docs] == [
         (event.order_id, {"value": event.total_value, "currency": "JPY"}, event.product_id) for event in batch
     ]
 
 
-def test_a_new_order_told_twice_in_one_batch_gets_one_payment(
+def test_a_new_order_delivered_twice_in_one_batch_gets_one_payment(
     payments, worker, created, database, eventually, provider
 ):
     event = created()
-    service.on_orders_created([event, created(), event], payments, worker)
+    service_of(worker).on_orders_created([event, created(), event])
     eventually(lambda: database.payments.count_documents({"status": "Captured"}) == 2)
-    assert len(provider.asked) == 2
+    assert len(provider.calls) == 2
 
 
-@pytest.mark.parametrize("told", [1, 3])
-def test_a_new_order_told_again_changes_nothing(payments, idle, created, stored, told):
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_new_order_delivered_again_changes_nothing(payments, idle, created, stored, times):
     event = created()
-    service.on_orders_created([event], payments, idle)
+    service_of(idle).on_orders_created([event])
     before = stored(event.order_id)
-    for _ in range(told):
-        service.on_orders_created([created(order_id=event.order_id, total_value=1)], payments, idle)
+    for _ in range(times):
+        service_of(idle).on_orders_created([created(order_id=event.order_id, total_value=1)])
     assert stored(event.order_id) == before
 
 
-def test_a_new_order_told_again_after_its_payment_is_not_paid_again(
+def test_a_new_order_delivered_again_after_its_payment_is_not_paid_again(
     payments, worker, created, stored, provider, eventually
 ):
     event = created()
-    service.on_orders_created([event], payments, worker)
+    service_of(worker).on_orders_created([event])
     eventually(lambda: stored(event.order_id)["status"] == "Captured")
     before = stored(event.order_id)
     fresh = created()
-    service.on_orders_created([event, fresh], payments, worker)
+    service_of(worker).on_orders_created([event, fresh])
     eventually(lambda: stored(fresh.order_id)["status"] == "Captured")
     assert stored(event.order_id) == before
-    assert provider.asked == [("charge", f"{event.order_id}:1"), ("charge", f"{fresh.order_id}:1")]
+    assert provider.calls == [("charge", f"{event.order_id}:1"), ("charge", f"{fresh.order_id}:1")]
 
 
-def test_a_cancellation_heard_twice_or_late_counts_once(payments, worker, leased, cancel, stored):
-    held = leased()
-    order_id = held.payment.order_id
-    worker.work(held)
+def test_a_cancellation_delivered_twice_or_late_counts_once(payments, worker, lease_payment, cancel, stored):
+    leased = lease_payment()
+    order_id = leased.payment.order_id
+    worker.process(leased)
     cancel(worker, order_id, sequence=5)
     before = stored(order_id)
     assert before["orderSequence"] == 5
@@ -107,13 +113,13 @@ def test_a_cancellation_heard_twice_or_late_counts_once(payments, worker, leased
 
 
 def test_cancellations_in_one_batch_each_find_their_payment(
-    payments, worker, provider, new_payment, leased, cancel, stored
+    payments, worker, provider, new_payment, lease_payment, cancel, stored
 ):
-    unsent, charged, declined = new_payment(), leased(), leased()
-    payments.record([unsent], 0)
-    worker.work(charged)
-    provider.answers = [ProviderResponse(answer=ResponseCode.DECLINED)]
-    worker.work(declined)
+    unsent, charged, declined = new_payment(), lease_payment(), lease_payment()
+    payments.insert([unsent], 0)
+    worker.process(charged)
+    provider.responses = [ProviderResponse(code=ResponseCode.DECLINED)]
+    worker.process(declined)
     ids = [unsent.order_id, charged.payment.order_id, declined.payment.order_id]
     cancel(worker, *ids, ids[1])
     assert [stored(order_id)["status"] for order_id in ids] == ["Voided", "Refunding", "Declined"]
@@ -126,46 +132,50 @@ def test_a_cancellation_without_a_payment_is_not_taken_for_done(payments, worker
 
 
 def test_a_cancellation_is_decided_anew_when_the_payment_changed_meanwhile(
-    payments, store, outbox, worker, leased, stored
+    payments, store, outbox, worker, lease_payment, stored
 ):
-    class Outrun(PaymentRepository):
+    class ChangedMeanwhile(PaymentRepository):
         def find(self, order_id):
             found = super().find(order_id)
-            if found.payment.status == Status.PROCESSING:
-                worker.work(held)
+            if found.payment.status == PaymentStatus.PROCESSING:
+                worker.process(leased)
             return found
 
-    held = leased()
-    repository = Outrun(store, outbox, 60.0)
-    service.on_orders_cancelled([cancelled(held.payment.order_id)], repository, Settler(repository), worker)
-    doc = stored(held.payment.order_id)
+    leased = lease_payment()
+    repository = ChangedMeanwhile(store, outbox, 60.0)
+    PaymentService(worker, ResultWriter(repository, POLICY)).on_orders_cancelled([cancelled(leased.payment.order_id)])
+    doc = stored(leased.payment.order_id)
     assert (doc["status"], [refund["value"] for refund in doc["refunds"]]) == ("Refunding", [9900])
 
 
-def test_a_cancellation_that_is_outrun_every_time_comes_again_later(payments, store, outbox, worker, leased, database):
-    class Outrun(PaymentRepository):
+def test_a_cancellation_that_meets_a_change_every_time_comes_again_later(
+    payments, store, outbox, worker, lease_payment, database
+):
+    class ChangedMeanwhile(PaymentRepository):
         def find(self, order_id):
             found = super().find(order_id)
             database.payments.update_one({"_id": order_id}, {"$inc": {"version": 1}})
             return found
 
-    held = leased()
-    repository = Outrun(store, outbox, 60.0)
+    leased = lease_payment()
+    repository = ChangedMeanwhile(store, outbox, 60.0)
     with pytest.raises(Unavailable):
-        service.on_orders_cancelled([cancelled(held.payment.order_id)], repository, Settler(repository), worker)
-    assert not payments.find(held.payment.order_id).payment.cancelled
+        PaymentService(worker, ResultWriter(repository, POLICY)).on_orders_cancelled(
+            [cancelled(leased.payment.order_id)]
+        )
+    assert not payments.find(leased.payment.order_id).payment.cancelled
 
 
 def test_the_provider_is_whatever_the_application_is_given(running_with, place, provider, eventually, database):
     live = running_with()
     order_id = place(live, productId="whatever")
     eventually(lambda: live.get(f"/orders/status/{order_id}").json["orderStatus"] == "Success")
-    assert provider.asked == [("charge", f"{order_id}:1")]
+    assert provider.calls == [("charge", f"{order_id}:1")]
     assert "ledger" not in database.list_collection_names()
 
 
 def test_what_nobody_could_learn_is_shown_as_unknown(running_with, place, provider, eventually, stored):
-    provider.answers = [UNKNOWN] * 9
+    provider.responses = [UNKNOWN] * 9
     live = running_with(payment_tries=2, payment_backoff=0.01)
     order_id = place(live)
 
@@ -174,13 +184,13 @@ def test_what_nobody_could_learn_is_shown_as_unknown(running_with, place, provid
 
     eventually(lambda: order()["paymentStatus"] == "Unknown")
     assert order()["orderStatus"] == "Processing"
-    assert [verb for verb, _ in provider.asked] == ["charge", "find", "charge"]
+    assert [verb for verb, _ in provider.calls] == ["charge", "find", "charge"]
     doc = stored(order_id)
-    assert (doc["status"], doc["parked"], "dueAt" in doc) == ("Unknown", "no answer in time", False)
+    assert (doc["status"], doc["parkedReason"], "dueAt" in doc) == ("Unknown", "no answer in time", False)
 
 
 def test_a_parked_order_that_is_cancelled_ends_without_money_moved(running_with, place, provider, eventually):
-    provider.answers = [UNKNOWN] * 2
+    provider.responses = [UNKNOWN] * 2
     live = running_with(payment_tries=2, payment_backoff=0.01)
     order_id = place(live)
 
@@ -190,21 +200,21 @@ def test_a_parked_order_that_is_cancelled_ends_without_money_moved(running_with,
     eventually(lambda: order()["paymentStatus"] == "Unknown")
     live.put("/orders", json={"orderId": order_id, "orderStatus": "Cancelled"})
     eventually(lambda: (order()["orderStatus"], order()["paymentStatus"]) == ("Cancelled", "Voided"))
-    assert provider.asked[-1] == ("void", f"{order_id}:1")
+    assert provider.calls[-1] == ("void", f"{order_id}:1")
 
 
 def test_an_unknown_outcome_ends_in_one_charge(running_with, place, provider, eventually):
-    provider.answers = [UNKNOWN, TimeoutError(), ProviderResponse(answer=ResponseCode.NOT_ATTEMPTED)]
+    provider.responses = [UNKNOWN, TimeoutError(), ProviderResponse(code=ResponseCode.NOT_ATTEMPTED)]
     live = running_with()
     order_id = place(live)
     eventually(lambda: live.get(f"/orders/status/{order_id}").json["orderStatus"] == "Success")
-    assert [asked for verb, asked in provider.asked if verb == "charge"] == [f"{order_id}:1"] * 4
+    assert [asked for verb, asked in provider.calls if verb == "charge"] == [f"{order_id}:1"] * 4
 
 
 def test_an_order_that_is_cancelled_while_it_is_charged_gets_its_money_back_once(
     running_with, place, provider, eventually, gate
 ):
-    provider.watch = lambda verb, call: gate() if verb == "charge" else None
+    provider.on_call = lambda verb, call: gate() if verb == "charge" else None
     live = running_with()
     order_id = place(live)
     assert gate.came.wait(10)
@@ -215,21 +225,20 @@ def test_an_order_that_is_cancelled_while_it_is_charged_gets_its_money_back_once
         return live.get(f"/orders/one/{order_id}").json["order"]
 
     eventually(lambda: (order()["orderStatus"], order()["paymentStatus"]) == ("Cancelled", "Refunded"))
-    assert [verb for verb, _ in provider.asked if verb != "find"] == ["charge", "refund"]
+    assert [verb for verb, _ in provider.calls if verb != "find"] == ["charge", "refund"]
 
 
 def test_refunds_on_request_are_made_one_by_one_and_the_cancellation_sends_back_the_rest(
-    payments, worker, provider, leased, cancel, take_up, stored
+    payments, worker, provider, lease_payment, cancel, take_up, stored
 ):
-    held = leased()
-    order_id = held.payment.order_id
-    worker.work(held)
-    settler = Settler(payments)
+    leased = lease_payment()
+    order_id = leased.payment.order_id
+    worker.process(leased)
     events = [requested(order_id, 900, 3, "a"), requested(order_id, 1000, 4, "b"), requested(order_id, 900, 3, "a")]
-    service.on_refunds_requested(events, payments, settler, worker)
+    service_of(worker).on_refunds_requested(events)
     cancel(worker, order_id, sequence=5)
     for _ in range(3):
-        worker.work(take_up(order_id))
+        worker.process(take_up(order_id))
     doc = stored(order_id)
     assert [(made["refund_id"], made["value"]) for made in doc["refunds"]] == [
         ("a", 900),
@@ -238,50 +247,53 @@ def test_refunds_on_request_are_made_one_by_one_and_the_cancellation_sends_back_
     ]
     assert [entry["refunded_total"] for entry in doc["outbox"][1:]] == [900, 1900, 9900]
     assert doc["status"] == "Refunded"
-    refunds = [asked for verb, asked in provider.asked if verb == "refund"]
+    refunds = [asked for verb, asked in provider.calls if verb == "refund"]
     assert refunds == [f"{order_id}:1:refund:{name}" for name in ("a", "b", "cancel")]
 
 
-def test_a_refund_asked_for_while_another_is_under_way_follows_it(
-    payments, worker, provider, leased, take_up, stored, gate
+def test_a_refund_requested_while_another_is_under_way_follows_it(
+    payments, worker, provider, lease_payment, take_up, stored, gate
 ):
-    held = leased()
-    order_id = held.payment.order_id
-    worker.work(held)
-    settler = Settler(payments)
-    service.on_refunds_requested([requested(order_id, 900, 2, "a")], payments, settler, worker)
-    provider.watch = lambda verb, call: gate() if call.refund_id == "a" and verb == "refund" else None
-    running = threading.Thread(target=worker.work, args=[take_up(order_id)], daemon=True)
+    leased = lease_payment()
+    order_id = leased.payment.order_id
+    worker.process(leased)
+    service_of(worker).on_refunds_requested([requested(order_id, 900, 2, "a")])
+    provider.on_call = lambda verb, call: gate() if call.refund_id == "a" and verb == "refund" else None
+    running = threading.Thread(target=worker.process, args=[take_up(order_id)], daemon=True)
     running.start()
     assert gate.came.wait(10)
-    service.on_refunds_requested([requested(order_id, 1000, 3, "b")], payments, settler, worker)
+    service_of(worker).on_refunds_requested([requested(order_id, 1000, 3, "b")])
     gate.open()
     running.join(10)
-    worker.work(take_up(order_id))
+    worker.process(take_up(order_id))
     doc = stored(order_id)
     assert [(made["refund_id"], made["done"]) for made in doc["refunds"]] == [("a", True), ("b", True)]
     assert doc["status"] == "Captured"
-    assert [verb for verb, _ in provider.asked if verb != "find"] == ["charge", "refund", "refund"]
+    assert [verb for verb, _ in provider.calls if verb != "find"] == ["charge", "refund", "refund"]
 
 
-def test_the_backlog_is_told_as_it_is(payments, outbox, idle, created):
-    request = CheckPaymentBacklog(request_id="r")
-    assert service.check_backlog(request, payments, outbox, 3).due == 0
-    service.on_orders_created([created() for _ in range(2)], payments, idle)
-    assert not service.check_backlog(request, payments, outbox, 3).overloaded
-    service.on_orders_created([created() for _ in range(2)], payments, idle)
-    told = service.check_backlog(request, payments, outbox, 3)
-    assert (told.due, told.unfinished, told.overloaded) == (3, 3, True)
+def test_the_backlog_counts_due_and_unfinished_payments(payments, outbox, idle, created):
+    queries, request = PaymentQueries(payments, outbox, 3), CheckPaymentBacklog(request_id="r")
+    assert queries.check_backlog(request).due == 0
+    service_of(idle).on_orders_created([created() for _ in range(2)])
+    assert not queries.check_backlog(request).overloaded
+    service_of(idle).on_orders_created([created() for _ in range(2)])
+    backlog = queries.check_backlog(request)
+    assert (backlog.due, backlog.unfinished, backlog.overloaded) == (3, 3, True)
 
 
-def test_a_payment_is_explained_to_its_user_alone(payments, leased, make_due, idle):
-    order_id = leased().payment.order_id
+def test_a_payment_is_explained_to_its_user_alone(payments, outbox, lease_payment, make_due, idle):
+    order_id = lease_payment().payment.order_id
 
-    def told(user):
+    def explain(user):
         request = ExplainPayment(request_id="r", order_id=order_id, on_behalf_of=user)
-        return service.explain_payment(request, payments)
+        return PaymentQueries(payments, outbox, 3).explain(request)
 
     owner = payments.find(order_id).payment.user_id
-    assert [told(user).known for user in ("", owner, "another")] == [True, True, False]
-    assert (told(owner).attempts, told(owner).waits_for, told(owner).next_attempt_at) == (1, "the provider", "")
-    assert told("another") == service.UNHEARD_OF
+    assert [explain(user).known for user in ("", owner, "another")] == [True, True, False]
+    assert (explain(owner).attempts, explain(owner).waits_for, explain(owner).next_attempt_at) == (
+        1,
+        "the provider",
+        "",
+    )
+    assert explain("another") == NOT_RECEIVED

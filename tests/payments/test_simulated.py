@@ -1,4 +1,4 @@
-"""The simulated provider: its verdicts, its books, its faults."""
+"""The simulated provider: its decisions, its ledger, its faults."""
 
 import time
 from collections import Counter
@@ -12,14 +12,14 @@ import pytest
 from app.config import BadSettings
 from app.contracts.base import Unavailable
 from app.payments import providers
-from app.payments.payment import Call, Kind, ResponseCode
+from app.payments.payment import CallKind, ProviderCall, ResponseCode
 from app.payments.providers import simulated
 from app.payments.providers.ledger import Ledger
 from app.payments.providers.simulated import Faults, SimulatedProvider
 from app.storage.mongodb import Database
 
-CHARGE = Call(
-    kind=Kind.CHARGE,
+CHARGE = ProviderCall(
+    kind=CallKind.CHARGE,
     key="6920c1b05be0d3a1f2c4e687:1",
     charge_key="6920c1b05be0d3a1f2c4e687:1",
     order_id="6920c1b05be0d3a1f2c4e687",
@@ -27,18 +27,20 @@ CHARGE = Call(
     value=9900,
     currency="MYR",
 )
-VOID = replace(CHARGE, kind=Kind.VOID)
+VOID = replace(CHARGE, kind=CallKind.VOID)
 
 
-def refund(value: int = 9900, refund_id: str = "cancel") -> Call:
-    return replace(CHARGE, kind=Kind.REFUND, key=f"{CHARGE.key}:refund:{refund_id}", refund_id=refund_id, value=value)
+def refund(value: int = 9900, refund_id: str = "cancel") -> ProviderCall:
+    return replace(
+        CHARGE, kind=CallKind.REFUND, key=f"{CHARGE.key}:refund:{refund_id}", refund_id=refund_id, value=value
+    )
 
 
 REFUND = refund()
 
 
 @pytest.fixture
-def books(settings):
+def ledger_store(settings):
     """The collection of the provider's own."""
     database = Database(settings.mongodb_uri, settings.database)
     yield database.collection("ledger", 10.0)
@@ -46,11 +48,11 @@ def books(settings):
 
 
 @pytest.fixture
-def simulated_with(books):
-    """The provider, misbehaving as told."""
+def simulated_with(ledger_store):
+    """The provider, with faults."""
 
     def make(unknown_product: str = "decline", **faults) -> SimulatedProvider:
-        made = SimulatedProvider(Ledger(books), Faults(**faults), unknown_product)
+        made = SimulatedProvider(Ledger(ledger_store), Faults(**faults), unknown_product)
         made.prepare()
         return made
 
@@ -59,7 +61,7 @@ def simulated_with(books):
 
 @pytest.fixture
 def bank(simulated_with):
-    """The provider on its best behaviour."""
+    """The provider without faults."""
     return simulated_with()
 
 
@@ -69,7 +71,7 @@ def at_once(work, calls):
 
 
 @pytest.mark.parametrize(
-    ("product", "unknown_product", "answer", "reason"),
+    ("product", "unknown_product", "code", "reason"),
     [
         ("1", "decline", ResponseCode.CAPTURED, ""),
         ("2", "decline", ResponseCode.DECLINED, "declined by the issuer"),
@@ -81,33 +83,34 @@ def at_once(work, calls):
         ("3", "capture", ResponseCode.CAPTURED, ""),
     ],
 )
-def test_the_product_decides(simulated_with, database, product, unknown_product, answer, reason):
-    outcome = simulated_with(unknown_product).charge(replace(CHARGE, product_id=product))
-    assert (outcome.answer, outcome.reason, bool(outcome.reference)) == (answer, reason, True)
+def test_the_product_decides(simulated_with, database, product, unknown_product, code, reason):
+    response = simulated_with(unknown_product).charge(replace(CHARGE, product_id=product))
+    assert (response.code, response.reason, bool(response.reference)) == (code, reason, True)
     [entry] = database.ledger.find()
-    assert (entry["_id"], entry["orderId"], entry["answer"]) == (CHARGE.key, CHARGE.order_id, answer.value)
+    assert (entry["_id"], entry["orderId"], entry["answer"]) == (CHARGE.key, CHARGE.order_id, code.value)
     assert (entry["value"], entry["currency"], entry["refunded"]) == (9900, "MYR", 0)
 
 
-def test_the_settings_decide_how_it_behaves(settings, books, database):
+def test_the_settings_decide_how_it_behaves(settings, ledger_store, database):
     chosen = replace(settings, simulated_unknown_product="capture", simulated_timeout_after_percent=100)
-    bank = providers.make(chosen, books)
-    assert bank.charge(replace(CHARGE, product_id="9")).answer == ResponseCode.UNKNOWN
+    bank = providers.make(chosen, ledger_store)
+    assert bank.charge(replace(CHARGE, product_id="9")).code == ResponseCode.UNKNOWN
     assert database.ledger.find_one()["answer"] == "captured"
     assert (
-        providers.make(settings, books).charge(replace(CHARGE, key="k", product_id="9")).answer == ResponseCode.DECLINED
+        providers.make(settings, ledger_store).charge(replace(CHARGE, key="k", product_id="9")).code
+        == ResponseCode.DECLINED
     )
 
 
-def test_a_provider_that_does_not_exist_is_refused_by_name(settings, books):
+def test_a_provider_that_does_not_exist_is_refused_by_name(settings, ledger_store):
     with pytest.raises(BadSettings, match="no-such-provider"):
-        providers.make(replace(settings, payment_provider="no-such-provider"), books)
+        providers.make(replace(settings, payment_provider="no-such-provider"), ledger_store)
 
 
 def test_the_same_key_from_many_at_once_is_one_entry_and_one_answer(bank, database):
-    outcomes = at_once(bank.charge, [CHARGE] * 20)
-    assert len(set(outcomes)) == 1
-    assert outcomes[0].answer == ResponseCode.CAPTURED
+    responses = at_once(bank.charge, [CHARGE] * 20)
+    assert len(set(responses)) == 1
+    assert responses[0].code == ResponseCode.CAPTURED
     assert database.ledger.count_documents({}) == 1
 
 
@@ -124,52 +127,52 @@ def test_other_keys_are_other_charges(bank, database):
 
 
 def test_what_was_voided_is_never_charged(bank, database):
-    assert bank.void(VOID).answer == ResponseCode.VOIDED
-    assert bank.charge(CHARGE).answer == ResponseCode.VOIDED
-    assert bank.void(VOID).answer == ResponseCode.VOIDED
+    assert bank.void(VOID).code == ResponseCode.VOIDED
+    assert bank.charge(CHARGE).code == ResponseCode.VOIDED
+    assert bank.void(VOID).code == ResponseCode.VOIDED
     assert [entry["answer"] for entry in database.ledger.find()] == ["voided"]
 
 
 def test_what_was_charged_can_no_longer_be_voided(bank, database):
     bank.charge(CHARGE)
-    assert bank.void(VOID).answer == ResponseCode.CAPTURED
+    assert bank.void(VOID).code == ResponseCode.CAPTURED
     assert [entry["answer"] for entry in database.ledger.find()] == ["captured"]
 
 
 def test_a_void_tells_of_a_decline(bank):
     bank.charge(replace(CHARGE, product_id="2"))
-    assert bank.void(VOID).answer == ResponseCode.DECLINED
+    assert bank.void(VOID).code == ResponseCode.DECLINED
 
 
 def test_charges_and_voids_at_once_agree_on_one_of_the_two(bank, database):
-    outcomes = at_once(lambda call: bank.void(call) if call is VOID else bank.charge(call), [CHARGE, VOID] * 10)
+    responses = at_once(lambda call: bank.void(call) if call is VOID else bank.charge(call), [CHARGE, VOID] * 10)
     [entry] = database.ledger.find()
-    assert {outcome.answer.value for outcome in outcomes} == {entry["answer"]}
+    assert {response.code.value for response in responses} == {entry["answer"]}
 
 
 def test_a_refund_is_made_once_a_key(bank, database):
     bank.charge(CHARGE)
-    outcomes = at_once(bank.refund, [refund(900)] * 20)
-    assert {outcome.answer for outcome in outcomes} == {ResponseCode.REFUNDED}
+    responses = at_once(bank.refund, [refund(900)] * 20)
+    assert {response.code for response in responses} == {ResponseCode.REFUNDED}
     [entry] = database.ledger.find()
     assert (entry["refunded"], [made["value"] for made in entry["refunds"]]) == (900, [900])
 
 
 def test_refunds_at_once_never_exceed_the_charge(bank, database):
     bank.charge(CHARGE)
-    outcomes = at_once(bank.refund, [refund(2000, f"r{at}") for at in range(20)])
-    assert Counter(outcome.answer for outcome in outcomes) == {ResponseCode.REFUNDED: 4, ResponseCode.DECLINED: 16}
+    responses = at_once(bank.refund, [refund(2000, f"r{at}") for at in range(20)])
+    assert Counter(response.code for response in responses) == {ResponseCode.REFUNDED: 4, ResponseCode.DECLINED: 16}
     [entry] = database.ledger.find()
     assert (entry["refunded"], len(entry["refunds"])) == (8000, 4)
-    assert bank.refund(refund(1900, "rest")).answer == ResponseCode.REFUNDED
-    assert bank.refund(refund(1, "more")).answer == ResponseCode.DECLINED
+    assert bank.refund(refund(1900, "rest")).code == ResponseCode.REFUNDED
+    assert bank.refund(refund(1, "more")).code == ResponseCode.DECLINED
     assert database.ledger.find_one()["refunded"] == 9900
 
 
 def test_a_refund_above_the_charge_is_declined_whole(bank, database):
     bank.charge(CHARGE)
-    outcome = bank.refund(refund(9901))
-    assert (outcome.answer, outcome.reason) == (ResponseCode.DECLINED, "exceeds the charge")
+    response = bank.refund(refund(9901))
+    assert (response.code, response.reason) == (ResponseCode.DECLINED, "exceeds the charge")
     assert database.ledger.find_one()["refunded"] == 0
 
 
@@ -179,49 +182,49 @@ def test_where_nothing_was_taken_nothing_is_refunded(bank, database, before):
         bank.charge(replace(CHARGE, product_id="2"))
     if before == "voided":
         bank.void(VOID)
-    assert bank.refund(REFUND).answer == ResponseCode.DECLINED
+    assert bank.refund(REFUND).code == ResponseCode.DECLINED
     assert database.ledger.count_documents({"refunded": {"$gt": 0}}) == 0
 
 
-def test_it_can_be_asked_what_became_of_a_call(bank):
+def test_a_call_can_be_looked_up(bank):
     assert bank.find(CHARGE) is bank.find(VOID) is bank.find(REFUND) is None
     charged = bank.charge(CHARGE)
     assert bank.find(CHARGE) == bank.find(VOID) == charged
     assert bank.find(REFUND) is None
     bank.refund(REFUND)
-    assert bank.find(REFUND).answer == ResponseCode.REFUNDED
+    assert bank.find(REFUND).code == ResponseCode.REFUNDED
     assert bank.find(refund(900, "another")) is None
     assert bank.find(CHARGE) == charged
 
 
 def call(bank, wanted):
-    return {Kind.CHARGE: bank.charge, Kind.VOID: bank.void, Kind.REFUND: bank.refund}[wanted.kind](wanted)
+    return {CallKind.CHARGE: bank.charge, CallKind.VOID: bank.void, CallKind.REFUND: bank.refund}[wanted.kind](wanted)
 
 
 @pytest.mark.parametrize("wanted", [CHARGE, VOID, REFUND], ids=lambda wanted: wanted.kind)
 @pytest.mark.parametrize(
-    ("fault", "answer", "happens"),
+    ("fault", "code", "happens"),
     [
         ("fail", ResponseCode.NOT_ATTEMPTED, False),
         ("timeout_before", ResponseCode.UNKNOWN, False),
         ("timeout_after", ResponseCode.UNKNOWN, True),
     ],
 )
-def test_a_fault_hits_every_call_when_it_is_set_to_all_of_them(simulated_with, bank, wanted, fault, answer, happens):
-    if wanted.kind == Kind.REFUND:
+def test_a_fault_hits_every_call_when_it_is_set_to_all_of_them(simulated_with, bank, wanted, fault, code, happens):
+    if wanted.kind == CallKind.REFUND:
         bank.charge(CHARGE)
     faulty = simulated_with(**{fault: 100})
-    outcomes = [call(faulty, wanted) for _ in range(10)]
-    assert {outcome.answer for outcome in outcomes} == {answer}
-    assert all(outcome.reason for outcome in outcomes)
+    responses = [call(faulty, wanted) for _ in range(10)]
+    assert {response.code for response in responses} == {code}
+    assert all(response.reason for response in responses)
     found = bank.find(wanted)
     assert (found is not None) is happens
     assert faulty.find(wanted) == found
 
 
 def test_without_faults_every_call_is_answered(bank):
-    outcomes = [bank.charge(replace(CHARGE, key=f"k{at}")) for at in range(50)]
-    assert {outcome.answer for outcome in outcomes} == {ResponseCode.CAPTURED}
+    responses = [bank.charge(replace(CHARGE, key=f"k{at}")) for at in range(50)]
+    assert {response.code for response in responses} == {ResponseCode.CAPTURED}
 
 
 def test_faults_share_the_calls_by_their_percentages(monkeypatch):
@@ -239,22 +242,22 @@ def test_faults_share_the_calls_by_their_percentages(monkeypatch):
 
 
 def test_a_charge_that_timed_out_after_it_was_made_is_not_made_again(simulated_with, bank, database):
-    assert simulated_with(timeout_after=100).charge(CHARGE).answer == ResponseCode.UNKNOWN
-    assert bank.find(CHARGE).answer == ResponseCode.CAPTURED
-    assert bank.charge(CHARGE).answer == ResponseCode.CAPTURED
+    assert simulated_with(timeout_after=100).charge(CHARGE).code == ResponseCode.UNKNOWN
+    assert bank.find(CHARGE).code == ResponseCode.CAPTURED
+    assert bank.charge(CHARGE).code == ResponseCode.CAPTURED
     assert database.ledger.count_documents({}) == 1
 
 
-def test_it_can_be_told_to_be_slow(simulated_with):
+def test_its_latency_can_be_set(simulated_with):
     slow = simulated_with(latency_ms=120)
     started = time.monotonic()
-    assert slow.charge(CHARGE).answer == ResponseCode.CAPTURED
+    assert slow.charge(CHARGE).code == ResponseCode.CAPTURED
     assert time.monotonic() - started >= 0.12
 
 
-def test_when_its_books_are_away_the_outcome_is_unknown(books):
+def test_when_its_ledger_is_unavailable_the_outcome_is_unknown(ledger_store):
     class Away:
-        clock = books.clock
+        clock = ledger_store.clock
 
         @contextmanager
         def with_deadline(self, seconds=None):
@@ -263,38 +266,38 @@ def test_when_its_books_are_away_the_outcome_is_unknown(books):
 
     bank = SimulatedProvider(Ledger(Away()), Faults())
     for wanted in (CHARGE, VOID, REFUND):
-        assert call(bank, wanted).answer == ResponseCode.UNKNOWN
-        assert bank.find(wanted).answer == ResponseCode.UNKNOWN
+        assert call(bank, wanted).code == ResponseCode.UNKNOWN
+        assert bank.find(wanted).code == ResponseCode.UNKNOWN
 
 
-def test_the_books_outlive_the_process(bank, books):
+def test_the_books_outlive_the_process(bank, ledger_store):
     bank.charge(CHARGE)
     bank.refund(refund(900))
-    later = SimulatedProvider(Ledger(books), Faults())
-    assert later.find(CHARGE).answer == ResponseCode.CAPTURED
-    assert later.find(refund(900)).answer == ResponseCode.REFUNDED
+    later = SimulatedProvider(Ledger(ledger_store), Faults())
+    assert later.find(CHARGE).code == ResponseCode.CAPTURED
+    assert later.find(refund(900)).code == ResponseCode.REFUNDED
 
 
-def product(product_id: str, key: str = CHARGE.key) -> Call:
+def product(product_id: str, key: str = CHARGE.key) -> ProviderCall:
     return replace(CHARGE, product_id=product_id, key=key, charge_key=key)
 
 
 @pytest.mark.parametrize("product", simulated.DEMONSTRATIONS)
-def test_where_demonstrations_are_off_their_products_are_like_any_other(settings, books, product):
-    bank = providers.make(replace(settings, simulated_demonstrations="off"), books)
-    outcome = bank.charge(replace(CHARGE, product_id=product))
-    assert (outcome.answer, outcome.reason) == (ResponseCode.DECLINED, "unknown product")
+def test_where_demonstrations_are_off_their_products_are_like_any_other(settings, ledger_store, product):
+    bank = providers.make(replace(settings, simulated_demonstrations="off"), ledger_store)
+    response = bank.charge(replace(CHARGE, product_id=product))
+    assert (response.code, response.reason) == (ResponseCode.DECLINED, "unknown product")
 
 
 def test_no_failure_of_a_demonstration_blames_the_provider(bank):
-    outcomes = [bank.charge(replace(CHARGE, key="k:1", product_id="flaky")) for _ in range(2)]
-    outcomes.append(bank.charge(replace(CHARGE, key="k:2", product_id="timeout-after-charge")))
-    assert {outcome.blames_provider for outcome in outcomes} == {False}
+    responses = [bank.charge(replace(CHARGE, key="k:1", product_id="flaky")) for _ in range(2)]
+    responses.append(bank.charge(replace(CHARGE, key="k:2", product_id="timeout-after-charge")))
+    assert {response.blames_provider for response in responses} == {False}
 
 
 def test_a_flaky_product_fails_twice_and_is_captured_then(bank, database):
-    outcomes = [bank.charge(product("flaky")).answer for _ in range(4)]
-    assert outcomes == [
+    responses = [bank.charge(product("flaky")).code for _ in range(4)]
+    assert responses == [
         ResponseCode.NOT_ATTEMPTED,
         ResponseCode.NOT_ATTEMPTED,
         ResponseCode.CAPTURED,
@@ -305,16 +308,16 @@ def test_a_flaky_product_fails_twice_and_is_captured_then(bank, database):
 
 def test_a_product_that_times_out_after_the_charge_was_charged_once(bank, database):
     wanted = product("timeout-after-charge")
-    assert bank.charge(wanted).answer == ResponseCode.UNKNOWN
-    assert bank.find(wanted).answer == ResponseCode.CAPTURED
-    assert bank.charge(wanted).answer == ResponseCode.CAPTURED
+    assert bank.charge(wanted).code == ResponseCode.UNKNOWN
+    assert bank.find(wanted).code == ResponseCode.CAPTURED
+    assert bank.charge(wanted).code == ResponseCode.CAPTURED
     assert [entry["answer"] for entry in database.ledger.find()] == ["captured"]
 
 
 def test_a_slow_product_is_captured_in_its_time(bank, monkeypatch):
     slept = []
     monkeypatch.setattr(simulated, "time", SimpleNamespace(sleep=slept.append))
-    assert bank.charge(product("slow")).answer == ResponseCode.CAPTURED
+    assert bank.charge(product("slow")).code == ResponseCode.CAPTURED
     assert slept == [4.0]
 
 
@@ -324,20 +327,20 @@ def test_the_trouble_of_a_product_is_its_orders_alone(bank, monkeypatch, trouble
     monkeypatch.setattr(simulated, "time", SimpleNamespace(sleep=slept.append))
     bank.charge(product(trouble, "k1"))
     slept.clear()
-    assert bank.charge(product("1", "k2")).answer == ResponseCode.CAPTURED
-    assert bank.charge(product("2", "k3")).answer == ResponseCode.DECLINED
+    assert bank.charge(product("1", "k2")).code == ResponseCode.CAPTURED
+    assert bank.charge(product("2", "k3")).code == ResponseCode.DECLINED
     assert slept == []
 
 
-def test_only_charging_a_product_of_trouble_is_troubled(bank):
+def test_only_charging_a_product_with_faults_fails(bank):
     wanted = product("flaky")
-    while bank.charge(wanted).answer != ResponseCode.CAPTURED:
+    while bank.charge(wanted).code != ResponseCode.CAPTURED:
         pass
-    assert bank.refund(replace(REFUND, product_id="flaky")).answer == ResponseCode.REFUNDED
+    assert bank.refund(replace(REFUND, product_id="flaky")).code == ResponseCode.REFUNDED
 
 
-def test_what_is_kept_in_mind_of_flaky_orders_has_a_bound(bank, monkeypatch):
-    monkeypatch.setattr(simulated, "REMEMBERED", 3)
+def test_the_failures_of_a_bounded_number_of_keys_are_counted(bank, monkeypatch):
+    monkeypatch.setattr(simulated, "MAX_FAILING_KEYS", 3)
     for at in range(5):
         bank.charge(product("flaky", f"k{at}"))
     assert list(bank._failed) == ["k2", "k3", "k4"]

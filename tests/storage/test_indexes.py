@@ -25,9 +25,9 @@ from app.orders.queries import OrderQueries
 from app.orders.repository import OrderRepository
 from app.orders.service import OrderService
 from app.payments import payment as domain
-from app.payments.payment import Call, Kind, ResponseCode
+from app.payments.payment import CallKind, ProviderCall, ResponseCode
 from app.payments.providers.ledger import Ledger
-from app.payments.repository import PaymentRepository, Result
+from app.payments.repository import PaymentRepository, PaymentUpdate
 from app.storage.mongodb import Database
 from tests.orders.reads import Reads
 
@@ -153,10 +153,10 @@ def captured(order_id: str) -> PaymentCaptured:
     )
 
 
-def call(kind: Kind, order_id: str, value: int = 9900) -> Call:
+def call(kind: CallKind, order_id: str, value: int = 9900) -> ProviderCall:
     key = f"{order_id}:1"
-    return Call(
-        kind=kind, key=f"{key}:refund:cancel" if kind == Kind.REFUND else key, charge_key=key, order_id=order_id,
+    return ProviderCall(
+        kind=kind, key=f"{key}:refund:cancel" if kind == CallKind.REFUND else key, charge_key=key, order_id=order_id,
         product_id="1", value=value, currency="MYR", refund_id="cancel",
     )  # fmt: skip
 
@@ -192,8 +192,8 @@ def parts(settings, commands, database) -> Iterator[Parts]:
     for one in (made.orders, made.payments, made.ledger):
         one.prepare()
     order_id = OrderService(made.orders, NO_LIMIT).create_order(new_order()).order_id
-    made.payments.record([domain.opened(created(order_id))], 0)
-    made.ledger.enter(call(Kind.CHARGE, order_id), ResponseCode.CAPTURED)
+    made.payments.insert([domain.open_payment(created(order_id))], 0)
+    made.ledger.record(call(CallKind.CHARGE, order_id), ResponseCode.CAPTURED)
     now = made.orders.now()
 
     def relayed(at: int) -> dict:
@@ -237,15 +237,15 @@ def new_in(parts: Parts) -> str:
 
 
 def leased_in(parts: Parts):
-    [held] = parts.payments.record([domain.opened(created(str(ObjectId())))], 1)
-    return held
+    [leased] = parts.payments.insert([domain.open_payment(created(str(ObjectId())))], 1)
+    return leased
 
 
-def settled_in(parts: Parts) -> None:
-    held = leased_in(parts)
-    parts.payments.settle([Result(before=held, payment=held.payment, line={"attempt": 1})])
-    # Out of date by now: what was settled has to be looked up.
-    parts.payments.settle([Result(before=held, payment=held.payment)])
+def saved_in(parts: Parts) -> None:
+    leased = leased_in(parts)
+    parts.payments.save([PaymentUpdate(before=leased, payment=leased.payment, log_entry={"attempt": 1})])
+    # Out of date by now: what was written has to be looked up.
+    parts.payments.save([PaymentUpdate(before=leased, payment=leased.payment)])
 
 
 def repeated_in(parts: Parts) -> None:
@@ -312,7 +312,7 @@ def failed_in(outbox: Outbox) -> None:
 
 def charged_in(parts: Parts) -> str:
     order_id = str(ObjectId())
-    parts.ledger.enter(call(Kind.CHARGE, order_id), ResponseCode.CAPTURED)
+    parts.ledger.record(call(CallKind.CHARGE, order_id), ResponseCode.CAPTURED)
     return order_id
 
 
@@ -346,23 +346,23 @@ CALLS: dict[tuple[type, str], Callable[[Parts], object]] = {
     (OrderQueries, "find_many"): lambda parts: parts.reads.find_many([new_in(parts)]),
     (OrderQueries, "await_timeline"): lambda parts: parts.reads.timeline(new_in(parts), "", 0),
     (OrderQueries, "diagnose"): lambda parts: parts.reads.diagnose(new_in(parts), "user-7"),
-    (PaymentRepository, "record"): leased_in,
+    (PaymentRepository, "insert"): leased_in,
     (PaymentRepository, "claim"): lambda parts: parts.payments.claim(10),
-    (PaymentRepository, "renewed"): lambda parts: parts.payments.renewed(leased_in(parts)),
+    (PaymentRepository, "reload_if_unanswered"): lambda parts: parts.payments.reload_if_unanswered(leased_in(parts)),
     (PaymentRepository, "backlog"): lambda parts: parts.payments.backlog(1000),
-    (PaymentRepository, "queue"): lambda parts: parts.payments.queue(1000),
-    (PaymentRepository, "unfinished"): lambda parts: parts.payments.unfinished(1000),
-    (PaymentRepository, "stuck"): lambda parts: parts.payments.stuck(60.0, 10_000),
+    (PaymentRepository, "count_queue"): lambda parts: parts.payments.count_queue(1000),
+    (PaymentRepository, "count_unfinished"): lambda parts: parts.payments.count_unfinished(1000),
+    (PaymentRepository, "find_stuck"): lambda parts: parts.payments.find_stuck(60.0, 10_000),
     (PaymentRepository, "attempts"): lambda parts: parts.payments.attempts(str(ObjectId()), "user-7"),
-    (PaymentRepository, "parked"): lambda parts: parts.payments.parked(10),
-    (PaymentRepository, "standing"): lambda parts: parts.payments.standing(str(ObjectId()), "user-7"),
+    (PaymentRepository, "list_parked"): lambda parts: parts.payments.list_parked(10),
+    (PaymentRepository, "diagnostics"): lambda parts: parts.payments.diagnostics(str(ObjectId()), "user-7"),
     (PaymentRepository, "find"): lambda parts: parts.payments.find(str(ObjectId())),
-    (PaymentRepository, "settle"): settled_in,
-    (PaymentRepository, "give_back"): lambda parts: parts.payments.give_back([leased_in(parts)]),
-    (Ledger, "enter"): charged_in,
+    (PaymentRepository, "save"): saved_in,
+    (PaymentRepository, "release"): lambda parts: parts.payments.release([leased_in(parts)]),
+    (Ledger, "record"): charged_in,
     (Ledger, "find"): lambda parts: parts.ledger.find(f"{charged_in(parts)}:1"),
-    (Ledger, "refund"): lambda parts: parts.ledger.refund(call(Kind.REFUND, charged_in(parts))),
-    (Ledger, "refunded"): lambda parts: parts.ledger.refunded(call(Kind.REFUND, charged_in(parts))),
+    (Ledger, "refund"): lambda parts: parts.ledger.refund(call(CallKind.REFUND, charged_in(parts))),
+    (Ledger, "has_refund"): lambda parts: parts.ledger.has_refund(call(CallKind.REFUND, charged_in(parts))),
     **{
         (Outbox, name): lambda parts, use=use: [use(parts.orders_outbox), use(parts.payments_outbox)]
         for name, use in OUTBOX.items()

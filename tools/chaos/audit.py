@@ -70,7 +70,7 @@ class StoredOrder:
         return bool(
             payment
             and payment["status"] == PARKED
-            and payment.get("parked")
+            and payment.get("parkedReason")
             and self.order["paymentStatus"] == PARKED
             and not _unfinished(self.order, payment)
         )
@@ -178,7 +178,7 @@ def _unsettled_reason(case: StoredOrder) -> str:
     if reason := _unfinished(order, payment):
         return f"{state}, payment {payment['status']}: {reason}"
     if order["paymentStatus"] not in SETTLED.get(order["orderStatus"], SETTLED_PAID):
-        return f"{state}, payment {payment['status']} {payment.get('parked', '')}"
+        return f"{state}, payment {payment['status']} {payment.get('parkedReason', '')}"
     return "" if order["orderStatus"] != "Processing" else state
 
 

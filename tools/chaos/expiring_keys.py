@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from pymongo import DESCENDING
 
 from app.config import Settings
-from app.payments.payment import Call, ResponseCode
+from app.payments.payment import ProviderCall, ResponseCode
 from app.payments.providers import Provider
 from app.payments.providers.ledger import SCHEMA, Ledger
 from app.payments.providers.simulated import Faults, SimulatedProvider
@@ -31,22 +31,22 @@ class ExpiringKeyLedger(Ledger):
         with self._store.with_deadline() as entries:
             entries.create_index([("key", 1), ("at", -1)])
 
-    def enter(self, call: Call, answer: ResponseCode, reason: str = "") -> Document:
-        """Records `answer` under the call's key, or returns the entry of that key if it has not expired."""
+    def record(self, call: ProviderCall, code: ResponseCode, reason: str = "") -> Document:
+        """Records `code` under the call's key, or returns the entry of that key if it has not expired."""
         while True:
             latest = self._latest({"key": call.key})
             if latest and not self._expired(latest["at"]):
                 return latest
-            entry = self._entry(call, answer, reason, latest["number"] + 1 if latest else 1)
+            entry = self._entry(call, code, reason, latest["number"] + 1 if latest else 1)
             try:
-                self._inserts(entry, self.PATIENCE)
+                self._inserts(entry, self.INSERT_TIMEOUT_SECONDS)
             except InsertRejected as exc:
                 if not exc.duplicate:
                     raise
                 continue  # Another process recorded it at the same moment.
             return entry
 
-    def refund(self, call: Call) -> bool:
+    def refund(self, call: ProviderCall) -> bool:
         """Records a refund unless its key is known; false if the charge does not cover it."""
         charge = self._latest({"key": call.charge_key, "answer": ResponseCode.CAPTURED.value})
         if charge is None:
@@ -65,9 +65,9 @@ class ExpiringKeyLedger(Ledger):
                     "$push": {"refunds": {"key": call.key, "value": call.value, "at": now}},
                 },
             )
-        return self.refunded(call)
+        return self.has_refund(call)
 
-    def refunded(self, call: Call) -> bool:
+    def has_refund(self, call: ProviderCall) -> bool:
         """Whether the refund is recorded and its key has not expired."""
         since = self._store.clock.now() - self._key_life
         known = {"refunds": {"$elemMatch": {"key": call.key, "at": {"$gt": since}}}}
@@ -85,13 +85,13 @@ class ExpiringKeyLedger(Ledger):
     def _expired(self, at: datetime) -> bool:
         return at <= self._store.clock.now() - self._key_life
 
-    def _entry(self, call: Call, answer: ResponseCode, reason: str, number: int) -> Document:
+    def _entry(self, call: ProviderCall, code: ResponseCode, reason: str, number: int) -> Document:
         return {
             "_id": f"{call.key}~{number}",
             "key": call.key,
             "number": number,
             "orderId": call.order_id,
-            "answer": answer.value,
+            "answer": code.value,
             "reason": reason,
             "value": call.value,
             "currency": call.currency,

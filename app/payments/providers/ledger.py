@@ -1,8 +1,8 @@
-"""The simulated provider's own books in MongoDB: one document a charge key, written at most once."""
+"""The simulated provider's ledger in MongoDB: one document a charge key, inserted at most once."""
 
 from collections.abc import Sequence
 
-from app.payments.payment import Call, ResponseCode
+from app.payments.payment import ProviderCall, ResponseCode
 from app.storage.bulk import InsertRejected, bulk_insert
 from app.storage.group_commit import GroupCommit
 from app.storage.mongodb import Document, Store
@@ -19,24 +19,24 @@ SCHEMA: Document = {
 
 
 class Ledger:
-    """What the provider has done, by key."""
+    """Charges, voids and refunds of the simulated provider, by key."""
 
-    PATIENCE = 5.0
+    INSERT_TIMEOUT_SECONDS = 5.0
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._inserts: GroupCommit[Document, None] = GroupCommit("charges", self._insert)
 
     def prepare(self) -> None:
-        """Create what the collection needs."""
+        """Create the collection's validator."""
         self._store.prepare(SCHEMA, [])
 
-    def enter(self, call: Call, answer: ResponseCode, reason: str = "") -> Document:
-        """Book `answer` under the call's key, or tell what was booked there before."""
+    def record(self, call: ProviderCall, code: ResponseCode, reason: str = "") -> Document:
+        """Record `code` under the call's key and return the entry; where the key has an entry, return that one."""
         entry: Document = {
             "_id": call.key,
             "orderId": call.order_id,
-            "answer": answer.value,
+            "answer": code.value,
             "reason": reason,
             "value": call.value,
             "currency": call.currency,
@@ -45,15 +45,15 @@ class Ledger:
             "at": self._store.clock.now(),
         }
         try:
-            self._inserts(entry, self.PATIENCE)
+            self._inserts(entry, self.INSERT_TIMEOUT_SECONDS)
         except InsertRejected as exc:
             if not exc.duplicate:
                 raise
             return self.find(call.key) or entry
         return entry
 
-    def refund(self, call: Call) -> bool:
-        """Book a refund once; false where the charge does not cover it."""
+    def refund(self, call: ProviderCall) -> bool:
+        """Record a refund once; false where the charge does not cover it."""
         covered = {"$lte": [{"$add": ["$refunded", call.value]}, "$value"]}
         with self._store.with_deadline() as entries:
             entries.update_one(
@@ -68,15 +68,15 @@ class Ledger:
                     "$push": {"refunds": {"key": call.key, "value": call.value, "at": self._store.clock.now()}},
                 },
             )
-        return self.refunded(call)
+        return self.has_refund(call)
 
-    def refunded(self, call: Call) -> bool:
-        """Whether the refund `call.key` is booked."""
+    def has_refund(self, call: ProviderCall) -> bool:
+        """Whether the refund `call.key` is recorded."""
         with self._store.with_deadline() as entries:
             return entries.find_one({"_id": call.charge_key, "refunds.key": call.key}, {"_id": 1}) is not None
 
     def find(self, key: str) -> Document | None:
-        """What is booked under a charge key."""
+        """The entry of a charge key."""
         with self._store.with_deadline() as entries:
             return entries.find_one({"_id": key})
 

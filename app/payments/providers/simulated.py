@@ -1,7 +1,7 @@
-"""A payment provider for laptops, tests and demonstrations, with books of its own and faults to order.
+"""A payment provider for laptops, tests and demonstrations, with a ledger of its own and configurable faults.
 
-Product "1" is captured, "2" declined, any other declined as unknown (or captured, by a setting). Where they are turned
-on, those in DEMONSTRATIONS are captured in the end, each after its own trouble, which the circuit breaker ignores.
+Product "1" is captured, "2" declined, any other declined as unknown (or captured, by a setting). Where demonstrations are
+turned on, the products in DEMONSTRATIONS are captured after faults of their own, which the circuit breaker ignores.
 """
 
 import random
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 from app.config import Settings
 from app.contracts.base import Unavailable
-from app.payments.payment import Call, Kind, ProviderResponse, ResponseCode
+from app.payments.payment import CallKind, ProviderCall, ProviderResponse, ResponseCode
 from app.payments.providers.ledger import Ledger
 from app.storage.mongodb import Document, Store
 
 
 @dataclass(frozen=True, kw_only=True)
 class Faults:
-    """How the provider misbehaves: latency in milliseconds, the rest in percent of its calls."""
+    """Faults of the provider: latency in milliseconds, the others in percent of its calls."""
 
     latency_ms: int = 0
     fail: int = 0
@@ -27,7 +27,7 @@ class Faults:
     timeout_after: int = 0
 
     def draw(self) -> str:
-        """What is to go wrong with one call; empty for nothing."""
+        """Draw the fault of one call; empty for none."""
         die = random.uniform(0, 100)  # noqa: S311 - a simulation  # nosec B311
         for fault in ("fail", "timeout_before", "timeout_after"):
             share = getattr(self, fault)
@@ -38,25 +38,25 @@ class Faults:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conduct:
-    """How charging one product goes: after `latency_ms`, and not before its first calls have failed as told."""
+class ProductFaults:
+    """How charging one product goes: its first `failures` calls fail with `fault`; each call takes `latency_ms`."""
 
     latency_ms: int = 0
     failures: int = 0
     fault: str = ""
 
 
-# By product, for people who want to see it.
+# By product id.
 DEMONSTRATIONS = {
-    "slow": Conduct(latency_ms=4000),
-    "flaky": Conduct(failures=2, fault="fail"),
-    "timeout-after-charge": Conduct(failures=1, fault="timeout_after"),
+    "slow": ProductFaults(latency_ms=4000),
+    "flaky": ProductFaults(failures=2, fault="fail"),
+    "timeout-after-charge": ProductFaults(failures=1, fault="timeout_after"),
 }
-REMEMBERED = 1024
+MAX_FAILING_KEYS = 1024
 
 
 class SimulatedProvider:
-    """Answers by product, books in its ledger, misbehaves as told."""
+    """Decides by product, records in its ledger, and fails as configured."""
 
     def __init__(
         self, ledger: Ledger, faults: Faults, unknown_product: str = "decline", demonstrations: bool = True
@@ -70,7 +70,7 @@ class SimulatedProvider:
 
     @classmethod
     def from_settings(cls, settings: Settings, store: Store) -> "SimulatedProvider":
-        """The provider that SIMULATED_… describes."""
+        """The provider that the SIMULATED_… settings describe."""
         faults = Faults(
             latency_ms=settings.simulated_latency_ms,
             fail=settings.simulated_fail_percent,
@@ -81,76 +81,76 @@ class SimulatedProvider:
         return cls(ledger, faults, settings.simulated_unknown_product, settings.demonstrations)
 
     def prepare(self) -> None:
-        """Create what the books need."""
+        """Create the ledger's validator."""
         self._ledger.prepare()
 
-    def charge(self, call: Call) -> ProviderResponse:
-        """Take the money, or decline."""
+    def charge(self, call: ProviderCall) -> ProviderResponse:
+        """Capture or decline."""
         return self._with_faults(call, self._demonstrations.get(call.product_id))
 
-    def void(self, call: Call) -> ProviderResponse:
-        """Book the key as voided, unless something else is booked there."""
+    def void(self, call: ProviderCall) -> ProviderResponse:
+        """Record the key as voided, unless it has an entry."""
         return self._with_faults(call)
 
-    def refund(self, call: Call) -> ProviderResponse:
-        """Give money back, once per key and never more than was taken."""
+    def refund(self, call: ProviderCall) -> ProviderResponse:
+        """Refund once per key, and never more than was captured."""
         return self._with_faults(call)
 
-    def find(self, call: Call) -> ProviderResponse | None:
-        """What is booked under the key."""
+    def find(self, call: ProviderCall) -> ProviderResponse | None:
+        """The response recorded under the key."""
         try:
-            if call.kind == Kind.REFUND:
-                return ProviderResponse(answer=ResponseCode.REFUNDED) if self._ledger.refunded(call) else None
+            if call.kind == CallKind.REFUND:
+                return ProviderResponse(code=ResponseCode.REFUNDED) if self._ledger.has_refund(call) else None
             entry = self._ledger.find(call.key)
         except Unavailable:
-            return ProviderResponse(answer=ResponseCode.UNKNOWN, reason="the provider cannot look into its books")
-        return _outcome(entry) if entry else None
+            return ProviderResponse(code=ResponseCode.UNKNOWN, reason="the provider's ledger is unavailable")
+        return _response(entry) if entry else None
 
-    def _with_faults(self, call: Call, conduct: Conduct | None = None) -> ProviderResponse:
-        latency_ms = self._faults.latency_ms + (conduct.latency_ms if conduct else 0)
+    def _with_faults(self, call: ProviderCall, product: ProductFaults | None = None) -> ProviderResponse:
+        latency_ms = self._faults.latency_ms + (product.latency_ms if product else 0)
         if latency_ms:
             time.sleep(latency_ms / 1000)
         fault, blames = self._faults.draw(), True
-        if conduct and not fault:
-            fault, blames = self._next_failure(call, conduct), False
+        if product and not fault:
+            fault, blames = self._next_failure(call, product), False
         if fault == "fail":
             reason = "the provider is out of order"
-            return ProviderResponse(answer=ResponseCode.NOT_ATTEMPTED, reason=reason, blames_provider=blames)
+            return ProviderResponse(code=ResponseCode.NOT_ATTEMPTED, reason=reason, blames_provider=blames)
         timed_out = ProviderResponse(
-            answer=ResponseCode.UNKNOWN, reason="the provider did not answer in time", blames_provider=blames
+            code=ResponseCode.UNKNOWN, reason="the provider did not answer in time", blames_provider=blames
         )
         if fault == "timeout_before":
             return timed_out
         try:
-            outcome = self._effect(call)
+            response = self._effect(call)
         except Unavailable as exc:
-            return ProviderResponse(answer=ResponseCode.UNKNOWN, reason=f"the provider's books: {exc.detail}")
-        return timed_out if fault == "timeout_after" else outcome
+            return ProviderResponse(code=ResponseCode.UNKNOWN, reason=f"the provider's ledger: {exc.detail}")
+        return timed_out if fault == "timeout_after" else response
 
-    def _next_failure(self, call: Call, conduct: Conduct) -> str:
-        """The fault of a product whose first calls fail. Counted in this process alone: another begins anew."""
+    def _next_failure(self, call: ProviderCall, product: ProductFaults) -> str:
+        """The fault of a product whose first calls fail; each process counts for itself."""
         with self._lock:
             failed = self._failed.get(call.key, 0)
-            if failed >= conduct.failures:
+            if failed >= product.failures:
                 return ""
             self._failed[call.key] = failed + 1
-            while len(self._failed) > REMEMBERED:
+            while len(self._failed) > MAX_FAILING_KEYS:
                 self._failed.popitem(last=False)
-        return conduct.fault
+        return product.fault
 
-    def _effect(self, call: Call) -> ProviderResponse:
-        if call.kind == Kind.REFUND:
+    def _effect(self, call: ProviderCall) -> ProviderResponse:
+        if call.kind == CallKind.REFUND:
             done = self._ledger.refund(call)
             return ProviderResponse(
-                answer=ResponseCode.REFUNDED if done else ResponseCode.DECLINED,
+                code=ResponseCode.REFUNDED if done else ResponseCode.DECLINED,
                 reason="" if done else "exceeds the charge",
             )
-        if call.kind == Kind.VOID:
-            return _outcome(self._ledger.enter(call, ResponseCode.VOIDED))
-        answer, reason = self._verdict(call.product_id)
-        return _outcome(self._ledger.enter(call, answer, reason))
+        if call.kind == CallKind.VOID:
+            return _response(self._ledger.record(call, ResponseCode.VOIDED))
+        code, reason = self._charge_result(call.product_id)
+        return _response(self._ledger.record(call, code, reason))
 
-    def _verdict(self, product_id: str) -> tuple[ResponseCode, str]:
+    def _charge_result(self, product_id: str) -> tuple[ResponseCode, str]:
         if product_id == "1" or product_id in self._demonstrations:
             return ResponseCode.CAPTURED, ""
         if product_id == "2":
@@ -160,7 +160,7 @@ class SimulatedProvider:
         return ResponseCode.DECLINED, "unknown product"
 
 
-def _outcome(entry: Document) -> ProviderResponse:
+def _response(entry: Document) -> ProviderResponse:
     return ProviderResponse(
-        answer=ResponseCode(entry["answer"]), reference=f"sim_{entry['_id']}", reason=entry.get("reason", "")
+        code=ResponseCode(entry["answer"]), reference=f"sim_{entry['_id']}", reason=entry.get("reason", "")
     )

@@ -7,7 +7,7 @@ from tests.chaos.crash.world import World
 
 
 def _before_payment(world: World) -> None:
-    with world.no_room():
+    with world.no_capacity():
         world.cancel()
         world.hand_to_payments()
     world.hand_to_orders()

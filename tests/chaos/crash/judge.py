@@ -93,8 +93,8 @@ def under_way(stored: Stored) -> list[dict[str, Any]]:
         "relayFailures",
         "dueAt",
         "owner",
-        "attempt",
-        "tries",
+        "fencingToken",
+        "retryCount",
     )
     return [
         {name: doc[name] for name in shown if name in doc}

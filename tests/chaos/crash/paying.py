@@ -26,7 +26,7 @@ def _place_unhinted(world: World) -> None:
 
 
 def _found_by_sweeps(world: World) -> None:
-    with world.no_room():
+    with world.no_capacity():
         world.sweep(world.orders.relay.sweep)
     world.call_provider()
     world.wait_for_result()
@@ -97,7 +97,7 @@ SCENARIOS = {
         ends=PAID,
         books=[(CAPTURED,)],
         least=12,
-        through=("orders.create", "orders.createIndexes", "payments.createIndexes", "ledger.create", "steps.create"),
+        through=("orders.create", "orders.createIndexes", "payments.createIndexes", "ledger.create", "stages.create"),
         fresh=True,
     ),
     "create": Scenario(

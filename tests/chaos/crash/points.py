@@ -12,7 +12,7 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 
 from app.messaging.outbox import Outbox, PendingEvents
 from app.payments import providers
-from app.payments.payment import Call, ProviderResponse, ResponseCode
+from app.payments.payment import ProviderCall, ProviderResponse, ResponseCode
 from tests.chaos.crash.cells import TIMEOUT_SECONDS, Cell
 
 R = TypeVar("R")
@@ -99,35 +99,35 @@ class WatchedProvider:
     def prepare(self) -> None:
         self._provider.prepare()
 
-    def charge(self, call: Call) -> ProviderResponse:
+    def charge(self, call: ProviderCall) -> ProviderResponse:
         return self._around("charge", call)
 
-    def void(self, call: Call) -> ProviderResponse:
+    def void(self, call: ProviderCall) -> ProviderResponse:
         return self._around("void", call)
 
-    def refund(self, call: Call) -> ProviderResponse:
+    def refund(self, call: ProviderCall) -> ProviderResponse:
         return self._around("refund", call)
 
-    def find(self, call: Call) -> ProviderResponse | None:
+    def find(self, call: ProviderCall) -> ProviderResponse | None:
         name = self._points.before("provider.find")
         found = self._provider.find(call)
         self._points.after(name)
         return found
 
-    def _around(self, verb: str, call: Call) -> ProviderResponse:
+    def _around(self, verb: str, call: ProviderCall) -> ProviderResponse:
         name = self._points.before(f"provider.{verb}")
         if not self.released.is_set():
             self.held.put(verb)
             assert self.released.wait(TIMEOUT_SECONDS)
         outcome = self._outcome(verb, call)
         self._points.after(name)
-        return ProviderResponse(answer=ResponseCode.UNKNOWN, reason="no answer") if self.mute else outcome
+        return ProviderResponse(code=ResponseCode.UNKNOWN, reason="no answer") if self.mute else outcome
 
-    def _outcome(self, verb: str, call: Call) -> ProviderResponse:
+    def _outcome(self, verb: str, call: ProviderCall) -> ProviderResponse:
         if self.deaf:
-            return ProviderResponse(answer=ResponseCode.UNKNOWN, reason="no answer")
+            return ProviderResponse(code=ResponseCode.UNKNOWN, reason="no answer")
         if self.refusing and verb == "refund":
-            return ProviderResponse(answer=ResponseCode.DECLINED, reason="refused")
+            return ProviderResponse(code=ResponseCode.DECLINED, reason="refused")
         return getattr(self._provider, verb)(call)
 
 

@@ -175,6 +175,6 @@ def _steady(point: str) -> bool:
     the acknowledgement.
     """
     _, what, number = point.split(maxsplit=2)
-    if what.startswith("steps.") or what == "orders.acknowledge_all":
+    if what.startswith("stages.") or what == "orders.acknowledge_all":
         return False
     return number == "#1" or (number == "#2" and what == "payments.update")

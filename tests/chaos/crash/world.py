@@ -125,8 +125,8 @@ class World:
         self.acknowledge()
 
     @contextmanager
-    def no_room(self) -> Iterator[None]:
-        """Payments are stored, but not begun."""
+    def no_capacity(self) -> Iterator[None]:
+        """Payments are stored, but not leased or called for."""
         self.payments.worker.draining = True
         yield
         self.payments.worker.draining = False

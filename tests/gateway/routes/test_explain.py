@@ -29,16 +29,16 @@ def payment(shared_settings, mongo, orders, place, http):
             "total": {"value": 9900, "currency": "MYR"},
             "status": "Processing",
             "cancelled": False,
-            "sent": True,
+            "keySent": True,
             "captured": 0,
             "refunds": [],
-            "parked": "",
-            **dict.fromkeys(("generation", "attempt", "tries", "sequence", "orderSequence", "version"), 1),
+            "parkedReason": "",
+            **dict.fromkeys(("generation", "fencingToken", "retryCount", "sequence", "orderSequence", "version"), 1),
             "requestId": "r",
             "reference": "",
             "attempts": [],
             "outbox": [],
-            "firstAt": orders.find_one({"_id": ObjectId(order_id)})["createdAt"],
+            "requestedAt": orders.find_one({"_id": ObjectId(order_id)})["createdAt"],
         }
         payments.replace_one({"_id": order_id}, {**stored, **state}, upsert=True)
         return order_id
@@ -54,7 +54,7 @@ def test_a_new_order_waits_for_the_relay(http, place):
     assert told == {
         "ok": True,
         "sentence": f"The order is Processing and its payment Processing, since a client placed it at {created}; "
-        "payments has not heard of it yet.",
+        "payments has not received it yet.",
         "orderStatus": "Processing",
         "paymentStatus": "Processing",
         "because": http.get(f"/orders/one/{order_id}/events").json["events"][-1],
@@ -68,17 +68,17 @@ def test_a_new_order_waits_for_the_relay(http, place):
 
 def test_a_payment_to_be_tried_again_waits_for_the_provider_and_tells_when(http, payment, orders):
     due = orders.database.command("hello")["localTime"] + timedelta(seconds=90)
-    told = explain(http, payment(attempt=3, dueAt=due))
+    told = explain(http, payment(fencingToken=3, dueAt=due))
     at = f"{due:%Y-%m-%dT%H:%M:%S}.{due.microsecond // 1000:03d}Z"
     assert (told["waitsFor"], told["attempts"], told["nextAttemptAt"]) == ("the provider", 3, at)
-    assert f"the provider is asked next at {at}, 3 attempts so far." in told["sentence"]
-    told = explain(http, payment(attempt=1, dueAt=due, owner="somebody"))
+    assert f"the provider is called next at {at}, 3 attempts so far." in told["sentence"]
+    told = explain(http, payment(fencingToken=1, dueAt=due, owner="somebody"))
     assert (told["waitsFor"], told["nextAttemptAt"]) == ("the provider", None)
-    assert told["sentence"].endswith("the provider is being asked, 1 attempt so far.")
+    assert told["sentence"].endswith("the provider is being called, 1 attempt so far.")
 
 
 def test_what_needs_an_operator_says_so(http, payment, orders):
-    order_id = payment(order={"paymentStatus": "Unknown"}, status="Unknown", parked="no answer", attempt=12)
+    order_id = payment(order={"paymentStatus": "Unknown"}, status="Unknown", parkedReason="no answer", fencingToken=12)
     told = explain(http, order_id)
     assert told["waitsFor"] == "an operator"
     assert "waits for an operator (no answer), 12 attempts so far" in told["sentence"]
@@ -94,7 +94,7 @@ def test_a_result_on_its_way_waits_for_the_relay(http, payment, orders):
     event = {"type": "PaymentCaptured", "event_id": "e"}
     told = explain(http, payment(status="Captured", outbox=[event], relayDue=due))
     assert told["waitsFor"] == "the relay"
-    assert told["sentence"].endswith("what became of its payment is on its way to orders.")
+    assert told["sentence"].endswith("the result of its payment is on its way to orders.")
 
 
 def test_an_order_that_payments_refuses_to_record_says_so(http, place, orders):
@@ -123,7 +123,7 @@ def test_what_may_be_done_and_what_becomes_of_the_money_is_of_the_table(http, pa
 
 def test_without_payments_it_is_half_an_explanation(shared_settings, place, monkeypatch):
     app = create_app(shared_settings)
-    monkeypatch.setattr("app.payments.repository.PaymentRepository.standing", lambda *_: 1 / 0)
+    monkeypatch.setattr("app.payments.repository.PaymentRepository.diagnostics", lambda *_: 1 / 0)
     try:
         client = app.test_client()
         told = explain(client, place(client))

@@ -215,9 +215,9 @@ def test_a_cursor_of_everybodys_list_opens_nobodys_and_the_other_way_round(every
 def stored_payment(order_id, **state):
     return {
         "_id": order_id, "userId": "user-1", "productId": "1", "total": {"value": 9900, "currency": "MYR"},
-        "status": "Processing", "cancelled": False, "sent": True, "captured": 0, "refunds": [], "parked": "",
-        **dict.fromkeys(("generation", "attempt", "tries", "sequence", "orderSequence", "version"), 1),
-        "requestId": "r", "reference": "", "attempts": [], "outbox": [], "firstAt": datetime(2020, 1, 1),
+        "status": "Processing", "cancelled": False, "keySent": True, "captured": 0, "refunds": [], "parkedReason": "",
+        **dict.fromkeys(("generation", "fencingToken", "retryCount", "sequence", "orderSequence", "version"), 1),
+        "requestId": "r", "reference": "", "attempts": [], "outbox": [], "requestedAt": datetime(2020, 1, 1),
         **state,
     }  # fmt: skip
 
@@ -228,9 +228,9 @@ def test_stuck_orders_are_those_that_wait_too_long_or_for_an_operator(everybody,
     database.orders.update_many({}, {"$set": {"outbox": []}, "$unset": {"relayDue": ""}})
     database.orders.update_one({"_id": ObjectId(late)}, {"$set": {"relayDue": datetime(2020, 1, 1)}})
     database.payments.insert_many([
-        stored_payment(parked, status="Unknown", parked="no word"),
+        stored_payment(parked, status="Unknown", parkedReason="no word"),
         stored_payment(slow, dueAt=datetime(2099, 1, 1)),
-        stored_payment(quick, dueAt=datetime(2099, 1, 1), firstAt=datetime(2098, 1, 1)),
+        stored_payment(quick, dueAt=datetime(2099, 1, 1), requestedAt=datetime(2098, 1, 1)),
         stored_payment(done, status="Captured", captured=9900),
     ])  # fmt: skip
     answer = client.get("/orders?stuck=true")

@@ -1,0 +1,179 @@
+"""The stored form of a payment: schema, indexes, projections, and the mapping between documents and payments.
+
+One document an order. `dueAt` exists while work is open: the time of the next provider call, or, while `owner` is set,
+the end of the lease. `requestedAt` is when the open work was requested. `keySentAt` is when the provider may first have
+received the key of the next call; the claim writes it before anything is sent, and it is valid while `keySent` is true.
+`claim` names the last claim and `writeId` the last recorded update.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime
+
+import msgspec
+import pymongo
+
+from app.contracts.payments import PaymentStatus
+from app.messaging.outbox import OUTBOX_INDEXES, OUTBOX_RULE, OUTBOX_SCHEMA
+from app.payments.payment import Payment
+from app.storage.mongodb import Document
+
+# How many attempts a payment's log keeps.
+LOG_LIMIT = 50
+
+SCHEMA: Document = {
+    "bsonType": "object",
+    "additionalProperties": False,
+    "required": [
+        "_id", "userId", "productId", "total", "status", "cancelled", "keySent", "captured", "refunds", "generation",
+        "fencingToken", "retryCount", "sequence", "orderSequence", "version", "requestId", "requestedAt", "attempts",
+        "outbox",
+    ],
+    "properties": {
+        **{name: {"bsonType": "string"} for name in ("_id", "userId", "productId", "requestId", "reference")},
+        **{name: {"bsonType": "string"} for name in ("parkedReason", "owner", "claim", "writeId", "traceparent")},
+        "total": {
+            "bsonType": "object",
+            "required": ["value", "currency"],
+            "properties": {"value": {"bsonType": ["int", "long"], "minimum": 1}, "currency": {"bsonType": "string"}},
+        },
+        "status": {"enum": [status.value for status in PaymentStatus]},
+        **{name: {"bsonType": "bool"} for name in ("cancelled", "keySent", "firstSend")},
+        "captured": {"bsonType": ["int", "long"], "minimum": 0},
+        "refunds": {"bsonType": "array", "items": {"bsonType": "object", "required": ["refund_id", "value", "done"]}},
+        **{
+            name: {"bsonType": "int", "minimum": 0}
+            for name in ("generation", "fencingToken", "retryCount", "sequence", "orderSequence", "version")
+        },
+        **{name: {"bsonType": "date"} for name in ("requestedAt", "dueAt", "keySentAt")},
+        "attempts": {"bsonType": "array", "maxItems": LOG_LIMIT},
+        **OUTBOX_SCHEMA,
+    },
+    **OUTBOX_RULE,
+}  # fmt: skip
+# The members of a payment and the fields that store them.
+FIELDS = {member.name: re.sub("_(.)", lambda letter: letter[1].upper(), member.name) for member in fields(Payment)} | {
+    "order_id": "_id"
+}
+INDEXES = [
+    pymongo.IndexModel([("dueAt", 1)], name="due", partialFilterExpression={"dueAt": {"$exists": True}}),
+    pymongo.IndexModel([("status", 1)], name="parked", partialFilterExpression={"status": PaymentStatus.UNKNOWN.value}),
+    *OUTBOX_INDEXES,
+]
+DIAGNOSTICS = dict.fromkeys(
+    ("fencingToken", "dueAt", "owner", "status", "parkedReason", "outbox.type", "deadLetter.reason"), 1
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeasedPayment:
+    """A payment as it was read, with its undelivered events; `under_lease` tells whether a process holds its lease.
+
+    `last_recorded_attempt` is the fencing token of the last attempt with a recorded result, and `last_traceparent` its
+    span, empty where it has none.
+    """
+
+    payment: Payment
+    outbox: Sequence[Document]
+    key_sent_at: datetime
+    lease_end: datetime
+    under_lease: bool
+    last_recorded_attempt: int = 0
+    last_traceparent: str = ""
+
+    def key_age(self, now: datetime) -> float:
+        """Seconds since the provider may first have received the key of the next call; 0 where it cannot have."""
+        return (now - self.key_sent_at).total_seconds() if self.payment.key_sent else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaymentDiagnostics:
+    """Facts that explain the state of a payment.
+
+    `next_at` is the time of the next provider call, None while one is under way and where none is planned. `parked` and
+    `dead` are the reasons why an operator is needed, empty where none is.
+    """
+
+    attempts: int
+    next_at: datetime | None
+    under_way: bool
+    parked: str
+    undelivered: bool
+    dead: str
+
+
+def new_document(payment: Payment) -> Document:
+    """The document of a payment that is not stored yet."""
+    return {
+        "_id": payment.order_id,
+        "userId": payment.user_id,
+        "productId": payment.product_id,
+        "total": {"value": payment.total.value, "currency": payment.total.currency},
+        "requestId": payment.request_id,
+        **changing_fields(payment),
+        "attempts": [],
+        "outbox": [],
+    }
+
+
+def changing_fields(payment: Payment) -> Document:
+    """The fields that an update of the payment writes."""
+    return {
+        "status": payment.status.value,
+        "cancelled": payment.cancelled,
+        "keySent": payment.key_sent,
+        "firstSend": payment.first_send,
+        "requestedAt": payment.requested_at,
+        "captured": payment.captured,
+        "refunds": [asdict(refund) for refund in payment.refunds],
+        "reference": payment.reference,
+        "parkedReason": payment.parked_reason,
+        "generation": payment.generation,
+        "fencingToken": payment.fencing_token,
+        "retryCount": payment.retry_count,
+        "sequence": payment.sequence,
+        "orderSequence": payment.order_sequence,
+        "version": payment.version,
+        **({"traceparent": payment.traceparent} if payment.traceparent else {}),
+    }
+
+
+def leased_payment(doc: Document, restored_at: datetime) -> LeasedPayment:
+    """The payment in a document. A key counts as sent where its work was requested by `restored_at`."""
+    payment = _payment(doc)
+    if doc["requestedAt"] <= restored_at:
+        payment = replace(payment, key_sent=True, first_send=False)
+    last = doc["attempts"][-1] if doc["attempts"] else {}
+    return LeasedPayment(
+        payment=payment,
+        outbox=doc["outbox"],
+        key_sent_at=_key_sent_at(doc),
+        lease_end=doc["dueAt"] if "dueAt" in doc else doc["requestedAt"],
+        under_lease="owner" in doc,
+        last_recorded_attempt=last.get("attempt", 0),
+        last_traceparent=last.get("traceparent", ""),
+    )
+
+
+def diagnostics(doc: Document) -> PaymentDiagnostics:
+    """The diagnostics in a document that was read with the projection DIAGNOSTICS."""
+    under_way = "owner" in doc
+    return PaymentDiagnostics(
+        attempts=doc["fencingToken"],
+        next_at=None if under_way else doc.get("dueAt"),
+        under_way=under_way,
+        parked=doc["parkedReason"] if doc["status"] == PaymentStatus.UNKNOWN else "",
+        undelivered=bool(doc["outbox"]),
+        dead=doc.get("deadLetter", {}).get("reason", ""),
+    )
+
+
+def _payment(doc: Document) -> Payment:
+    return msgspec.convert({member: doc[name] for member, name in FIELDS.items() if name in doc}, Payment)
+
+
+def _key_sent_at(doc: Document) -> datetime:
+    # Without a recorded time the key is at most as old as its work.
+    sent_at: datetime = doc["keySentAt"] if doc["keySent"] and "keySentAt" in doc else doc["requestedAt"]
+    return sent_at
