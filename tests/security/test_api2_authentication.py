@@ -217,7 +217,7 @@ def test_a_token_that_is_not_good_opens_nothing(fort, issuer, refused, make):
         body = refused(answer, 401, "invalid_token")
         check_challenge(answer, "invalid_token")
         assert token[:20] not in answer.text
-        assert body["detail"] in ("the token does not count here", "the token has expired")
+        assert body["detail"] in ("the token is not valid here", "the token has expired")
 
 
 @pytest.mark.usefixtures("untouched")
