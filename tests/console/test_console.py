@@ -65,7 +65,7 @@ def test_an_order_is_placed_watched_refunded_and_cancelled(page, server):
     expect(page.locator(f'.orders a[data-id="{order_id}"]')).to_have_attribute("aria-current", "true")
 
 
-def test_the_order_can_be_seen_as_of_any_step(page):
+def test_the_order_can_be_seen_as_of_any_change(page):
     place(page, "Declined")
     statuses(page, "Declined", "Declined")
     page.get_by_label("The order as of change").press("Home")
@@ -208,7 +208,7 @@ def token(user: str, scope: str) -> str:
     return jwt.encode(claims, KEY, algorithm="HS256")
 
 
-def test_who_must_say_who_they_are_sees_what_is_theirs(
+def test_an_authenticated_user_sees_only_own_orders(
     chromium, open_page, mongodb_uri, console_database, tmp_path, mongo
 ):
     with running(mongodb_uri, f"{console_database}_identity", tmp_path, **IDENTITY, WEB_CONCURRENCY="1") as fort:

@@ -72,20 +72,20 @@ def test_every_answer_forbids_sniffing_framing_and_scripts_of_strangers(answer):
     assert "Access-Control-Allow-Origin" not in answer.headers
 
 
-def test_what_is_told_of_orders_is_kept_by_no_cache(http, place):
+def test_responses_with_orders_are_never_cached(http, place):
     order_id = place(http)
     for address in (f"/orders/one/{order_id}", f"/orders/status/{order_id}", "/orders/user-7", "/orders/one/nothing"):
         assert http.get(address).headers["Cache-Control"] == "no-store"
 
 
 @pytest.mark.parametrize("request_id", SANE)
-def test_a_sane_request_id_is_taken(http, refused, request_id):
+def test_a_valid_request_id_is_kept(http, refused, request_id):
     assert sends(http, "/healthz", request_id).headers["X-Request-Id"] == request_id
     assert refused(sends(http, "/nothing", request_id), 404, "not_found")["requestId"] == request_id
 
 
 @pytest.mark.parametrize("request_id", ODD.values(), ids=ODD)
-def test_an_odd_request_id_is_replaced(http, refused, request_id):
+def test_an_invalid_request_id_is_replaced(http, refused, request_id):
     assert MADE.match(sends(http, "/healthz", request_id).headers["X-Request-Id"])
     assert MADE.match(refused(sends(http, "/nothing", request_id), 404, "not_found")["requestId"])
 

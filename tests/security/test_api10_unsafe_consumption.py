@@ -119,7 +119,7 @@ def settled(buyer, name, eventually):
 
 
 @pytest.mark.parametrize("name", LIES)
-def test_a_lie_is_an_unknown_outcome_that_people_look_at(buyer, market, mongo, eventually, name):
+def test_a_false_reply_is_an_unknown_outcome_for_manual_review(buyer, market, mongo, eventually, name):
     order, timeline = settled(buyer, name, eventually)
     assert (order["orderStatus"], order["paymentStatus"]) == ("Processing", "Unknown")
     payment = mongo[runtime(market).settings.database].payments.find_one({"_id": order["id"]})

@@ -86,7 +86,7 @@ def test_an_operator_may_see_and_move_every_order(operator, of_bob, method, rule
 @pytest.mark.usefixtures("untouched")
 @every_route_to_an_order
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_an_order_of_somebody_else_is_told_from_an_absent_one_by_no_byte(ada, of_bob, refused, method, rule, way):
+def test_a_foreign_order_and_an_absent_one_have_the_same_response(ada, of_bob, refused, method, rule, way):
     foreign = ask(ada, method, rule, of_bob, **way)
     refused(foreign, 404, "order_not_found")
     assert whole(foreign) == whole(ask(ada, method, rule, ABSENT, **way))
@@ -146,7 +146,7 @@ def test_a_key_of_a_refund_opens_no_refund_of_somebody_else(ada, bob, of_bob, re
     refused(ada.open("POST", address, json={"amount": "RM 1"}, headers=named), 404, "order_not_found")
 
 
-def test_the_database_is_asked_for_the_owners_orders_alone(fort, fort_settings, mongo, ada, of_bob):
+def test_database_commands_contain_the_owner(fort, fort_settings, mongo, ada, of_bob):
     """What is asked for carries the owner, so that a forgotten comparison could show nothing."""
     database = mongo[fort_settings.database]
     database.command("profile", 2)

@@ -217,7 +217,7 @@ def test_a_token_that_is_not_good_opens_nothing(fort, issuer, refused, make):
         body = refused(answer, 401, "invalid_token")
         check_challenge(answer, "invalid_token")
         assert token[:20] not in answer.text
-        assert body["detail"] in ("the token does not count here", "the token has expired")
+        assert body["detail"] in ("the token is not valid here", "the token has expired")
 
 
 @pytest.mark.usefixtures("untouched")
@@ -232,7 +232,7 @@ def test_another_way_to_show_a_token_is_none(fort, issuer, refused, method, rule
 
 @pytest.mark.usefixtures("untouched")
 @every_protected_route
-def test_whoever_shows_none_is_asked_for_one(fort, refused, method, rule):
+def test_a_request_without_a_token_is_challenged(fort, refused, method, rule):
     answer = send(fort, method, rule)
     refused(answer, 401, "unauthenticated")
     check_challenge(answer, "")

@@ -163,5 +163,5 @@ def test_an_answer_has_no_member_that_it_should_not(ada, of_ada, method, rule):
     assert told.get("because", {}).keys() <= EVENT
 
 
-def test_every_protected_route_of_orders_is_looked_at():
+def test_every_protected_route_of_orders_is_tested():
     assert set(ANSWERS) == {route for route in surface.PROTECTED if route[1].startswith("/orders")}

@@ -58,7 +58,7 @@ SLOWLY = {
 }
 
 
-def test_slow_clients_keep_nobody_out_and_are_gone_in_time(port, record_property):
+def test_slow_clients_block_no_other_client_and_are_closed_in_time(port, record_property):
     """Two hundred of each kind, dripping; meanwhile others are served, and in the end none is left."""
     slow, seen, served, answers = {}, {}, [], Counter()
     began = time.monotonic()
@@ -262,7 +262,7 @@ WITHOUT = {
 
 
 @pytest.mark.parametrize(("status", "shown"), WITHOUT.values(), ids=WITHOUT)
-def test_whoever_may_not_come_in_is_turned_away_sooner(limited, issuer, status, shown):
+def test_failed_authentication_is_limited_earlier(limited, issuer, status, shown):
     client = limited.test_client()
     here = {"REMOTE_ADDR": f"192.0.2.{list(WITHOUT.values()).index((status, shown)) + 1}"}
     headers = [("Authorization", each) for each in shown(issuer)]

@@ -62,7 +62,7 @@ def open_as(fort, issuer, scopes, method, rule):
 
 @every_route
 @pytest.mark.parametrize("scopes", CALLERS.values(), ids=CALLERS)
-def test_a_route_lets_in_whom_it_should_and_nobody_else(fort, issuer, refused, method, rule, scopes):
+def test_a_route_admits_exactly_the_callers_with_its_scope(fort, issuer, refused, method, rule, scopes):
     answer = open_as(fort, issuer, scopes, method, rule)
     wanted = ROWS[method, rule]
     if wanted is PUBLIC or (scopes or set()) & {wanted, ADMIN}:
@@ -132,7 +132,7 @@ def test_no_spelling_of_a_path_goes_around_the_question(stranger, path):
         assert stranger.open("GET", answer.headers["Location"]).status_code == 401
 
 
-def test_a_route_that_does_not_say_who_may_use_it_does_not_start():
+def test_a_route_without_a_declared_scope_prevents_the_start():
     app = Flask("app", static_folder=None)
     app.add_url_rule("/secret", view_func=lambda: "all of it")
     with pytest.raises(UndeclaredRoute, match="/secret"):

@@ -75,7 +75,7 @@ def test_every_answer_has_the_headers_that_protect(fort, issuer, method, rule):
 
 
 @every_route
-def test_no_answer_tells_of_the_inside(fort, issuer, method, rule):
+def test_no_response_reveals_internals(fort, issuer, method, rule):
     for answer in answers(fort, issuer, method, rule):
         assert set(answer.headers.keys()) <= MAY_TELL
         assert answer.status_code < 500
@@ -99,7 +99,7 @@ def test_no_other_site_may_read_along(fort, issuer, method, rule, origin):
         assert not [name for name, _ in answer.headers if name.lower().startswith("access-control")]
 
 
-def test_behind_tls_browsers_are_told_to_stay_there(fort):
+def test_hsts_is_sent_behind_tls(fort):
     plain, encrypted = (fort.test_client().get("/healthz", base_url=f"{scheme}://x") for scheme in ("http", "https"))
     assert "Strict-Transport-Security" not in plain.headers
     assert int(re.search(r"max-age=(\d+)", encrypted.headers["Strict-Transport-Security"])[1]) >= 31_536_000

@@ -30,7 +30,7 @@ def test_the_document_and_the_routes_are_one(fort):
         assert ("security" in operation and operation["security"] == []) == (ROWS[route] is None)
 
 
-def test_the_document_says_that_tokens_are_asked_for(fort):
+def test_the_document_requires_tokens(fort):
     document = fort.test_client().get("/api-json").json
     assert document["security"] == [{"bearer": []}]
     assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
@@ -39,7 +39,7 @@ def test_the_document_says_that_tokens_are_asked_for(fort):
             assert {"401", "403", "429"} <= operation["responses"].keys(), route
 
 
-def test_nothing_stands_around_that_nobody_needs(stranger):
+def test_usual_addresses_of_other_programs_do_not_exist(stranger):
     for path in (
         *(
             "/admin",

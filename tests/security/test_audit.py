@@ -22,7 +22,7 @@ def test_bandit_would_find_something(tmp_path, monkeypatch):
     assert "B301" in audit.bandit()
 
 
-def test_every_exception_that_bandit_is_asked_for_says_why():
+def test_every_exception_for_bandit_has_a_reason():
     lines = [
         (file.name, line)
         for file in [*(ROOT / "app").rglob("*.py"), ROOT / "gunicorn.conf.py"]
@@ -46,7 +46,7 @@ def test_a_package_below_its_floor_would_be_found(monkeypatch):
 
 
 @pytest.mark.parametrize(("skipped", "asked", "code"), [([], [], 0), (["x"], [], 1), (["x"], ["--or-say-so"], 0)])
-def test_what_could_not_be_looked_up_is_not_audited(monkeypatch, capsys, skipped, asked, code):
+def test_unavailable_advisories_are_reported_as_not_audited(monkeypatch, capsys, skipped, asked, code):
     monkeypatch.setattr(audit, "bandit", lambda: "")
     monkeypatch.setattr(audit, "pip_audit", lambda: ([], skipped))
     monkeypatch.setattr(sys, "argv", ["audit", *asked])

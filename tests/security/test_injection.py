@@ -172,7 +172,7 @@ def test_there_are_a_hundred_payloads_at_least():
     assert len({json.dumps(payload) for payload in PAYLOADS}) == len(PAYLOADS) >= 100
 
 
-def test_what_the_database_is_asked_for_is_text_and_ids_alone(fort_settings, mongo, ada, order_of):
+def test_database_filters_contain_text_and_ids_only(fort_settings, mongo, ada, order_of):
     """However the request looks, filters on a user, an id or a key compare with plain values."""
     database, order_id = mongo[fort_settings.database], order_of("ada")
     database.command("profile", 2)

@@ -458,7 +458,7 @@ def test_an_example_says_something_of_every_member(document):
             assert value.keys() == document["components"]["schemas"][name]["properties"].keys()
 
 
-def test_scopes_and_how_to_sign_in_are_told(world, document):
+def test_scopes_and_authentication_are_described(world, document):
     assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
     assert document["security"] == [{}, {"bearer": []}]
     asked = world.changed(**ISSUED).get("/api-json").json
@@ -540,7 +540,7 @@ def test_the_page_has_no_script_within_and_its_policy_allows_none(http):
 @pytest.mark.parametrize(
     ("name", "kind"), [("start.js", "javascript"), ("swagger-ui.css", "css"), ("favicon-32x32.png", "png")]
 )
-def test_assets_are_told_to_be_what_they_are(http, name, kind):
+def test_assets_have_their_media_types(http, name, kind):
     with http.get(f"/api/assets/{name}") as answer:
         assert (answer.status_code, kind in answer.headers["Content-Type"]) == (200, True)
 

@@ -42,7 +42,7 @@ def test_the_type_of_a_problem_that_is_met_leads_to_its_page(http):
     assert (page.status_code, problem["title"] in page.text) == (200, True)
 
 
-def test_the_states_are_told_as_the_table_has_them(http):
+def test_the_states_are_those_of_the_table(http):
     told = http.get("/state-machine")
     assert (told.headers["Content-Type"], told.headers["Vary"]) == ("application/json", "Accept")
     assert told.json == {

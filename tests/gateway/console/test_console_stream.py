@@ -16,7 +16,7 @@ FILES = ("icon.svg", "console.css", "theme.js", "main.js", "api.js", "flow.js")
 
 
 @pytest.mark.parametrize("address", ["/", *(f"/console/{name}" for name in FILES)])
-def test_a_file_is_asked_for_anew_and_sent_once(http, address):
+def test_a_file_is_revalidated_and_sent_once(http, address):
     answer = http.get(address)
     assert (answer.status_code, answer.headers["Cache-Control"]) == (200, "no-cache")
     again = http.get(address, headers={"If-None-Match": answer.headers["ETag"]})
@@ -24,7 +24,7 @@ def test_a_file_is_asked_for_anew_and_sent_once(http, address):
 
 
 @pytest.mark.parametrize("address", ["/", "/console/main.js"])
-def test_nothing_but_its_own_files_may_run_or_be_asked_for(http, address):
+def test_the_policy_allows_its_own_files_only(http, address):
     policy = dict(part.split(" ", 1) for part in http.get(address).headers["Content-Security-Policy"].split("; "))
     assert policy == {
         "default-src": "'none'",
@@ -56,7 +56,7 @@ def test_there_are_no_other_files(http, name):
     assert http.get(f"/console/{name}").status_code == 404
 
 
-def test_what_waits_is_told_as_json_too(http):
+def test_the_queues_are_available_as_json(http):
     queues = http.get("/console/stream").json["queues"]
     assert queues.keys() == {"orders", "payments"}
     assert queues["orders"].keys() == {"open", "due", "retrying", "parked", "dead"}
@@ -91,7 +91,7 @@ def watched(settings):
     assert not reading.is_alive()
 
 
-def test_the_stream_tells_stages_statistics_and_what_waits_and_ends_with_the_process(watched, place, eventually):
+def test_the_stream_has_stages_statistics_and_queues_and_ends_with_the_process(watched, place, eventually):
     app, told, ids, _ = watched
     order_id = place(app.test_client())
     eventually(lambda: {line["stage"] for line in told["stages"] if line["order_id"] == order_id} >= {"order updated"})
@@ -104,7 +104,7 @@ def test_the_stream_tells_stages_statistics_and_what_waits_and_ends_with_the_pro
     assert all(one.isdecimal() for one in ids)
 
 
-def test_whoever_comes_again_is_told_what_was_missed(watched, place, eventually):
+def test_a_resumed_stream_repeats_what_was_missed(watched, place, eventually):
     app, told, ids, read = watched
     order_id = place(app.test_client())
     eventually(lambda: [line for line in told["stages"] if line["stage"] == "order updated"])
@@ -116,12 +116,12 @@ def test_whoever_comes_again_is_told_what_was_missed(watched, place, eventually)
 
 
 @pytest.mark.parametrize("given", ["x", "-1", "1" * 16, "1.5", ""])
-def test_an_id_that_is_none_of_ours_is_refused(http, refused, given):
+def test_an_invalid_event_id_is_rejected(http, refused, given):
     answer = http.get("/console/stream", headers={"Accept": "text/event-stream", "Last-Event-ID": given})
     refused(answer, 400, "invalid_parameter")
 
 
-def test_the_past_that_is_told_again_has_a_bound(monkeypatch):
+def test_the_replay_of_a_stream_is_bounded(monkeypatch):
     monkeypatch.setattr(streaming.time, "time", lambda: 1000.0)
     assert streaming._since(None) == 998.0
     assert streaming._since("999500") == 997.5

@@ -132,7 +132,7 @@ def test_text_comes_back_as_it_was_sent(http):
 
 
 @pytest.mark.parametrize("way", [send, chunked])
-def test_a_body_of_exactly_64_kib_is_taken(http, way):
+def test_a_body_of_exactly_64_kib_is_accepted(http, way):
     assert way(http, ROUTES[0], GOOD_TEXT.encode().ljust(LARGEST)).status_code == 201
 
 

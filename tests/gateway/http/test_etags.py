@@ -81,14 +81,14 @@ def test_a_condition_that_cannot_be_read_is_refused(http, place, orders, refused
 
 
 @pytest.mark.parametrize("header", ["{tag}", "*", '"x", {tag}', "{other}, {tag}"])
-def test_a_step_is_taken_where_the_order_is_as_expected(http, place, header):
+def test_a_change_happens_at_the_expected_version(http, place, header):
     order_id = place(http)
     answer = step_if(http, order_id, header.format(**tags(order_id)))
     assert (answer.status_code, answer.headers["ETag"]) == (200, f'"{order_id}-2"')
 
 
 @pytest.mark.parametrize("header", ["{other}", "W/{tag}", '"x"', '"692000000000000000000000-1"', '"{bare}0"', '"-1"'])
-def test_no_step_is_taken_where_it_is_not(http, place, orders, refused, header):
+def test_no_change_happens_at_another_version(http, place, orders, refused, header):
     order_id = place(http)
     before = orders.find_one({"_id": ObjectId(order_id)})
     answer = step_if(http, order_id, header.format(**tags(order_id)))
@@ -97,7 +97,7 @@ def test_no_step_is_taken_where_it_is_not(http, place, orders, refused, header):
     assert orders.find_one({"_id": ObjectId(order_id)}) == before
 
 
-def test_the_expectation_is_judged_before_the_step(http, place, refused):
+def test_the_version_is_checked_before_the_transition(http, place, refused):
     order_id = place(http)
     refused(step_if(http, order_id, '"x"', "Confirm"), 412, "precondition_failed")
     refused(step_if(http, order_id, "*", "Confirm"), 409, "illegal_transition")
@@ -129,7 +129,7 @@ def test_a_refund_is_made_only_of_the_order_as_expected_and_repeated_all_the_sam
     )
 
 
-def test_of_two_who_expect_the_same_version_one_is_too_late(http, captured):
+def test_of_two_changes_of_one_version_one_fails(http, captured):
     answers = [step_if(http, captured, f'"{captured}-1"', text).status_code for text in ("Confirm", "Cancelled")]
     assert answers == [200, 412]
 

@@ -93,7 +93,7 @@ def test_what_is_ignored_does_not_make_another_order(http, new_order, key, ignor
     assert answers[0].json == answers[1].json
 
 
-def test_all_that_is_left_is_one_refund_however_it_is_asked_for(http, captured, key):
+def test_all_forms_of_a_full_refund_are_the_same_request(http, captured, key):
     address, headers = f"/orders/one/{captured}/refunds", {"Idempotency-Key": key}
     answers = [http.post(address, json=body, headers=headers) for body in ({}, {"amount": "all"})]
     assert answers[0].json == answers[1].json

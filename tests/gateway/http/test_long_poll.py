@@ -67,13 +67,13 @@ def idle(make_app):
 
 
 @pytest.mark.parametrize(("given", "seconds"), PREFERENCES.items())
-def test_a_preference_is_understood_and_capped(shared_app, given, seconds):
+def test_a_preference_is_parsed_and_capped(shared_app, given, seconds):
     with shared_app.test_request_context(headers={"Prefer": given}):
         assert wait_from_prefer() == seconds
 
 
 @pytest.mark.parametrize("given", IGNORED)
-def test_a_preference_that_cannot_be_understood_is_as_if_it_were_not_there(http, new_order, given):
+def test_a_malformed_preference_is_ignored(http, new_order, given):
     answer = http.post("/orders", json=new_order(), environ_overrides={"HTTP_PREFER": given})
     assert (answer.status_code, answer.json.keys()) == (201, {"ok", "created", "payment"})
     assert "Preference-Applied" not in answer.headers
@@ -98,7 +98,7 @@ def test_a_repeated_order_is_waited_for_too(working, new_order):
     assert again.headers["Idempotent-Replayed"] == "true"
 
 
-def test_when_the_time_is_over_the_state_is_told_as_it_is(http, new_order):
+def test_after_the_wait_the_present_state_is_returned(http, new_order):
     for preference, least in (("wait=0", 0.0), ("wait=1", 1.0)):
         started = time.monotonic()
         answer = http.post("/orders", json=new_order(), headers={"Prefer": preference})
@@ -107,7 +107,7 @@ def test_when_the_time_is_over_the_state_is_told_as_it_is(http, new_order):
         assert answer.headers["Preference-Applied"] == preference
 
 
-def test_a_status_is_told_when_it_has_settled(working, place):
+def test_a_status_is_returned_when_it_has_settled(working, place):
     order_id = place(working)
     answer = working.get(f"/orders/status/{order_id}?wait=20")
     assert (answer.json, answer.headers["ETag"]) == ({"ok": True, "orderStatus": "Success"}, f'"{order_id}-2"')
@@ -115,7 +115,7 @@ def test_a_status_is_told_when_it_has_settled(working, place):
     assert known.status_code == 304
 
 
-def test_a_status_that_does_not_settle_in_time_is_told_as_it_is(http, place):
+def test_a_status_that_does_not_settle_in_time_is_returned_as_it_is(http, place):
     started = time.monotonic()
     answer = http.get(f"/orders/status/{place(http)}?wait=1")
     assert (answer.status_code, answer.json["orderStatus"]) == (200, "Processing")
@@ -128,7 +128,7 @@ def test_a_wait_that_cannot_be_understood_is_refused(http, place, refused, wait)
     assert refused(answer, 400, "invalid_parameter")["parameter"] == "wait"
 
 
-def test_only_so_many_may_wait_and_an_order_is_taken_all_the_same(make_app, place, new_order, refused, eventually):
+def test_above_the_limit_of_long_polls_an_order_is_still_accepted(make_app, place, new_order, refused, eventually):
     client = (app := make_app(streams_per_caller=2)).test_client()
     order_id = place(client)
     address = f"/orders/status/{order_id}?wait=20"

@@ -170,7 +170,7 @@ def test_an_object_is_read_in_minor_units():
     assert parse_money({"value": 9900, "currency": "MYR"}) == Money(9900, "MYR")
 
 
-def test_members_of_an_object_that_are_not_known_are_ignored():
+def test_unknown_members_of_an_amount_are_ignored():
     assert parse_money({"value": 1, "currency": "JPY", "text": "JPY 2"}) == Money(1, "JPY")
 
 
@@ -327,7 +327,7 @@ def outcome(given_amount: object) -> tuple[Money | None, str]:
 @given(st.text() | near_misses | json_like | members)
 @example("\ud800 5")
 @example("5 \ud800")
-def test_whatever_is_given_is_an_exact_amount_or_a_money_error(given_amount):
+def test_every_value_is_an_exact_amount_or_a_money_error(given_amount):
     money, sentence = outcome(given_amount)
     if money is None:
         assert sentence.endswith(".")

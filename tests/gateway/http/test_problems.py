@@ -60,7 +60,7 @@ def with_handler(request_type, handler):
 
 
 @every_ask
-def test_nobody_there_to_answer_is_503(refused, request_type):
+def test_a_request_without_a_handler_is_503(refused, request_type):
     answer = ASKS[request_type](gateway_on(SignalBus()))
     refused(answer, 503, "unavailable")
     assert int(answer.headers["Retry-After"]) >= 1
@@ -79,7 +79,7 @@ def test_a_handler_that_fails_is_503_and_says_nothing_of_why(refused, request_ty
 
 
 @pytest.mark.parametrize("seconds", [1, 30])
-def test_how_long_to_wait_is_told_in_the_header_alone(refused, seconds):
+def test_retry_after_is_in_the_header_only(refused, seconds):
     handler = raising(Unavailable("not now", retry_after=seconds))
     answer = ASKS[FindOrder](with_handler(FindOrder, handler))
     body = refused(answer, 503, "unavailable")
@@ -130,7 +130,7 @@ def test_a_view_that_fails_is_500_even_while_debugging(refused):
     assert "hunter2" not in answer.text
 
 
-def test_the_log_tells_what_the_answer_does_not(monkeypatch):
+def test_the_log_has_the_details_of_an_internal_error(monkeypatch):
     lines, error = [], RuntimeError(SECRET)
     monkeypatch.setattr(problems.log, "error", lambda event, **members: lines.append(members), raising=False)
     gateway_on(SignalBus(), raising(error)).get("/view", headers={"X-Request-Id": "find-me"})

@@ -125,7 +125,7 @@ def test_a_missing_member_is_pointed_at(http, pointers, method, member):
 
 @untouched
 @pytest.mark.parametrize("method", ROUTE)
-def test_all_that_is_wrong_is_told_at_once(http, pointers, method):
+def test_all_errors_are_reported_together(http, pointers, method):
     everything = sorted(f"/{member}" for member in ROUTE[method])
     assert pointers(http.open("/orders", method=method, json={})) == everything
     assert pointers(send(http, method, **dict.fromkeys(ROUTE[method], 7))) == everything
@@ -184,19 +184,19 @@ def test_endless_text_is_refused_without_being_repeated(http, pointers, method, 
     ("member", "longest"), [(member, longest) for method, member, longest in TEXTS if method == "POST"]
 )
 @pytest.mark.parametrize("letter", ["x", "é", "🦀"])
-def test_the_longest_text_is_taken_and_comes_back(http, member, longest, letter):
+def test_the_longest_text_is_accepted_and_returned(http, member, longest, letter):
     answer = send(http, "POST", **{member: letter * longest})
     assert answer.status_code == 201
     assert http.get(answer.headers["Location"]).json["order"][member] == letter * longest
 
 
-def test_the_longest_status_is_taken_and_comes_back(http, captured):
+def test_the_longest_status_is_accepted_and_returned(http, captured):
     assert send(http, "PUT", orderId=captured, orderStatus="🦀" * 64).status_code == 200
     assert http.get(f"/orders/status/{captured}").json["orderStatus"] == "🦀" * 64
 
 
 @untouched
-def test_the_longest_order_id_is_merely_unknown(http, refused):
+def test_the_longest_order_id_is_not_found(http, refused):
     refused(send(http, "PUT", orderId="x" * 128), 404, "order_not_found")
 
 

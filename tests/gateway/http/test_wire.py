@@ -146,7 +146,7 @@ def check_lives(connection):
 
 @pytest.mark.parametrize("way", [sized, chunked])
 @pytest.mark.parametrize("size", [len(GOOD), LARGEST])
-def test_a_body_is_taken_whole(connection, stored, way, size):
+def test_a_body_is_read_completely(connection, stored, way, size):
     before = stored()
     connection.send(way(GOOD.ljust(size)))
     assert connection.answer().status == 201
@@ -224,7 +224,7 @@ def test_deep_nesting_is_refused_and_the_server_lives_on(connection, body):
 
 @pytest.mark.parametrize("hidden", [request("DELETE", "/orders"), sized(GOOD)], ids=["a request", "an order"])
 @pytest.mark.parametrize("kind", ["application/json", "text/plain"])
-def test_what_a_refused_body_hides_is_not_taken_for_a_request(connection, stored, hidden, kind):
+def test_the_rest_of_a_rejected_body_is_not_read_as_a_request(connection, stored, hidden, kind):
     before = stored()
     connection.send(sized(hidden, kind=kind) + request("GET", "/healthz", "X-Request-Id: next"))
     refusal = connection.answer()
@@ -237,7 +237,7 @@ def test_what_a_refused_body_hides_is_not_taken_for_a_request(connection, stored
 
 
 @pytest.mark.parametrize("header", ["a,b", "a b", "x" * 65, "é", "<x>", ""])
-def test_an_odd_request_id_is_replaced(connection, header):
+def test_an_invalid_request_id_is_replaced(connection, header):
     connection.send(f"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: {header}\r\n\r\n".encode())
     assert MADE.match(connection.answer().headers["X-Request-Id"])
 
@@ -356,7 +356,7 @@ def dual(mongodb_uri, mongo, name, tmp_path_factory):
     mongo.drop_database(f"{name}_dual")
 
 
-def test_behind_a_listener_on_ipv6_clients_of_ipv4_are_told_apart(dual, eventually):
+def test_behind_a_listener_on_ipv6_clients_of_ipv4_count_separately(dual, eventually):
     """They and their proxy are seen as ::ffff:127.0.0.1 there; ports that a proxy adds make no other client."""
     eventually(lambda: ready(dual), 60)
     with Connection(dual) as opened:

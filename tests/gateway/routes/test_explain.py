@@ -66,7 +66,7 @@ def test_a_new_order_waits_for_the_relay(http, place):
     }
 
 
-def test_a_payment_to_be_tried_again_waits_for_the_provider_and_tells_when(http, payment, orders):
+def test_a_payment_to_be_retried_waits_for_the_provider_until_a_time(http, payment, orders):
     due = orders.database.command("hello")["localTime"] + timedelta(seconds=90)
     told = explain(http, payment(fencingToken=3, dueAt=due))
     at = f"{due:%Y-%m-%dT%H:%M:%S}.{due.microsecond // 1000:03d}Z"

@@ -153,11 +153,11 @@ def test_a_parameter_that_cannot_be_used_is_named(http, mine, refused, query, pa
 @pytest.mark.parametrize(
     "query", ["?userId=", "?userId=%20", "?userId=%00", f"?userId={'x' * 129}", "?userId=a&userId=b"]
 )
-def test_a_list_of_nobody_is_refused(http, refused, query):
+def test_a_list_of_an_empty_user_is_rejected(http, refused, query):
     assert refused(http.get(f"/orders{query}"), 400, "invalid_parameter")["parameter"] == "userId"
 
 
-def test_parameters_that_nobody_knows_are_ignored_and_not_carried_on(http, mine, stock):
+def test_unknown_parameters_are_ignored_and_not_in_the_link(http, mine, stock):
     answer = http.get(f"/orders/{mine}?limit=2&$where=1&x[$ne]=1")
     assert ids(answer) == stock[:2]
     assert re.fullmatch(rf'</orders/{mine}\?limit=2&cursor=[\w.-]+>; rel="next"', answer.headers["Link"])
@@ -197,7 +197,7 @@ def test_everybodys_orders_can_be_of_one_status(everybody, all_orders):
     assert [order_id for page in found for order_id in page] == all_orders[::2]
 
 
-def test_a_status_is_looked_for_among_so_many_and_then_further(everybody, all_orders, monkeypatch):
+def test_a_status_is_searched_in_bounded_scans(everybody, all_orders, monkeypatch):
     client, database = everybody
     monkeypatch.setattr("app.orders.queries.STATUS_SCAN_LIMIT", 4)
     database.orders.update_one({"_id": ObjectId(all_orders[-1])}, {"$set": {"orderStatus": "Packed"}})
@@ -205,7 +205,7 @@ def test_a_status_is_looked_for_among_so_many_and_then_further(everybody, all_or
     assert found == [[], [], [all_orders[-1]]]
 
 
-def test_a_cursor_of_everybodys_list_opens_nobodys_and_the_other_way_round(everybody, all_orders, refused):
+def test_cursors_of_all_orders_and_of_a_user_are_not_interchangeable(everybody, all_orders, refused):
     client, _ = everybody
     every, one = (client.get(f"/orders?limit=1{query}").json["nextCursor"] for query in ("", "&userId=user-1"))
     refused(client.get(f"/orders?userId=user-1&cursor={every}"), 400, "invalid_cursor")
@@ -260,5 +260,5 @@ def test_dead_letters_of_both_modules_are_listed(everybody, all_orders):
         ("stuck=true&deadLetter=true", "deadLetter"),
     ],
 )
-def test_what_waits_is_asked_for_by_itself(http, refused, query, parameter):
+def test_stuck_orders_cannot_be_combined_with_other_filters(http, refused, query, parameter):
     assert refused(http.get(f"/orders?{query}"), 400, "invalid_parameter")["parameter"] == parameter

@@ -111,7 +111,7 @@ def test_nothing_of_the_inside_is_shown(http, place):
     assert not inside & order.keys()
 
 
-def test_a_status_is_told_with_the_version_that_the_order_has(http, place):
+def test_a_status_has_the_etag_of_the_order(http, place):
     order_id = place(http)
     answer = http.get(f"/orders/status/{order_id}")
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/json")
@@ -286,7 +286,7 @@ def test_no_order_is_moved_by_a_wrong_id(http, refused, name):
     refused(step(http, NO_IDS[name], "Cancelled"), 404, "order_not_found")
 
 
-def test_an_id_is_not_read_as_anything_but_the_digits_it_was_given_as(http, place, orders, refused):
+def test_an_id_is_matched_by_its_exact_digits(http, place, orders, refused):
     order_id = place(http)
     while order_id.upper() == order_id:
         order_id = place(http)
@@ -318,7 +318,7 @@ def test_an_address_with_a_doubled_slash_leads_nowhere(http, refused, address):
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_options_tells_the_methods(http, address):
+def test_options_lists_the_methods(http, address):
     answer = http.options(address)
     assert (answer.status_code, answer.data) == (200, b"")
     assert set(answer.headers["Allow"].split(", ")) == ADDRESSES[address] | {"OPTIONS"}

@@ -54,7 +54,7 @@ def alone(shared_settings):
     runtime(app).stop()
 
 
-def test_the_timeline_is_told_whole_or_after_a_step(http, moved):
+def test_the_timeline_is_complete_or_starts_after_a_sequence(http, moved):
     answer = http.get(f"/orders/one/{moved}/events")
     assert (answer.status_code, answer.headers["Vary"], answer.json["version"]) == (200, "Accept", 4)
     events = answer.json["events"]
@@ -68,7 +68,7 @@ def test_the_timeline_is_told_whole_or_after_a_step(http, moved):
     assert resumed.json["events"] == events[3:]
 
 
-def test_a_stream_tells_the_same_and_says_when_to_come_again(http, moved):
+def test_a_stream_has_the_same_entries_and_a_retry_interval(http, moved):
     told = http.get(f"/orders/one/{moved}/events").json["events"]
     answer = stream(http, moved)
     first, *rest = islice(blocks(answer), 5)
@@ -92,7 +92,7 @@ def test_a_stream_begins_after_what_was_seen_last(http, moved, query, headers, f
 
 @pytest.mark.parametrize("given", ["", "x", "-1", "1.5", "+1", "9" * 10])
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
-def test_a_place_that_cannot_be_understood_is_refused(http, moved, refused, given, accept):
+def test_an_invalid_sequence_is_rejected(http, moved, refused, given, accept):
     address = f"/orders/one/{moved}/events"
     answer = http.get(f"{address}?after={given}", headers={"Accept": accept})
     assert refused(answer, 400, "invalid_parameter")["parameter"] == "after"
@@ -116,7 +116,7 @@ def test_the_form_is_the_one_that_is_preferred(http, moved, accept, kind):
     assert answer.mimetype == kind
 
 
-def test_steps_are_streamed_as_they_are_taken(http, captured, shared_app):
+def test_changes_are_streamed_as_they_happen(http, captured, shared_app):
     answer = stream(http, captured)
     told = parsed(blocks(answer))
     assert next(told)[:2] == (1, "OrderCreated")
@@ -152,7 +152,7 @@ def test_a_stream_outlasts_a_database_that_is_away_for_a_moment(http, captured, 
     answer.close()
 
 
-def test_a_stream_ends_in_its_time_and_is_taken_up_where_it_was(http, moved, monkeypatch):
+def test_a_stream_ends_after_its_maximum_and_can_be_resumed(http, moved, monkeypatch):
     monkeypatch.setattr(timeline, "MAX_STREAM_SECONDS", 0.0)
     seen = [sequence for sequence, _, _ in parsed(blocks(stream(http, moved)))]
     again = list(parsed(blocks(stream(http, moved, **{"Last-Event-ID": str(seen[-1])}))))
@@ -197,7 +197,7 @@ def test_nothing_of_the_inside_is_streamed(http, moved, orders):
     assert "outbox" not in told
 
 
-def test_it_is_seen_when_a_client_has_hung_up():
+def test_a_disconnected_client_is_detected():
     ours, theirs = socket.socketpair()
     with ours, theirs:
         assert not client_disconnected({})
@@ -210,7 +210,7 @@ def test_it_is_seen_when_a_client_has_hung_up():
     assert client_disconnected({"gunicorn.socket": ours})
 
 
-def test_nothing_more_is_told_to_a_client_that_has_hung_up(http, captured, monkeypatch):
+def test_a_stream_ends_when_its_client_has_disconnected(http, captured, monkeypatch):
     monkeypatch.setattr(timeline, "client_disconnected", lambda environ: True)
     told = list(blocks(stream(http, captured)))
     assert (len(told), told[0]) == (2, "retry: 2000\n\n")

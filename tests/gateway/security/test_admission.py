@@ -53,12 +53,12 @@ def test_a_new_order_is_turned_away_until_the_oldest_may_be_done(refused, new_or
     assert door.accepted == 0
 
 
-def test_steps_are_taken_however_much_is_waiting(refused):
+def test_changes_are_accepted_with_any_backlog(refused):
     door = Door({check: Backlog(due=10_000, oldest_ms=1, overloaded=True) for check in CHECKS})
     refused(door.http.put("/orders", json={"orderId": "x", "orderStatus": "Cancelled"}), 404, "order_not_found")
 
 
-def test_an_order_that_cannot_be_used_is_told_so_first(pointers):
+def test_an_invalid_order_is_rejected_before_the_backlog_is_checked(pointers):
     door = Door({CheckOrderBacklog: Backlog(due=10_000, oldest_ms=1, overloaded=True)})
     pointers(door.http.post("/orders", json={}))
 
@@ -71,7 +71,7 @@ def test_a_hundred_orders_ask_for_the_backlog_at_most_a_few_times(new_order):
     assert door.accepted == 100
 
 
-def test_an_order_is_let_in_where_nobody_can_tell_the_backlog(new_order):
+def test_an_order_is_admitted_if_the_backlog_is_unknown(new_order):
     door = Door({check: RuntimeError("no") for check in CHECKS})
     assert door.http.post("/orders", json=new_order()).status_code == 201
 

@@ -54,13 +54,13 @@ def ask(client, host, path="/", **more):
 
 
 @pytest.mark.parametrize("host", OWN)
-def test_this_machine_is_known_by_its_own_names(serve, host):
+def test_this_machine_is_served_under_its_own_names(serve, host):
     assert ask(serve(), host).status_code == 200
 
 
 @pytest.mark.parametrize("host", FOREIGN)
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_other_names_and_none_are_refused_where_nobody_is_asked_who_they_are(serve, host, method):
+def test_other_host_names_are_rejected_without_authentication(serve, host, method):
     answer = ask(serve(), host, method=method)
     assert (answer.status_code, answer.json["code"]) == (421, "misdirected_request")
 

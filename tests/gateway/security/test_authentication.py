@@ -80,13 +80,13 @@ def show(text):
 
 
 @pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
-def test_a_secret_as_long_as_its_hash_is_taken(algorithm):
+def test_a_secret_as_long_as_its_hash_is_accepted(algorithm):
     verifier = TokenVerifier(identity(algorithm))
     assert verifier.caller(show(token(algorithm=algorithm)), b"").user_id == "ada"
 
 
 @pytest.mark.parametrize("algorithm", PRIVATE)
-def test_a_public_key_is_taken(algorithm):
+def test_a_public_key_is_accepted(algorithm):
     verifier = TokenVerifier(identity(algorithm, auth_jwt_key=pem(PRIVATE[algorithm])))
     assert verifier.caller(show(token(PRIVATE[algorithm], algorithm)), b"").user_id == "ada"
 
@@ -173,7 +173,7 @@ SETS = {
 
 
 @pytest.mark.parametrize("given", SETS.values(), ids=SETS)
-def test_a_set_that_cannot_be_used_is_refused(given):
+def test_an_unusable_key_set_is_rejected(given):
     text = given if isinstance(given, str) else json.dumps({"keys": given})
     with pytest.raises(BadSettings, match="AUTH_JWT_JWKS"):
         jwt_keys.load_keys(identity("ES256", auth_jwt_key=None, auth_jwt_jwks=text))
@@ -237,7 +237,7 @@ def test_clocks_may_differ_by_the_leeway(late):
 # --- what is remembered ---
 
 
-def test_what_was_good_is_not_checked_again_for_a_while(monkeypatch):
+def test_a_valid_token_is_cached_for_a_while(monkeypatch):
     verifier, shown = TokenVerifier(identity()), show(token())
     first = verifier.caller(shown, b"")
     monkeypatch.setattr(verifier, "_claims", None)
@@ -248,7 +248,7 @@ def test_what_was_good_is_not_checked_again_for_a_while(monkeypatch):
         verifier.caller(shown, b"")
 
 
-def test_what_was_bad_is_not_remembered():
+def test_an_invalid_token_is_not_cached():
     verifier = TokenVerifier(identity())
     for _ in range(2):
         with pytest.raises(InvalidToken):
@@ -256,7 +256,7 @@ def test_what_was_bad_is_not_remembered():
     assert not verifier._valid
 
 
-def test_what_is_remembered_has_a_bound(monkeypatch):
+def test_the_cache_of_tokens_is_bounded(monkeypatch):
     monkeypatch.setattr("app.gateway.security.authentication.CACHED_TOKENS", 5)
     verifier = TokenVerifier(identity())
     for number in range(20):
@@ -301,7 +301,7 @@ def acting():
         context.pop()
 
 
-def test_where_nobody_is_asked_anybody_may_do_everything(acting):
+def test_without_authentication_every_caller_may_do_everything(acting):
     acting(None)
     assert caller() is ANONYMOUS
     assert ANONYMOUS.on_behalf_of == ""

@@ -53,7 +53,7 @@ def http(counts):
     return serve
 
 
-def test_without_a_setting_nobody_is_counted(http, counts):
+def test_without_a_limit_no_request_is_counted(http, counts):
     client = http(rate_limit="")
     assert {client.get("/").status_code for _ in range(20)} == {200}
     assert not [name for name, _ in client.get("/").headers if name.startswith("RateLimit")]
@@ -65,13 +65,13 @@ def test_so_many_and_no_more(http):
     assert [client.get("/").status_code for _ in range(6)] == [200] * 3 + [429] * 3
 
 
-def test_an_answer_tells_what_is_left(http):
+def test_a_response_has_the_remaining_requests(http):
     answer = http().get("/")
     assert answer.headers["RateLimit-Policy"] == '"default";q=3;w=60'
     assert answer.headers["RateLimit"] == '"default";r=2;t=30'
 
 
-def test_a_refusal_tells_when_to_come_again(http):
+def test_a_rejection_has_the_time_to_wait(http):
     client = http()
     refused = [client.get("/") for _ in range(4)][-1]
     assert (refused.status_code, refused.json["code"]) == (429, "rate_limited")
@@ -89,12 +89,12 @@ def test_several_limits_hold_at_once_and_are_counted_in_one_go(http, counts):
     assert [client.get("/").status_code for _ in range(3)] == [200, 200, 429]
 
 
-def test_health_is_always_told(http):
+def test_health_is_never_limited(http):
     client = http()
     assert {client.get("/healthz").status_code for _ in range(20)} == {200}
 
 
-def test_whoever_is_over_costs_the_database_nothing_more(http, counts):
+def test_a_caller_over_its_limit_costs_no_database_command(http, counts):
     client = http()
     for _ in range(50):
         client.get("/")
@@ -114,7 +114,7 @@ def test_when_the_window_ends_they_may_come_again(counts, monkeypatch):
         limiter.check("ada")
 
 
-def test_what_is_remembered_of_those_who_are_over_has_a_bound(counts, monkeypatch):
+def test_the_memory_of_callers_over_their_limit_is_bounded(counts, monkeypatch):
     monkeypatch.setattr("app.gateway.security.rate_limits.MAX_BLOCKED", 5)
     limiter = RateLimiter("1/minute", counts.take)
     with Flask("app").test_request_context():
@@ -126,7 +126,7 @@ def test_what_is_remembered_of_those_who_are_over_has_a_bound(counts, monkeypatc
 
 
 @pytest.mark.parametrize("error", [Unavailable("away"), RuntimeError("not authorized")])
-def test_where_nobody_can_count_all_may_pass_and_it_is_asked_seldom(http, counts, error):
+def test_without_counters_all_requests_pass_and_counting_is_retried_seldom(http, counts, error):
     counts.away = error
     client = http()
     answers = [client.get("/") for _ in range(20)]

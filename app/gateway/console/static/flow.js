@@ -270,7 +270,7 @@ export class FlowDiagram {
       payments: payments
         ? [`open ${count(payments.open)}`, [payments.retrying && `retry ${count(payments.retrying)}`, payments.parked && `parked ${count(payments.parked)}`, payments.dead && `dead ${count(payments.dead)}`].filter(Boolean).join(" · ")]
         : [""],
-      provider: ["captures payments"],
+      provider: ["takes payments"],
       mongo: ["stores orders"],
     };
     for (const [name, lines] of Object.entries(this.#texts)) {
