@@ -141,8 +141,8 @@ def test_a_provider_that_fails_opens_the_circuit_breaker_until_it_recovers(start
     client = app.test_client()
     for _ in range(6):
         place(client)
-    guard = runtime(app).modules["payments"].worker._guard
-    eventually(lambda: guard.open)
+    circuit_breaker = runtime(app).modules["payments"].worker._provider
+    eventually(lambda: circuit_breaker.open)
     charges = provider.charges
     threading.Event().wait(0.5)
     assert provider.charges <= charges + 2
