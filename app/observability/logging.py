@@ -99,7 +99,7 @@ def configure(log_format: str, log_level: str) -> None:
 def _never_raising(logger: type[Any]) -> type[Any]:
     """A subclass of `logger` that drops and counts an event that cannot be rendered, instead of raising."""
 
-    class NeverRaising(logger):  # type: ignore[misc]
+    class SafeLogger(logger):  # type: ignore[misc]
         def _proxy_to_logger(self, method_name: str, event: str | None = None, *args: Any, **members: Any) -> Any:
             try:
                 return super()._proxy_to_logger(method_name, event, *args, **members)
@@ -109,7 +109,7 @@ def _never_raising(logger: type[Any]) -> type[Any]:
                 writer.drop(1)
                 return None
 
-    return NeverRaising
+    return SafeLogger
 
 
 def _json_text(event: dict[str, Any], **_: Any) -> str:

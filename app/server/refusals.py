@@ -7,7 +7,7 @@ from uuid import uuid4
 from gunicorn.http import errors
 
 
-class Refusal(NamedTuple):
+class ServerProblem(NamedTuple):
     """A problem without its request id. The texts repeat nothing that the client has sent."""
 
     status: int
@@ -16,22 +16,26 @@ class Refusal(NamedTuple):
     detail: str
 
 
-BAD_REQUEST = Refusal(400, "bad_request", "The request cannot be read", "this is not valid HTTP")
-LINE_TOO_LONG = Refusal(414, "address_too_long", "The address is too long", "a request line may have 4 KiB")
-EXPECTATION_FAILED = Refusal(
+BAD_REQUEST = ServerProblem(400, "bad_request", "The request cannot be read", "this is not valid HTTP")
+LINE_TOO_LONG = ServerProblem(414, "address_too_long", "The address is too long", "a request line may have 4 KiB")
+EXPECTATION_FAILED = ServerProblem(
     417, "expectation_failed", "The expectation cannot be met", "only 100-continue is supported"
 )
-TOO_MANY_CONNECTIONS = Refusal(429, "rate_limited", "Too many requests", "this address has too many open connections")
-LARGE_HEADERS = Refusal(431, "headers_too_large", "The headers are too large", "there may be 64 headers, each of 8 KiB")
-INTERNAL_ERROR = Refusal(500, "internal_error", "Internal error", "this should not have happened")
-UNSUPPORTED = Refusal(
+TOO_MANY_CONNECTIONS = ServerProblem(
+    429, "rate_limited", "Too many requests", "this address has too many open connections"
+)
+LARGE_HEADERS = ServerProblem(
+    431, "headers_too_large", "The headers are too large", "there may be 64 headers, each of 8 KiB"
+)
+INTERNAL_ERROR = ServerProblem(500, "internal_error", "Internal error", "this should not have happened")
+UNSUPPORTED = ServerProblem(
     501,
     "not_implemented",
     "The request uses an unsupported feature of HTTP",
     "the only supported transfer coding is chunked",
 )
 # By exception: the first one that matches counts.
-REFUSALS: list[tuple[type[Exception], Refusal]] = [
+REFUSALS: list[tuple[type[Exception], ServerProblem]] = [
     (errors.InvalidResponseHeader, INTERNAL_ERROR),
     (errors.InvalidResponseHeaderName, INTERNAL_ERROR),
     (errors.ConfigurationProblem, INTERNAL_ERROR),
@@ -47,7 +51,7 @@ HEADERS = (
 )
 
 
-def problem_response(refusal: Refusal) -> bytes:
+def problem_response(refusal: ServerProblem) -> bytes:
     """The whole HTTP response: status line, headers and the problem as JSON."""
     request_id = uuid4().hex
     problem = {"ok": False, "type": f"/problems/{refusal.code}", **refusal._asdict(), "requestId": request_id}

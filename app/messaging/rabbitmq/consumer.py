@@ -19,7 +19,7 @@ from app.messaging.bus import DeliveryRejected
 from app.messaging.rabbitmq import codec
 from app.messaging.rabbitmq.codec import MalformedMessage, WireReply, decode, encode_error
 from app.messaging.rabbitmq.connection import send
-from app.messaging.rabbitmq.in_flight import AckAfterAll, InFlightTracker
+from app.messaging.rabbitmq.in_flight import BatchAcknowledgement, InFlightTracker
 from app.messaging.rabbitmq.topology import (
     DELIVERY_COUNT,
     DELIVERY_LIMIT,
@@ -114,9 +114,9 @@ class Consumer:
             # Acknowledged before they are handled: unacknowledged for as long as clients wait, they would use up the
             # prefetch limit. If they are lost, clients ask again. An empty batch has no last request to acknowledge it.
             _acknowledge(message)
-            pool, batch = self._long_poll_pool, AckAfterAll(len(requests), lambda: None)
+            pool, batch = self._long_poll_pool, BatchAcknowledgement(len(requests), lambda: None)
         else:
-            pool, batch = self._request_pool, AckAfterAll(len(requests), partial(_acknowledge, message))
+            pool, batch = self._request_pool, BatchAcknowledgement(len(requests), partial(_acknowledge, message))
         for request in requests:
             self._in_flight.submit(pool, self._answer, module, message, batch, *request)
 
@@ -124,7 +124,7 @@ class Consumer:
         self,
         module: str,
         message: AmqpMessage,
-        batch: AckAfterAll,
+        batch: BatchAcknowledgement,
         key: str,
         name: str,
         deadline_ms: int,

@@ -44,7 +44,7 @@ class InFlightTracker:
             self._idle.notify_all()
 
 
-class AckAfterAll:
+class BatchAcknowledgement:
     """Acknowledges a message when the last of its `count` requests is finished. `received` is when it arrived."""
 
     def __init__(self, count: int, acknowledge: Callable[[], None]) -> None:
