@@ -10,7 +10,7 @@ from typing import Any
 import gevent
 from gevent.event import Event
 
-from app.addresses import grouped, unmapped, unmapped_network
+from app.addresses import client_network, unmap_ipv4, unmap_ipv4_network
 from app.server.sockets import DeadlineSocket
 
 Network = IPv4Network | IPv6Network
@@ -70,7 +70,7 @@ class ConnectionRegistry:
         """`trusted` are the networks of the proxies."""
         self._evict_from = max_open * EVICTION_SHARE
         self._per_address = per_address
-        self._trusted = [unmapped_network(network) for network in trusted]
+        self._trusted = [unmap_ipv4_network(network) for network in trusted]
         self._open = 0
         self._by_address: Counter[str] = Counter()
         self._untrusted: set[DeadlineSocket] = set()
@@ -112,5 +112,5 @@ class ConnectionRegistry:
         """The key that the client counts under; empty for a trusted proxy, and for a Unix socket, which only proxies use."""
         if not isinstance(addr, tuple):
             return ""
-        address = unmapped(ip_address(addr[0].partition("%")[0]))
-        return "" if any(address in network for network in self._trusted) else grouped(addr[0])
+        address = unmap_ipv4(ip_address(addr[0].partition("%")[0]))
+        return "" if any(address in network for network in self._trusted) else client_network(addr[0])

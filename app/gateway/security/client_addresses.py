@@ -4,7 +4,7 @@ from ipaddress import ip_address, ip_network
 
 from flask import Request
 
-from app.addresses import grouped, unmapped, unmapped_network
+from app.addresses import client_network, unmap_ipv4, unmap_ipv4_network
 
 
 class ClientAddresses:
@@ -13,7 +13,7 @@ class ClientAddresses:
     def __init__(self, trusted: str) -> None:
         self._trusts_all = trusted.strip() == "*"
         networks = [] if self._trusts_all else [part.strip() for part in trusted.split(",") if part.strip()]
-        self._networks = [unmapped_network(ip_network(network)) for network in networks]
+        self._networks = [unmap_ipv4_network(ip_network(network)) for network in networks]
 
     def address_of(self, request: Request) -> str:
         """The nearest address that is not a trusted proxy; for IPv6 its network, because a client has a whole network."""
@@ -21,7 +21,7 @@ class ClientAddresses:
         nearest = request.remote_addr or ""
         while hops and self._is_trusted(nearest):
             nearest = _without_port(hops.pop())
-        return grouped(nearest)
+        return client_network(nearest)
 
     def _is_trusted(self, address: str) -> bool:
         if self._trusts_all:
@@ -29,7 +29,7 @@ class ClientAddresses:
         if not address:  # A connection over a Unix socket comes from a proxy on this machine.
             return bool(self._networks)
         try:
-            parsed = unmapped(ip_address(address))
+            parsed = unmap_ipv4(ip_address(address))
         except ValueError:
             return False
         return any(parsed in network for network in self._networks)
