@@ -24,7 +24,7 @@ GOODS = (("Espresso machine", "RM 2,499"), ("Grinder", "RM 349"), ("Kettle", "RM
 
 
 def busy(server: Server, stop: threading.Event) -> None:
-    """Some customers, until the pictures are taken."""
+    """Places orders of several customers until the pictures are taken."""
     at = 0
     while not stop.wait(0.05):
         name, amount = GOODS[at % len(GOODS)]

@@ -77,7 +77,7 @@ def hostile(chromium, server):
 
 @pytest.fixture
 def paid(server, eventually):
-    """An order whose money was taken."""
+    """A captured order."""
     order_id = server.place()
     eventually(lambda: server.get(f"/orders/one/{order_id}")["order"]["paymentStatus"] == "Captured")
     return order_id

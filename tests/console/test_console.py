@@ -1,4 +1,4 @@
-"""The page alone tells where an order is, why, and what will happen next."""
+"""The console in a browser: it shows the state of an order, the reason, and what happens next."""
 
 import re
 import shutil
@@ -136,7 +136,7 @@ def test_the_open_page_outlives_the_server(page, server, mongo, console_database
 
 
 def test_thousands_of_orders_leave_the_page_calm(page, server, mongodb_uri, console_database, record_property):
-    """As of ten more processes, which tell of 5,000 orders within three seconds."""
+    """Stages of 5,000 orders from ten more processes, within three seconds."""
     database = Database(mongodb_uri, console_database)
     feeds = [LiveFeed(database.collection("stages", 5.0)) for _ in range(10)]
     for feed in feeds:
@@ -164,7 +164,7 @@ def test_thousands_of_orders_leave_the_page_calm(page, server, mongodb_uri, cons
     told = (
         f"{len(tasks)} long tasks, longest {max(tasks, default=0):.0f} ms, {nodes} nodes, answered in {answered:.2f} s"
     )
-    # How long it takes says as much of the machine as of the page: that is told, and what would make it slow is bounded.
+    # The duration depends on the machine as well: it is recorded, and the number of nodes is bounded.
     record_property("responsiveness", told)
     assert nodes < 1500, told
     expect(page.get_by_role("radio", name="Slow")).to_be_checked()
@@ -172,7 +172,7 @@ def test_thousands_of_orders_leave_the_page_calm(page, server, mongodb_uri, cons
 
 @pytest.mark.long
 def test_nothing_keeps_anybody_out_in_light_and_dark(open_page, server):
-    # Without motion no colour is on its way to another when it is looked at.
+    # Without animations no colour changes during the check.
     page = open_page(f"{server.url}/#order={server.place()}", reduced_motion="reduce")
     statuses(page, "Success", "Captured")
     page.get_by_role("button", name="curl of: Confirm").click()

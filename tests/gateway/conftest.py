@@ -50,7 +50,7 @@ def orders(shared_settings, mongo):
 
 @pytest.fixture
 def captured(http, place, orders) -> str:
-    """An order whose money was taken, by hand: nothing works in the background here."""
+    """An order set to Captured in the database: no background work runs here."""
     order_id = place(http)
     orders.update_one({"_id": ObjectId(order_id)}, {"$set": {"orderStatus": "Success", "paymentStatus": "Captured"}})
     return order_id

@@ -74,7 +74,7 @@ def below_floors() -> list[str]:
 
 
 def main() -> None:
-    """Tell what is found; end with 1 where there is something, or where nobody could look."""
+    """Print the findings; exit code 1 if there are any, or if the audit was not possible."""
     found = bandit()
     weak, skipped = pip_audit()
     weak += below_floors()

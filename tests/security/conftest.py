@@ -125,7 +125,7 @@ def stranger(fort) -> User:
 
 @pytest.fixture(scope="session")
 def order_of(fort, issuer, orders) -> Callable[..., str]:
-    """Place an order of a user, captured by hand, and tell its id."""
+    """Place an order of a user, set it to Captured in the database, and return its id."""
 
     def place(user_id: str, **changes: Any) -> str:
         client = User(fort.test_client(), issuer.token(user_id))

@@ -1,4 +1,4 @@
-"""API1:2023 Broken object level authorization: an order of somebody else is as absent as one that never was."""
+"""API1:2023 Broken object level authorization: an order of another user and an absent order have the same response."""
 
 from urllib.parse import quote
 
@@ -9,7 +9,7 @@ from tests.security.surface import ABSENT, OF_ONE_ORDER, OF_ONE_USER, named
 
 every_route_to_an_order = pytest.mark.parametrize(("method", "rule"), OF_ONE_ORDER, ids=named(OF_ONE_ORDER))
 
-# Ways to write the id of an order of somebody else.
+# Spellings of the id of another user's order.
 SPELLINGS = {
     "plain": lambda order_id: order_id,
     "upper case": str.upper,
@@ -69,7 +69,7 @@ def neighbour(order_id):
 
 
 def whole(answer):
-    """All that a client can tell an answer by."""
+    """Everything by which a client can distinguish responses."""
     return answer.status_code, sorted(answer.headers.items()), answer.data
 
 
@@ -147,7 +147,7 @@ def test_a_key_of_a_refund_opens_no_refund_of_somebody_else(ada, bob, of_bob, re
 
 
 def test_database_commands_contain_the_owner(fort, fort_settings, mongo, ada, of_bob):
-    """What is asked for carries the owner, so that a forgotten comparison could show nothing."""
+    """The filter contains the owner, so that a missing comparison cannot reveal an order."""
     database = mongo[fort_settings.database]
     database.command("profile", 2)
     try:

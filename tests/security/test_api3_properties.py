@@ -1,4 +1,4 @@
-"""API3:2023 Broken object property level authorization: nobody writes, and nobody reads, what is not theirs to."""
+"""API3:2023 Broken object property level authorization: clients cannot write or read members that are not theirs."""
 
 import pytest
 from bson import ObjectId

@@ -124,7 +124,7 @@ SPELLINGS = [
 
 @pytest.mark.parametrize("path", SPELLINGS)
 def test_no_spelling_of_a_path_goes_around_the_question(stranger, path):
-    """Under another name there is nothing, or the same question, or the way to the plain address, where it is asked."""
+    """Another spelling of a path is not found, needs the same scope, or redirects to the canonical path, which needs it."""
     answer = stranger.open("GET", path, environ_overrides={"PATH_INFO": unquote(path)})
     assert answer.status_code in {308, 401, 404, 405}
     if answer.status_code == 308:

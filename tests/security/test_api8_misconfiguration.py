@@ -116,7 +116,7 @@ def test_a_request_id_is_sane_or_made(fort, text):
 
 @pytest.fixture(scope="module")
 def log(mongodb_uri, mongo, tmp_path_factory):
-    """What the server says while it is used and attacked, telling all it can; secrets come from files."""
+    """The log at its most detailed level while the server is used and attacked; secrets come from files."""
     name, folder = f"test_{uuid4().hex}", tmp_path_factory.mktemp("secrets")
     (folder / "key").write_text(KEY)
     (folder / "uri").write_text(f"{mongodb_uri}&appName={PASSWORD}")

@@ -1,4 +1,4 @@
-"""API4:2023 again, for connections: few clients that never pause, or many that never finish, keep nobody else waiting.
+"""API4:2023 again, for connections: few clients that never pause, or many that never finish, do not delay other clients.
 
 No figure decides here but an order of events: what others ask for is answered, and what they order is paid, while the flood goes on.
 """
@@ -223,7 +223,7 @@ def test_a_trusted_proxy_has_as_many_as_it_needs(strict):
 
 @only_gevent
 def test_half_open_bodies_from_many_addresses_take_no_places_from_those_who_send_theirs(strict):
-    """More than there are places, each with a deadline far away: the oldest go, and are told so."""
+    """More connections than allowed, each with a distant deadline: the oldest are closed with a problem."""
     half = POST + b"Content-Length: 100\r\n\r\n{"
     with ExitStack() as stack:
         opened = [

@@ -87,7 +87,7 @@ def spelt(payload):
 
 
 def check(answer, payload):
-    """Nothing broke, nothing took long, nothing of the inside is told, and nothing became a header."""
+    """No failure, no delay, no internals in the response, and no new header."""
     assert answer.status_code in UNHARMED, (answer.status_code, answer.text)
     assert not INSIDES.search(answer.text), answer.text
     assert "Set-Cookie" not in answer.headers
@@ -102,7 +102,7 @@ def of_bob(order_of):
 
 @pytest.fixture
 def bobs(orders, of_bob):
-    """Whatever the test does leaves Bob's orders as they were, adds none, and nobody else's name comes up."""
+    """Checks after the test that Bob's orders are unchanged, that there are no new ones, and no other users."""
     before, users = list(orders.find({"userId": "bob"}).sort("_id")), {"ada", "bob", "gina", "flood", "calm", "olga"}
     yield
     assert list(orders.find({"userId": "bob"}).sort("_id")) == before

@@ -1,4 +1,4 @@
-"""The OpenAPI document tells the truth: valid, complete, and what really comes is what it says; and its page."""
+"""The OpenAPI document is valid and complete, real responses match it; and its page."""
 
 import json
 import re
@@ -78,7 +78,7 @@ class World:
 
 
 class Meddler(CommandListener):
-    """Changes every order as soon as somebody's command has come back: whoever acts on the reply comes too late."""
+    """Changes every order after each command, so that a compare-and-set based on its reply always fails."""
 
     def __init__(self, orders, command, update):
         self.orders, self.command, self.update = orders, command, update
@@ -133,7 +133,7 @@ def call(world, operation_id, order_id=UNKNOWN, client=None, code="conflict", **
 
 
 def bearing(world, operation, scope="", **changes):
-    """Call an application that asks who calls, as somebody with these scopes."""
+    """Call an application with authentication, with a token of these scopes."""
     now = int(time.time())
     claims = {"iss": "i", "aud": "a", "sub": "eve", "iat": now, "exp": now + 60, "scope": scope}
     headers = {"Authorization": f"Bearer {jwt.encode(claims, ISSUED['auth_jwt_key'])}"}
@@ -141,7 +141,7 @@ def bearing(world, operation, scope="", **changes):
 
 
 def absent(world, operation):
-    """What is not there; a list is absent for those whom it is not for."""
+    """An absent order; the list of another user."""
     return bearing(world, operation, "orders:read") if operation.startswith("list") else call(world, operation)
 
 
@@ -307,7 +307,7 @@ REACH = {
 }
 
 
-# The server answers these before the application is asked: tests/security/test_api4_resources.py.
+# The server answers these before the application: tests/security/test_api4_resources.py.
 OF_THE_SERVER = {"bad_request", "address_too_long", "headers_too_large", "request_timeout"}
 
 

@@ -1,4 +1,4 @@
-"""The console's files and its stream, over HTTP without a browser; and the way of an order."""
+"""The console's files and its stream, over HTTP without a browser; and the latency of an order."""
 
 import importlib
 import re
@@ -64,7 +64,7 @@ def test_the_queues_are_available_as_json(http):
 
 @pytest.fixture
 def watched(settings):
-    """An application at work, and what its stream tells by name of the event."""
+    """A running application, and the events of its stream by name."""
     app = create_app(replace(settings, simulated_unknown_product="capture"))
     runtime(app).prepare()
     runtime(app).start()

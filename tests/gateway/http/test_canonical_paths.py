@@ -89,7 +89,7 @@ def _raw(address):
 
 @pytest.mark.parametrize("address", ["/api", "/api/"])
 def test_the_page_of_the_interface_answers_at_both_its_addresses(http, address):
-    """Who was once told for good that /api is /api/ must not be sent back and forth."""
+    """A browser that cached a permanent redirect from /api to /api/ must not be redirected back."""
     answer = http.get(address)
     assert (answer.status_code, answer.mimetype) == (200, "text/html")
     assert 'src="/api/assets/' in answer.text

@@ -1,4 +1,4 @@
-"""Conditional requests: what the client has already is not sent again, and no step is taken on old knowledge."""
+"""Conditional requests: a version that the client has is not sent again, and an outdated version is not changed."""
 
 import re
 

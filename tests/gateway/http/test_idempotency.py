@@ -1,4 +1,4 @@
-"""The Idempotency-Key header: which keys are taken, and that repeating has one effect."""
+"""The Idempotency-Key header: which keys are valid, and that repeating has one effect."""
 
 from uuid import uuid4
 

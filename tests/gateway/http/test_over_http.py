@@ -42,7 +42,7 @@ def put(server, order_id, order_status):
 
 
 def until_cut(address, last, random):
-    """The sequences that a stream tells in whole events before it is cut, after so many bytes or by itself."""
+    """The sequences of the complete events in a stream that is cut after a random number of characters, or ends by itself."""
     left, text = random.randrange(1, 1200), ""
     headers = SSE if last is None else {**SSE, "Last-Event-ID": str(last)}
     with httpx.stream("GET", address, headers=headers, timeout=30) as answer:

@@ -55,7 +55,7 @@ NO_IDS = {
 
 
 def mine() -> str:
-    """A user whom no other test knows."""
+    """A user of this test only."""
     return f"user-{uuid4().hex}"
 
 

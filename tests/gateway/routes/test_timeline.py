@@ -40,7 +40,7 @@ def stream(client, order_id, query="", **headers):
 
 @pytest.fixture
 def moved(http, captured):
-    """An order with three steps after its first."""
+    """An order with three changes after its first entry."""
     for text in ("Confirm", "Packed", "Sent"):
         assert step(http, captured, text).status_code == 200
     return captured

@@ -15,7 +15,7 @@ CHECKS = (CheckOrderBacklog, CheckPaymentBacklog)
 
 
 class Door:
-    """A gateway on a bus that tells of these backlogs, and counts how often it is asked for them."""
+    """A gateway on a bus that replies with these backlogs, and counts the requests for them."""
 
     def __init__(self, backlogs):
         self.looks, self.accepted, self.backlogs = 0, 0, backlogs

@@ -1,4 +1,4 @@
-"""Identity: which keys are taken, what a token says of its user, and that what was good is remembered for a while."""
+"""Authentication: which keys are accepted, how a token becomes a caller, and the cache of valid tokens."""
 
 import json
 import subprocess
@@ -278,7 +278,7 @@ def test_two_headers_are_one_too_many():
         bearer_token(Headers())
 
 
-# --- who acts for whom ---
+# --- acting for other users ---
 
 
 @pytest.fixture

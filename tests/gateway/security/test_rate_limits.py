@@ -1,4 +1,4 @@
-"""Rate limits: counted in the database for all workers together, told in headers, and nobody's trouble where it is away."""
+"""Rate limits: counted in the database for all workers together, shown in headers, and off while the database is unavailable."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +39,7 @@ def counts():
 
 @pytest.fixture
 def http(counts):
-    """A client of an application with a limit of 3 a minute that tells whose address it saw."""
+    """A client of an application with a limit of 3 a minute that returns the client address that it saw."""
 
     def serve(**changes):
         settings = Settings(**{"rate_limit": "3/minute", **changes})
