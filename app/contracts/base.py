@@ -1,6 +1,7 @@
 """The base classes of messages, and the replies and errors that several modules share."""
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 import msgspec
@@ -15,6 +16,11 @@ class Message(msgspec.Struct, frozen=True):
     text in UTC. Money is an integer in minor units of an ISO 4217 currency, with its code in another field. An order id
     has 24 hexadecimal digits. `traceparent` is the W3C trace context of a message, empty for none.
     """
+
+
+def rfc3339(at: datetime, timespec: str = "milliseconds") -> str:
+    """A time in UTC, with or without its time zone, as text."""
+    return f"{at.isoformat(timespec=timespec).removesuffix('+00:00')}Z"
 
 
 class Money(Message, frozen=True):

@@ -121,7 +121,7 @@ class OrderExplanation(Reply, frozen=True, kw_only=True):
     on_cancel: str
 
 
-class StateRule(Reply, frozen=True, kw_only=True):
+class TransitionView(Reply, frozen=True, kw_only=True, rename={"source": "from", "target": "to"}):
     """`by` takes an order from `source` to `target`; `money` says what that means for the payment."""
 
     source: str
@@ -133,7 +133,7 @@ class StateRule(Reply, frozen=True, kw_only=True):
 class StateMachine(Reply, frozen=True, kw_only=True):
     """All transitions that an order may make."""
 
-    rules: tuple[StateRule, ...]
+    transitions: tuple[TransitionView, ...]
 
 
 class CreateOrder(Request[OrderAccepted], frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from typing import Any
 import pymongo
 from bson import ObjectId
 
-from app.contracts.base import Money, NotFound
+from app.contracts.base import Money, NotFound, rfc3339
 from app.contracts.orders import CreateOrder, OrderView, TimelineEntry
 from app.contracts.payments import PaymentEvent
 from app.messaging.outbox import OUTBOX_INDEXES, OUTBOX_RULE, OUTBOX_SCHEMA, RELAY_FIELDS
@@ -220,11 +220,6 @@ def diagnostics_of(order_id: str, doc: Document) -> OrderDiagnostics:
         retried="relayFailures" in doc,
         dead_letter=doc.get("deadLetter", {}).get("reason", ""),
     )
-
-
-def rfc3339(at: datetime) -> str:
-    """A time in UTC, with or without its time zone, as text with milliseconds."""
-    return f"{at.isoformat(timespec='milliseconds').removesuffix('+00:00')}Z"
 
 
 def new_document(

@@ -27,8 +27,8 @@ from app.contracts.orders import (
     OrderStatusView,
     OrderView,
     StateMachine,
-    StateRule,
     Timeline,
+    TransitionView,
 )
 from app.messaging.handlers import handles
 from app.messaging.outbox import Outbox
@@ -194,11 +194,11 @@ class OrderQueries:
     @handles(DescribeStates)
     def describe_states(self, _request: DescribeStates) -> StateMachine:
         """The table of transitions."""
-        rules = (
-            StateRule(source=rule.source, by=rule.by, target=rule.target, money=rule.money)
+        transitions = (
+            TransitionView(source=rule.source, by=rule.by, target=rule.target, money=rule.money)
             for rule in order.TRANSITIONS
         )
-        return StateMachine(rules=tuple(rules))
+        return StateMachine(transitions=tuple(transitions))
 
     @handles(CheckOrderBacklog)
     def check_backlog(self, _request: CheckOrderBacklog) -> Backlog:

@@ -1,8 +1,6 @@
 """Handlers of the requests that read payments."""
 
-from datetime import datetime
-
-from app.contracts.base import Backlog, OrderIds, QueueCounts
+from app.contracts.base import Backlog, OrderIds, QueueCounts, rfc3339
 from app.contracts.payments import (
     Attempt,
     Attempts,
@@ -77,7 +75,7 @@ class PaymentQueries:
         return PaymentExplanation(
             known=True,
             attempts=diagnostics.attempts,
-            next_attempt_at=_rfc3339(diagnostics.next_at) if diagnostics.next_at else "",
+            next_attempt_at=rfc3339(diagnostics.next_at) if diagnostics.next_at else "",
             waits_for=waits_for,
             sentence=sentence,
         )
@@ -92,7 +90,7 @@ def _explained(diagnostics: PaymentDiagnostics) -> tuple[str, str]:
     if diagnostics.under_way:
         return "the provider", f"the provider is being called, {so_far}"
     if diagnostics.next_at:
-        return "the provider", f"the provider is called next at {_rfc3339(diagnostics.next_at)}, {so_far}"
+        return "the provider", f"the provider is called next at {rfc3339(diagnostics.next_at)}, {so_far}"
     if diagnostics.undelivered:
         return "the relay", "the result of its payment is on its way to orders"
     return "", "nothing is left to do for its payment"
@@ -101,13 +99,9 @@ def _explained(diagnostics: PaymentDiagnostics) -> tuple[str, str]:
 def _attempt(entry: Document) -> Attempt:
     return Attempt(
         attempt=entry["attempt"],
-        at=_rfc3339(entry["at"]),
+        at=rfc3339(entry["at"]),
         call=entry["call"],
         answer=entry["answer"],
         reason=entry["reason"],
         took_us=round(entry["tookMs"] * 1000),
     )
-
-
-def _rfc3339(at: datetime) -> str:
-    return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z"

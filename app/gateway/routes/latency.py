@@ -6,6 +6,7 @@ from typing import Any
 
 from flask import Blueprint, Response
 
+from app.contracts.base import rfc3339
 from app.contracts.orders import CheckOrderStatus
 from app.contracts.payments import Attempt, ListAttempts
 from app.gateway.apidocs.operation import Operation
@@ -53,7 +54,7 @@ def stage_members(record: dict[str, Any]) -> dict[str, Any]:
     members = {
         "stage": record["stage"],
         "module": record["module"],
-        "at": _rfc3339(record["at"]),
+        "at": rfc3339(datetime.fromtimestamp(record["at"], UTC), "microseconds"),
         "tookMs": record["took_ms"],
     }
     return members | ({"event": record["event_type"]} if "event_type" in record else {})
@@ -68,7 +69,3 @@ def _attempt_members(attempt: Attempt) -> dict[str, Any]:
         "reason": attempt.reason,
         "tookMs": attempt.took_us / 1000,
     }
-
-
-def _rfc3339(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC).isoformat(timespec='microseconds').removesuffix('+00:00')}Z"

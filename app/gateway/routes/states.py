@@ -2,7 +2,7 @@
 
 from flask import Blueprint, Response, g, request
 
-from app.contracts.orders import DescribeStates, StateRule
+from app.contracts.orders import DescribeStates, TransitionView
 from app.gateway.apidocs.operation import Operation, Parameter
 from app.gateway.http import schemas
 from app.gateway.http.problem_catalogue import PUBLIC
@@ -41,10 +41,10 @@ def blueprint(bus: RequestClient) -> Blueprint:
     )
     def show_state_machine() -> Response:
         media_type = _media_type()
-        rules = bus.request(DescribeStates(request_id=g.request_id)).rules
+        transitions = bus.request(DescribeStates(request_id=g.request_id)).transitions
         if media_type == JSON:
-            return json_response({"ok": True, "transitions": [_transition(rule) for rule in rules]}, Vary="Accept")
-        return Response(_diagram(rules), headers={"Vary": "Accept"}, content_type=f"{media_type}; charset=utf-8")
+            return json_response({"ok": True, "transitions": transitions}, Vary="Accept")
+        return Response(_diagram(transitions), headers={"Vary": "Accept"}, content_type=f"{media_type}; charset=utf-8")
 
     return routes
 
@@ -58,13 +58,9 @@ def _media_type() -> str:
     return MEDIA_TYPES[name]
 
 
-def _transition(rule: StateRule) -> dict[str, str]:
-    return {"from": rule.source, "by": rule.by, "to": rule.target, "money": rule.money}
-
-
-def _diagram(rules: tuple[StateRule, ...]) -> str:
-    transitions = [f"    {_node(rule.source)} --> {_node(rule.target)}: {rule.by}" for rule in rules]
-    return "\n".join(["stateDiagram-v2", *transitions, ""])
+def _diagram(transitions: tuple[TransitionView, ...]) -> str:
+    lines = [f"    {_node(one.source)} --> {_node(one.target)}: {one.by}" for one in transitions]
+    return "\n".join(["stateDiagram-v2", *lines, ""])
 
 
 def _node(state: str) -> str:
