@@ -92,9 +92,9 @@ def intent_not_recorded() -> None:
 
 def events_removed_before_they_are_delivered() -> None:
     """The relay removes events before it delivers them."""
-    usual = Relay.deliver
+    usual = Relay._publish_all
 
-    def deliver(self: Any, batch: list[Any]) -> None:
+    def publish_all(self: Any, batch: list[Any]) -> None:
         for pending in batch:
             pending.delivered = [event.event_id for event in pending.events]
         self._outbox.acknowledge(batch)
@@ -102,7 +102,7 @@ def events_removed_before_they_are_delivered() -> None:
             pending.delivered = []
         usual(self, batch)
 
-    Relay.deliver = deliver
+    Relay._publish_all = publish_all
 
 
 def no_lease_on_the_outbox() -> None:
