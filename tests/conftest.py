@@ -25,9 +25,7 @@ from tests.session_broker import SessionBroker
 from tools.cluster import rabbitmq
 
 # A busy machine makes every example slow: do not limit their time.
-hypothesis.settings.register_profile(
-    "orderflow", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
+hypothesis.settings.register_profile("orderflow", deadline=None)
 hypothesis.settings.load_profile("orderflow")
 
 MEMORY = Path("/dev/shm")

@@ -28,7 +28,7 @@ def watch(store):
     """A watch of its own; ended with the test."""
     made = OrderChangeNotifier(store)
     yield made
-    made.ending = True
+    made.stopping = True
 
 
 @pytest.fixture
