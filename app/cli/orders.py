@@ -105,7 +105,7 @@ def _request_id() -> str:
 
 
 def _fields(order_id: str) -> dict[str, str]:
-    """The fields of a request about one order, on behalf of nobody."""
+    """The fields of a request about one order, for all users."""
     return {"request_id": _request_id(), "order_id": order_id, "on_behalf_of": ""}
 
 

@@ -28,7 +28,7 @@ class RequestClient(Protocol):
     """Sends requests."""
 
     def request(self, request: Request[R]) -> R:
-        """Return the owner's reply. Raises its ApplicationErrors, and Unavailable if nobody answers in time."""
+        """Return the owner's reply. Raises its ApplicationErrors, and Unavailable if no reply comes in time."""
 
 
 class HandlerRegistry(Protocol):

@@ -63,7 +63,7 @@ class SignalBus:
         name = type(request).__name__
         receivers = list(_receivers(self._requests.signal(name)))
         if not receivers:
-            raise Unavailable(f"nobody answers {name}")
+            raise Unavailable(f"no module handles {name}")
         try:
             reply: R = receivers[0](type(request).owner, message=request)
         except ApplicationError:

@@ -24,7 +24,7 @@ class Heartbeat:
 
     @property
     def dead(self) -> bool:
-        """Whether the work has ended for good without being told to."""
+        """Whether the work has ended for good although nothing stopped it."""
         return False
 
     def beat(self) -> None:

@@ -139,7 +139,7 @@ class OrderState:
 
 @dataclass(frozen=True, kw_only=True)
 class OrderTransition:
-    """A change to record: the statuses after it, and whether payments must be told of a cancellation.
+    """A change to record: the statuses after it, and whether payments must receive a cancellation.
 
     `refund` is the id and the value of a new refund, `failed_refund` the id of one that was given up.
     """

@@ -23,16 +23,46 @@ from app.storage.mongodb import Store
 
 
 class Payments:
-    """The module's background work: its worker and its relay."""
+    """The module: its handlers on the bus, and its work in the background, which is the worker and the relay."""
 
     def __init__(
-        self, payments: PaymentRepository, worker: Worker, relay: Relay, outbox: Outbox, manual_review: ManualReview
+        self,
+        bus: HandlerRegistry,
+        publisher: EventPublisher,
+        store: Store,
+        provider: Provider,
+        settings: Settings,
     ) -> None:
-        self._payments = payments
-        self.outbox = outbox
-        self.manual_review = manual_review
-        self.worker = worker
-        self.relay = relay
+        self.outbox = Outbox(store, settings.relay_lease)
+        self._payments = PaymentRepository(store, self.outbox, settings.payment_lease, settings.last_restore)
+        policy = RetryPolicy(
+            max_tries=settings.payment_tries,
+            horizon=settings.payment_horizon,
+            key_life=settings.key_life,
+            backoff=settings.payment_backoff,
+            backoff_max=settings.payment_backoff_max,
+        )
+        results = ResultWriter(self._payments, policy)
+        self.worker = Worker(
+            self._payments,
+            CircuitBreakingProvider(provider, settings.breaker_failures, settings.breaker_recovery),
+            results,
+            policy,
+            threads=settings.payment_threads,
+            timeout=settings.payment_timeout,
+            interval=settings.sweep_interval,
+        )
+        self.relay = Relay(
+            "payments",
+            Stage.HANDED_TO_ORDERS,
+            self.outbox,
+            publisher,
+            interval=settings.sweep_interval,
+            tries=settings.relay_tries,
+        )
+        self.manual_review = ManualReview(self._payments, provider, results, policy)
+        queries = PaymentQueries(self._payments, self.outbox, settings.backlog_limit)
+        register_handlers(bus, "payments", PaymentService(self.worker, results), queries)
 
     @property
     def heartbeats(self) -> tuple[Heartbeat, ...]:
@@ -56,39 +86,3 @@ class Payments:
         """Let running calls end, release leases of calls that were not started, deliver what is recorded."""
         self.worker.stop(timeout)
         self.relay.stop(timeout)
-
-
-def install(
-    bus: HandlerRegistry, publisher: EventPublisher, store: Store, provider: Provider, settings: Settings
-) -> Payments:
-    """Compose the module and register its handlers on the bus."""
-    outbox = Outbox(store, settings.relay_lease)
-    payments = PaymentRepository(store, outbox, settings.payment_lease, settings.last_restore)
-    policy = RetryPolicy(
-        max_tries=settings.payment_tries,
-        horizon=settings.payment_horizon,
-        key_life=settings.key_life,
-        backoff=settings.payment_backoff,
-        backoff_max=settings.payment_backoff_max,
-    )
-    results = ResultWriter(payments, policy)
-    worker = Worker(
-        payments,
-        CircuitBreakingProvider(provider, settings.breaker_failures, settings.breaker_recovery),
-        results,
-        policy,
-        threads=settings.payment_threads,
-        timeout=settings.payment_timeout,
-        interval=settings.sweep_interval,
-    )
-    relay = Relay(
-        "payments",
-        Stage.HANDED_TO_ORDERS,
-        outbox,
-        publisher,
-        interval=settings.sweep_interval,
-        tries=settings.relay_tries,
-    )
-    queries = PaymentQueries(payments, outbox, settings.backlog_limit)
-    register_handlers(bus, "payments", PaymentService(worker, results), queries)
-    return Payments(payments, worker, relay, outbox, ManualReview(payments, provider, results, policy))

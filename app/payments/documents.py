@@ -68,7 +68,7 @@ DIAGNOSTICS = dict.fromkeys(
 
 @dataclass(frozen=True, kw_only=True)
 class LeasedPayment:
-    """A payment as it was read, with its undelivered events; `under_lease` tells whether a process holds its lease.
+    """A payment as it was read, with its undelivered events; `under_lease` is true while a process holds its lease.
 
     `last_recorded_attempt` is the fencing token of the last attempt with a recorded result, and `last_traceparent` its
     span, empty where it has none.
@@ -92,7 +92,7 @@ class PaymentDiagnostics:
     """Facts that explain the state of a payment.
 
     `next_at` is the time of the next provider call, None while one is under way and where none is planned. `parked` and
-    `dead` are the reasons why an operator is needed, empty where none is.
+    `dead_letter` are the reasons why an operator is needed, empty where none is.
     """
 
     attempts: int
@@ -100,7 +100,7 @@ class PaymentDiagnostics:
     under_way: bool
     parked: str
     undelivered: bool
-    dead: str
+    dead_letter: str
 
 
 def new_document(payment: Payment) -> Document:
@@ -165,7 +165,7 @@ def diagnostics(doc: Document) -> PaymentDiagnostics:
         under_way=under_way,
         parked=doc["parkedReason"] if doc["status"] == PaymentStatus.UNKNOWN else "",
         undelivered=bool(doc["outbox"]),
-        dead=doc.get("deadLetter", {}).get("reason", ""),
+        dead_letter=doc.get("deadLetter", {}).get("reason", ""),
     )
 
 

@@ -83,7 +83,7 @@ class PaymentQueries:
 
 def _explained(diagnostics: PaymentDiagnostics) -> tuple[str, str]:
     so_far = f"{diagnostics.attempts} {'attempt' if diagnostics.attempts == 1 else 'attempts'} so far"
-    if diagnostics.dead:
+    if diagnostics.dead_letter:
         return "an operator", "the result of its payment could not be delivered to orders and waits for an operator"
     if diagnostics.parked:
         return "an operator", f"its payment waits for an operator ({diagnostics.parked}), {so_far}"

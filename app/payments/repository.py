@@ -28,7 +28,7 @@ class PaymentUpdate:
     """One write: the payment after a decision, its event, and an entry for the payment's log.
 
     `due_at` is the time of the next provider call; `due_at_once` where it is the time of the decision. `keeps_lease` leaves
-    lease and time to the call that is under way. The document keeps `write_id`, which tells after a lost reply whether
+    lease and time to the call that is under way. The document keeps `write_id`, which shows after a lost reply whether
     the write happened.
     """
 
@@ -118,13 +118,13 @@ class PaymentRepository:
         """Write updates of different payments in one command; returns for each whether it was written.
 
         An update is not written where the lease was lost or the payment has changed. After an error some may be
-        written: the same updates can be saved again, and the result tells which.
+        written: the same updates can be saved again, and the result shows which.
         """
         with self._store.with_deadline() as documents:
             written = [True] * len(updates)
             if bulk_compare_and_set(documents, [self._patch(update) for update in updates]) < len(updates):
                 keys = [update.order_id for update in updates]
-                # The command returns how many documents it changed; their write ids tell which.
+                # The command returns how many documents it changed; their write ids show which.
                 ids = {doc.get("writeId") for doc in documents.find({"_id": {"$in": keys}}, {"writeId": 1})}
                 written = [update.write_id in ids for update in updates]
         for update, done in zip(updates, written, strict=True):

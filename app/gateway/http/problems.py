@@ -16,7 +16,7 @@ from app.observability import metrics
 from app.observability.logging import log
 
 PROBLEM_JSON = "application/problem+json"
-# Bounds on a problem's size, whatever the size of the request.
+# Bounds on a problem's size, for requests of any size.
 MAX_ERRORS = 20
 MAX_NAME_LENGTH = 64
 CODES_BY_STATUS = {

@@ -186,7 +186,7 @@ class Consumer:
             log.exception("malformed message", module=module)
 
     def _try_events(self, module: str, message: AmqpMessage) -> None:
-        """Handle a batch of events, and tell the sender or the broker the result."""
+        """Handle a batch of events, and report the result to the sender or the broker."""
         headers = message.properties.get("application_headers") or {}
         deliveries = _delivery_count(message)
         if 0 < deliveries < DELIVERY_LIMIT:
