@@ -18,7 +18,13 @@ APP = ROOT / "app"
 FILES = sorted(APP.rglob("*.py"))
 MODULES = ("orders", "payments", "gateway")
 # What each of the tools may import of the others.
-TOOLS = {"cluster": set(), "chaos": {"cluster"}, "bench": {"cluster"}}
+TOOLS = {
+    "auditor": set(),
+    "cluster": set(),
+    "chaos": {"auditor", "cluster"},
+    "bench": {"cluster"},
+    "simulation": {"auditor"},
+}
 LINT_IMPORTS = Path(sys.executable).parent / "lint-imports"
 
 # The packages and rooms that the pure files may import besides the standard library.
@@ -296,6 +302,11 @@ def test_the_tools_import_only_cluster_of_one_another(package):
         for file in files
         if imported_tools(file) - TOOLS[package] - {package}
     } == {}
+
+
+def test_the_auditor_imports_nothing_of_what_it_judges():
+    files = sorted((ROOT / "tools/auditor").rglob("*.py"))
+    assert {name for file in files for name in imports(file)} <= {"collections", "dataclasses", "itertools", "tools"}
 
 
 def test_every_tool_has_its_rule():

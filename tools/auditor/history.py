@@ -1,0 +1,128 @@
+"""The history of a run: every answer to a client, every movement of money, and every event that was told to others.
+
+Times are seconds of one clock. Values are integers in minor units of the order's currency.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+ACCEPTED, REFUSED, UNANSWERED = "accepted", "refused", "unanswered"
+CAPTURE, REFUND = "capture", "refund"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One request of a client between `began` and `ended`.
+
+    `outcome` is ACCEPTED, REFUSED, or UNANSWERED where the client cannot know whether it took effect. `version` is the order's
+    version in the answer, 0 where there is none.
+    """
+
+    order_id: str
+    outcome: str = ACCEPTED
+    version: int = 0
+    began: float = 0.0
+    ended: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaceAnswer(Answer):
+    """The answer to a new order. Without an answer, `order_id` is the id that the client proposed.
+
+    `key` names the client and its idempotency key; equal keys must get equal orders. `value` is the order's total.
+    """
+
+    value: int
+    key: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusAnswer(Answer):
+    """The answer to a request to set the order's status to `status`."""
+
+    status: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefundAnswer(Answer):
+    """The answer to a request for a refund; `value` is what was reserved, where it was accepted."""
+
+    refund_id: str
+    value: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadAnswer(Answer):
+    """The statuses of an order as a client read them."""
+
+    order_status: str
+    payment_status: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PauseAnswer(Answer):
+    """When the next call was planned: `milliseconds` after the last one, of which there were `calls`."""
+
+    calls: int
+    milliseconds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimelineStep:
+    """One entry of an order's timeline, as a client read it in the end. `value` is the amount of a refund, else 0."""
+
+    sequence: int
+    type: str
+    from_status: str
+    to_status: str
+    payment_status: str
+    value: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalOrder:
+    """What a client read of an order at the end: its statuses, its total and its whole timeline."""
+
+    order_status: str
+    payment_status: str
+    version: int
+    value: int
+    timeline: Sequence[TimelineStep]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Movement:
+    """Money that moved, from the provider's books: a CAPTURE or a REFUND, with its idempotency key."""
+
+    order_id: str
+    kind: str
+    value: int
+    key: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToldEvent:
+    """An event that one module published and another received."""
+
+    order_id: str
+    module: str
+    sequence: int
+    type: str
+    event_id: str
+    value: int = 0
+
+
+@dataclass(kw_only=True)
+class History:
+    """A whole run.
+
+    `final` has the orders that a client found at the end. `operator_list` has the ids of orders that operators were shown as
+    parked or as dead letters at the end: they need not be settled. `problems` are failures to reach an end at all.
+    """
+
+    answers: list[Answer] = field(default_factory=list)
+    final: dict[str, FinalOrder] = field(default_factory=dict)
+    movements: list[Movement] = field(default_factory=list)
+    told: list[ToldEvent] = field(default_factory=list)
+    operator_list: set[str] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
