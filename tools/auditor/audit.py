@@ -131,10 +131,10 @@ def _answer_rules(final: FinalOrder, answers: Iterable[Answer]) -> Iterator[tupl
                 told = (answer.order_status, answer.payment_status)
                 if step is None or told != (step.to_status, step.payment_status):
                     yield TIMELINE, f"was read as {told} at version {answer.version}, which the timeline has not"
-            case StatusAnswer(outcome=ACCEPTED):
+            case StatusAnswer() if _took(answer):
                 if step is None or step.to_status != answer.status:
                     yield TIMELINE, f"{answer.status} was acknowledged at version {answer.version} and is not there"
-            case PlaceAnswer(outcome=ACCEPTED):
+            case PlaceAnswer() if _took(answer):
                 if answer.value != final.value:
                     yield MONEY, f"was placed for {answer.value} and is stored for {final.value}"
     yield from _refund_rules(final, [answer for answer in answers if isinstance(answer, RefundAnswer)])
