@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from tools.chaos.clients import LoadGenerator
+from tools.chaos.final_state import read_final_state
 from tools.chaos.verdict import Verdict, examine, summarize, wait_until_settled
 from tools.cluster import hosts
 from tools.cluster.cluster import Cluster
@@ -47,7 +48,8 @@ def main(folder: Path) -> Verdict:
             healed = time.monotonic()
         names = cluster.databases()
         settled = wait_until_settled(cluster.mongodb_uri, names["orders"], payments=names["payments"])
-        report = examine(cluster.mongodb_uri, names["orders"], load.record, payments=names["payments"])
+        final = read_final_state(cluster.any_url, cluster.mongodb_uri, names["payments"], load.record.acknowledged)
+        report = examine(cluster.mongodb_uri, names["orders"], load.record, payments=names["payments"], final=final)
         cluster.kill()
     verdict = Verdict(0, healed - began, gave_up=load.gave_up, settled_after=settled - healed)
     return summarize(verdict, report, load.record, [])

@@ -131,7 +131,7 @@ class Process:
             provider.real = self._real or make(settings, store)
             return provider
 
-        with patch("app.payments.worker.ThreadPoolExecutor", Hands), patch("app.main.SignalBus", Recorder):
+        with patch("app.system.ThreadPoolExecutor", Hands), patch("app.main.SignalBus", Recorder):
             self.app = create_app(self._settings, make_provider=mood)
         running = runtime(self.app)
         clock = running.database.clock

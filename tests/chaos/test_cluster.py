@@ -62,7 +62,7 @@ def test_killing_processes_and_the_broker_loses_no_order_and_charges_none_twice(
     assert verdict.faults.keys() >= {FaultKind.KILL_ORDERS, FaultKind.KILL_BROKER, FaultKind.KILL_PAYMENTS}
     assert verdict.acknowledged >= 10
     assert verdict.duplicates > 0
-    assert verdict.settled == verdict.acknowledged
+    assert verdict.settled == verdict.acknowledged <= verdict.judged
     # A run this short may have no refund while a gateway runs.
     assert verdict.kept_promises, verdict.as_dict()
 

@@ -26,6 +26,15 @@ FOUND_BY = {
     "payment_event_acknowledges_undelivered_events": ("cancel, then the event of the charge", KILL, STUCK),
     "one_delivery_acknowledges_all": ("cancel, then an acknowledgement", KILL, STUCK),
 }
+# What the auditor, which reads as a client does, says of some of them.
+AUDITED = {
+    "outbox_by_a_second_write": "the auditor: stuck: ",
+    "attempt_in_the_provider_key": "the auditor: charged twice: ",
+    "intent_not_recorded": "the auditor: money: ",
+    "events_removed_before_they_are_delivered": "the auditor: stuck: ",
+    "answered_before_it_is_stored": "the auditor: lost: ",
+    "one_delivery_acknowledges_all": "the auditor: stuck: ",
+}
 
 
 @pytest.mark.timeout(300)
@@ -37,9 +46,11 @@ def test_the_matrix_finds_a_violation_in_each_broken_variant(crash_runner: Crash
 
     cells = [Cell(scenario=scenario, point=point, death=death, variant=variant) for point in points]
     found: list[str] = []
-    # One violation is enough.
-    while cells and not any(expected in violation for violation in found):
+    missing = {expected, AUDITED.get(variant, expected)}
+    # One violation of each kind is enough.
+    while cells and missing:
         found += crash_runner.violations(cells[: CrashRunner.CONCURRENT_CELLS])
         del cells[: CrashRunner.CONCURRENT_CELLS]
+        missing = {one for one in missing if not any(one in violation for violation in found)}
 
-    assert any(expected in violation for violation in found), found
+    assert not missing, found

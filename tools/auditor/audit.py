@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tools.auditor.history import (
     ACCEPTED,
@@ -19,6 +20,7 @@ from tools.auditor.history import (
     RefundAnswer,
     StatusAnswer,
     TimelineStep,
+    ToldEvent,
 )
 
 LOST, STUCK, CHARGED, MONEY = "lost", "stuck", "charged twice", "money"
@@ -29,6 +31,9 @@ UNSPREAD = "retries not spread"
 SETTLED = {"Declined": {"Declined", "Voided"}, "Cancelled": {"Declined", "Voided", "Refunded"}}
 SETTLED_PAID = {"Captured", "Refunded"}
 UNPAID = frozenset(SETTLED)
+# The steps by which a client sets a status, and the events that tell of a movement of money.
+SET_BY_CLIENTS = frozenset({"OrderUpdated", "OrderCancelled"})
+MOVED_BY = {"PaymentCaptured": CAPTURE, "PaymentRefunded": REFUND}
 # So many orders with exactly the same pause before a retry are no coincidence.
 SAME_PAUSES = 3
 # Pauses shorter than this have too few different values in milliseconds.
@@ -70,20 +75,17 @@ def _order_rules(
     final: FinalOrder | None, answers: Sequence[Answer], movements: Sequence[Movement], settles: bool
 ) -> Iterator[tuple[str, str]]:
     captures = [movement.value for movement in movements if movement.kind == CAPTURE]
-    if len(captures) > 1:
-        yield CHARGED, f"captured {len(captures)} times"
-    refunds = Counter(movement.key for movement in movements if movement.kind == REFUND)
-    for key, times in refunds.items():
-        if key and times > 1:
-            yield MONEY, f"the refund {key} was made {times} times"
+    yield from _book_rules(captures, [movement for movement in movements if movement.kind == REFUND])
     if final is None:
-        if any(answer.outcome == ACCEPTED for answer in answers):
+        if any(_took(answer) for answer in answers):
             yield LOST, "was acknowledged and is not found"
         if captures:
             yield MONEY, "has no order and was captured"
         return
     yield from _timeline_rules(final)
     yield from _answer_rules(final, answers)
+    yield from _status_rules(final, [answer for answer in answers if isinstance(answer, StatusAnswer)])
+    yield from _refund_rules(final, [answer for answer in answers if isinstance(answer, RefundAnswer)])
     yield from _contradictions(answers, final.version)
     if any(value != final.value for value in captures):
         yield MONEY, f"captured {captures} for a total of {final.value}"
@@ -91,7 +93,19 @@ def _order_rules(
         yield from _settled_rules(final, movements)
 
 
-def _settled_rules(final: FinalOrder, movements: Iterable[Movement]) -> Iterator[tuple[str, str]]:
+def _book_rules(captures: Sequence[int], refunds: Sequence[Movement]) -> Iterator[tuple[str, str]]:
+    """What the provider's books show by themselves."""
+    if len(captures) > 1:
+        yield CHARGED, f"captured {len(captures)} times"
+    for key, times in Counter(refund.key for refund in refunds).items():
+        if key and times > 1:
+            yield MONEY, f"the refund {key} was made {times} times"
+    refunded = sum(refund.value for refund in refunds)
+    if refunded > sum(captures):
+        yield MONEY, f"{refunded} went back of {sum(captures)} captured"
+
+
+def _settled_rules(final: FinalOrder, movements: Sequence[Movement]) -> Iterator[tuple[str, str]]:
     state = f"{final.order_status} / {final.payment_status}"
     if final.order_status == "Processing" or final.payment_status not in SETTLED.get(final.order_status, SETTLED_PAID):
         yield STUCK, f"ended as {state}"
@@ -101,18 +115,36 @@ def _settled_rules(final: FinalOrder, movements: Iterable[Movement]) -> Iterator
     expected = 0 if final.order_status in UNPAID else final.value - sum(refunded.elements())
     if held != expected:
         yield MONEY, f"the provider holds {held}, and {state} means {expected}"
-    requested = _values(final.timeline, "RefundRequested") - _values(final.timeline, "PaymentRefundFailed")
-    if final.order_status not in UNPAID and requested != refunded:
-        yield MONEY, f"refunds of {sorted(requested.elements())} were reserved and {sorted(refunded.elements())} made"
+    yield from _booked_steps(final.timeline, movements)
+    requested, failed = _values(final.timeline, "RefundRequested"), _values(final.timeline, "PaymentRefundFailed")
+    if final.order_status not in UNPAID and requested != refunded + failed:
+        yield (
+            MONEY,
+            f"refunds of {_sorted(requested)} were reserved, {_sorted(refunded)} made, {_sorted(failed)} given up",
+        )
+
+
+def _booked_steps(timeline: Iterable[TimelineStep], movements: Iterable[Movement]) -> Iterator[tuple[str, str]]:
+    """The timeline of a settled order has each movement of money in the provider's books, and no other."""
+    steps = Counter((step.type, step.value) for step in timeline if step.type in ("PaymentCaptured", "PaymentRefunded"))
+    booked = Counter(
+        ("PaymentCaptured", 0) if one.kind == CAPTURE else ("PaymentRefunded", one.value) for one in movements
+    )
+    if steps != booked:
+        yield MONEY, f"the timeline has {_sorted(steps)}, and the provider booked {_sorted(booked)}"
 
 
 def _values(timeline: Iterable[TimelineStep], kind: str) -> Counter[int]:
     return Counter(step.value for step in timeline if step.type == kind)
 
 
+def _sorted(counted: Counter[Any]) -> list[Any]:
+    return sorted(counted.elements())
+
+
 def _timeline_rules(final: FinalOrder) -> Iterator[tuple[str, str]]:
     steps = final.timeline
-    if [step.sequence for step in steps] != list(range(1, final.version + 1)):
+    if not steps or [step.sequence for step in steps] != list(range(1, final.version + 1)):
         yield TIMELINE, f"has the steps {[step.sequence for step in steps]} at version {final.version}"
         return
     if [step.from_status for step in steps] != ["(new)", *(step.to_status for step in steps[:-1])]:
@@ -122,28 +154,38 @@ def _timeline_rules(final: FinalOrder) -> Iterator[tuple[str, str]]:
 
 
 def _answer_rules(final: FinalOrder, answers: Iterable[Answer]) -> Iterator[tuple[str, str]]:
-    """Every step that a client was told of is on the timeline, and no refused one is."""
+    """What a client was told of an order is what it became: its total, and its statuses at each version."""
     steps = {step.sequence: step for step in final.timeline}
-    for answer in answers:
-        step = steps.get(answer.version)
-        match answer:
-            case ReadAnswer():
-                told = (answer.order_status, answer.payment_status)
-                if step is None or told != (step.to_status, step.payment_status):
-                    yield TIMELINE, f"was read as {told} at version {answer.version}, which the timeline has not"
-            case StatusAnswer() if _took(answer):
-                if step is None or step.to_status != answer.status:
-                    yield TIMELINE, f"{answer.status} was acknowledged at version {answer.version} and is not there"
-            case PlaceAnswer() if _took(answer):
-                if answer.value != final.value:
-                    yield MONEY, f"was placed for {answer.value} and is stored for {final.value}"
-    yield from _refund_rules(final, [answer for answer in answers if isinstance(answer, RefundAnswer)])
-    cancelled = any(isinstance(one, StatusAnswer) and one.status == "Cancelled" and _took(one) for one in answers)
-    if cancelled and final.order_status != "Cancelled":
+    for answer in filter(_took, answers):
+        if isinstance(answer, PlaceAnswer) and answer.value != final.value:
+            yield MONEY, f"was placed for {answer.value} and is stored for {final.value}"
+        if isinstance(answer, ReadAnswer) and not _shows(answer, steps.get(answer.version)):
+            told = f"{answer.order_status} / {answer.payment_status}"
+            yield TIMELINE, f"was read as {told} at version {answer.version}, which the timeline has not"
+
+
+def _shows(answer: ReadAnswer, step: TimelineStep | None) -> bool:
+    if step is None:
+        return False
+    return answer.order_status == step.to_status and answer.payment_status in ("", step.payment_status)
+
+
+def _status_rules(final: FinalOrder, answers: Sequence[StatusAnswer]) -> Iterator[tuple[str, str]]:
+    """Every acknowledged status is on the timeline, and none that was only refused; a cancellation is final."""
+    for answer in filter(_took, answers):
+        steps = [step for step in final.timeline if answer.version in (0, step.sequence)]
+        if not any(step.to_status == answer.status for step in steps):
+            yield TIMELINE, f"{answer.status} was acknowledged at version {answer.version} and is not there"
+    if final.order_status != "Cancelled" and any(_took(answer) and answer.status == "Cancelled" for answer in answers):
         yield CONTRADICTION, f"a cancellation was acknowledged and the order is {final.order_status}"
+    refused = {answer.status for answer in answers} - {answer.status for answer in answers if answer.outcome != REFUSED}
+    for step in final.timeline:
+        if step.type in SET_BY_CLIENTS and step.to_status in refused:
+            yield CONTRADICTION, f"{step.to_status} was refused and is step {step.sequence}"
 
 
 def _refund_rules(final: FinalOrder, answers: Sequence[RefundAnswer]) -> Iterator[tuple[str, str]]:
+    """Every acknowledged refund is on the timeline, and none that was only refused."""
     accepted: dict[str, int] = {}
     for answer in filter(_took, answers):
         if accepted.setdefault(answer.refund_id, answer.value) != answer.value:
@@ -151,12 +193,10 @@ def _refund_rules(final: FinalOrder, answers: Sequence[RefundAnswer]) -> Iterato
     reserved = _values(final.timeline, "RefundRequested")
     missing = Counter(accepted.values()) - reserved
     if missing:
-        yield MONEY, f"refunds of {sorted(missing.elements())} were acknowledged and are not on the timeline"
-    possible = len(
-        {answer.refund_id for answer in answers if answer.outcome != REFUSED or answer.refund_id in accepted}
-    )
-    if answers and reserved.total() > possible:
-        yield CONTRADICTION, f"{reserved.total()} refunds are reserved, and at most {possible} were not refused"
+        yield MONEY, f"refunds of {_sorted(missing)} were acknowledged and are not on the timeline"
+    possible = {answer.refund_id for answer in answers if answer.outcome != REFUSED}
+    if answers and reserved.total() > len(possible):
+        yield CONTRADICTION, f"{reserved.total()} refunds are reserved, and at most {len(possible)} were not refused"
 
 
 def _took(answer: Answer) -> bool:
@@ -203,19 +243,24 @@ def _unspread_pauses(answers: Iterable[Answer]) -> Iterator[str]:
 
 
 def _told(history: History) -> Iterator[tuple[str, str]]:
-    """One sequence of a module's order names one event, and money that others were told of has moved."""
-    events: dict[tuple[str, str, int], set[str]] = defaultdict(set)
-    refunds: dict[str, Counter[int]] = defaultdict(Counter)
-    captured = Counter(one.order_id for one in history.movements if one.kind == CAPTURE)
-    for one in history.movements:
-        if one.kind == REFUND:
-            refunds[one.order_id][one.value] += 1
-    for event in {one.event_id: one for one in history.told}.values():
-        events[event.module, event.order_id, event.sequence].add(event.event_id)
-        if event.type == "PaymentCaptured" and not captured[event.order_id]:
-            yield event.order_id, "a capture was told, and the provider has none"
-        if event.type == "PaymentRefunded" and not refunds[event.order_id][event.value]:
-            yield event.order_id, f"a refund of {event.value} was told, and the provider has none"
-    for (module, order_id, sequence), ids in events.items():
-        if len(ids) > 1:
-            yield order_id, f"{module} told {len(ids)} different events as number {sequence}"
+    """One sequence of a module's order names one event, and money that others were told of has moved, as often."""
+    events: dict[tuple[str, str, int], set[ToldEvent]] = defaultdict(set)
+    money: Counter[tuple[str, str, str, int]] = Counter()
+    for event in {*history.told}:
+        events[event.module, event.order_id, event.sequence].add(event)
+        if event.type in MOVED_BY:
+            kind = MOVED_BY[event.type]
+            money[event.module, event.order_id, kind, _told_value(kind, event.value)] += 1
+    moved = Counter((one.order_id, one.kind, _told_value(one.kind, one.value)) for one in history.movements)
+    for (_, order_id, kind, value), times in money.items():
+        if times > moved[order_id, kind, value]:
+            made = moved[order_id, kind, value]
+            yield order_id, f"a {kind} of {value} was told {times} times and made {made} times"
+    for (module, order_id, sequence), different in events.items():
+        if len(different) > 1:
+            yield order_id, f"{module} told {len(different)} different events as number {sequence}"
+
+
+def _told_value(kind: str, value: int) -> int:
+    # A capture is always told without its value.
+    return value if kind == REFUND else 0

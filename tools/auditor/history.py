@@ -45,7 +45,10 @@ class StatusAnswer(Answer):
 
 @dataclass(frozen=True, kw_only=True)
 class RefundAnswer(Answer):
-    """The answer to a request for a refund; `value` is what was reserved, where it was accepted."""
+    """The answer to a request for a refund.
+
+    `value` is what was reserved, where it was accepted. `refund_id` differs between requests, also without an answer.
+    """
 
     refund_id: str
     value: int = 0
@@ -53,7 +56,7 @@ class RefundAnswer(Answer):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadAnswer(Answer):
-    """The statuses of an order as a client read them."""
+    """The statuses of an order as a client read them; `payment_status` is empty where the answer does not have it."""
 
     order_status: str
     payment_status: str

@@ -6,12 +6,23 @@ They cancel orders at any moment and request refunds of random amounts, some of 
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Self
 
 import httpx
+
+from tools.auditor.history import (
+    ACCEPTED,
+    REFUSED,
+    UNANSWERED,
+    Answer,
+    PlaceAnswer,
+    ReadAnswer,
+    RefundAnswer,
+    StatusAnswer,
+)
 
 TIMEOUT = 5.0
 PAUSE = 0.15
@@ -42,6 +53,30 @@ class SentRequest:
         return self.ended - self.began
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a request ended with all its repetitions: its outcome as the auditor names it, and the successful answer.
+
+    It began with the first repetition, since that one may have taken effect. It counts as refused only if the first one was.
+    """
+
+    outcome: str
+    began: float
+    ended: float
+    answer: httpx.Response | None = None
+
+    @property
+    def version(self) -> int:
+        """The order's version in the entity tag; 0 if there is none."""
+        tag = self.answer.headers.get("ETag", "") if self.answer else ""
+        return int(tag.strip('"').rpartition("-")[2] or 0)
+
+    @property
+    def members(self) -> dict[str, Any]:
+        """The members of every answer that the auditor judges."""
+        return {"outcome": self.outcome, "version": self.version, "began": self.began, "ended": self.ended}
+
+
 @dataclass(frozen=True)
 class PlacedOrder:
     """An acknowledged order and its total in minor units."""
@@ -53,7 +88,7 @@ class PlacedOrder:
 
 @dataclass
 class ClientRecord:
-    """All answers that clients received.
+    """All answers that clients received; `outcomes` has them as the auditor judges them.
 
     `refunded` has the value of each acknowledged refund by order id and refund id. `refunds_requested` counts all refund
     requests, `refunds_over_balance` those refused because they exceed the balance. `settlements` are pairs of monotonic
@@ -67,6 +102,7 @@ class ClientRecord:
     refunds_over_balance: int = 0
     settlements: list[tuple[float, float]] = field(default_factory=list)
     sent: list[SentRequest] = field(default_factory=list)
+    outcomes: list[Answer] = field(default_factory=list)
     contradictions: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
 
@@ -154,17 +190,20 @@ class Client(threading.Thread):
             self._cancel(http, self._random.choice(self._recent))
         if self._recent and self._random.random() < 0.2:
             self._refund_some(http, self._random.choice(self._recent), key)
+        if self._recent and self._random.random() < 0.3:
+            self._read(http, self._random.choice(self._recent))
 
     def _post(self, http: httpx.Client, key: str, body: dict[str, Any]) -> str | None:
         def send() -> httpx.Response:
             return http.post(f"{self._base_url()}/orders", json=body, headers={"Idempotency-Key": key})
 
-        answer = self._send_until_answered("POST order", send, {201})
-        if answer is None:
-            return None
-        order_id = str(answer.json()["created"]["id"])
-        self._record.acknowledged.add(order_id)
-        return order_id
+        sent = self._send_until_answered("POST order", send, {201})
+        order_id = str(sent.answer.json()["created"]["id"]) if sent.answer else ""
+        value, _ = TOTALS[body["totalOrderAmount"]]
+        self._record.outcomes.append(PlaceAnswer(order_id=order_id, value=value, key=key, **sent.members))
+        if order_id:
+            self._record.acknowledged.add(order_id)
+        return order_id or None
 
     def _cancel_soon(self, http: httpx.Client, orders: Sequence[PlacedOrder]) -> None:
         """Cancels at once or about when the payment is made."""
@@ -174,10 +213,22 @@ class Client(threading.Thread):
 
     def _cancel(self, http: httpx.Client, order: PlacedOrder) -> None:
         body = {"orderId": order.order_id, "orderStatus": "Cancelled"}
-        if self._send_until_answered(
+        sent = self._send_until_answered(
             "PUT cancel", lambda: http.put(f"{self._base_url()}/orders", json=body), {200}, {409}
-        ):
+        )
+        self._record.outcomes.append(StatusAnswer(order_id=order.order_id, status="Cancelled", **sent.members))
+        if sent.answer:
             self._record.cancelled.add(order.order_id)
+
+    def _read(self, http: httpx.Client, order: PlacedOrder) -> None:
+        url = f"/orders/one/{order.order_id}"
+        sent = self._send_until_answered("GET order", lambda: http.get(f"{self._base_url()}{url}"), {200})
+        if sent.answer:
+            self._record_read(order.order_id, sent, sent.answer.json()["order"])
+
+    def _record_read(self, order_id: str, sent: Outcome, shown: dict[str, Any]) -> None:
+        statuses = {"order_status": shown["orderStatus"], "payment_status": shown.get("paymentStatus", "")}
+        self._record.outcomes.append(ReadAnswer(order_id=order_id, **statuses, **sent.members))
 
     def _refund_some(self, http: httpx.Client, order: PlacedOrder, key: str) -> None:
         """Requests up to three refunds of one order: of a part, of the balance, or of more than the total."""
@@ -193,33 +244,47 @@ class Client(threading.Thread):
             return http.post(f"{self._base_url()}{url}", json=body, headers={"Idempotency-Key": key})
 
         self._record.refunds_requested += 1
-        answer = self._send_until_answered("POST refund", send, {201}, {409})
-        if answer:
-            refund = answer.json()["refund"]
-            self._record.refunded[order.order_id, refund["id"]] = refund["amount"]["value"]
+        sent = self._send_until_answered("POST refund", send, {201}, {409})
+        refund = sent.answer.json()["refund"] if sent.answer else {"id": key, "amount": {"value": value}}
+        refund_id, reserved = refund["id"], refund["amount"]["value"]
+        self._record.outcomes.append(
+            RefundAnswer(order_id=order.order_id, refund_id=refund_id, value=reserved, **sent.members)
+        )
+        if sent.answer:
+            self._record.refunded[order.order_id, refund_id] = reserved
 
     def _send_until_answered(
         self, operation: str, send: Callable[[], httpx.Response], good: set[int], refused: set[int] = frozenset()
-    ) -> httpx.Response | None:
-        """Repeats until the answer has an expected status; returns it if the status is in `good`, else None."""
-        deadline: float | None = None
-        while True:
+    ) -> Outcome:
+        """Repeats until the answer has an expected status; the outcome has it if the status is in `good`."""
+        began, refusal = time.monotonic(), REFUSED
+        for _ in self._repetitions():
             answer = self._send_once(operation, send)
             if answer is not None and answer.status_code in good:
-                return answer
-            if answer is not None and answer.status_code in refused:
-                self._record.refunds_over_balance += answer.json().get("code") == "refund_exceeds_balance"
-                return None
-            if answer is not None and answer.status_code != 503:
-                self._record.unexpected.append(f"{operation}: {answer.status_code} {answer.text[:300]}")
-                if answer.status_code < 500:
-                    return None
+                return Outcome(outcome=ACCEPTED, began=began, ended=time.monotonic(), answer=answer)
+            if answer is not None and self._is_final(operation, answer, refused):
+                return Outcome(outcome=refusal, began=began, ended=time.monotonic())
+            refusal = UNANSWERED
+        self.gave_up += 1
+        return Outcome(outcome=UNANSWERED, began=began, ended=time.monotonic())
+
+    def _repetitions(self) -> Iterator[None]:
+        """Pauses between two repetitions, and ends some time after the run."""
+        deadline: float | None = None
+        while deadline is None or time.monotonic() <= deadline:
+            yield
             if self._stopping.is_set():
                 deadline = deadline or time.monotonic() + GIVE_UP_SECONDS
-                if time.monotonic() > deadline:
-                    self.gave_up += 1
-                    return None
             time.sleep(PAUSE * self._random.uniform(0.5, 1.5))
+
+    def _is_final(self, operation: str, answer: httpx.Response, refused: set[int]) -> bool:
+        """Whether the request need not be repeated; records an answer that is not expected."""
+        if answer.status_code in refused:
+            self._record.refunds_over_balance += answer.json().get("code") == "refund_exceeds_balance"
+            return True
+        if answer.status_code != 503:
+            self._record.unexpected.append(f"{operation}: {answer.status_code} {answer.text[:300]}")
+        return answer.status_code < 500
 
     def _send_once(self, operation: str, send: Callable[[], httpx.Response]) -> httpx.Response | None:
         began, answer, text = time.monotonic(), None, ""
@@ -251,9 +316,11 @@ class WaitingClient(Client):
             return http.get(f"{self._base_url()}/orders/status/{order_id}", params={"wait": 1})
 
         while time.monotonic() < until and not self._stopping.is_set():
-            answer = self._send_until_answered("GET status", send, {200})
-            if answer and answer.json()["orderStatus"] != "Processing":
-                return True
+            sent = self._send_until_answered("GET status", send, {200})
+            if sent.answer:
+                self._record_read(order_id, sent, sent.answer.json())
+                if sent.answer.json()["orderStatus"] != "Processing":
+                    return True
         return False
 
 

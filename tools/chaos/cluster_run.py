@@ -14,6 +14,7 @@ from app.config import MODULES
 from tools.chaos.clients import LoadGenerator
 from tools.chaos.event_duplicator import EventDuplicator
 from tools.chaos.faults import FaultInjector, FaultKind
+from tools.chaos.final_state import read_final_state
 from tools.chaos.network import ProxyNetwork
 from tools.chaos.plan import ENVIRONMENT, LEASE, Plan
 from tools.chaos.verdict import Verdict, examine, summarize, wait_until_settled
@@ -199,7 +200,8 @@ def inject_and_judge(
     verdict.settled_after = settled - faults.last
     duplicator.stop()
     verdict.duplicates = duplicator.copies
-    report = examine(cluster.mongodb_uri, names["orders"], load.record, payments=names["payments"])
+    final = read_final_state(cluster.any_url, cluster.mongodb_uri, names["payments"], load.record.acknowledged)
+    report = examine(cluster.mongodb_uri, names["orders"], load.record, payments=names["payments"], final=final)
     cluster.kill()
     verdict.failed_recoveries = faults.failed_recoveries
     return summarize(verdict, report, load.record, faults.injected)

@@ -10,6 +10,7 @@ from random import Random
 from app.storage.embedded_mongod import Mongod
 from tools.chaos.clients import LoadGenerator
 from tools.chaos.faults import FaultKind
+from tools.chaos.final_state import read_final_state
 from tools.chaos.plan import ENVIRONMENT, LEASE, Plan
 from tools.chaos.server_faults import ServerFaultInjector
 from tools.chaos.target import Target
@@ -31,9 +32,10 @@ def run(plan: Plan, folder: Path) -> Verdict:
                 faults.run(plan.duration, plan.gap)
             verdict.gave_up = load.gave_up
             verdict.settled_after = wait_until_settled(target.mongodb_uri, DATABASE) - faults.last
+            final = read_final_state(lambda: target.url, target.mongodb_uri, DATABASE, load.record.acknowledged)
         # The judgement reads the data on the disk, in whatever state the server's own mongod is.
         with Mongod(target.data) as mongod:
-            report = examine(mongod.uri, DATABASE, load.record, aged=faults.aged)
+            report = examine(mongod.uri, DATABASE, load.record, aged=faults.aged, final=final)
     finally:
         target.unmount()
     verdict.threads, verdict.failed_recoveries = dict(Counter(target.ended_threads())), faults.failed_recoveries

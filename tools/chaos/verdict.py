@@ -12,10 +12,13 @@ from rich.table import Table
 
 from app import doctor
 from app.storage.mongodb import Database
+from tools.auditor.audit import Violation
+from tools.auditor.audit import audit as audit_history
 from tools.chaos import audit
 from tools.chaos.audit import Audit
 from tools.chaos.clients import ClientRecord
 from tools.chaos.faults import InjectedFault
+from tools.chaos.final_state import FinalState
 from tools.cluster.mongod import mongo_client
 
 SETTLE_SECONDS = 60.0
@@ -33,15 +36,20 @@ OPEN_PAYMENT = {"$or": [{"dueAt": {"$exists": True}}, {"outbox": {"$ne": []}}]}
 
 @dataclass(frozen=True)
 class Report:
-    """Two judgements of one run: the independent audit and the application's own doctor."""
+    """The judgements of one run: by the stored data, by the application's own doctor, and by the auditor.
+
+    `auditor` has the violations in what clients were answered and read at the end, of so many orders as `judged` says.
+    """
 
     audit: Audit
     doctor: doctor.DoctorReport
+    auditor: Sequence[Violation] = ()
+    judged: int = 0
 
     @property
     def findings(self) -> list[Any]:
-        """All violations that either of them found."""
-        return [*self.audit.findings, *self.doctor.violations]
+        """All violations that any of them found."""
+        return [*self.audit.findings, *self.doctor.violations, *self.auditor]
 
     @property
     def attention(self) -> list[doctor.Finding]:
@@ -76,6 +84,8 @@ class Verdict:
     over_refunded: int = 0
     violated: int = 0
     doctor: int = 0
+    auditor: int = 0
+    judged: int = 0
     unexpected: int = 0
     cancelled: int = 0
     refunds_requested: int = 0
@@ -98,8 +108,11 @@ class Verdict:
     @property
     def kept_promises(self) -> bool:
         """Whether no invariant was violated and all work settled in time."""
-        wrong = self.lost + self.stuck + self.double_charged + self.over_refunded + self.violated + self.doctor
-        return not (wrong or self.unexpected or self.failed_recoveries) and self.settled_after <= LIMIT_SECONDS
+        wrong = self.lost + self.stuck + self.double_charged + self.over_refunded + self.violated
+        return (
+            not (wrong or self.doctor or self.auditor or self.unexpected or self.failed_recoveries)
+            and self.settled_after <= LIMIT_SECONDS
+        )
 
     @property
     def clean(self) -> bool:
@@ -141,6 +154,7 @@ class Verdict:
             ("over-refunded", str(self.over_refunded)),
             ("other violations", str(self.violated)),
             ("findings of the doctor", str(self.doctor)),
+            ("findings of the auditor", f"{self.auditor} in {self.judged} orders"),
             ("cancellations acknowledged", str(self.cancelled)),
             ("refunds requested, acknowledged, made", refunds),
             ("refunds refused as above the balance", str(self.refunds_over_balance)),
@@ -174,11 +188,19 @@ def wait_until_settled(uri: str, name: str, seconds: float = SETTLE_SECONDS, *, 
     return time.monotonic()
 
 
-def examine(uri: str, name: str, record: ClientRecord, *, payments: str = "", aged: Collection[str] = ()) -> Report:
+def examine(
+    uri: str,
+    name: str,
+    record: ClientRecord,
+    *,
+    payments: str = "",
+    aged: Collection[str] = (),
+    final: FinalState | None = None,
+) -> Report:
     """Judges the stored documents and the provider's ledger against the answers that clients received.
 
     `payments` is the name of the payments' database if it differs from that of the orders. Only payments of `aged` orders
-    may be parked.
+    may be parked. With the `final` state that clients read, the auditor judges as well.
     """
     database = Database(uri, name)
     databases = {"orders": name, "payments": payments, "ledger": payments}
@@ -188,7 +210,10 @@ def examine(uri: str, name: str, record: ClientRecord, *, payments: str = "", ag
         audited = audit.audit(*(store.collection for store in stores), record, aged)
     finally:
         database.close()
-    return Report(audited, doctors_report)
+    if final is None:
+        return Report(audited, doctors_report)
+    violations = audit_history(final.history(record, audited.parked))
+    return Report(audited, doctors_report, violations, len(final.orders))
 
 
 def summarize(verdict: Verdict, report: Report, record: ClientRecord, faults: Sequence[InjectedFault]) -> Verdict:
@@ -202,6 +227,7 @@ def summarize(verdict: Verdict, report: Report, record: ClientRecord, faults: Se
     counted = (audit.LOST, audit.STUCK, audit.CHARGED, audit.OVER_REFUNDED)
     verdict.violated = sum(one.kind not in counted for one in audited.findings)
     verdict.doctor = len(report.doctor.violations)
+    verdict.auditor, verdict.judged = len(report.auditor), report.judged
     verdict.acknowledged = len(record.acknowledged)
     verdict.settled = len(record.acknowledged & audited.settled)
     verdict.parked = len(record.acknowledged & audited.parked)
@@ -222,11 +248,13 @@ def summarize(verdict: Verdict, report: Report, record: ClientRecord, faults: Se
 def _details(report: Report, record: ClientRecord, failed_recoveries: Sequence[str]) -> list[str]:
     violations = [f"{one.kind}: {one.order_id} {one.detail}" for one in report.audit.findings]
     diagnosed = [f"doctor, {one.check}: {one.order_id} {one.detail}" for one in report.doctor.violations]
+    audited = [f"auditor, {violation}" for violation in report.auditor]
     waiting = [f"{one.check}: {one.order_id} {one.detail}" for one in report.attention]
     return [
         *failed_recoveries,
         *violations[:DETAILS],
         *diagnosed[:DETAILS],
+        *audited[:DETAILS],
         *waiting[:DETAILS],
         *record.unexpected[:DETAILS],
     ]

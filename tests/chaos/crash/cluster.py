@@ -11,6 +11,7 @@ from pymongo import MongoClient
 
 from tests.chaos.crash import judge
 from tests.chaos.crash.armed_app import FIRED, POINT_FILE, VARIANT
+from tests.chaos.crash.auditing import Auditing
 from tests.chaos.crash.judge import Stored
 from tools.cluster.cluster import Cluster
 from tools.cluster.servers import GUNICORN
@@ -48,6 +49,7 @@ class CrashCluster:
             mongo[names["orders"]]["orders"], mongo[names["payments"]]["payments"], mongo[names["payments"]]["ledger"]
         )
         self._acknowledged: list[str] = []
+        self._auditing = Auditing(self._stored, self._get)
 
     def __enter__(self) -> Self:
         self._cluster.__enter__()
@@ -71,7 +73,11 @@ class CrashCluster:
         _wait_until(fired.exists, f"the point was never reached: {death}")
         judge.let_time_pass(self._stored)
         self._wait_until_settled()
-        return [*judge.violations(self._stored, self._acknowledged), *self._wrong_end(order_id, death)]
+        return [
+            *judge.violations(self._stored, self._acknowledged),
+            *self._auditing.violations(),
+            *self._wrong_end(order_id, death),
+        ]
 
     def _wrong_end(self, order_id: str, death: Death) -> list[str]:
         order = next(doc for doc in self._stored.orders.find() if str(doc["_id"]) == order_id)
@@ -91,18 +97,25 @@ class CrashCluster:
         body = {"userId": "user-7", "productId": "1", "productName": "Espresso", "totalOrderAmount": "MYR 99.00"}
         answer = self._request("POST", body, {"Idempotency-Key": uuid4().hex})
         self._acknowledged.append(answer["created"]["id"])
+        self._auditing.placed(self._acknowledged[-1])
         return self._acknowledged[-1]
 
     def _cancel(self, order_id: str) -> None:
         self._request("PUT", {"orderId": order_id, "orderStatus": "Cancelled"}, {})
+        self._auditing.cancelled(order_id)
 
-    def _request(self, method: str, body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
-        """Returns the answer; repeats the request while the system cannot answer."""
+    def _get(self, path: str) -> dict[str, Any] | None:
+        return self._request("GET", None, {}, path)
+
+    def _request(
+        self, method: str, body: dict[str, Any] | None, headers: dict[str, str], path: str = "/orders"
+    ) -> dict[str, Any] | None:
+        """Returns the answer, None if nothing is found; repeats the request while the system cannot answer."""
         deadline = time.monotonic() + SECONDS
         while True:
             answer = httpx.request(
                 method,
-                f"{self._cluster.any_url()}/orders",
+                f"{self._cluster.any_url()}{path}",
                 json=body,
                 headers=headers,
                 timeout=SECONDS,
@@ -110,6 +123,8 @@ class CrashCluster:
             )
             if answer.is_success:
                 return answer.json()
+            if answer.status_code == httpx.codes.NOT_FOUND:
+                return None
             assert answer.status_code in TEMPORARY, answer.text
             assert time.monotonic() < deadline, answer.text
 

@@ -62,6 +62,11 @@ def violations(stored: Stored, acknowledged: Sequence[str], *, operator_comes: b
             yield from _settled_violations(case)
 
 
+def waiting_for_operator(stored: Stored) -> set[str]:
+    """Returns the ids of the orders with a parked payment or a dead letter."""
+    return {str(case.order["_id"]) for case in _cases(stored) if case.parked or case.dead}
+
+
 def booked(stored: Stored, order_id: str) -> tuple[tuple[str, int, int], ...]:
     """Returns the ledger entries of an order: response, refunded amount, number of refunds."""
     entries = stored.ledger.find({"orderId": order_id})

@@ -16,6 +16,7 @@ from app.main import create_app, runtime
 from app.storage import mongodb
 from tests.chaos import broken_variants
 from tests.chaos.crash import clients, judge
+from tests.chaos.crash.auditing import Auditing, getter
 from tests.chaos.crash.cells import TIMEOUT_SECONDS, Cell, settings_for
 from tests.chaos.crash.judge import Stored
 from tests.chaos.crash.scenario import Scenario
@@ -100,6 +101,7 @@ class Aftermath:
         self._database = runtime(app).database
         self._stored = stored
         self._acknowledged = acknowledged
+        self._auditing = Auditing(stored, getter(self._client), acknowledged)
 
     def examined(self, when: str, *, to_the_end: bool = False) -> Iterator[str]:
         """Yields violations; before the end an order may still wait for an operator."""
@@ -108,11 +110,13 @@ class Aftermath:
         wrong = list(judge.violations(self._stored, self._acknowledged, operator_comes=operator_comes))
         yield from (f"{when}{violation}" for violation in wrong)
         yield from (f"{when}the doctor: {violation}" for violation in self._second_opinion(operator_comes))
+        yield from (f"{when}{violation}" for violation in self._auditing.violations(operator_comes=operator_comes))
 
     def cancelled(self, cancels: bool) -> Iterator[str]:
         """A client unknown to the victim cancels, or only reads."""
         for order_id in self._acknowledged if cancels else ():
             clients.cancel(self._client, order_id)
+            self._auditing.cancelled(order_id)
         yield from self.examined("cancelled meanwhile: ")
 
     def done_again(self) -> Iterator[str]:
