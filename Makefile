@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 XDIST ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all check picture chaos split bench profile fuzz audit lock clean screenshots
+.PHONY: help run test test-all check picture chaos simulate split bench profile fuzz audit lock clean screenshots
 
 help:  ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ split: $(VENV)/installed  ## Serve with a process for each module, over RabbitMQ
 
 chaos: $(VENV)/installed  ## Inject faults into processes, threads, disks and the clock under load; DURATION= seconds, SEED= to repeat, CHAOS=--split
 	@$(BIN)/python -m tools.chaos --duration $(or $(DURATION),120) --seed $(SEED) $(CHAOS)
+
+simulate: $(VENV)/installed  ## Run seeds of the simulation: SEEDS= how many, SEED= the first or only one, STEPS=; SIMULATE=--mutations for broken copies
+	@$(BIN)/python -m tools.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) $(SIMULATE)
 
 bench: $(VENV)/benched  ## Measure speed beside plain peers, about 10 minutes; BENCH=--quick for a short check; needs wrk
 	@$(BIN)/python -m tools.bench $(BENCH)

@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 import pymongo
@@ -22,6 +21,7 @@ from bson import ObjectId
 from app.contracts.base import Event, subclasses_by_name
 from app.observability import metrics
 from app.storage.mongodb import BACKLOG_TIMEOUT_SECONDS, EPOCH, Document, Store
+from app.system import SYSTEM, System
 
 EVENT_TYPES: Mapping[str, type[Event]] = subclasses_by_name(Event)
 
@@ -142,7 +142,8 @@ class Outbox:
 
     LOCAL_QUEUE_LIMIT = 4096
 
-    def __init__(self, store: Store, lease: float) -> None:
+    def __init__(self, store: Store, lease: float, system: System = SYSTEM) -> None:
+        self._system = system
         self._store = store
         self._lease = timedelta(seconds=lease)
         self._local_queue: deque[PendingEvents] = deque(maxlen=self.LOCAL_QUEUE_LIMIT)
@@ -161,7 +162,7 @@ class Outbox:
     def dequeue_local(self, limit: int, timeout: float) -> list[PendingEvents]:
         """Take up to `limit` items from the local queue, waiting up to `timeout` seconds for the first."""
         if not self._local_queue and timeout > 0:
-            self._enqueued.wait(timeout)
+            self._system.wait(self._enqueued, timeout)
         # Cleared before the queue is read: an item that is added meanwhile is taken now or ends the next wait.
         self._enqueued.clear()
         batch: list[PendingEvents] = []
@@ -228,7 +229,7 @@ class Outbox:
             keys = [key for key, count in attempts.items() if not count] or list(attempts)[:1]
             if not keys:
                 return []
-            claim = uuid4().hex
+            claim = self._system.new_id()
             lease = {"relayDue": self.lease_end(), "relayClaim": claim, "relayAttempts": attempts[keys[0]] or 1}
             documents.update_many({"_id": {"$in": keys}, **due}, {"$set": lease})
             return [

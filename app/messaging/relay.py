@@ -1,6 +1,5 @@
 """The relay: delivers the events of one outbox to the bus."""
 
-import random
 import threading
 import time
 from collections import defaultdict
@@ -16,6 +15,7 @@ from app.observability import metrics
 from app.observability.logging import log
 from app.observability.stages import Stage, record_stages, stage_record
 from app.observability.supervision import BackgroundThread
+from app.system import SYSTEM, System
 
 MAINTENANCE_SECONDS = 60.0
 
@@ -47,7 +47,9 @@ class Relay:
         tries: int,
         ack_delay: float = 0.05,
         maintenance_task: Callable[[], object] | None = None,
+        system: System = SYSTEM,
     ) -> None:
+        self._system = system
         self._module = module
         self._stage = stage
         self._outbox = outbox
@@ -56,11 +58,11 @@ class Relay:
         self._tries = tries
         self._ack_delay = ack_delay
         self._acknowledge_at = float("inf")
-        self._receivers = ReceiverHealth(module)
+        self._receivers = ReceiverHealth(module, system.monotonic)
         self._maintenance_task = maintenance_task
-        self._next_maintenance = time.monotonic()
+        self._next_maintenance = self._system.monotonic()
         self._stopping = threading.Event()
-        self.thread = BackgroundThread(f"{module}-relay", self._run)
+        self.thread = BackgroundThread(f"{module}-relay", self.run)
 
     def start(self) -> None:
         """Start the thread; it sweeps at once."""
@@ -111,7 +113,7 @@ class Relay:
         self._outbox.acknowledge(failed)
         self._outbox.acknowledge_later(pending for pending in batch if not pending.error)
         if self._acknowledge_at == float("inf"):
-            self._acknowledge_at = time.monotonic() + self._ack_delay
+            self._acknowledge_at = self._system.monotonic() + self._ack_delay
         self._reschedule_failed(failed)
 
     def _acknowledge(self) -> None:
@@ -141,7 +143,7 @@ class Relay:
         """While the receiver is broken, publish one event of the group; return those that are worth publishing now."""
         if len(group) < 2 or not self._receivers.is_broken(type(group[0][1]).__name__):
             return group
-        pending, event = group.pop(random.randrange(len(group)))  # noqa: S311 - any will do  # nosec B311
+        pending, event = group.pop(self._system.random.randrange(len(group)))
         error = self._publish([event], pending.from_sweep)
         self._record_result(pending, event, error)
         if not error:
@@ -197,10 +199,10 @@ class Relay:
         error = pending.error
         if isinstance(error, Unavailable):
             # A temporary condition that is not the event's fault: retried without limit, and not counted.
-            self._outbox.postpone(pending.key, _jittered(1.0))
+            self._outbox.postpone(pending.key, self._jittered(1.0))
             return
         if self._receivers.is_broken(pending.event_type):
-            self._outbox.postpone(pending.key, _jittered(self._receivers.retry_delay(pending.event_type)))
+            self._outbox.postpone(pending.key, self._jittered(self._receivers.retry_delay(pending.event_type)))
             return
         event_id = pending.events[0].event_id
         failures = self._outbox.count_failure(pending.key, event_id)
@@ -210,7 +212,7 @@ class Relay:
         if failures >= self._tries:
             self._dead_letter(pending, repr(error)[:500], failures)
         else:
-            self._outbox.postpone(pending.key, _jittered(min(2.0 ** min(failures, 16) / 4, 60.0)))
+            self._outbox.postpone(pending.key, self._jittered(min(2.0 ** min(failures, 16) / 4, 60.0)))
 
     def _dead_letter(self, pending: PendingEvents, reason: str, failures: int) -> None:
         metrics.dead_letters.labels(self._module).inc()
@@ -218,28 +220,29 @@ class Relay:
         log.error("dead letter", module=self._module, event_id=event_id, failures=failures, reason=reason)
         self._outbox.dead_letter(pending.key, event_id, reason, failures)
 
-    def _run(self) -> None:
-        next_sweep = time.monotonic()
+    def run(self) -> None:
+        """Deliver events until the relay stops: the work of its thread."""
+        next_sweep = self._system.monotonic()
         while not self._stopping.is_set():
             self.thread.beat()
-            batch = self._dequeue(min(next_sweep, self._acknowledge_at) - time.monotonic())
+            batch = self._dequeue(min(next_sweep, self._acknowledge_at) - self._system.monotonic())
             self._guarded(partial(self._deliver_local, batch))
-            if time.monotonic() >= self._acknowledge_at or self._outbox.unacknowledged >= self.ACK_BATCH:
+            if self._system.monotonic() >= self._acknowledge_at or self._outbox.unacknowledged >= self.ACK_BATCH:
                 self._guarded(self._acknowledge)
-            if time.monotonic() >= next_sweep:
+            if self._system.monotonic() >= next_sweep:
                 swept = self._guarded(self.sweep)
                 self._guarded(self._maintain)
-                next_sweep = time.monotonic() + (0.0 if swept == self.BATCH else _jittered(self._interval))
+                next_sweep = self._system.monotonic() + (0.0 if swept == self.BATCH else self._jittered(self._interval))
             if len(batch) > 1:
-                self._stopping.wait(min(len(batch) * self.PAUSE_PER_DOCUMENT, self.MAX_PAUSE))
+                self._system.wait(self._stopping, min(len(batch) * self.PAUSE_PER_DOCUMENT, self.MAX_PAUSE))
         while batch := self._dequeue(0.0):
             self._guarded(partial(self._deliver_local, batch))
         self._guarded(self._acknowledge)
 
     def _maintain(self) -> None:
-        if time.monotonic() < self._next_maintenance:
+        if self._system.monotonic() < self._next_maintenance:
             return
-        self._next_maintenance = time.monotonic() + _jittered(MAINTENANCE_SECONDS)
+        self._next_maintenance = self._system.monotonic() + self._jittered(MAINTENANCE_SECONDS)
         self._guarded(self._schedule_unscheduled)
         if self._maintenance_task:
             self._maintenance_task()
@@ -252,16 +255,19 @@ class Relay:
     def _dequeue(self, timeout: float) -> list[PendingEvents]:
         return self._outbox.dequeue_local(self.BATCH, timeout)
 
+    def _jittered(self, seconds: float) -> float:
+        return seconds * self._system.random.uniform(0.8, 1.2)
+
     def _guarded(self, work: Callable[[], Any]) -> Any:
         """Run `work`; log an error and pause after it, so that the thread goes on."""
         try:
             return work()
         except Unavailable as exc:
             log.warning("relay waits", module=self._module, reason=exc.detail)
-            self._stopping.wait(_jittered(0.5))
+            self._system.wait(self._stopping, self._jittered(0.5))
         except Exception:
             log.exception("relay failed", module=self._module)
-            self._stopping.wait(_jittered(0.5))
+            self._system.wait(self._stopping, self._jittered(0.5))
         return None
 
 
@@ -273,7 +279,3 @@ def _next_by_type(batch: Iterable[PendingEvents]) -> list[list[tuple[PendingEven
         if event:
             groups[type(event)].append((pending, event))
     return list(groups.values())
-
-
-def _jittered(seconds: float) -> float:
-    return seconds * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing  # nosec B311

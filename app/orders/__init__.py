@@ -18,6 +18,7 @@ from app.orders.queries import OrderQueries
 from app.orders.repository import OrderRepository
 from app.orders.service import OrderService
 from app.storage.mongodb import Store
+from app.system import SYSTEM, System
 
 # After this time most events are acknowledged by the payment event that they have led to, which saves a write.
 ACKNOWLEDGE_SECONDS = 1.0
@@ -26,10 +27,17 @@ ACKNOWLEDGE_SECONDS = 1.0
 class Orders:
     """The module: its handlers on the bus, and its work in the background, which is the relay."""
 
-    def __init__(self, bus: HandlerRegistry, publisher: EventPublisher, store: Store, settings: Settings) -> None:
-        self.outbox = Outbox(store, settings.relay_lease)
+    def __init__(
+        self,
+        bus: HandlerRegistry,
+        publisher: EventPublisher,
+        store: Store,
+        settings: Settings,
+        system: System = SYSTEM,
+    ) -> None:
+        self.outbox = Outbox(store, settings.relay_lease, system)
         self.notifier = OrderChangeNotifier(store)
-        self._orders = OrderRepository(store, self.outbox, settings.request_deadline)
+        self._orders = OrderRepository(store, self.outbox, settings.request_deadline, system)
         self.relay = Relay(
             "orders",
             Stage.HANDED_TO_PAYMENTS,
@@ -39,10 +47,13 @@ class Orders:
             tries=settings.relay_tries,
             ack_delay=min(ACKNOWLEDGE_SECONDS, settings.relay_lease / 4),
             maintenance_task=partial(self._orders.clear_expired_keys, settings.idempotency_hours * 3600),
+            system=system,
         )
-        limit = OpenOrderLimit(self._orders.count_open, settings.open_orders_per_user)
-        queries = OrderQueries(store, self.outbox, self.notifier, settings.request_deadline, settings.backlog_limit)
-        register_handlers(bus, "orders", OrderService(self._orders, limit), queries)
+        limit = OpenOrderLimit(self._orders.count_open, settings.open_orders_per_user, system)
+        queries = OrderQueries(
+            store, self.outbox, self.notifier, settings.request_deadline, settings.backlog_limit, system
+        )
+        register_handlers(bus, "orders", OrderService(self._orders, limit, system), queries)
 
     @property
     def heartbeats(self) -> tuple[Heartbeat, ...]:

@@ -1,12 +1,12 @@
 """A bound on how many orders of one user may wait for the outcome of their payment."""
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.contracts.orders import TooManyOpenOrders
+from app.system import SYSTEM, System
 
 Count = Callable[[str, int], int]
 
@@ -29,7 +29,8 @@ class OpenOrderLimit:
     REFUSED_SECONDS = 1.0
     USERS_LIMIT = 4096
 
-    def __init__(self, count: Count, limit: int) -> None:
+    def __init__(self, count: Count, limit: int, system: System = SYSTEM) -> None:
+        self._system = system
         self._count = count
         self._limit = limit
         self._unchecked = max(1, limit // 8)
@@ -39,7 +40,7 @@ class OpenOrderLimit:
     def check(self, user_id: str) -> None:
         """Count one more order of the user. Raises TooManyOpenOrders, or Unavailable if the database cannot count."""
         user = self._user(user_id)
-        if time.monotonic() < user.refused_until:
+        if self._system.monotonic() < user.refused_until:
             raise self._refusal()
         if user.accepted >= self._unchecked:
             self._recount(user_id, user)
@@ -47,7 +48,7 @@ class OpenOrderLimit:
 
     def _recount(self, user_id: str, user: _UserCount) -> None:
         if self._count(user_id, self._limit) >= self._limit:
-            user.refused_until = time.monotonic() + self.REFUSED_SECONDS
+            user.refused_until = self._system.monotonic() + self.REFUSED_SECONDS
             raise self._refusal()
         user.accepted = 0
 

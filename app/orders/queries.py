@@ -52,6 +52,7 @@ from app.orders.documents import (
 from app.orders.notifier import OrderChangeNotifier
 from app.storage.group_commit import GroupCommit
 from app.storage.mongodb import Document, Documents, Store
+from app.system import SYSTEM, System
 
 # How many pages one command reads at most.
 PAGES = 16
@@ -68,7 +69,13 @@ class OrderQueries:
     """Reads orders for other modules. `deadline` is in seconds; `backlog_limit` bounds what is counted."""
 
     def __init__(
-        self, store: Store, outbox: Outbox, notifier: OrderChangeNotifier, deadline: float, backlog_limit: int
+        self,
+        store: Store,
+        outbox: Outbox,
+        notifier: OrderChangeNotifier,
+        deadline: float,
+        backlog_limit: int,
+        system: System = SYSTEM,
     ) -> None:
         self._store = store
         self._outbox = outbox
@@ -77,10 +84,16 @@ class OrderQueries:
         self._backlog_limit = backlog_limit
         # Times without a zone take half as long to read; all of them are in UTC.
         self._documents: Documents = store.collection.with_options(codec_options=CodecOptions(tz_aware=False))
-        self._views: GroupCommit[Key, Document | None] = GroupCommit("orders", partial(self._read, VIEW))
-        self._statuses: GroupCommit[Key, Document | None] = GroupCommit("statuses", partial(self._read, STATUS))
-        self._timelines: GroupCommit[Key, Document | None] = GroupCommit("timelines", partial(self._read, TIMELINE))
-        self._pages: GroupCommit[Page, list[Document]] = GroupCommit("pages", self._read_pages, limit=PAGES)
+        self._views: GroupCommit[Key, Document | None] = GroupCommit("orders", partial(self._read, VIEW), system=system)
+        self._statuses: GroupCommit[Key, Document | None] = GroupCommit(
+            "statuses", partial(self._read, STATUS), system=system
+        )
+        self._timelines: GroupCommit[Key, Document | None] = GroupCommit(
+            "timelines", partial(self._read, TIMELINE), system=system
+        )
+        self._pages: GroupCommit[Page, list[Document]] = GroupCommit(
+            "pages", self._read_pages, limit=PAGES, system=system
+        )
 
     @handles(FindOrder)
     def find_order(self, request: FindOrder) -> OrderView:

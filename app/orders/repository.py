@@ -31,6 +31,7 @@ from app.orders.order import PROCESSING, OrderState, OrderTransition
 from app.storage.bulk import InsertRejected, Patch, bulk_compare_and_set, bulk_insert
 from app.storage.group_commit import GroupCommit
 from app.storage.mongodb import Document, Store
+from app.system import SYSTEM, System
 
 RETRIES = 8
 # New orders whose snapshot is kept in memory until their first payment event.
@@ -40,12 +41,12 @@ RECENT_ORDERS = 8192
 class OrderRepository:
     """Stores orders. `deadline` is how many seconds a new order may wait for its group commit."""
 
-    def __init__(self, store: Store, outbox: Outbox, deadline: float) -> None:
+    def __init__(self, store: Store, outbox: Outbox, deadline: float, system: System = SYSTEM) -> None:
         self._store = store
         self._outbox = outbox
         self._deadline = deadline
         self._recent: dict[str, OrderSnapshot] = {}
-        self._inserts: GroupCommit[Document, None] = GroupCommit("new orders", self._insert)
+        self._inserts: GroupCommit[Document, None] = GroupCommit("new orders", self._insert, system=system)
 
     def prepare(self) -> None:
         """Create the validator and the indexes."""

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
-from uuid import uuid4
 
 from app.contracts.base import Event
 from app.contracts.orders import (
@@ -34,6 +33,7 @@ from app.orders import order
 from app.orders.open_order_limit import OpenOrderLimit
 from app.orders.order import OrderState, OrderTransition
 from app.orders.repository import OrderRepository
+from app.system import SYSTEM, System
 
 Change = CreateOrder | UpdateOrder | RefundOrder
 
@@ -41,7 +41,8 @@ Change = CreateOrder | UpdateOrder | RefundOrder
 class OrderService:
     """Handles every request that changes an order, and every event of payments."""
 
-    def __init__(self, orders: OrderRepository, limit: OpenOrderLimit) -> None:
+    def __init__(self, orders: OrderRepository, limit: OpenOrderLimit, system: System = SYSTEM) -> None:
+        self._system = system
         self._orders = orders
         self._limit = limit
 
@@ -52,7 +53,7 @@ class OrderService:
         self._limit.check(request.user_id)
         at = self._orders.now()
         record_stages(Stage.ORDERS_RECEIVED, [_record(request, started)])
-        created = _event(
+        created = self._event(
             OrderCreated,
             request,
             sequence=1,
@@ -75,7 +76,7 @@ class OrderService:
             return order.client_transition(state, request.order_status, request.may_refund)
 
         def cancellation(transition: OrderTransition, sequence: int, at: datetime) -> Event | None:
-            return _event(OrderCancelled, request, sequence, at) if transition.cancels_payment else None
+            return self._event(OrderCancelled, request, sequence, at) if transition.cancels_payment else None
 
         state, changed = self._change(request, decide, cancellation)
         return OrderUpdated(
@@ -95,7 +96,7 @@ class OrderService:
 
         def reservation(transition: OrderTransition, sequence: int, at: datetime) -> Event:
             _, value = transition.refund or ("", 0)
-            return _event(RefundRequested, request, sequence, at, refund_id=refund_id, refund_value=value)
+            return self._event(RefundRequested, request, sequence, at, refund_id=refund_id, refund_value=value)
 
         state, changed = self._change(request, decide, reservation)
         return RefundAccepted(
@@ -145,17 +146,16 @@ class OrderService:
             record_stages(Stage.ORDER_UPDATED, [_record(request, started, **statuses)])
         return state, changed
 
-
-def _event(kind: type[Event], request: Change, sequence: int, at: datetime, **members: Any) -> Event:
-    return kind(
-        event_id=uuid4().hex,
-        order_id=request.order_id,
-        sequence=sequence,
-        request_id=request.request_id,
-        traceparent=request.traceparent,
-        at=int(at.timestamp() * 1000),
-        **members,
-    )
+    def _event(self, kind: type[Event], request: Change, sequence: int, at: datetime, **members: Any) -> Event:
+        return kind(
+            event_id=self._system.new_id(),
+            order_id=request.order_id,
+            sequence=sequence,
+            request_id=request.request_id,
+            traceparent=request.traceparent,
+            at=int(at.timestamp() * 1000),
+            **members,
+        )
 
 
 def _record(message: Event | Change, started: float, **members: str) -> dict[str, object]:

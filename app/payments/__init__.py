@@ -20,6 +20,7 @@ from app.payments.results import ResultWriter
 from app.payments.service import PaymentService
 from app.payments.worker import Worker
 from app.storage.mongodb import Store
+from app.system import SYSTEM, System
 
 
 class Payments:
@@ -32,9 +33,10 @@ class Payments:
         store: Store,
         provider: Provider,
         settings: Settings,
+        system: System = SYSTEM,
     ) -> None:
-        self.outbox = Outbox(store, settings.relay_lease)
-        self._payments = PaymentRepository(store, self.outbox, settings.payment_lease, settings.last_restore)
+        self.outbox = Outbox(store, settings.relay_lease, system)
+        self._payments = PaymentRepository(store, self.outbox, settings.payment_lease, settings.last_restore, system)
         policy = RetryPolicy(
             max_tries=settings.payment_tries,
             horizon=settings.payment_horizon,
@@ -42,15 +44,16 @@ class Payments:
             backoff=settings.payment_backoff,
             backoff_max=settings.payment_backoff_max,
         )
-        results = ResultWriter(self._payments, policy)
+        results = ResultWriter(self._payments, policy, system)
         self.worker = Worker(
             self._payments,
-            CircuitBreakingProvider(provider, settings.breaker_failures, settings.breaker_recovery),
+            CircuitBreakingProvider(provider, settings.breaker_failures, settings.breaker_recovery, system),
             results,
             policy,
             threads=settings.payment_threads,
             timeout=settings.payment_timeout,
             interval=settings.sweep_interval,
+            system=system,
         )
         self.relay = Relay(
             "payments",
@@ -59,6 +62,7 @@ class Payments:
             publisher,
             interval=settings.sweep_interval,
             tries=settings.relay_tries,
+            system=system,
         )
         self.manual_review = ManualReview(self._payments, provider, results, policy)
         queries = PaymentQueries(self._payments, self.outbox, settings.backlog_limit)

@@ -1,8 +1,9 @@
 """A circuit breaker that counts failures of the latest calls, and the users whose latest call failed."""
 
 import threading
-import time
 from collections import OrderedDict, deque
+
+from app.system import SYSTEM, System
 
 
 class CircuitBreaker:
@@ -15,7 +16,8 @@ class CircuitBreaker:
     USER_SECONDS = 60.0
     MAX_USERS = 1024
 
-    def __init__(self, failures: int, recovery: float) -> None:
+    def __init__(self, failures: int, recovery: float, system: System = SYSTEM) -> None:
+        self._system = system
         self._failures = failures
         self._recovery = recovery
         self._latest: deque[bool] = deque(maxlen=2 * failures)
@@ -27,7 +29,7 @@ class CircuitBreaker:
     def open(self) -> bool:
         """Whether no call is allowed."""
         opened_at = self._opened_at
-        return opened_at is not None and time.monotonic() < opened_at + self._recovery
+        return opened_at is not None and self._system.monotonic() < opened_at + self._recovery
 
     @property
     def half_open(self) -> bool:
@@ -43,10 +45,10 @@ class CircuitBreaker:
             self._latest.append(failed)
             self._remember(user_id, failed)
             if self.half_open or (failed and not self.open and self._most_calls_fail() and self._most_users_fail()):
-                self._opened_at = time.monotonic()
+                self._opened_at = self._system.monotonic()
 
     def _remember(self, user_id: str, failed: bool) -> None:
-        now = time.monotonic()
+        now = self._system.monotonic()
         self._users.pop(user_id, None)
         self._users[user_id] = (failed, now)
         oldest = next(iter(self._users))
@@ -57,6 +59,6 @@ class CircuitBreaker:
         return sum(self._latest) >= self._failures
 
     def _most_users_fail(self) -> bool:
-        since = time.monotonic() - self.USER_SECONDS
+        since = self._system.monotonic() - self.USER_SECONDS
         latest = [failed for failed, at in self._users.values() if at >= since]
         return 2 * sum(latest) > len(latest)

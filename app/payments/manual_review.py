@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import ParamSpec
 
+from app.observability.logging import log
 from app.payments import payment as domain
 from app.payments.documents import LeasedPayment
 from app.payments.payment import PaymentDecision, ProviderResponse, ResponseCode, RetryPolicy
@@ -74,7 +75,11 @@ class ManualReview:
 
     def _find_at_provider(self, current: LeasedPayment) -> ProviderResponse | None:
         call = domain.next_call(_decide(domain.retry, current.payment).payment)
-        return self._provider.find(call) if call else None
+        try:
+            return self._provider.find(call) if call else None
+        except Exception as exc:
+            log.exception("provider failed", module="payments", order_id=current.payment.order_id)
+            return ProviderResponse(code=ResponseCode.UNKNOWN, reason=f"the provider raised {type(exc).__name__}")
 
     def _save(self, current: LeasedPayment, decision: PaymentDecision, code: ResponseCode, reason: str) -> str:
         result = ProviderResult(leased=current, call=None, response=ProviderResponse(code=code, reason=reason))

@@ -9,6 +9,7 @@ from app.observability.logging import log
 from app.payments.circuit_breaker import CircuitBreaker
 from app.payments.payment import CallKind, ProviderCall, ProviderResponse, ResponseCode
 from app.payments.providers import Provider
+from app.system import SYSTEM, System
 
 FAILURES = frozenset({ResponseCode.NOT_ATTEMPTED, ResponseCode.UNKNOWN})
 MAX_TEXT_LENGTH = 200
@@ -24,9 +25,9 @@ UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 class CircuitBreakingProvider:
     """A provider behind a CircuitBreaker with these `failures` and `recovery` seconds."""
 
-    def __init__(self, provider: Provider, failures: int, recovery: float) -> None:
+    def __init__(self, provider: Provider, failures: int, recovery: float, system: System = SYSTEM) -> None:
         self._provider = provider
-        self._breaker = CircuitBreaker(failures, recovery)
+        self._breaker = CircuitBreaker(failures, recovery, system)
 
     @property
     def open(self) -> bool:

@@ -1,11 +1,9 @@
 """Writes and reads of payments in MongoDB. A payment is stored before the provider is called for it."""
 
-import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from uuid import uuid4
 
 from pymongo import UpdateOne
 
@@ -17,6 +15,7 @@ from app.payments.documents import LeasedPayment, PaymentDiagnostics
 from app.payments.payment import Payment
 from app.storage.bulk import Patch, bulk_compare_and_set, bulk_insert
 from app.storage.mongodb import BACKLOG_TIMEOUT_SECONDS, EPOCH, Document, Store
+from app.system import SYSTEM, System
 
 # A claim orders this many due payments so that users take turns.
 CLAIM_CANDIDATES = 1024
@@ -39,7 +38,7 @@ class PaymentUpdate:
     due_at: datetime | None = None
     due_at_once: bool = False
     keeps_lease: bool = False
-    write_id: str = field(default_factory=lambda: uuid4().hex)
+    write_id: str = field(default_factory=SYSTEM.new_id)
 
     @property
     def order_id(self) -> str:
@@ -54,12 +53,20 @@ class PaymentRepository:
     been made, though the restored documents do not show it: their keys count as sent.
     """
 
-    def __init__(self, store: Store, outbox: Outbox, lease: float, restored_at: datetime = EPOCH) -> None:
+    def __init__(
+        self,
+        store: Store,
+        outbox: Outbox,
+        lease: float,
+        restored_at: datetime = EPOCH,
+        system: System = SYSTEM,
+    ) -> None:
+        self._system = system
         self._store = store
         self._outbox = outbox
         self._lease = timedelta(seconds=lease)
         self._restored_at = restored_at
-        self._owner = uuid4().hex
+        self._owner = system.new_id()
 
     def prepare(self) -> None:
         """Create the collection's validator and indexes."""
@@ -102,8 +109,8 @@ class PaymentRepository:
             keys = _in_turn(list(candidates), untried_first)[:limit]
             if not keys:
                 return []
-            random.shuffle(keys)
-            claim, lease_end = uuid4().hex, now + self._lease
+            self._system.random.shuffle(keys)
+            claim, lease_end = self._system.new_id(), now + self._lease
             documents.update_many(
                 {"_id": {"$in": keys}, **due},
                 [

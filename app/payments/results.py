@@ -1,14 +1,11 @@
 """Records decisions about payments. State, log entry, time of the next call and event of a payment are one write."""
 
-import random
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import uuid4
 
 from app.contracts.base import Event, Unavailable
 from app.contracts.payments import PaymentEvent, PaymentParked
@@ -20,6 +17,7 @@ from app.payments.documents import LeasedPayment
 from app.payments.payment import Payment, PaymentDecision, ProviderCall, ProviderResponse, RetryPolicy
 from app.payments.repository import PaymentRepository, PaymentUpdate
 from app.storage.mongodb import Document
+from app.system import SYSTEM, System
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +65,8 @@ class ResultWriter:
     RETRY_SECONDS = 0.2
     MAX_CONFLICTS = 8
 
-    def __init__(self, payments: PaymentRepository, policy: RetryPolicy) -> None:
+    def __init__(self, payments: PaymentRepository, policy: RetryPolicy, system: System = SYSTEM) -> None:
+        self._system = system
         self._payments = payments
         self._policy = policy
         self._pending: deque[ProviderResult] = deque()
@@ -88,7 +87,7 @@ class ResultWriter:
         while self._pending and self._writing.acquire(blocking=False):
             try:
                 # Threads with a result get the time to add it; under load more of them will have one soon.
-                time.sleep(self.LINGER_SECONDS if self._busy else 0)
+                self._system.sleep(self.LINGER_SECONDS if self._busy else 0)
                 self._busy = len(self._pending) >= self.BUSY_BATCH
                 self._write_safely([self._pending.popleft() for _ in range(min(len(self._pending), self.MAX_BATCH))])
             finally:
@@ -166,18 +165,23 @@ class ResultWriter:
         self, current: LeasedPayment, decision: PaymentDecision, result: ProviderResult | None
     ) -> PaymentUpdate:
         now, due_in = self._payments.now(), decision.due_in
-        event = _event(current, decision, now, result.took_ms if result else 0.0)
+        event = _event(self._system.new_id(), current, decision, now, result.took_ms if result else 0.0)
         payment = domain.reset_key_sent(current.payment, decision.payment)
         call_under_way = result is None and current.under_lease and current.lease_end > now
         return PaymentUpdate(
             before=current,
+            write_id=self._system.new_id(),
             payment=replace(payment, sequence=event.sequence) if event else payment,
             event=event,
             log_entry=result.log_entry(now) if result else None,
-            due_at=None if due_in is None else now + timedelta(seconds=_jittered(due_in)),
+            due_at=None if due_in is None else now + timedelta(seconds=self._jittered(due_in)),
             due_at_once=due_in == 0.0,
             keeps_lease=call_under_way and due_in is not None,
         )
+
+    def _jittered(self, seconds: float) -> float:
+        # Between half and all of it: retries of many payments spread, and none comes at once.
+        return seconds * self._system.random.uniform(0.5, 1.0)
 
     def _save_patiently(self, updates: Sequence[PaymentUpdate]) -> list[bool]:
         """Save, and repeat while the database is unavailable and a lease lasts."""
@@ -186,7 +190,7 @@ class ResultWriter:
                 return self._payments.save(updates)
             except Unavailable:
                 lease_end = max(update.before.lease_end for update in updates)
-                if self._payments.now() >= lease_end or self.stopping.wait(self.RETRY_SECONDS):
+                if self._payments.now() >= lease_end or self._system.wait(self.stopping, self.RETRY_SECONDS):
                     raise
 
     def _report(self, recorded: Sequence[tuple[ProviderResult, PaymentUpdate]]) -> None:
@@ -205,12 +209,14 @@ class ResultWriter:
         record_stages(Stage.PAYMENT_PROCESSED, [_stage_record(result, update) for result, update in recorded])
 
 
-def _event(current: LeasedPayment, decision: PaymentDecision, now: datetime, took_ms: float) -> PaymentEvent | None:
+def _event(
+    event_id: str, current: LeasedPayment, decision: PaymentDecision, now: datetime, took_ms: float
+) -> PaymentEvent | None:
     if decision.event is None:
         return None
     before, after, refund = current.payment, decision.payment, decision.refund
     members: dict[str, Any] = {
-        "event_id": uuid4().hex,
+        "event_id": event_id,
         "order_id": before.order_id,
         "sequence": before.sequence + 1,
         "order_sequence": after.order_sequence,
@@ -237,8 +243,3 @@ def _stage_record(result: ProviderResult, update: PaymentUpdate) -> dict[str, ob
         answer=result.response.code.value,
         payment_status=update.payment.status.value,
     )
-
-
-def _jittered(seconds: float) -> float:
-    # Between half and all of it: retries of many payments spread, and none comes at once.
-    return seconds * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing  # nosec B311

@@ -5,10 +5,9 @@ is held. The leases of a process that dies expire; a process that stops releases
 """
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -25,6 +24,7 @@ from app.payments.payment import Payment, ProviderCall, ProviderResponse, Respon
 from app.payments.provider_client import CircuitBreakingProvider
 from app.payments.repository import PaymentRepository
 from app.payments.results import ProviderResult, ResultWriter
+from app.system import SYSTEM, System
 
 SLOT_WAIT_SECONDS = 0.1
 NOTHING_TO_CALL = ProviderResponse(code=ResponseCode.UNKNOWN, reason="there was nothing to call for")
@@ -42,11 +42,6 @@ class InFlightCall:
     def key(self) -> tuple[str, int]:
         """Identifies the attempt: order id and fencing token."""
         return self.leased.payment.order_id, self.leased.payment.fencing_token
-
-    @property
-    def seconds(self) -> float:
-        """How long the call has taken so far."""
-        return time.monotonic() - self.started_at
 
     def result(self, response: ProviderResponse, seconds: float, traceparent: str = "") -> ProviderResult:
         """The result of a call that took `seconds`."""
@@ -77,7 +72,9 @@ class Worker:
         threads: int,
         timeout: float,
         interval: float,
+        system: System = SYSTEM,
     ) -> None:
+        self._system = system
         self._payments = payments
         self._provider = provider
         self._results = results
@@ -88,8 +85,8 @@ class Worker:
         # A hung call keeps its thread but not its call slot: up to this many threads are replaced.
         self._hung_limit = max(threads, self.MIN_HUNG_LIMIT)
         self._call_slots = threading.Semaphore(threads)
-        self._pool = ThreadPoolExecutor(threads + self._hung_limit, thread_name_prefix="payments")
-        self._sweeper = BackgroundThread("payments-sweep", self._sweep_loop)
+        self._pool = system.thread_pool(threads + self._hung_limit, "payments")
+        self._sweeper = BackgroundThread("payments-sweep", self.run_sweeps)
         self._call_heartbeat = _CallHeartbeat(self)
         self.draining = False
         self._queue = FairQueue()
@@ -150,13 +147,13 @@ class Worker:
 
     def stop(self, timeout: float) -> None:
         """Take nothing more, release the leases of calls that were not started, let running calls end."""
-        ends = time.monotonic() + timeout
+        ends = self._system.monotonic() + timeout
         self.draining = True
         self._results.stopping.set()
         self.wake()
         self._sweeper.join(timeout)
         self._release(self._queue.clear())
-        wait(list(self._running), max(0.0, ends - time.monotonic()))
+        wait(list(self._running), max(0.0, ends - self._system.monotonic()))
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def set_gauges(self) -> None:
@@ -184,27 +181,27 @@ class Worker:
         call = None if domain.park_if_exhausted(leased.payment, self._policy) else domain.next_call(leased.payment)
         if call is None:
             return ProviderResult(leased=leased, call=None, response=NOTHING_TO_CALL)
-        in_flight = InFlightCall(leased=leased, call=call, started_at=time.monotonic())
+        in_flight = InFlightCall(leased=leased, call=call, started_at=self._system.monotonic())
         self._in_flight[in_flight.key] = in_flight
         try:
             response, traceparent = self._send(leased, call)
         finally:
             self._end(in_flight)
-        seconds = in_flight.seconds
+        seconds = self._system.monotonic() - in_flight.started_at
         self._mean_seconds += (seconds - self._mean_seconds) / 16
         return in_flight.result(response, seconds, traceparent)
 
     def time_out_calls(self) -> None:
         """Record calls that have taken too long as unknown; their late responses are discarded."""
         for key, in_flight in list(self._in_flight.items()):
-            if in_flight.seconds <= self._timeout:
+            seconds = self._system.monotonic() - in_flight.started_at
+            if seconds <= self._timeout:
                 continue
             self._hung.add(key)  # Before the call is removed below: its late response removes the key again.
             if not self._in_flight.pop(key, False):
                 self._hung.discard(key)
                 continue
             self._call_slots.release()
-            seconds = in_flight.seconds
             response = self._provider.timed_out(in_flight.leased.payment.user_id)
             self._write_in_pool(in_flight.result(response, seconds))
 
@@ -265,7 +262,7 @@ class Worker:
             self._results.write(result)
 
     def _acquire_call_slot(self) -> bool:
-        while not self._call_slots.acquire(timeout=SLOT_WAIT_SECONDS):
+        while not self._system.acquire(self._call_slots, SLOT_WAIT_SECONDS):
             if self.draining:
                 return False
         return True
@@ -315,7 +312,8 @@ class Worker:
         except Unavailable as exc:
             log.warning("leases not released", module="payments", reason=exc.detail)
 
-    def _sweep_loop(self) -> None:
+    def run_sweeps(self) -> None:
+        """Sweep until the worker stops: the work of its thread."""
         while not self._results.stopping.is_set():
             self._sweeper.beat()
             self._results.work_due.clear()
@@ -328,7 +326,7 @@ class Worker:
             except Exception:
                 log.exception("sweep failed", module="payments")
             if not more:
-                self._results.work_due.wait(self._interval)
+                self._system.wait(self._results.work_due, self._interval)
 
 
 class _CallHeartbeat(Heartbeat):

@@ -6,13 +6,13 @@ so a read sees every write that finished before the call.
 """
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from app.contracts.base import Unavailable
 from app.observability import metrics
+from app.system import SYSTEM, System
 
 # After a batch of so many calls the next one waits LINGER_SECONDS for more.
 LARGE_BATCH = 3
@@ -41,7 +41,14 @@ class GroupCommit(Generic[In, Out]):
     callers of that batch only.
     """
 
-    def __init__(self, name: str, command: Callable[[list[In]], Sequence[Out | Exception]], limit: int = 128) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Callable[[list[In]], Sequence[Out | Exception]],
+        limit: int = 128,
+        system: System = SYSTEM,
+    ) -> None:
+        self._system = system
         self._sizes = metrics.batch_sizes.labels(name)
         self._command = command
         self._limit = limit
@@ -71,7 +78,7 @@ class GroupCommit(Generic[In, Out]):
         return call.outcome
 
     def _wait(self, call: _Call[In, Out], timeout: float) -> None:
-        if call.done.wait(timeout):
+        if self._system.wait(call.done, timeout):
             return
         with self._lock:
             if call in self._waiting:
@@ -79,7 +86,7 @@ class GroupCommit(Generic[In, Out]):
                 call.outcome = Unavailable("too many requests wait for the database", retry_after=1)
                 return
         # A running command has this call in its batch; the command has a deadline of its own.
-        call.done.wait()
+        self._system.wait(call.done)
 
     def _withdraw(self, call: _Call[In, Out]) -> None:
         """Remove a call whose thread was killed while it waited; if it was to lead, pass the lead on."""
@@ -91,7 +98,7 @@ class GroupCommit(Generic[In, Out]):
 
     def _run_batch(self, leader: _Call[In, Out]) -> None:
         # Lets callers that are ready join. After a large batch, more of them are about to arrive.
-        time.sleep(LINGER_SECONDS if self._linger else 0)
+        self._system.sleep(LINGER_SECONDS if self._linger else 0)
         with self._lock:
             batch = [leader]
             while self._waiting and len(batch) < self._limit:

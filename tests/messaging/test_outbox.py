@@ -479,7 +479,7 @@ def test_sweeps_of_many_processes_do_not_keep_step(start_process, record, eventu
     hasty = start_process(interval=NEVER)
     claim = hasty.outbox.claim
     monkeypatch.setattr(hasty.outbox, "claim", lambda limit: sweeps.append(limit) or claim(limit))
-    monkeypatch.setattr("app.messaging.relay.random.uniform", lambda low, high: 0.0)
+    monkeypatch.setattr(hasty.relay, "_jittered", lambda seconds: 0.0)
     hasty.relay.start()
     eventually(lambda: len(sweeps) > 3)
 

@@ -6,17 +6,22 @@ import pytest
 
 from app.contracts.orders import TooManyOpenOrders
 from app.main import create_app, runtime
-from app.orders import open_order_limit as module
 from app.orders.open_order_limit import OpenOrderLimit
+from app.system import System
+
+
+class Clock(System):
+    """A machine whose clock stands still until a test sets it."""
+
+    now = 1000.0
+
+    def monotonic(self):
+        return self.now
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    class Clock:
-        now = 1000.0
-
-    monkeypatch.setattr(module.time, "monotonic", lambda: Clock.now)
-    return Clock
+def clock():
+    return Clock()
 
 
 class Counter:
@@ -40,7 +45,7 @@ def test_orders_are_counted_once_for_an_eighth_of_the_limit():
 
 def test_a_user_with_as_many_open_orders_as_may_be_is_refused_for_a_second_without_counting(clock):
     count = Counter()
-    limit = OpenOrderLimit(count, 8)
+    limit = OpenOrderLimit(count, 8, clock)
     limit.check("a")
     count.open["a"] = 8
     for _ in range(5):

@@ -2,22 +2,27 @@
 
 import pytest
 
-from app.payments import circuit_breaker as module
 from app.payments.circuit_breaker import CircuitBreaker
+from app.system import System
+
+
+class Clock(System):
+    """A machine whose clock stands still until a test sets it."""
+
+    now = 1000.0
+
+    def monotonic(self):
+        return self.now
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    class Clock:
-        now = 1000.0
-
-    monkeypatch.setattr(module.time, "monotonic", lambda: Clock.now)
-    return Clock
+def clock():
+    return Clock()
 
 
 @pytest.fixture
 def breaker(clock):
-    return CircuitBreaker(failures=5, recovery=10.0)
+    return CircuitBreaker(failures=5, recovery=10.0, system=clock)
 
 
 def record(breaker, user_id, *outcomes):

@@ -79,6 +79,18 @@ def test_once_the_provider_may_have_forgotten_the_key_it_is_not_sent_again(revie
     assert stored(order_id)["status"] == "Unknown"
 
 
+def test_where_the_look_up_raises_the_operator_is_told_and_nothing_changes(
+    review, parked, provider, age_key, stored, monkeypatch
+):
+    order_id = parked()
+    age_key(order_id, hours=2)
+    monkeypatch.setattr(provider, "find", lambda call: 1 / 0)
+    before = stored(order_id)
+    with pytest.raises(NotPossible, match="cannot be resolved as unknown"):
+        review.retry(order_id)
+    assert stored(order_id) == before
+
+
 def test_what_the_provider_still_knows_settles_it_even_then(review, parked, provider, age_key, stored):
     order_id = parked()
     age_key(order_id, hours=3)

@@ -5,6 +5,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from random import Random
 from types import SimpleNamespace
 
 import pytest
@@ -227,18 +228,28 @@ def test_without_faults_every_call_is_answered(bank):
     assert {response.code for response in responses} == {ResponseCode.CAPTURED}
 
 
-def test_faults_share_the_calls_by_their_percentages(monkeypatch):
+class Die:
+    """A source of chance that always shows the same number."""
+
+    def __init__(self, shown: float = 0.0) -> None:
+        self.shown = shown
+        self.drawn_from: list[tuple[float, float]] = []
+
+    def uniform(self, low: float, high: float) -> float:
+        self.drawn_from.append((low, high))
+        return self.shown
+
+
+def test_faults_share_the_calls_by_their_percentages():
     faults = Faults(fail=20, timeout_before=30, timeout_after=10)
     for die, expected in [
         (0, "fail"), (19.99, "fail"), (20, "timeout_before"), (49.99, "timeout_before"),
         (50, "timeout_after"), (59.99, "timeout_after"), (60, ""), (99.99, ""),
     ]:  # fmt: skip
-        monkeypatch.setattr(simulated.random, "uniform", lambda low, high, die=die: die)
-        assert faults.draw() == expected
-    drawn_from = []
-    monkeypatch.setattr(simulated.random, "uniform", lambda low, high: drawn_from.append((low, high)) or 0)
-    faults.draw()
-    assert drawn_from == [(0, 100)]
+        assert faults.draw(Die(die)) == expected
+    die = Die()
+    faults.draw(die)
+    assert die.drawn_from == [(0, 100)]
 
 
 def test_a_charge_that_timed_out_after_it_was_made_is_not_made_again(simulated_with, bank, database):
@@ -316,7 +327,7 @@ def test_a_product_that_times_out_after_the_charge_was_charged_once(bank, databa
 
 def test_a_slow_product_is_captured_in_its_time(bank, monkeypatch):
     slept = []
-    monkeypatch.setattr(simulated, "time", SimpleNamespace(sleep=slept.append))
+    monkeypatch.setattr(bank, "_system", SimpleNamespace(sleep=slept.append, random=Random(0)))
     assert bank.charge(product("slow")).code == ResponseCode.CAPTURED
     assert slept == [4.0]
 
@@ -324,7 +335,7 @@ def test_a_slow_product_is_captured_in_its_time(bank, monkeypatch):
 @pytest.mark.parametrize("trouble", simulated.DEMONSTRATIONS)
 def test_the_trouble_of_a_product_is_its_orders_alone(bank, monkeypatch, trouble):
     slept = []
-    monkeypatch.setattr(simulated, "time", SimpleNamespace(sleep=slept.append))
+    monkeypatch.setattr(bank, "_system", SimpleNamespace(sleep=slept.append, random=Random(0)))
     bank.charge(product(trouble, "k1"))
     slept.clear()
     assert bank.charge(product("1", "k2")).code == ResponseCode.CAPTURED

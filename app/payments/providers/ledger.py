@@ -6,6 +6,7 @@ from app.payments.payment import ProviderCall, ResponseCode
 from app.storage.bulk import InsertRejected, bulk_insert
 from app.storage.group_commit import GroupCommit
 from app.storage.mongodb import Document, Store
+from app.system import SYSTEM, System
 
 SCHEMA: Document = {
     "bsonType": "object",
@@ -23,9 +24,9 @@ class Ledger:
 
     INSERT_TIMEOUT_SECONDS = 5.0
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, system: System = SYSTEM) -> None:
         self._store = store
-        self._inserts: GroupCommit[Document, None] = GroupCommit("charges", self._insert)
+        self._inserts: GroupCommit[Document, None] = GroupCommit("charges", self._insert, system=system)
 
     def prepare(self) -> None:
         """Create the collection's validator."""

@@ -4,17 +4,17 @@ Product "1" is captured, "2" declined, any other declined as unknown (or capture
 turned on, the products in DEMONSTRATIONS are captured after faults of their own, which the circuit breaker ignores.
 """
 
-import random
 import threading
-import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from random import Random
 
 from app.config import Settings
 from app.contracts.base import Unavailable
 from app.payments.payment import CallKind, ProviderCall, ProviderResponse, ResponseCode
 from app.payments.providers.ledger import Ledger
 from app.storage.mongodb import Document, Store
+from app.system import SYSTEM, System
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +26,9 @@ class Faults:
     timeout_before: int = 0
     timeout_after: int = 0
 
-    def draw(self) -> str:
+    def draw(self, random: Random) -> str:
         """Draw the fault of one call; empty for none."""
-        die = random.uniform(0, 100)  # noqa: S311 - a simulation  # nosec B311
+        die = random.uniform(0, 100)
         for fault in ("fail", "timeout_before", "timeout_after"):
             share = getattr(self, fault)
             if die < share:
@@ -59,8 +59,14 @@ class SimulatedProvider:
     """Decides by product, records in its ledger, and fails as configured."""
 
     def __init__(
-        self, ledger: Ledger, faults: Faults, unknown_product: str = "decline", demonstrations: bool = True
+        self,
+        ledger: Ledger,
+        faults: Faults,
+        unknown_product: str = "decline",
+        demonstrations: bool = True,
+        system: System = SYSTEM,
     ) -> None:
+        self._system = system
         self._ledger = ledger
         self._faults = faults
         self._unknown_product = unknown_product
@@ -69,7 +75,7 @@ class SimulatedProvider:
         self._failed: OrderedDict[str, int] = OrderedDict()
 
     @classmethod
-    def from_settings(cls, settings: Settings, store: Store) -> "SimulatedProvider":
+    def from_settings(cls, settings: Settings, store: Store, system: System = SYSTEM) -> "SimulatedProvider":
         """The provider that the SIMULATED_… settings describe."""
         faults = Faults(
             latency_ms=settings.simulated_latency_ms,
@@ -77,8 +83,8 @@ class SimulatedProvider:
             timeout_before=settings.simulated_timeout_before_percent,
             timeout_after=settings.simulated_timeout_after_percent,
         )
-        ledger = Ledger(store)
-        return cls(ledger, faults, settings.simulated_unknown_product, settings.demonstrations)
+        ledger = Ledger(store, system)
+        return cls(ledger, faults, settings.simulated_unknown_product, settings.demonstrations, system)
 
     def prepare(self) -> None:
         """Create the ledger's validator."""
@@ -109,8 +115,8 @@ class SimulatedProvider:
     def _with_faults(self, call: ProviderCall, product: ProductFaults | None = None) -> ProviderResponse:
         latency_ms = self._faults.latency_ms + (product.latency_ms if product else 0)
         if latency_ms:
-            time.sleep(latency_ms / 1000)
-        fault, blames = self._faults.draw(), True
+            self._system.sleep(latency_ms / 1000)
+        fault, blames = self._faults.draw(self._system.random), True
         if product and not fault:
             fault, blames = self._next_failure(call, product), False
         if fault == "fail":

@@ -1,0 +1,221 @@
+"""What the seeds together must have taken: transitions, faults at steps, and ways of recovery."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import structlog
+
+from app.orders.order import CUSTOM, NEW, STATUSES, TRANSITIONS
+from tools.auditor.history import FinalOrder
+from tools.simulation.faults import WorldFault, database_faults, provider_faults
+
+# Every command of the repositories: collection, function and method.
+WRITES = (
+    "orders _insert insert_many",
+    "orders acknowledge update_many",
+    "orders apply_payment_events update_many",
+    "orders claim update_many",
+    "orders clear_expired_keys update_many",
+    "orders count_attempt update_one",
+    "orders count_failure update_one",
+    "orders dead_letter update_one",
+    "orders postpone update_one",
+    "orders replay update_one",
+    "orders schedule_unscheduled update_many",
+    "orders transition find_one_and_update",
+    "payments acknowledge update_many",
+    "payments claim update_many",
+    "payments count_attempt update_one",
+    "payments count_failure update_one",
+    "payments dead_letter update_one",
+    "payments insert insert_many",
+    "payments postpone update_one",
+    "payments release bulk_write",
+    "payments replay update_one",
+    "payments save update_many",
+    "payments schedule_unscheduled update_many",
+)
+READ_STEPS = (
+    "orders _earlier_order find_one",
+    "orders _read find",
+    "orders claim find",
+    "orders count_failure find_one",
+    "orders dead_letters find",
+    "orders transition find_one",
+    "payments attempts find_one",
+    "payments claim find",
+    "payments count_failure find_one",
+    "payments dead_letters find",
+    "payments diagnostics find_one",
+    "payments find find_one",
+    "payments list_parked find",
+    "payments save find",
+)
+CALLS = ("charge", "void", "refund", "find")
+PAIRS: tuple[tuple[str, str], ...] = (
+    *((fault, step) for step in (*WRITES, *READ_STEPS) for fault in database_faults(step.split()[-1])),
+    *((fault, f"provider {verb}") for verb in CALLS for fault in provider_faults(verb)),
+)
+# What makes a rare step likelier, by its function.
+FAILING_EVENTS = (WorldFault.POISON, WorldFault.OPERATOR)
+BOOSTS: dict[str, tuple[WorldFault, ...]] = {
+    "count_attempt": (WorldFault.KILL,),
+    "count_failure": FAILING_EVENTS,
+    "dead_letter": FAILING_EVENTS,
+    "dead_letters": FAILING_EVENTS,
+    "postpone": FAILING_EVENTS,
+    "replay": FAILING_EVENTS,
+    "release": (WorldFault.STOP,),
+    "void": (WorldFault.OUTAGE,),
+    "list_parked": (WorldFault.OPERATOR,),
+    "find": (WorldFault.OPERATOR,),
+}
+
+
+def order_transitions(final: FinalOrder) -> Iterator[str]:
+    """The transitions of the table that an order's timeline shows."""
+    table = {(rule.source, rule.target) for rule in TRANSITIONS}
+    for step in final.timeline:
+        source, target = _kind(step.from_status), _kind(step.to_status)
+        if (source, target) in table and (step.from_status != step.to_status or step.type == "OrderUpdated"):
+            yield f"{source} -> {target}"
+
+
+def _kind(status: str) -> str:
+    return status if status in (*STATUSES, NEW) else CUSTOM
+
+
+def watch(process: Any, took: Callable[[str, str], None]) -> None:
+    """Count what a process does."""
+    payments = process.payments._payments
+    save, claim = payments.save, payments.claim
+
+    def saving(updates: Any) -> Any:
+        written = save(updates)
+        for update, done in zip(updates, written, strict=True):
+            if done:
+                event = type(update.event).__name__ if update.event else "no event"
+                took("payment transition", f"{update.before.payment.status} -> {update.payment.status} ({event})")
+        return written
+
+    def claiming(limit: int, **options: Any) -> Any:
+        leased = claim(limit, **options)
+        for one in leased:
+            took(
+                "recovery", "payment claimed by a sweep" if one.payment.fencing_token == 1 else "payment claimed again"
+            )
+        return leased
+
+    payments.save, payments.claim = saving, claiming
+    for module in (process.orders, process.payments):
+        _watch_outbox(module.outbox, took)
+    _watch_results(process.payments.worker._results, took)
+
+
+def _watch_outbox(outbox: Any, took: Callable[[str, str], None]) -> None:
+    claim = outbox.claim
+
+    def claiming(limit: int) -> Any:
+        pending = claim(limit)
+        for one in pending:
+            took("recovery", "unfinished delivery repeated" if one.unfinished_attempts else "event found by a sweep")
+        return pending
+
+    outbox.claim = claiming
+
+
+def _watch_results(results: Any, took: Callable[[str, str], None]) -> None:
+    write = results.write
+
+    def writing(result: Any) -> None:
+        took("recovery", f"response: {result.response.code} {result.response.reason}".strip())
+        write(result)
+
+    results.write = writing
+
+
+def count_log(took: Callable[[str, str], None]) -> None:
+    """Count the events of the log instead of writing them."""
+
+    def count(_logger: Any, method: str, event: dict[str, Any]) -> dict[str, Any]:
+        took("log", f"{method}: {event['event']}")
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[count], cache_logger_on_first_use=False)
+
+
+ORDER_TRANSITIONS = tuple(f"{rule.source} -> {rule.target}" for rule in TRANSITIONS)
+# Every way in which payments changes a payment: status before and after, and the event that it publishes.
+PAYMENT_TRANSITIONS = (
+    "Processing -> Processing (no event)",
+    "Processing -> Captured (PaymentCaptured)",
+    "Processing -> Refunding (PaymentCaptured)",
+    "Processing -> Declined (PaymentDeclined)",
+    "Processing -> Voided (PaymentVoided)",
+    "Processing -> Unknown (PaymentParked)",
+    "Captured -> Refunding (no event)",
+    "Declined -> Declined (no event)",
+    "Refunded -> Refunded (no event)",
+    "Refunding -> Refunding (no event)",
+    "Refunding -> Captured (PaymentRefunded)",
+    "Refunding -> Refunding (PaymentRefunded)",
+    "Refunding -> Refunded (PaymentRefunded)",
+    "Refunding -> Unknown (PaymentParked)",
+    "Unknown -> Processing (no event)",
+    "Unknown -> Captured (PaymentCaptured)",
+    "Unknown -> Refunding (PaymentCaptured)",
+    "Unknown -> Declined (PaymentDeclined)",
+    "Unknown -> Voided (PaymentVoided)",
+    "Unknown -> Captured (PaymentRefundFailed)",
+    "Unknown -> Refunding (PaymentRefundFailed)",
+    "Unknown -> Refunded (PaymentRefunded)",
+)
+RECOVERIES = (
+    "dead letter replayed",
+    "event found by a sweep",
+    "unfinished delivery repeated",
+    "payment claimed again",
+    "payment claimed by a sweep",
+    "payment resolved by hand as captured",
+    "payment resolved by hand as declined",
+    "payment resolved by hand as refunded",
+    "payment resolved by hand as voided",
+    "payment retried by hand",
+    "refund dropped by hand",
+    "operator is told: the provider may have forgotten this key",
+    "response: unknown the provider did not answer in time",
+    "response: unknown the provider may have forgotten the key, and does not find it",
+    "response: unknown the provider raised OSError",
+    "response: not attempted the circuit breaker is open",
+)
+LOGGED = (
+    "error: dead letter",
+    "warning: event not delivered",
+    "warning: provider answered after the timeout",
+    "warning: relay waits",
+    "warning: result not recorded: lease lost or result known",
+    "warning: results left to a sweep",
+    "warning: sweep postponed",
+)
+# A run of fewer seeds does not reach each fault at each step.
+SEEDS_FOR_PAIRS = 5000
+
+
+def missing(taken: Mapping[tuple[str, str], int], seeds: int) -> list[str]:
+    """What the seeds should have taken and have not."""
+    required = [
+        *(("order transition", name) for name in ORDER_TRANSITIONS),
+        *(("payment transition", name) for name in PAYMENT_TRANSITIONS),
+        *(("recovery", name) for name in RECOVERIES),
+        *(("log", name) for name in LOGGED),
+        *(("world fault", fault) for fault in WorldFault),
+        *(("step", name) for name in (*WRITES, *READ_STEPS)),
+        *(("step", f"provider {verb}") for verb in CALLS),
+    ]
+    kinds = {kind for kind, _ in PAIRS}
+    taken_kinds = {name.split(" at ")[0] for what, name in taken if what == "pair"}
+    found = [f"{what}: {name}" for what, name in required if not taken.get((what, str(name)))]
+    found += [f"fault: {kind}" for kind in sorted(kinds - taken_kinds)]
+    if seeds >= SEEDS_FOR_PAIRS:
+        found += [f"pair: {fault} at {step}" for fault, step in PAIRS if not taken.get(("pair", f"{fault} at {step}"))]
+    return found

@@ -1,0 +1,287 @@
+"""Copies of the application without one protection each. Seeds must find a violation in every one of them.
+
+Each function patches the process that calls it, before any application is made in it.
+"""
+
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from app.messaging.outbox import EMPTY_OUTBOX, Outbox, PendingEvents
+from app.messaging.relay import Relay
+from app.orders import order
+from app.orders import repository as orders_repository
+from app.orders.documents import OrderSnapshot
+from app.orders.repository import OrderRepository
+from app.payments import documents as payment_documents
+from app.payments import payment as domain
+from app.payments.documents import LeasedPayment
+from app.payments.repository import PaymentRepository
+from app.payments.results import ResultWriter
+from app.storage.bulk import Patch, bulk_insert
+
+
+def _write_without(*missing: str) -> None:
+    usual = PaymentRepository._patch
+
+    def patch(self: Any, *args: Any) -> Patch:
+        made = usual(self, *args)
+        return replace(made, expected={name: value for name, value in made.expected.items() if name not in missing})
+
+    PaymentRepository._patch = patch  # type: ignore[method-assign]
+
+
+def no_fence_and_no_version() -> None:
+    """A result is written whatever happened to its payment meanwhile."""
+    _write_without("fencingToken", "version")
+
+
+def no_fence() -> None:
+    """A result of an attempt that lost its lease is decided again and written."""
+    usual = PaymentRepository.reload_if_unanswered
+    _write_without("fencingToken")
+
+    def reload(self: Any, leased: LeasedPayment) -> LeasedPayment | None:
+        return (usual(self, leased) and self.find(leased.payment.order_id)) or self.find(leased.payment.order_id)
+
+    PaymentRepository.reload_if_unanswered = reload  # type: ignore[method-assign]
+
+
+def no_version_of_orders() -> None:
+    """An order is changed whatever another request did to it meanwhile."""
+    usual = orders_repository.payment_event_patch
+
+    def patch(*args: Any) -> Patch:
+        return replace(usual(*args), expected={})
+
+    orders_repository.payment_event_patch = patch
+
+
+def no_key_age() -> None:
+    """A key is sent however old it is."""
+    domain.may_send = lambda *_: True
+
+
+def no_horizon() -> None:
+    """A payment is retried for ever."""
+
+    def retry(payment: Any, response: Any, _key_age: float, policy: Any) -> Any:
+        payment = domain._after_failure(payment, response)
+        pause = max(domain.backoff(payment.retry_count, policy), response.retry_after)
+        return domain.PaymentDecision(payment=payment, due_in=pause, detail=response.reason)
+
+    domain._retry_or_park = retry
+    domain.park_if_exhausted = lambda *_: None
+
+
+def no_jitter() -> None:
+    """Retries of many payments come at once."""
+    ResultWriter._jittered = lambda _self, seconds: seconds  # type: ignore[method-assign]
+
+
+def attempt_in_the_key() -> None:
+    """Each attempt has a key of its own."""
+    usual = domain._provider_call
+
+    def call(*args: Any) -> Any:
+        made = usual(*args)
+        return replace(made, key=f"{made.key}:{args[0].fencing_token}")
+
+    domain._provider_call = call
+
+
+def intent_after_the_call() -> None:
+    """The payment is stored after the provider was called."""
+    usual = PaymentRepository.save
+
+    def insert(self: Any, payments: list[domain.Payment], _lease_count: int) -> list[LeasedPayment]:
+        now = self.now()
+        return [
+            LeasedPayment(
+                payment=domain.claim(one), outbox=[], key_sent_at=now, lease_end=now + self._lease, under_lease=True
+            )
+            for one in payments
+        ]
+
+    def save(self: Any, updates: list[Any]) -> list[bool]:
+        with self._store.with_deadline() as documents:
+            for update in updates:
+                late = payment_documents.new_document(update.before.payment)
+                documents.update_one({"_id": late.pop("_id")}, {"$setOnInsert": late}, upsert=True)
+        return usual(self, updates)
+
+    PaymentRepository.insert = insert  # type: ignore[method-assign,assignment]
+    PaymentRepository.save = save  # type: ignore[method-assign,assignment]
+
+
+def intent_not_recorded() -> None:
+    """The payment is stored without a mark that the provider is about to be called for it."""
+    usual = payment_documents.new_document
+
+    def new_document(payment: domain.Payment) -> dict[str, Any]:
+        return usual(replace(payment, key_sent=False))
+
+    payment_documents.new_document = new_document
+
+
+def answer_before_the_write() -> None:
+    """The client is answered before its order is stored."""
+    usual = OrderRepository._insert
+    kept: list[Any] = []
+    dequeue = Outbox.dequeue_local
+
+    def insert(self: Any, batch: list[dict[str, Any]]) -> list[None]:
+        kept.append((self, batch))
+        return [None] * len(batch)
+
+    def dequeue_local(self: Any, *args: Any) -> list[Any]:
+        while kept:
+            repository, batch = kept.pop(0)
+            usual(repository, batch)
+        return dequeue(self, *args)
+
+    OrderRepository._insert = insert  # type: ignore[method-assign,assignment]
+    Outbox.dequeue_local = dequeue_local  # type: ignore[method-assign]
+
+
+def event_in_a_second_write() -> None:
+    """The order is written first, then the event that starts its payment."""
+
+    def insert(self: Any, batch: list[dict[str, Any]]) -> list[Any]:
+        late = [{name: doc.pop(name) for name in ("outbox", "relayDue")} for doc in batch]
+        with self._store.with_deadline() as documents:
+            errors = bulk_insert(documents, [{**doc, "outbox": []} for doc in batch])
+            for doc, rest, error in zip(batch, late, errors, strict=True):
+                if error is None:
+                    documents.update_one({"_id": doc["_id"]}, {"$set": rest})
+        return errors
+
+    OrderRepository._insert = insert  # type: ignore[method-assign]
+
+
+def acknowledged_before_delivery() -> None:
+    """The relay removes events before it delivers them."""
+    usual = Relay._publish_all
+
+    def publish_all(self: Any, batch: list[Any]) -> None:
+        for pending in batch:
+            pending.delivered = [event.event_id for event in pending.events]
+        self._outbox.acknowledge(batch)
+        for pending in batch:
+            pending.delivered = []
+        usual(self, batch)
+
+    Relay._publish_all = publish_all  # type: ignore[method-assign,assignment]
+
+
+def one_delivery_acknowledges_all() -> None:
+    """An acknowledgement removes later events of the document too."""
+
+    def acknowledge(self: Any, batch: Iterable[PendingEvents]) -> None:
+        keys = [pending.key for pending in batch if pending.delivered]
+        if keys:
+            with self._store.with_deadline() as documents:
+                documents.update_many({"_id": {"$in": keys}}, EMPTY_OUTBOX)
+
+    Outbox.acknowledge = acknowledge  # type: ignore[method-assign]
+
+
+def payment_event_acknowledges_all() -> None:
+    """A payment event removes all events of its order, also those that payments has not received."""
+    usual = orders_repository.payment_event_patch
+
+    def patch(snapshot: OrderSnapshot, *args: Any) -> Patch:
+        return usual(replace(snapshot, newest_undelivered=0), *args)
+
+    orders_repository.payment_event_patch = patch
+
+
+def dead_letter_is_dropped() -> None:
+    """An event that is refused too often is removed."""
+
+    def dead_letter(self: Any, key: Any, event_id: str, _reason: str, _failures: int) -> None:
+        self.acknowledge([PendingEvents(key, (), delivered=[event_id])])
+
+    Outbox.dead_letter = dead_letter  # type: ignore[method-assign]
+
+
+def dead_letter_is_passed_over() -> None:
+    """The events behind a dead letter are delivered before it is replayed."""
+
+    def dead_letter(self: Any, key: Any, event_id: str, reason: str, failures: int) -> None:
+        letter = {"reason": reason, "event_id": event_id, "failures": failures, "at": self._store.clock.now()}
+        with self._store.with_deadline() as documents:
+            documents.update_one(
+                {"_id": key, "outbox.0.event_id": event_id},
+                {"$set": {"deadLetter": letter}, "$pop": {"outbox": -1}, "$unset": {"relayFailures": ""}},
+            )
+
+    Outbox.dead_letter = dead_letter  # type: ignore[method-assign]
+
+
+def no_dead_letters() -> None:
+    """An event that is refused is retried for ever, and no operator is told."""
+    Relay._dead_letter = lambda *_: None  # type: ignore[method-assign]
+
+
+def poison_holds_all_back() -> None:
+    """A batch with one event that is refused is not split: its neighbours fail with it."""
+
+    def publish_group(self: Any, group: Any) -> None:
+        error = self._publish([event for _, event in group], False)
+        for pending, event in group:
+            self._record_result(pending, event, error)
+
+    Relay._publish_group = publish_group  # type: ignore[method-assign]
+
+
+def no_order_of_payment_events() -> None:
+    """An order applies a payment event again, and one that comes late."""
+
+    def apply(state: Any, event: Any) -> Any:
+        order_status, payment_status, detail = order._payment_effect(state, event)
+        failed = event.refund_id if isinstance(event, order.PaymentRefundFailed) else ""
+        return order.OrderTransition(
+            type=type(event).__name__,
+            actor="payments",
+            order_status=order_status,
+            payment_status=payment_status,
+            detail=detail,
+            failed_refund=failed,
+        )
+
+    order.apply_payment_event = apply
+
+
+def no_lease_of_events() -> None:
+    """Events of a dead process are never due again."""
+    usual = orders_repository.new_document
+
+    def new_document(*args: Any) -> dict[str, Any]:
+        doc = usual(*args)
+        del doc["relayDue"]
+        # The validator demands a due time or a dead letter. This dead letter is in no list.
+        doc["deadLetter"] = {}
+        return doc
+
+    orders_repository.new_document = new_document
+
+
+def key_may_be_used_twice() -> None:
+    """An order is stored without its idempotency key."""
+    usual = orders_repository.new_document
+
+    def new_document(*args: Any) -> dict[str, Any]:
+        doc = usual(*args)
+        doc.pop("idempotency", None)
+        return doc
+
+    orders_repository.new_document = new_document
+
+
+MUTATIONS: dict[str, Callable[[], None]] = {
+    name: found
+    for name, found in vars(sys.modules[__name__]).items()
+    if callable(found) and getattr(found, "__module__", "") == __name__ and not name.startswith("_")
+}

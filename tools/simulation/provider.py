@@ -1,0 +1,157 @@
+"""A bank that forgets idempotency keys, and the faulty line to it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from app.payments.payment import CallKind, ProviderCall, ProviderResponse, ResponseCode
+from app.payments.providers import Provider
+from tools.auditor.history import CAPTURE, REFUND, Movement
+from tools.simulation.faults import ProviderFault
+from tools.simulation.scheduler import Owner, Scheduler
+
+DECLINED_PRODUCT = "2"
+# A call arrives at the bank within this time after it was sent: less than a lease, which the key's life is shorter by.
+LINE_SECONDS = 12.0
+TIMED_OUT = ProviderResponse(code=ResponseCode.UNKNOWN, reason="no answer in time")
+
+
+@dataclass
+class Bank:
+    """Keeps books for ever and knows a key for `life` seconds. Where it is `searchable`, `find` knows keys for ever.
+
+    `closed` has orders whose refunds it declines.
+    """
+
+    now: Callable[[], float]
+    life: float
+    searchable: bool
+    movements: list[Movement] = field(default_factory=list)
+    closed: set[str] = field(default_factory=set)
+    _known: dict[str, tuple[float, ProviderResponse]] = field(default_factory=dict)
+
+    def send(self, call: ProviderCall) -> ProviderResponse:
+        """Carry out a call, once for each key that it knows."""
+        known = self._known.get(call.key)
+        if known and self.now() - known[0] < self.life:
+            return known[1]
+        response = self._effect(call)
+        self._known[call.key] = (self.now(), response)
+        return response
+
+    def find(self, call: ProviderCall) -> ProviderResponse | None:
+        """The first response to a key that it still knows."""
+        at, response = self._known.get(call.key, (0.0, None))
+        return response if self.searchable or self.now() - at < self.life else None
+
+    def held(self, order_id: str) -> int:
+        """What was captured for an order and not refunded."""
+        own = [one for one in self.movements if one.order_id == order_id]
+        return sum(one.value if one.kind == CAPTURE else -one.value for one in own)
+
+    def _effect(self, call: ProviderCall) -> ProviderResponse:
+        if call.kind == CallKind.VOID:
+            return ProviderResponse(code=ResponseCode.VOIDED)
+        if call.kind == CallKind.CHARGE:
+            if call.product_id == DECLINED_PRODUCT:
+                return ProviderResponse(code=ResponseCode.DECLINED, reason="declined by the issuer")
+            self._book(CAPTURE, call)
+            return ProviderResponse(code=ResponseCode.CAPTURED, reference=call.key)
+        if call.order_id in self.closed or call.value > self.held(call.order_id):
+            return ProviderResponse(code=ResponseCode.DECLINED, reason="the card is closed")
+        self._book(REFUND, call)
+        return ProviderResponse(code=ResponseCode.REFUNDED)
+
+    def _book(self, kind: str, call: ProviderCall) -> None:
+        self.movements.append(Movement(order_id=call.order_id, kind=kind, value=call.value, key=call.key))
+
+
+class CallFaults(Protocol):
+    """Decides which fault, if any, happens to a call."""
+
+    scheduler: Scheduler
+    world: Owner
+
+    def provider_fault(self, verb: str) -> ProviderFault | None:
+        """The fault of the call that begins now."""
+
+    def hang_seconds(self) -> float:
+        """How long a call hangs."""
+
+    def die(self, owner: Owner) -> None:
+        """End a process, with the task that calls this."""
+
+
+class FaultyProvider:
+    """The bank, or another provider, as one process reaches it."""
+
+    def __init__(self, real: Any, owner: Owner, faults: CallFaults) -> None:
+        self._real = real
+        self._owner = owner
+        self._faults = faults
+
+    def charge(self, call: ProviderCall) -> ProviderResponse:
+        """Take money, with faults."""
+        return self._call("charge", call)
+
+    def void(self, call: ProviderCall) -> ProviderResponse:
+        """Make sure that no money is taken, with faults."""
+        return self._call("void", call)
+
+    def refund(self, call: ProviderCall) -> ProviderResponse:
+        """Give money back, with faults."""
+        return self._call("refund", call)
+
+    def find(self, call: ProviderCall) -> ProviderResponse | None:
+        """Look a key up, with faults."""
+        fault = self._faults.provider_fault("find")
+        self._begin(fault, "find")
+        if fault == ProviderFault.REQUEST_LOST:
+            return TIMED_OUT
+        return self._real.find(call)  # type: ignore[no-any-return]
+
+    def _call(self, verb: str, call: ProviderCall) -> ProviderResponse:
+        faults, scheduler = self._faults, self._faults.scheduler
+        fault = faults.provider_fault(verb)
+        # The key's age was checked just now: the call arrives while the bank still knows the key.
+        scheduler.bound(LINE_SECONDS)
+        try:
+            self._begin(fault if fault != ProviderFault.HANGS else None, verb)
+        finally:
+            scheduler.bound(None)
+        if fault == ProviderFault.REFUSED:
+            return ProviderResponse(code=ResponseCode.NOT_ATTEMPTED, reason="out of order")
+        if fault == ProviderFault.LATE:
+            scheduler.spawn(faults.world, f"late {verb}", lambda: self._late(call))
+        if fault in (ProviderFault.LATE, ProviderFault.REQUEST_LOST):
+            return TIMED_OUT
+        if fault == ProviderFault.TWICE:
+            scheduler.spawn(faults.world, f"second {verb}", lambda: self._late(call))
+        response = self._send(call)
+        if fault == ProviderFault.HANGS:
+            scheduler.wait(None, faults.hang_seconds(), f"{verb} hangs")
+        if fault == ProviderFault.DEATH_AFTER:
+            faults.die(self._owner)
+        return TIMED_OUT if fault == ProviderFault.REPLY_LOST else response
+
+    def _begin(self, fault: ProviderFault | None, verb: str) -> None:
+        faults = self._faults
+        if fault == ProviderFault.DEATH_BEFORE:
+            faults.die(self._owner)
+        if fault == ProviderFault.HANGS:
+            faults.scheduler.wait(None, faults.hang_seconds(), f"{verb} hangs")
+        faults.scheduler.pause(f"provider {verb}")
+        if fault == ProviderFault.RAISES:
+            raise OSError("simulated")
+
+    def _late(self, call: ProviderCall) -> None:
+        self._faults.scheduler.bound(LINE_SECONDS / 2)
+        self._faults.scheduler.pause("is on the line")
+        self._faults.scheduler.bound(None)
+        self._send(call)
+
+    def _send(self, call: ProviderCall) -> ProviderResponse:
+        if isinstance(self._real, Bank):
+            return self._real.send(call)
+        provider: Provider = self._real
+        return getattr(provider, call.kind.value)(call)  # type: ignore[no-any-return]

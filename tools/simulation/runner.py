@@ -1,0 +1,176 @@
+"""Runs many seeds in several processes on one mongod, and makes a failing one shorter."""
+
+import multiprocessing
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pymongo
+
+from app.orders import documents as order_documents
+from app.payments import documents as payment_documents
+from app.payments.providers import ledger
+from app.storage.embedded_mongod import Mongod
+from app.storage.mongodb import Database
+from tools.auditor.audit import STUCK, Violation
+from tools.simulation import coverage
+from tools.simulation.faults import DatabaseFault, ProviderFault, WorldFault
+from tools.simulation.mutations import MUTATIONS
+from tools.simulation.world import COLLECTIONS, Plan, Result, World
+
+# A folder in memory, where there is one: no seed needs the disk.
+MEMORY = Path("/dev/shm")  # noqa: S108
+PREPARE_SECONDS = 30.0
+SHRINK_SECONDS = 60.0
+SCHEMAS = {
+    "orders": (order_documents.SCHEMA, order_documents.INDEXES),
+    "payments": (payment_documents.SCHEMA, payment_documents.INDEXES),
+    "ledger": (ledger.SCHEMA, []),
+}
+
+
+@dataclass
+class Summary:
+    """All results together; `failures` are the results with violations."""
+
+    seeds: int = 0
+    orders: int = 0
+    steps: int = 0
+    virtual_days: float = 0.0
+    taken: Counter[tuple[str, str]] = field(default_factory=Counter)
+    failures: list[Result] = field(default_factory=list)
+
+    def add(self, result: Result) -> None:
+        """Add one result."""
+        self.seeds += 1
+        self.orders += result.orders
+        self.steps += result.steps
+        self.virtual_days += result.virtual_seconds / 86_400
+        self.taken += result.taken
+        if result.violations:
+            self.failures.append(result)
+
+
+@contextmanager
+def mongod() -> Iterator[str]:
+    """A mongod for the simulation; yields its URI."""
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder, Mongod(Path(folder)) as server:
+        yield server.uri
+
+
+class Simulator:
+    """Runs plans one after the other, in a database of its own."""
+
+    def __init__(self, uri: str, name: str, mutation: str = "") -> None:
+        if mutation:
+            MUTATIONS[mutation]()
+        self._database = Database(uri, name)
+        self._name = name
+        for collection, (schema, indexes) in SCHEMAS.items():
+            self._database.collection(collection, PREPARE_SECONDS).prepare(schema, list(indexes))
+
+    def run(self, plan: Plan) -> Result:
+        """Run one plan. An exception that no part handles is a violation."""
+        database: Any = self._database.client[self._name]
+        for collection in COLLECTIONS:
+            database[collection].delete_many({})
+        world = World(plan, database)
+        coverage.count_log(world.took)
+        try:
+            return world.run()
+        except Exception as exc:
+            return world.result([Violation(STUCK, "", f"the application raised {exc!r}")])
+
+    def shrink(self, failed: Result) -> Result:
+        """The shortest run of the same seed that was found to fail."""
+        ends = time.monotonic() + SHRINK_SECONDS
+        for change in _changes(failed.plan):
+            if time.monotonic() > ends:
+                break
+            result = self.run(change(failed.plan))
+            if result.violations:
+                failed = result
+        return failed
+
+    def drop(self) -> None:
+        """Remove the database."""
+        self._database.client.drop_database(self._name)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._database.close()
+
+
+def _changes(plan: Plan) -> Iterator[Callable[[Plan], Plan]]:
+    for crowd in (0, 10):
+        yield lambda now, crowd=crowd: replace(now, crowd=min(now.crowd, crowd))  # type: ignore[misc]
+    for orders in range(1, plan.orders):
+        yield lambda now, orders=orders: replace(now, orders=min(now.orders, orders))  # type: ignore[misc]
+    for fault in sorted({*WorldFault, *DatabaseFault, *ProviderFault}):
+        yield lambda now, fault=fault: replace(now, without=now.without | {str(fault)})  # type: ignore[misc]
+    for share in (0.25, 0.5, 0.75, 0.9):
+        steps = int(plan.steps * share)
+        yield lambda now, steps=steps: replace(now, steps=min(now.steps, steps))  # type: ignore[misc]
+
+
+_simulator: Simulator | None = None
+
+
+def _open(uri: str, prefix: str, mutation: str) -> None:
+    global _simulator
+    _simulator = Simulator(uri, f"{prefix}{os.getpid()}", mutation)
+
+
+def _run(plans: list[Plan]) -> list[Result]:
+    assert _simulator
+    return [_simulator.run(plan) for plan in plans]
+
+
+def run_all(
+    uri: str,
+    plans: Iterable[Plan],
+    jobs: int,
+    *,
+    mutation: str = "",
+    until_failure: bool = False,
+    progress: Callable[[Summary], None] = lambda _: None,
+) -> Summary:
+    """Run plans in `jobs` processes; with `until_failure`, end soon after the first failure."""
+    summary, batches = Summary(), _batches(plans, 10 if not until_failure else jobs)
+    spawn, prefix = multiprocessing.get_context("spawn"), f"simulation_{os.getpid()}_"
+    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_open, initargs=(uri, prefix, mutation)) as pool:
+        waiting = [pool.submit(_run, batch) for batch in batches]
+        for done in as_completed(waiting):
+            for result in done.result():
+                summary.add(result)
+            progress(summary)
+            if until_failure and summary.failures:
+                pool.shutdown(cancel_futures=True)
+                break
+    _drop_databases(uri, prefix)
+    return summary
+
+
+def _drop_databases(uri: str, prefix: str) -> None:
+    with pymongo.MongoClient[dict[str, Any]](uri) as client:
+        for name in client.list_database_names():
+            if name.startswith(prefix):
+                client.drop_database(name)
+
+
+def _batches(plans: Iterable[Plan], size: int) -> Iterator[list[Plan]]:
+    batch: list[Plan] = []
+    for plan in plans:
+        batch.append(plan)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
