@@ -115,11 +115,9 @@ def _run_mutations(uri: str, options: argparse.Namespace, console: Console) -> i
         found = min(summary.failures, key=lambda failure: failure.plan.seed, default=None)
         survived += found is None
         first = options.seed or 0
-        table.add_row(
-            name.replace("_", " "),
-            str(found.plan.seed - first + 1) if found else f"not in {summary.seeds}",
-            str(found.violations[0])[:110] if found else "",
-        )
+        seeds = str(found.plan.seed - first + 1) if found else f"not in {summary.seeds}"
+        console.print(f"{name}: {seeds}", style="dim")
+        table.add_row(name.replace("_", " "), seeds, str(found.violations[0])[:110] if found else "")
     console.print(table)
     return 1 if survived else 0
 
