@@ -66,7 +66,8 @@ def _read_orders(url: Callable[[], str], order_ids: Iterable[str]) -> dict[str, 
 
 def _get(http: httpx.Client, url: Callable[[], str], deadline: float, path: str) -> Document | None:
     """Repeats until the system answers, at most until the deadline of all reads."""
-    while True:
+    reason = "no time is left"
+    while time.monotonic() <= deadline:
         try:
             answer = http.get(f"{url()}{path}")
             if answer.status_code in (httpx.codes.OK, httpx.codes.NOT_FOUND):
@@ -74,6 +75,5 @@ def _get(http: httpx.Client, url: Callable[[], str], deadline: float, path: str)
             reason = str(answer.status_code)
         except httpx.TransportError as exc:
             reason = type(exc).__name__
-        if time.monotonic() > deadline:
-            raise UnreachableError(f"GET {path}: {reason}")
         time.sleep(PAUSE)
+    raise UnreachableError(f"GET {path}: {reason}")

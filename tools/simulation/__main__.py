@@ -36,6 +36,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="the first seed; without --seeds only this one")
     parser.add_argument("--steps", type=int, default=Plan.steps, help="steps with faults in each seed")
     parser.add_argument("--orders", type=int, default=Plan.orders, help="orders in each seed")
+    parser.add_argument("--crowd", type=int, default=Plan.crowd, help="further orders in each seed, only placed")
     parser.add_argument("--jobs", type=int, default=max(2, os.cpu_count() or 1), help="processes")
     parser.add_argument("--mutations", nargs="*", metavar="NAME", help="seek a violation in mutated copies")
     parser.add_argument("--table", action="store_true", help="print how often each thing was taken")
@@ -49,7 +50,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _plans(options: argparse.Namespace, seeds: int) -> list[Plan]:
     first = options.seed or 0
-    return [Plan(seed=seed, steps=options.steps, orders=options.orders) for seed in range(first, first + seeds)]
+    shape = {"steps": options.steps, "orders": options.orders, "crowd": options.crowd}
+    return [Plan(seed=seed, **shape) for seed in range(first, first + seeds)]
 
 
 def _run_seeds(uri: str, options: argparse.Namespace, console: Console) -> int:

@@ -26,9 +26,9 @@ class Faults:
     timeout_before: int = 0
     timeout_after: int = 0
 
-    def draw(self, random: Random) -> str:
-        """Draw the fault of one call; empty for none."""
-        die = random.uniform(0, 100)
+    def draw(self, source: Random) -> str:
+        """Draw the fault of one call from a source of chance; empty for none."""
+        die = source.uniform(0, 100)
         for fault in ("fail", "timeout_before", "timeout_after"):
             share = getattr(self, fault)
             if die < share:
