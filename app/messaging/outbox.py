@@ -18,12 +18,13 @@ import msgspec
 import pymongo
 from bson import ObjectId
 
-from app.contracts.base import Event, subclasses_by_name
+from app.contracts.base import Event, analyse, subclasses_by_name
 from app.observability import metrics
 from app.storage.mongodb import BACKLOG_TIMEOUT_SECONDS, EPOCH, Document, Store
 from app.system import SYSTEM, System
 
 EVENT_TYPES: Mapping[str, type[Event]] = subclasses_by_name(Event)
+analyse(*EVENT_TYPES.values())
 
 # The outbox's part of a collection's schema.
 OUTBOX_SCHEMA: Document = {

@@ -14,6 +14,7 @@ from datetime import datetime
 import msgspec
 import pymongo
 
+from app.contracts.base import analyse
 from app.contracts.payments import PaymentStatus
 from app.messaging.outbox import OUTBOX_INDEXES, OUTBOX_RULE, OUTBOX_SCHEMA
 from app.payments.payment import Payment
@@ -52,6 +53,7 @@ SCHEMA: Document = {
     },
     **OUTBOX_RULE,
 }  # fmt: skip
+analyse(Payment)
 # The members of a payment and the fields that store them.
 FIELDS = {member.name: re.sub("_(.)", lambda letter: letter[1].upper(), member.name) for member in fields(Payment)} | {
     "order_id": "_id"

@@ -58,6 +58,6 @@ def test_a_process_of_a_cluster_that_dies_at_a_write_loses_nothing_and_repeats_n
 
 
 def test_between_processes_the_matrix_finds_that_an_event_is_hinted_only(start):
-    with start(variant="no_lease_on_the_outbox") as cluster:
+    with start(variant="no_lease_of_events") as cluster:
         found = cluster.violations(Death("orders-1", "after orders.insert #1"))
     assert any(violation.startswith(("settled in time: ", "operator: ")) for violation in found), found

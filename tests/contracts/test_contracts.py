@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import types
 import typing
 
@@ -154,3 +156,29 @@ def test_only_messages_that_are_sent_as_themselves_count_as_concrete():
 
     assert set(concrete_subclasses(Top)) == {Left, Right}
     assert list(concrete_subclasses(Right)) == []
+
+
+FIRST_USE_BY_MANY = """
+import sys, threading
+from datetime import UTC, datetime
+sys.setswitchinterval(1e-6)
+from app.messaging.outbox import decode_event
+from app.payments.documents import _payment
+event = {"type": "PaymentCaptured", "event_id": "e", "order_id": "o", "sequence": 1, "request_id": "r", "at": 1,
+         "reference": "x", "took_ms": 1}
+payment = {"_id": "o", "requestId": "r", "userId": "u", "productId": "p", "requestedAt": datetime.now(UTC),
+           "total": {"value": 1, "currency": "MYR"}}
+begin = threading.Barrier(8)
+def use(number):
+    begin.wait()
+    decode_event(event) if number % 2 else _payment(payment)
+threads = [threading.Thread(target=use, args=(number,)) for number in range(8)]
+[thread.start() for thread in threads], [thread.join() for thread in threads]
+"""
+
+
+def test_many_threads_may_use_a_type_for_the_first_time_at_once():
+    """Where msgspec analyses a type in two threads at once, three of four processes end with a segmentation fault."""
+    command = [sys.executable, "-c", FIRST_USE_BY_MANY]
+    codes = [subprocess.run(command, check=False, timeout=60).returncode for _ in range(5)]
+    assert codes == [0] * 5

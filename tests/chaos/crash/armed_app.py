@@ -2,7 +2,7 @@
 
 `python -m gunicorn -c gunicorn.conf.py "tests.chaos.crash.armed_app:create_app()"`. The file POINT_FILE
 has one point, such as `after orders.insert #1`; commands are counted from its creation. When the point is reached the file is
-renamed to `fired`, so that the replacement process lives. VARIANT names a function of tests/chaos/broken_variants.py; if it
+renamed to `fired`, so that the replacement process lives. VARIANT names a function of tools/simulation/mutations.py; if it
 is empty, the application is sound.
 """
 
@@ -15,7 +15,7 @@ from flask import Flask
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from app import main
-from tests.chaos import broken_variants
+from tools.simulation.mutations import MUTATIONS
 
 POINT_FILE = "CRASH_POINT_FILE"
 VARIANT = "CRASH_VARIANT"
@@ -65,5 +65,5 @@ class CrashTrigger(CommandListener):
 def create_app() -> Flask:
     """Returns the application of this process's modules with the listener."""
     if os.environ[VARIANT]:
-        broken_variants.BROKEN_VARIANTS[os.environ[VARIANT]]()
+        MUTATIONS[os.environ[VARIANT]]()
     return main.create_app(event_listeners=[CrashTrigger(Path(os.environ[POINT_FILE]))])

@@ -14,7 +14,6 @@ from app.doctor import Doctor
 from app.gateway.security import admission
 from app.main import create_app, runtime
 from app.storage import mongodb
-from tests.chaos import broken_variants
 from tests.chaos.crash import clients, judge
 from tests.chaos.crash.auditing import Auditing, getter
 from tests.chaos.crash.cells import TIMEOUT_SECONDS, Cell, settings_for
@@ -22,6 +21,7 @@ from tests.chaos.crash.judge import Stored
 from tests.chaos.crash.scenario import Scenario
 from tests.chaos.crash.scenarios import SCENARIOS
 from tests.chaos.crash.world import World
+from tools.simulation.mutations import MUTATIONS
 
 COLLECTIONS = ("orders", "payments", "ledger", "stages")
 
@@ -73,7 +73,7 @@ def _teller(cell: Cell, pipe: Any) -> Callable[..., None]:
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
     if cell.variant:
-        broken_variants.BROKEN_VARIANTS[cell.variant]()
+        MUTATIONS[cell.variant]()
     guard = threading.Lock()
 
     def tell(kind: str, what: str) -> None:
