@@ -6,6 +6,7 @@ If the reader is gone, a pipe is not emptied or the disk is full, lines are drop
 import _thread
 import os
 import queue
+import select
 import sys
 import time
 from collections import deque
@@ -21,13 +22,15 @@ class LogWriter:
     """Writes lines to a stream of this process. Never raises; between `start` and `stop` it never blocks its caller.
 
     At most LIMIT lines are queued, further ones are dropped. `dropped` counts the lines that were not written completely.
-    Before `start` and after `stop` the caller's thread writes. A forked child begins as not started.
+    Before `start` and after `stop` the caller's thread writes, and waits at most WRITABLE_SECONDS for a full pipe. A forked child
+    begins as not started.
     """
 
     LIMIT = 10_000
     INTERVAL_SECONDS = 0.05
     STOP_SECONDS = 2.0
     MAX_RETRIES = 20
+    WRITABLE_SECONDS = 0.5
 
     def __init__(self, stream: Callable[[], TextIO]) -> None:
         self._stream = stream
@@ -141,10 +144,22 @@ class LogWriter:
             return
         try:
             stream = self._stream()
+            if not self._is_writable(stream):
+                self.drop(lines)
+                return
             stream.write(self._render(lines, render))
             stream.flush()
         except Exception:
             self.drop(lines)
+
+    def _is_writable(self, stream: TextIO) -> bool:
+        """Whether a line can be written without a long wait: a pipe may be full, because its reader has stopped."""
+        try:
+            descriptor = stream.fileno()
+        except (AttributeError, OSError):
+            return True  # Not a file, so nothing can block it.
+        _, writable, _ = _unpatched(select, "select")([], [descriptor], [], self.WRITABLE_SECONDS)
+        return bool(writable)
 
     def _render(self, lines: int, render: Callable[[], str]) -> str:
         try:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,17 @@ def test_a_forked_child_writes_for_itself_until_it_is_started(pipe, writer):
     pipe.stream.close()
     with os.fdopen(pipe.reader) as read:
         assert "from the child\n" in read.read()
+
+
+def test_before_the_start_a_full_pipe_whose_reader_has_stopped_holds_nobody_up(pipe, writer):
+    """A replaced worker logs its start before its writing thread runs: it must come up all the same."""
+    os.set_blocking(pipe.stream.fileno(), False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(pipe.stream.fileno(), b"x" * 4096)
+    os.set_blocking(pipe.stream.fileno(), True)
+    writing = threading.Thread(target=writer.write, args=("a line\n",), daemon=True)
+    writing.start()
+    writing.join(30)
+    assert not writing.is_alive()
+    assert writer.dropped == 1

@@ -101,7 +101,7 @@ class FaultyCollection:
         if fault == DatabaseFault.REQUEST_LOST or not chooser.has_primary():
             raise AutoReconnect("simulated")
         if fault == DatabaseFault.LATE:
-            chooser.scheduler.spawn(chooser.world, f"late {step}", lambda: self._late(send))
+            chooser.scheduler.spawn(chooser.world, f"late {step}", lambda: self._late(send), within=LATE_SECONDS)
             raise NetworkTimeout("simulated")
         result = send()
         if fault == DatabaseFault.DEATH_AFTER:

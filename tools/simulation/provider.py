@@ -122,11 +122,11 @@ class FaultyProvider:
         if fault == ProviderFault.REFUSED:
             return ProviderResponse(code=ResponseCode.NOT_ATTEMPTED, reason="out of order")
         if fault == ProviderFault.LATE:
-            scheduler.spawn(faults.world, f"late {verb}", lambda: self._late(call))
+            self._send_later(f"late {verb}", call)
         if fault in (ProviderFault.LATE, ProviderFault.REQUEST_LOST):
             return TIMED_OUT
         if fault == ProviderFault.TWICE:
-            scheduler.spawn(faults.world, f"second {verb}", lambda: self._late(call))
+            self._send_later(f"second {verb}", call)
         response = self._send(call)
         if fault == ProviderFault.HANGS:
             scheduler.wait(None, faults.hang_seconds(), f"{verb} hangs")
@@ -144,8 +144,13 @@ class FaultyProvider:
         if fault == ProviderFault.RAISES:
             raise OSError("simulated")
 
+    def _send_later(self, name: str, call: ProviderCall) -> None:
+        # The simulated provider's books are reached through the process, and a copy on its way dies with it.
+        owner = self._faults.world if isinstance(self._real, Bank) else self._owner
+        self._faults.scheduler.spawn(owner, name, lambda: self._late(call), within=LINE_SECONDS / 4)
+
     def _late(self, call: ProviderCall) -> None:
-        self._faults.scheduler.bound(LINE_SECONDS / 2)
+        self._faults.scheduler.bound(LINE_SECONDS / 4)
         self._faults.scheduler.pause("is on the line")
         self._faults.scheduler.bound(None)
         self._send(call)

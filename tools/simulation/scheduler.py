@@ -78,10 +78,14 @@ class Scheduler:
         assert self._current
         return self._current
 
-    def spawn(self, owner: Owner, name: str, work: Callable[[], object], *, endless: bool = False) -> Task:
-        """Add a task; it starts when it is chosen. An `endless` one is no work that must end."""
+    def spawn(
+        self, owner: Owner, name: str, work: Callable[[], object], *, endless: bool = False, within: float | None = None
+    ) -> Task:
+        """Add a task; it starts when it is chosen. An `endless` one is no work that must end. At most `within` seconds pass before it starts."""
         task = Task(owner, name, work, self._hub)
         task.endless = endless
+        if within is not None:
+            self._bounds[task] = self.now + within
         self._tasks.append(task)
         return task
 
