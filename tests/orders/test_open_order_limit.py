@@ -7,21 +7,12 @@ import pytest
 from app.contracts.orders import TooManyOpenOrders
 from app.main import create_app, runtime
 from app.orders.open_order_limit import OpenOrderLimit
-from app.system import System
-
-
-class Clock(System):
-    """A machine whose clock stands still until a test sets it."""
-
-    now = 1000.0
-
-    def monotonic(self):
-        return self.now
+from tests.stopped_clock import StoppedClock
 
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return StoppedClock()
 
 
 class Counter:

@@ -3,21 +3,12 @@
 import pytest
 
 from app.payments.circuit_breaker import CircuitBreaker
-from app.system import System
-
-
-class Clock(System):
-    """A machine whose clock stands still until a test sets it."""
-
-    now = 1000.0
-
-    def monotonic(self):
-        return self.now
+from tests.stopped_clock import StoppedClock
 
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return StoppedClock()
 
 
 @pytest.fixture

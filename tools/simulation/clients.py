@@ -1,24 +1,27 @@
 """Clients and operators: what they ask for, and what they learn."""
 
-import re
 from datetime import datetime
 from random import Random
 from typing import Any
 
+from msgspec import to_builtins
+
+from app.contracts.base import NotFound
 from app.contracts.orders import AwaitTimeline, CreateOrder, FindOrder, RefundOrder, UpdateOrder
 from app.contracts.payments import ExplainPayment, ListAttempts
 from app.payments.documents import LeasedPayment
 from app.payments.manual_review import NotPossible
 from app.payments.payment import CANCELLATION_REFUND, CallKind, ResponseCode, next_call, retry
+from tools.auditor import reading
 from tools.auditor.history import (
     ACCEPTED,
+    UNANSWERED,
     FinalOrder,
     PauseAnswer,
     PlaceAnswer,
     ReadAnswer,
     RefundAnswer,
     StatusAnswer,
-    TimelineStep,
 )
 from tools.simulation.process import SimulatedProcess
 
@@ -31,7 +34,6 @@ KEY_SECONDS = 20 * 3600.0
 # How long a client thinks, in seconds; time passes faster where nothing else is to be done.
 THOUGHTS = (0.0, 0.0, 0.01, 1.0, 30.0, 3600.0, 40 * 3600.0)
 ACTIONS = ("read", "read", "cancel", "confirm", "custom", "refund", "refund", "refund rest", "explain", "again")
-AMOUNT = re.compile(r"\d+")
 # An operator settles a payment by the bank's books once no call for it can be under way any more.
 SETTLE_SECONDS = 3600.0
 
@@ -184,7 +186,7 @@ class SimulatedClient:
                     value=outcome.reply.refund_value if outcome.reply else value,
                 )
             )
-            if outcome.outcome != "unanswered":
+            if outcome.outcome != UNANSWERED:
                 return
 
     def read(self, order_id: str) -> None:
@@ -218,17 +220,10 @@ class SimulatedClient:
 def final_order(process: SimulatedProcess, order_id: str) -> FinalOrder | None:
     """An order with its timeline, as a client reads it in the end; None where it is not found."""
     found = process.request(FindOrder(request_id="", order_id=order_id, on_behalf_of=""))
-    if found.error and type(found.error).__name__ == "NotFound":
+    if isinstance(found.error, NotFound):
         return None
     timeline = process.request(AwaitTimeline(request_id="", order_id=order_id, on_behalf_of="", after=0, wait_ms=0))
-    order = found.reply
-    return FinalOrder(
-        order_status=order.order_status,
-        payment_status=order.payment_status,
-        version=order.version,
-        value=order.total.value,
-        timeline=[_step(entry) for entry in timeline.reply.entries],
-    )
+    return reading.final_order(to_builtins(found.reply), to_builtins(timeline.reply.entries))
 
 
 class SimulatedOperator:
@@ -288,15 +283,3 @@ class SimulatedOperator:
 
 def _milliseconds(at: str) -> int:
     return round(datetime.fromisoformat(at).timestamp() * 1000)
-
-
-def _step(entry: Any) -> TimelineStep:
-    amount = AMOUNT.search(entry.detail) if "Refund" in entry.type else None
-    return TimelineStep(
-        sequence=entry.sequence,
-        type=entry.type,
-        from_status=entry.from_status,
-        to_status=entry.to_status,
-        payment_status=entry.payment_status,
-        value=int(amount[0]) if amount else 0,
-    )

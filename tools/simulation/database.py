@@ -45,9 +45,6 @@ class FaultChooser(Protocol):
     def die(self, owner: Owner) -> None:
         """End a process, with the task that calls this."""
 
-    def reach(self, site: str) -> None:
-        """Record a step."""
-
 
 class VirtualClock:
     """The database's clock, in virtual time."""

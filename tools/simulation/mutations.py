@@ -29,7 +29,7 @@ def _write_without(*missing: str) -> None:
         made = usual(self, *args)
         return replace(made, expected={name: value for name, value in made.expected.items() if name not in missing})
 
-    PaymentRepository._patch = patch  # type: ignore[method-assign]
+    PaymentRepository._patch = patch
 
 
 def no_fence_and_no_version() -> None:
@@ -39,13 +39,8 @@ def no_fence_and_no_version() -> None:
 
 def no_fence() -> None:
     """A result of an attempt that lost its lease is decided again and written."""
-    usual = PaymentRepository.reload_if_unanswered
     _write_without("fencingToken")
-
-    def reload(self: Any, leased: LeasedPayment) -> LeasedPayment | None:
-        return (usual(self, leased) and self.find(leased.payment.order_id)) or self.find(leased.payment.order_id)
-
-    PaymentRepository.reload_if_unanswered = reload  # type: ignore[method-assign]
+    PaymentRepository.reload_if_unanswered = lambda self, leased: self.find(leased.payment.order_id)
 
 
 def no_version_of_orders() -> None:
@@ -77,7 +72,7 @@ def no_horizon() -> None:
 
 def no_jitter() -> None:
     """Retries of many payments come at once."""
-    ResultWriter._jittered = lambda _self, seconds: seconds  # type: ignore[method-assign]
+    ResultWriter._jittered = lambda _self, seconds: seconds
 
 
 def attempt_in_the_key() -> None:
@@ -111,8 +106,8 @@ def intent_after_the_call() -> None:
                 documents.update_one({"_id": late.pop("_id")}, {"$setOnInsert": late}, upsert=True)
         return usual(self, updates)
 
-    PaymentRepository.insert = insert  # type: ignore[method-assign,assignment]
-    PaymentRepository.save = save  # type: ignore[method-assign,assignment]
+    PaymentRepository.insert = insert
+    PaymentRepository.save = save
 
 
 def intent_not_recorded() -> None:
@@ -141,8 +136,8 @@ def answer_before_the_write() -> None:
             usual(repository, batch)
         return dequeue(self, *args)
 
-    OrderRepository._insert = insert  # type: ignore[method-assign,assignment]
-    Outbox.dequeue_local = dequeue_local  # type: ignore[method-assign]
+    OrderRepository._insert = insert
+    Outbox.dequeue_local = dequeue_local
 
 
 def event_in_a_second_write() -> None:
@@ -157,7 +152,7 @@ def event_in_a_second_write() -> None:
                     documents.update_one({"_id": doc["_id"]}, {"$set": rest})
         return errors
 
-    OrderRepository._insert = insert  # type: ignore[method-assign]
+    OrderRepository._insert = insert
 
 
 def acknowledged_before_delivery() -> None:
@@ -172,7 +167,7 @@ def acknowledged_before_delivery() -> None:
             pending.delivered = []
         usual(self, batch)
 
-    Relay._publish_all = publish_all  # type: ignore[method-assign,assignment]
+    Relay._publish_all = publish_all
 
 
 def one_delivery_acknowledges_all() -> None:
@@ -184,7 +179,7 @@ def one_delivery_acknowledges_all() -> None:
             with self._store.with_deadline() as documents:
                 documents.update_many({"_id": {"$in": keys}}, EMPTY_OUTBOX)
 
-    Outbox.acknowledge = acknowledge  # type: ignore[method-assign]
+    Outbox.acknowledge = acknowledge
 
 
 def payment_event_acknowledges_all() -> None:
@@ -203,7 +198,7 @@ def dead_letter_is_dropped() -> None:
     def dead_letter(self: Any, key: Any, event_id: str, _reason: str, _failures: int) -> None:
         self.acknowledge([PendingEvents(key, (), delivered=[event_id])])
 
-    Outbox.dead_letter = dead_letter  # type: ignore[method-assign]
+    Outbox.dead_letter = dead_letter
 
 
 def dead_letter_is_passed_over() -> None:
@@ -217,12 +212,12 @@ def dead_letter_is_passed_over() -> None:
                 {"$set": {"deadLetter": letter}, "$pop": {"outbox": -1}, "$unset": {"relayFailures": ""}},
             )
 
-    Outbox.dead_letter = dead_letter  # type: ignore[method-assign]
+    Outbox.dead_letter = dead_letter
 
 
 def no_dead_letters() -> None:
     """An event that is refused is retried for ever, and no operator is told."""
-    Relay._dead_letter = lambda *_: None  # type: ignore[method-assign]
+    Relay._dead_letter = lambda *_: None
 
 
 def poison_holds_all_back() -> None:
@@ -233,7 +228,7 @@ def poison_holds_all_back() -> None:
         for pending, event in group:
             self._record_result(pending, event, error)
 
-    Relay._publish_group = publish_group  # type: ignore[method-assign]
+    Relay._publish_group = publish_group
 
 
 def no_order_of_payment_events() -> None:

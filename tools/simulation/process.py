@@ -1,7 +1,7 @@
 """One simulated process: the modules orders and payments on their bus, with their background work as tasks."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -17,17 +17,20 @@ from app.payments import Payments
 from app.payments.providers.ledger import Ledger
 from app.payments.providers.simulated import Faults, SimulatedProvider
 from app.storage.mongodb import Store
+from tools.auditor.history import ACCEPTED, REFUSED, UNANSWERED
 from tools.simulation.database import FaultyCollection, VirtualDatabase
 from tools.simulation.provider import FaultyProvider
 from tools.simulation.scheduler import Owner, SimulatedSystem
 
 # Real seconds: virtual time never ends a command.
 DEADLINE = 60.0
+# A client waits so long for a reply.
+REPLY_SECONDS = 10.0
 POISON = "a receiver cannot handle"
 
 
 class SimulatedBus(SignalBus):
-    """The bus of a process. It remembers what it delivered, and a poisoned order's events are refused."""
+    """The bus of a process. The world records what it delivers; the events of a poisoned order are refused."""
 
     def __init__(self, world: Any) -> None:
         super().__init__()
@@ -52,7 +55,7 @@ class SimulatedBus(SignalBus):
 
 
 class SimulatedProcess(Owner):
-    """A process with all modules. `requests` are answered while it lives."""
+    """A process with all modules."""
 
     def __init__(self, name: str, world: Any, settings: Settings, database: Database[Any], seed: int) -> None:
         super().__init__(name)
@@ -76,26 +79,22 @@ class SimulatedProcess(Owner):
         scheduler.spawn(self, "relay of payments", self.payments.relay.run, endless=True)
         scheduler.spawn(self, "sweep of payments", self.payments.worker.run_sweeps, endless=True)
 
-    def run(self, name: str, work: Callable[[], Any], patience: float) -> "Outcome":
-        """Run work of a client or an operator in this process, until it ends, the process dies or patience is over."""
+    def request(self, message: Request[Any]) -> "Outcome":
+        """Send a request to the modules, and wait for the reply until the process dies or the client gives up."""
         outcome = Outcome()
         done = threading.Event()
 
         def serve() -> None:
             try:
-                outcome.reply = work()
+                outcome.reply = self.bus.request(message)
             except ApplicationError as exc:
                 outcome.error = exc
             outcome.answered = True
             done.set()
 
-        self._world.scheduler.spawn(self, name, serve)
-        self._world.patient_wait(done, self, patience)
+        self._world.scheduler.spawn(self, type(message).__name__, serve)
+        self._world.wait_for_reply(done, self, REPLY_SECONDS)
         return outcome if outcome.answered else Outcome()
-
-    def request(self, message: Request[Any], patience: float = 10.0) -> "Outcome":
-        """Send a request to the modules of this process."""
-        return self.run(type(message).__name__, lambda: self.bus.request(message), patience)
 
 
 class Outcome:
@@ -110,8 +109,8 @@ class Outcome:
     def outcome(self) -> str:
         """ACCEPTED, REFUSED or UNANSWERED: an Unavailable leaves open whether the request took effect."""
         if not self.answered or isinstance(self.error, Unavailable):
-            return "unanswered"
-        return "refused" if self.error else "accepted"
+            return UNANSWERED
+        return REFUSED if self.error else ACCEPTED
 
 
 def module_of(event: Event) -> str:

@@ -108,7 +108,7 @@ class FaultyProvider:
         self._begin(fault, "find")
         if fault == ProviderFault.REQUEST_LOST:
             return TIMED_OUT
-        return self._real.find(call)  # type: ignore[no-any-return]
+        return self._real.find(call)
 
     def _call(self, verb: str, call: ProviderCall) -> ProviderResponse:
         faults, scheduler = self._faults, self._faults.scheduler
@@ -159,4 +159,4 @@ class FaultyProvider:
         if isinstance(self._real, Bank):
             return self._real.send(call)
         provider: Provider = self._real
-        return getattr(provider, call.kind.value)(call)  # type: ignore[no-any-return]
+        return getattr(provider, call.kind.value)(call)

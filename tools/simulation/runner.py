@@ -23,7 +23,7 @@ from tools.auditor.audit import STUCK, Violation
 from tools.simulation import coverage
 from tools.simulation.faults import DatabaseFault, ProviderFault, WorldFault
 from tools.simulation.mutations import MUTATIONS
-from tools.simulation.world import COLLECTIONS, Plan, Result, World
+from tools.simulation.world import COLLECTIONS, DAY, Plan, Result, World
 
 # A folder in memory, where there is one: no seed needs the disk.
 MEMORY = Path("/dev/shm")  # noqa: S108
@@ -52,7 +52,7 @@ class Summary:
         self.seeds += 1
         self.orders += result.orders
         self.steps += result.steps
-        self.virtual_days += result.virtual_seconds / 86_400
+        self.virtual_days += result.virtual_seconds / DAY
         self.taken += result.taken
         if result.violations:
             self.failures.append(result)
@@ -110,14 +110,14 @@ class Simulator:
 
 def _changes(plan: Plan) -> Iterator[Callable[[Plan], Plan]]:
     for crowd in (0, 10):
-        yield lambda now, crowd=crowd: replace(now, crowd=min(now.crowd, crowd))  # type: ignore[misc]
+        yield lambda now, crowd=crowd: replace(now, crowd=min(now.crowd, crowd))
     for orders in range(1, plan.orders):
-        yield lambda now, orders=orders: replace(now, orders=min(now.orders, orders))  # type: ignore[misc]
+        yield lambda now, orders=orders: replace(now, orders=min(now.orders, orders))
     for fault in sorted({*WorldFault, *DatabaseFault, *ProviderFault}):
-        yield lambda now, fault=fault: replace(now, without=now.without | {str(fault)})  # type: ignore[misc]
+        yield lambda now, fault=fault: replace(now, without=now.without | {str(fault)})
     for share in (0.25, 0.5, 0.75, 0.9):
         steps = int(plan.steps * share)
-        yield lambda now, steps=steps: replace(now, steps=min(now.steps, steps))  # type: ignore[misc]
+        yield lambda now, steps=steps: replace(now, steps=min(now.steps, steps))
 
 
 _simulator: Simulator | None = None

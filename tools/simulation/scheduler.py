@@ -81,7 +81,10 @@ class Scheduler:
     def spawn(
         self, owner: Owner, name: str, work: Callable[[], object], *, endless: bool = False, within: float | None = None
     ) -> Task:
-        """Add a task; it starts when it is chosen. An `endless` one is no work that must end. At most `within` seconds pass before it starts."""
+        """Add a task; it starts when it is chosen, and at most `within` seconds pass before that.
+
+        An `endless` task is no work that must end.
+        """
         task = Task(owner, name, work, self._hub)
         task.endless = endless
         if within is not None:

@@ -3,7 +3,7 @@
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 from typing import Any
@@ -16,6 +16,7 @@ from app.contracts.base import Event, Unavailable
 from app.payments.payment import ProviderCall
 from tools.auditor.audit import Violation, audit
 from tools.auditor.history import CAPTURE, REFUND, Answer, History, Movement, PlaceAnswer, ToldEvent
+from tools.auditor.reading import movements
 from tools.simulation.clients import SimulatedClient, SimulatedOperator, final_order
 from tools.simulation.coverage import BOOSTS, PAIRS, order_transitions, watch
 from tools.simulation.faults import DatabaseFault, ProviderFault, WorldFault, database_faults, provider_faults
@@ -237,7 +238,7 @@ class World(Owner):
         alive = [process for process in self._processes if process and process.alive]
         return random.choice(alive) if alive else None
 
-    def patient_wait(self, done: threading.Event, owner: Owner, seconds: float) -> None:
+    def wait_for_reply(self, done: threading.Event, owner: Owner, seconds: float) -> None:
         """Wait until something is done, its process dies, or time is over."""
         waiting = self._waiting.setdefault(owner, [])
         waiting.append(done)
@@ -347,9 +348,7 @@ class World(Owner):
         """A client looks at all orders now and then while the provider is out of order."""
         for _ in range(4):
             self.scheduler.wait(None, 2.0, "looks later")
-            for order_id in [*{one.order_id: 1 for one in self.history.answers if isinstance(one, PlaceAnswer)}][
-                :OBSERVED
-            ]:
+            for order_id in self._placed()[:OBSERVED]:
                 self._observer.explain(order_id)
 
     def _attend(self, process: SimulatedProcess, *, only_retry: bool) -> None:
@@ -425,7 +424,7 @@ class World(Owner):
         waiting = self._waiting_for(operator)
         self._read_all(process)
         self.history.operator_list = {*waiting}
-        violations = audit(self._judged())
+        violations = audit(replace(self.history, movements=[*self._movements()]))
         if violations:
             return violations
         self.poisoned.clear()
@@ -440,7 +439,7 @@ class World(Owner):
         if self.history.operator_list:
             self._read_all(process)
         self.history.operator_list = set()
-        return audit(self._judged())
+        return audit(replace(self.history, movements=[*self._movements()]))
 
     def _waiting_for(self, operator: SimulatedOperator) -> dict[str, str]:
         """The orders that an operator is shown, with the reasons. One order's poison must not be another's."""
@@ -452,17 +451,6 @@ class World(Owner):
             if POISON in reason and f"{POISON} {order_id}" not in reason
         ]
         return waiting
-
-    def _judged(self) -> History:
-        movements = [*self._movements()]
-        return History(
-            answers=self.history.answers,
-            final=self.history.final,
-            movements=movements,
-            told=self.history.told,
-            operator_list=self.history.operator_list,
-            problems=self.history.problems,
-        )
 
     def _rest(self) -> None:
         """Run until no work is left, or too many steps were needed."""
@@ -513,15 +501,7 @@ class World(Owner):
     def _movements(self) -> Sequence[Movement]:
         if self.bank:
             return self.bank.movements
-        found: list[Movement] = [*self.history.movements]
-        for entry in self._database["ledger"].find({"answer": "captured"}):
-            order_id = entry["orderId"]
-            found.append(Movement(order_id=order_id, kind=CAPTURE, value=entry["value"], key=entry["_id"]))
-            found += [
-                Movement(order_id=order_id, kind=REFUND, value=refund["value"], key=refund["key"])
-                for refund in entry["refunds"]
-            ]
-        return found
+        return [*movements(self._database["ledger"].find()), *self.history.movements]
 
     def _random(self, purpose: str) -> Random:
         return Random(f"{self.plan.seed} {purpose}")  # noqa: S311 - a simulation
