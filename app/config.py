@@ -66,6 +66,9 @@ class Settings:
     payment_horizon: float = 20 * 3600.0
     provider_key_hours: float = 24.0
     restored_at: str = ""
+    payment_pending_hours: float = 24.0
+    authorization_days: float = 6.0
+    return_url_origins: str = ""
     payment_backoff: float = 2.0
     payment_backoff_max: float = 300.0
 

@@ -17,7 +17,7 @@ from app.messaging.signal_bus import SignalBus
 from app.observability import metrics, stages, tracing
 from app.observability.logging import configure
 from app.payments import providers
-from app.payments.providers import Provider
+from app.payments.provider_port import Provider
 from app.runtime import BackgroundModule, Runtime
 from app.storage import embedded_mongod
 from app.storage.mongodb import Database, Store

@@ -8,8 +8,9 @@ from datetime import timedelta
 import pytest
 
 from app.main import create_app, runtime
-from app.payments.payment import ProviderResponse, ResponseCode
+from app.payments.provider_port import ProviderResponse, ResponseCode
 from app.payments.providers import make
+from app.payments.providers.simulated import CAPABILITIES
 
 pytestmark = pytest.mark.extended
 
@@ -28,6 +29,8 @@ class HangingProvider:
 
     def __getattr__(self, name):
         return getattr(self._real, name)
+
+    capabilities = CAPABILITIES
 
     def charge(self, call):
         self.charges += 1

@@ -7,7 +7,7 @@ import pytest
 from bson import ObjectId
 
 from app.main import create_app, runtime
-from app.payments.payment import CallKind, ProviderResponse, ResponseCode
+from app.payments.provider_port import CallKind, ProviderResponse, ResponseCode
 from app.payments.providers import make
 
 

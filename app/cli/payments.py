@@ -5,7 +5,7 @@ from flask.cli import AppGroup
 
 from app.cli.output import as_json, print_result, print_rows, report_errors
 from app.payments.manual_review import ManualReview
-from app.payments.payment import ResponseCode
+from app.payments.provider_port import ResponseCode
 
 RESOLUTIONS = (ResponseCode.CAPTURED, ResponseCode.DECLINED, ResponseCode.VOIDED, ResponseCode.REFUNDED)
 
@@ -24,7 +24,7 @@ def group(manual_review: ManualReview) -> click.Group:
                 "orderId": held.payment.order_id,
                 "since": f"{held.payment.requested_at:%Y-%m-%dT%H:%M:%SZ}",
                 "reason": held.payment.parked_reason,
-                "refundId": held.payment.pending_refund.refund_id if held.payment.pending_refund else "",
+                "refundId": held.payment.open_refund.refund_id if held.payment.open_refund else "",
             }
             for held in report_errors(manual_review.list_parked, limit)
         ]

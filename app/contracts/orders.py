@@ -28,6 +28,16 @@ class OrderUpdated(Reply, frozen=True, kw_only=True):
     changed: bool
 
 
+class CaptureAccepted(Reply, frozen=True, kw_only=True):
+    """The capture is recorded durably and will be made. `replayed` if an earlier request asked for the same."""
+
+    order_id: str
+    capture_value: int
+    currency: str
+    version: int
+    replayed: bool
+
+
 class RefundAccepted(Reply, frozen=True, kw_only=True):
     """The refund is reserved durably and will be made. `replayed` if an earlier request reserved it."""
 
@@ -142,6 +152,9 @@ class CreateOrder(Request[OrderAccepted], frozen=True, kw_only=True):
     The sender makes the `order_id`, so that every log line about the order can name it. `total_text` is the amount as the
     client wrote it. With an `idempotency_key` (empty for none) that the user has used before, the reply is about the earlier
     order. Raises IdempotencyKeyReused if that was a different order, TooManyOpenOrders, Conflict.
+
+    `payment_method` is a token of the payment provider, and `return_url` the page that the customer comes back to; empty for
+    none. With `manual_capture` the total is authorized first, and taken by CaptureOrder.
     """
 
     order_id: str
@@ -152,6 +165,22 @@ class CreateOrder(Request[OrderAccepted], frozen=True, kw_only=True):
     total_value: int
     total_currency: str
     idempotency_key: str
+    payment_method: str = ""
+    return_url: str = ""
+    manual_capture: bool = False
+
+
+class CaptureOrder(Request[CaptureAccepted], frozen=True, kw_only=True):
+    """Take `capture_value` of what is authorized, once, and release the rest; 0 stands for all, in the order's currency.
+
+    Raises NotFound, StaleVersion, IllegalTransition, CaptureExceedsAuthorization, AlreadyCaptured, WrongCurrency, Conflict.
+    """
+
+    order_id: str
+    on_behalf_of: str
+    expected_versions: tuple[int, ...]
+    capture_value: int
+    currency: str
 
 
 class RefundOrder(Request[RefundAccepted], frozen=True, kw_only=True):
@@ -283,6 +312,17 @@ class OrderCreated(Event, frozen=True, kw_only=True):
     product_id: str
     total_value: int
     total_currency: str
+    payment_method: str = ""
+    return_url: str = ""
+    manual_capture: bool = False
+
+
+class CaptureRequested(Event, frozen=True, kw_only=True):
+    """A client asks to take `capture_value` of what is authorized for the order."""
+
+    required_consumers = ("payments",)
+
+    capture_value: int
 
 
 class OrderCancelled(Event, frozen=True, kw_only=True):
@@ -322,6 +362,18 @@ class RefundExceedsBalance(ApplicationError):
     """The refund is more than is left of the captured total; member `remaining` in minor units."""
 
     code = "refund_exceeds_balance"
+
+
+class CaptureExceedsAuthorization(ApplicationError):
+    """The capture is more than is authorized; member `authorized` in minor units."""
+
+    code = "capture_exceeds_authorization"
+
+
+class AlreadyCaptured(ApplicationError):
+    """Another capture of the order was asked for before: an authorization is captured once."""
+
+    code = "already_captured"
 
 
 class TooManyRefunds(ApplicationError):

@@ -6,14 +6,22 @@ from app.contracts.base import Backlog, Event, OrderIds, QueueCounts, Reply, Req
 
 
 class PaymentStatus(StrEnum):
-    """The state of an order's money; Unknown while a payment is parked."""
+    """The state of an order's money; Unknown while a payment is parked.
+
+    ActionRequired: the customer must act. Pending: a bank has not answered. Authorized: the amount is held and not taken.
+    Disputed: the payer has objected to the charge, and the dispute is open or lost.
+    """
 
     PROCESSING = "Processing"
+    ACTION_REQUIRED = "ActionRequired"
+    PENDING = "Pending"
+    AUTHORIZED = "Authorized"
     CAPTURED = "Captured"
     DECLINED = "Declined"
     VOIDED = "Voided"
     REFUNDING = "Refunding"
     REFUNDED = "Refunded"
+    DISPUTED = "Disputed"
     UNKNOWN = "Unknown"
 
 
@@ -91,11 +99,39 @@ class PaymentEvent(Event, frozen=True, kw_only=True):
     user_id: str = ""
 
 
+class PaymentActionRequired(PaymentEvent, frozen=True, kw_only=True):
+    """The customer must act before `expires_at`, in milliseconds since 1970.
+
+    `action_type` is `redirect`, with `action_url`, or `confirm`, with `client_secret`.
+    """
+
+    action_type: str
+    action_url: str
+    client_secret: str
+    expires_at: int
+
+
+class PaymentPending(PaymentEvent, frozen=True, kw_only=True):
+    """The outcome comes later, from a bank (`reason`); it is awaited until `expires_at`, in milliseconds since 1970."""
+
+    reason: str
+    expires_at: int
+
+
+class PaymentAuthorized(PaymentEvent, frozen=True, kw_only=True):
+    """`authorized_value` is held for a capture until `expires_at`, in milliseconds since 1970."""
+
+    reference: str
+    authorized_value: int
+    expires_at: int
+
+
 class PaymentCaptured(PaymentEvent, frozen=True, kw_only=True):
-    """The provider took the whole total. The call took `took_ms` milliseconds."""
+    """The provider took `captured_value`, or the whole total where that is 0. The call took `took_ms` milliseconds."""
 
     reference: str
     took_ms: int
+    captured_value: int = 0
 
 
 class PaymentDeclined(PaymentEvent, frozen=True, kw_only=True):
@@ -106,11 +142,16 @@ class PaymentDeclined(PaymentEvent, frozen=True, kw_only=True):
 
 
 class PaymentVoided(PaymentEvent, frozen=True, kw_only=True):
-    """The payment of a cancelled order was voided before any money moved."""
+    """The payment was voided before any money moved: its order was cancelled, or for another `reason`."""
+
+    reason: str = ""
 
 
 class PaymentRefunded(PaymentEvent, frozen=True, kw_only=True):
-    """`refund_value` went back to the payer; `refunded_total` is the sum of all refunds so far."""
+    """`refund_value` went back to the payer; `refunded_total` is the sum of all refunds so far.
+
+    A `refund_id` that orders does not know is of a refund that was made at the provider.
+    """
 
     refund_id: str
     refund_value: int
@@ -118,13 +159,35 @@ class PaymentRefunded(PaymentEvent, frozen=True, kw_only=True):
 
 
 class PaymentRefundFailed(PaymentEvent, frozen=True, kw_only=True):
-    """An operator dropped a refund that the provider refuses (`reason`): `refund_value` is no longer reserved for it.
+    """A refund failed (`reason`), maybe after it had succeeded: `refund_value` is no longer reserved for it.
 
     `refunded_total` is the sum of all refunds so far.
     """
 
     refund_id: str
     refund_value: int
+    refunded_total: int
+    reason: str
+
+
+class PaymentDisputed(PaymentEvent, frozen=True, kw_only=True):
+    """The payer objects to the charge (`reason`): the provider has taken `dispute_value` back for now."""
+
+    dispute_id: str
+    dispute_value: int
+    reason: str
+
+
+class PaymentDisputeClosed(PaymentEvent, frozen=True, kw_only=True):
+    """A dispute has ended: `won` is true if `dispute_value` is the merchant's again.
+
+    `disputed` is true while another dispute is open or lost. `refunded_total` is the sum of all refunds so far.
+    """
+
+    dispute_id: str
+    dispute_value: int
+    won: bool
+    disputed: bool
     refunded_total: int
     reason: str
 

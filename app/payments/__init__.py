@@ -13,7 +13,7 @@ from app.observability.supervision import Heartbeat
 from app.payments.manual_review import ManualReview
 from app.payments.payment import RetryPolicy
 from app.payments.provider_client import CircuitBreakingProvider
-from app.payments.providers import Provider
+from app.payments.provider_port import Provider
 from app.payments.queries import PaymentQueries
 from app.payments.repository import PaymentRepository
 from app.payments.results import ResultWriter
@@ -43,6 +43,8 @@ class Payments:
             key_life=settings.key_life,
             backoff=settings.payment_backoff,
             backoff_max=settings.payment_backoff_max,
+            pending_life=settings.payment_pending_hours * 3600,
+            authorization_life=settings.authorization_days * 86_400,
         )
         results = ResultWriter(self._payments, policy, system)
         self.worker = Worker(
@@ -66,7 +68,7 @@ class Payments:
         )
         self.manual_review = ManualReview(self._payments, provider, results, policy)
         queries = PaymentQueries(self._payments, self.outbox, settings.backlog_limit)
-        register_handlers(bus, "payments", PaymentService(self.worker, results), queries)
+        register_handlers(bus, "payments", PaymentService(self.worker, results, provider.capabilities), queries)
 
     @property
     def heartbeats(self) -> tuple[Heartbeat, ...]:

@@ -32,20 +32,28 @@ SCHEMA: Document = {
         "outbox",
     ],
     "properties": {
-        **{name: {"bsonType": "string"} for name in ("_id", "userId", "productId", "requestId", "reference")},
-        **{name: {"bsonType": "string"} for name in ("parkedReason", "owner", "claim", "writeId", "traceparent")},
+        **{name: {"bsonType": "string"} for name in ("_id", "userId", "productId", "requestId", "reference", "provider")},
+        **{name: {"bsonType": "string"} for name in ("parkedReason", "owner", "claim", "writeId", "traceparent", "paymentMethod", "returnUrl")},
         "total": {
             "bsonType": "object",
             "required": ["value", "currency"],
             "properties": {"value": {"bsonType": ["int", "long"], "minimum": 1}, "currency": {"bsonType": "string"}},
         },
         "status": {"enum": [status.value for status in PaymentStatus]},
-        **{name: {"bsonType": "bool"} for name in ("cancelled", "keySent", "firstSend")},
-        "captured": {"bsonType": ["int", "long"], "minimum": 0},
-        "refunds": {"bsonType": "array", "items": {"bsonType": "object", "required": ["refund_id", "value", "done"]}},
+        **{name: {"bsonType": "bool"} for name in ("cancelled", "keySent", "firstSend", "opens", "manualCapture", "expired")},
+        **{name: {"bsonType": ["int", "long"], "minimum": 0} for name in ("captured", "authorized", "captureValue")},
+        "disputes": {
+            "bsonType": "array",
+            "items": {"bsonType": "object", "required": ["dispute_id", "value", "status"]},
+        },
+        "action": {"bsonType": ["object", "null"]},
+        **{name: {"bsonType": ["date", "null"]} for name in ("waitingSince", "waitsUntil")},
+        "refunds": {"bsonType": "array", "items": {"bsonType": "object", "required": ["refund_id", "value", "status"]}},
         **{
             name: {"bsonType": "int", "minimum": 0}
-            for name in ("generation", "fencingToken", "retryCount", "sequence", "orderSequence", "version")
+            for name in (
+                "generation", "fencingToken", "retryCount", "sequence", "orderSequence", "version", "looksRequested", "looksMade",
+            )
         },
         **{name: {"bsonType": "date"} for name in ("requestedAt", "dueAt", "keySentAt")},
         "attempts": {"bsonType": "array", "maxItems": LOG_LIMIT},
@@ -58,9 +66,16 @@ analyse(Payment)
 FIELDS = {member.name: re.sub("_(.)", lambda letter: letter[1].upper(), member.name) for member in fields(Payment)} | {
     "order_id": "_id"
 }
+# Members that most payments do not have: stored where they have a value, or had one.
+RARE = (
+    "provider", "opens", "payment_method", "return_url", "manual_capture", "authorized", "capture_value", "expired",
+    "waiting_since", "waits_until", "action", "disputes", "looks_requested", "looks_made",
+)  # fmt: skip
+DEFAULTS = {member.name: member.default for member in fields(Payment) if member.name in RARE}
 INDEXES = [
     pymongo.IndexModel([("dueAt", 1)], name="due", partialFilterExpression={"dueAt": {"$exists": True}}),
     pymongo.IndexModel([("status", 1)], name="parked", partialFilterExpression={"status": PaymentStatus.UNKNOWN.value}),
+    pymongo.IndexModel([("reference", 1)], name="opened", partialFilterExpression={"opens": True}),
     *OUTBOX_INDEXES,
 ]
 DIAGNOSTICS = dict.fromkeys(
@@ -113,14 +128,14 @@ def new_document(payment: Payment) -> Document:
         "productId": payment.product_id,
         "total": {"value": payment.total.value, "currency": payment.total.currency},
         "requestId": payment.request_id,
-        **changing_fields(payment),
+        **changing_fields(payment, payment),
         "attempts": [],
         "outbox": [],
     }
 
 
-def changing_fields(payment: Payment) -> Document:
-    """The fields that an update of the payment writes."""
+def changing_fields(payment: Payment, before: Payment) -> Document:
+    """The fields that an update of the payment writes; it was `before`."""
     return {
         "status": payment.status.value,
         "cancelled": payment.cancelled,
@@ -138,6 +153,7 @@ def changing_fields(payment: Payment) -> Document:
         "orderSequence": payment.order_sequence,
         "version": payment.version,
         **({"traceparent": payment.traceparent} if payment.traceparent else {}),
+        **_rare_fields(payment, before),
     }
 
 
@@ -169,6 +185,19 @@ def diagnostics(doc: Document) -> PaymentDiagnostics:
         undelivered=bool(doc["outbox"]),
         dead_letter=doc.get("deadLetter", {}).get("reason", ""),
     )
+
+
+def _rare_fields(payment: Payment, before: Payment) -> Document:
+    stored: Document = {}
+    for name, default in DEFAULTS.items():
+        value = getattr(payment, name)
+        if value != default or getattr(before, name) != default:
+            stored[FIELDS[name]] = value
+    if payment.disputes:
+        stored["disputes"] = [asdict(dispute) for dispute in payment.disputes]
+    if payment.action:
+        stored["action"] = asdict(payment.action)
+    return stored
 
 
 def _payment(doc: Document) -> Payment:

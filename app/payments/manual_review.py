@@ -6,8 +6,8 @@ from typing import ParamSpec
 from app.observability.logging import log
 from app.payments import payment as domain
 from app.payments.documents import LeasedPayment
-from app.payments.payment import PaymentDecision, ProviderResponse, ResponseCode, RetryPolicy
-from app.payments.providers import Provider
+from app.payments.payment import PaymentDecision, RetryPolicy
+from app.payments.provider_port import Provider, ProviderResponse, ResponseCode
 from app.payments.repository import PaymentRepository
 from app.payments.results import ProviderResult, ResultWriter
 
@@ -48,14 +48,14 @@ class ManualReview:
         found = self._find_at_provider(current)
         if found is None:
             raise NotPossible("the provider may have forgotten this key: find out there, then resolve it by hand")
-        decision = _decide(domain.resolve, current.payment, found, self._policy)
+        decision = _decide(domain.resolve, current.payment, found, self._policy, self._payments.now())
         return self._save(current, decision, found.code, found.reason)
 
     def resolve(self, order_id: str, code: ResponseCode, reference: str, reason: str) -> str:
         """Settle a parked payment as an operator found it at the provider."""
         current = self._find(order_id)
         response = ProviderResponse(code=code, reference=reference, reason=reason)
-        decision = _decide(domain.resolve, current.payment, response, self._policy)
+        decision = _decide(domain.resolve, current.payment, response, self._policy, self._payments.now())
         return self._save(current, decision, code, f"resolved by hand: {reason}")
 
     def drop_refund(self, order_id: str, refund_id: str, reason: str) -> str:

@@ -1,90 +1,91 @@
 """A payment: the next call to the provider, and what each response to it means. Pure functions.
 
-Every function returns a new payment or a decision and changes nothing. A response is one of: captured, declined, voided,
-refunded, not attempted (the provider never got the request: trying again is safe at once) and unknown (the provider may
-have acted: look up the key, then send again with the same key).
+Every function returns a new payment or a decision and changes nothing. A call that was not attempted may be repeated at once.
+After an unknown outcome the provider may have acted: the call is looked up, then sent again with the same key.
 
 A provider forgets a key some time after it first received it. The same key, sent again after that, repeats its effect:
-every charge, void and refund has to pass `may_send` before it is sent.
+every call that moves money has to pass `may_send` before it is sent. A payment that the provider has opened is found by its
+reference at any time, and charged once however often it is asked for.
+
+A payment that waits for its customer or for a bank is not sent again: it is looked at from time to time, and at once where a
+notification says so. What the look shows decides, never the notification.
 """
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 from app.contracts.base import Event, Money
 from app.contracts.orders import OrderCreated
 from app.contracts.payments import (
+    PaymentActionRequired,
+    PaymentAuthorized,
     PaymentCaptured,
     PaymentDeclined,
+    PaymentDisputeClosed,
+    PaymentDisputed,
     PaymentEvent,
     PaymentParked,
+    PaymentPending,
     PaymentRefunded,
     PaymentRefundFailed,
     PaymentStatus,
     PaymentVoided,
+)
+from app.payments.provider_port import (
+    CallKind,
+    Capabilities,
+    DisputeStatus,
+    NextAction,
+    ProviderCall,
+    ProviderDispute,
+    ProviderRefund,
+    ProviderResponse,
+    ResponseCode,
 )
 
 # The id of the refund that a cancellation makes; requested refunds have ids of their own.
 CANCELLATION_REFUND = "cancel"
 
 
-class ResponseCode(StrEnum):
-    """What a provider may answer."""
-
-    CAPTURED = "captured"
-    DECLINED = "declined"
-    VOIDED = "voided"
-    REFUNDED = "refunded"
-    NOT_ATTEMPTED = "not attempted"
-    UNKNOWN = "unknown"
+# What waits for the customer, for the provider's bank, or for a capture.
+WAITING = frozenset({PaymentStatus.ACTION_REQUIRED, PaymentStatus.PENDING, PaymentStatus.AUTHORIZED})
+# No money was taken, and none will be.
+NOTHING_TAKEN = frozenset({PaymentStatus.DECLINED, PaymentStatus.VOIDED})
+NOT_SETTLED = frozenset({ResponseCode.NOT_ATTEMPTED, ResponseCode.UNKNOWN})
 
 
-class CallKind(StrEnum):
-    """The calls that change something at a provider."""
+class RefundStatus(StrEnum):
+    """How far a refund is: the provider has accepted a pending one and not made it."""
 
-    CHARGE = "charge"
-    VOID = "void"
-    REFUND = "refund"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProviderResponse:
-    """A provider's answer to a call. `retry_after` is the pause that it asks for, in seconds.
-
-    `counts_as_try` is false where the provider was not called. `blames_provider` is false where a failure says nothing
-    about the provider's health.
-    """
-
-    code: ResponseCode
-    reference: str = ""
-    reason: str = ""
-    retry_after: float = 0.0
-    counts_as_try: bool = True
-    blames_provider: bool = True
+    REQUESTED = "requested"
+    PENDING = "pending"
+    DONE = "done"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refund:
-    """A part of the captured amount that goes back to the payer; `value` in minor units."""
+    """A part of the captured amount that goes back to the payer; `value` in minor units.
+
+    `reference` is the provider's id, empty where it is not known. A refund that was made at the provider, and not asked for by an
+    order, has the provider's id as its `refund_id`.
+    """
 
     refund_id: str
     value: int
-    done: bool = False
+    status: RefundStatus = RefundStatus.REQUESTED
+    reference: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProviderCall:
-    """One call to a provider; `key` is its idempotency key and never changes for the same effect."""
+class Dispute:
+    """A payer's objection to the charge; `value` in minor units, `dispute_id` is the provider's."""
 
-    kind: CallKind
-    key: str
-    charge_key: str
-    order_id: str
-    product_id: str
+    dispute_id: str
     value: int
-    currency: str
-    refund_id: str = ""
+    status: DisputeStatus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +96,11 @@ class Payment:
     tries since the last progress. `key_sent`: the provider may have received the key of the next call. `first_send`: the
     attempt under way is the first that may send it. `requested_at`: when the open work was requested, in UTC.
     `traceparent` is the trace of the event that last requested work.
+
+    `provider` is the name of the provider, and `opens` whether it opens payments before it charges them. `reference` is the
+    provider's id of the payment. `authorized`, `captured` and `capture_value`, which is what a client asked to capture, are in
+    minor units. `waiting_since` and `waits_until` bound the wait for a customer, a bank or a capture; `action` is what the
+    customer must do. `looks_requested` and `looks_made` number the requests to look at the payment.
     """
 
     order_id: str
@@ -118,35 +124,63 @@ class Payment:
     order_sequence: int = 0
     version: int = 1
     traceparent: str = ""
+    provider: str = ""
+    opens: bool = False
+    payment_method: str = ""
+    return_url: str = ""
+    manual_capture: bool = False
+    authorized: int = 0
+    capture_value: int = 0
+    expired: bool = False
+    waiting_since: datetime | None = None
+    waits_until: datetime | None = None
+    action: NextAction | None = None
+    disputes: tuple[Dispute, ...] = ()
+    looks_requested: int = 0
+    looks_made: int = 0
 
     @property
     def unreserved(self) -> int:
-        """The part of the captured amount that no refund, made or pending, gives back."""
-        return self.captured - sum(refund.value for refund in self.refunds)
+        """The part of the captured amount that no refund, made or pending, and no lost dispute takes back."""
+        lost = sum(dispute.value for dispute in self.disputes if dispute.status == DisputeStatus.LOST)
+        reserved = sum(refund.value for refund in self.refunds if refund.status != RefundStatus.FAILED)
+        return max(0, self.captured - reserved - lost)
 
     @property
     def refunded(self) -> int:
         """The sum of all refunds made so far."""
-        return sum(refund.value for refund in self.refunds if refund.done)
+        return sum(refund.value for refund in self.refunds if refund.status == RefundStatus.DONE)
 
     @property
-    def pending_refund(self) -> Refund | None:
-        """The refund to make next."""
-        return next((refund for refund in self.refunds if not refund.done), None)
+    def open_refund(self) -> Refund | None:
+        """The refund to make next, or else one that the provider has accepted and not made."""
+        unfinished = [one for one in self.refunds if one.status in (RefundStatus.REQUESTED, RefundStatus.PENDING)]
+        return min(unfinished, key=lambda one: one.status == RefundStatus.PENDING, default=None)
+
+    @property
+    def disputed(self) -> bool:
+        """Whether a dispute is open or lost: the provider makes no refund."""
+        return any(dispute.status != DisputeStatus.WON for dispute in self.disputes)
+
+    @property
+    def look_requested(self) -> bool:
+        """Whether a look at the provider's record of the payment is due."""
+        return self.looks_requested > self.looks_made
 
 
 @dataclass(frozen=True, kw_only=True)
 class PaymentDecision:
     """A payment after something happened, and the class of the event to publish, None for no event.
 
-    `due_in` is in how many seconds to call the provider (again), None for never. `refund` and `detail` (the reference of
-    a capture, the reason of anything else) are data of the event.
+    `due_in` is in how many seconds to call the provider (again), None for never. `refund`, `dispute` and `detail` (the reference
+    of a capture, the reason of anything else) are data of the event.
     """
 
     payment: Payment
     event: type[PaymentEvent] | None = None
     due_in: float | None = None
     refund: Refund | None = None
+    dispute: Dispute | None = None
     detail: str = ""
 
 
@@ -155,7 +189,9 @@ class RetryPolicy:
     """How often and how long an unsettled call is repeated; times in seconds.
 
     No key older than `key_life` is sent. `key_life` ends before the provider forgets the key, by a margin for the call
-    itself. `horizon` ends automatic retries, and is shorter.
+    itself. `horizon` ends automatic retries, and is shorter. `pending_life` and `authorization_life` end the wait for a
+    customer or a bank, and for a capture; meanwhile the payment is looked at after `look_min`, and then after as long as it
+    has waited, at most `look_max`.
     """
 
     max_tries: int
@@ -163,9 +199,13 @@ class RetryPolicy:
     key_life: float
     backoff: float
     backoff_max: float
+    pending_life: float = 86_400.0
+    authorization_life: float = 6 * 86_400.0
+    look_min: float = 60.0
+    look_max: float = 21_600.0
 
 
-def open_payment(event: OrderCreated) -> Payment:
+def open_payment(event: OrderCreated, provider: Capabilities) -> Payment:
     """The payment of a new order."""
     return Payment(
         order_id=event.order_id,
@@ -176,6 +216,11 @@ def open_payment(event: OrderCreated) -> Payment:
         requested_at=_time(event),
         order_sequence=event.sequence,
         traceparent=event.traceparent,
+        provider=provider.name,
+        opens=provider.opens,
+        payment_method=event.payment_method,
+        return_url=event.return_url,
+        manual_capture=event.manual_capture,
     )
 
 
@@ -187,48 +232,79 @@ def claim(payment: Payment) -> Payment:
     )
 
 
+def expire_if_overdue(payment: Payment, now: datetime) -> Payment:
+    """The payment, to be voided where its customer, its bank or its capture took too long."""
+    if payment.status in WAITING and payment.waits_until and payment.waits_until <= now and not payment.capture_value:
+        return replace(payment, expired=True)
+    return payment
+
+
 def may_send(payment: Payment, key_age: float, policy: RetryPolicy) -> bool:
-    """Whether the next call may be sent, not only looked up: checked right before each charge, void and refund.
+    """Whether the next call may be sent, not only looked up: checked right before each call that changes something.
 
     `key_age` is how many seconds ago the provider may first have received its key. A key that it cannot have received may
-    be sent at any time.
+    be sent at any time, and so may a call that names the payment by its reference, unless it is a refund.
     """
-    return not payment.key_sent or key_age < policy.key_life
+    call = next_call(payment)
+    by_reference = bool(call and call.reference) and call.kind != CallKind.REFUND  # type: ignore[union-attr]
+    opens = bool(call and call.kind == CallKind.OPEN)
+    return by_reference or opens or not payment.key_sent or key_age < policy.key_life
 
 
 def next_call(payment: Payment) -> ProviderCall | None:
     """The call to make next; None where nothing is to be done."""
-    if payment.status == PaymentStatus.PROCESSING:
-        return _provider_call(payment, CallKind.VOID if payment.cancelled else CallKind.CHARGE)
-    if payment.status == PaymentStatus.REFUNDING and payment.pending_refund:
-        return _provider_call(payment, CallKind.REFUND, payment.pending_refund)
-    return None
+    kind = _next_kind(payment)
+    refund = payment.open_refund if kind == CallKind.REFUND or payment.status == PaymentStatus.REFUNDING else None
+    return _provider_call(payment, kind, refund) if kind else None
 
 
 def cancel(payment: Payment) -> PaymentDecision:
     """The order was cancelled: void a charge that may not have happened, refund what was captured."""
     payment = replace(payment, cancelled=True)
-    if payment.status in (PaymentStatus.PROCESSING, PaymentStatus.UNKNOWN) and not payment.captured:
-        if not payment.key_sent:
+    if payment.status in NOTHING_TAKEN:
+        return PaymentDecision(payment=payment)
+    if not payment.captured:
+        if not payment.reference and (payment.opens or not payment.key_sent):
             return _settled(payment, PaymentStatus.VOIDED, PaymentVoided)
         reopened = replace(payment, status=PaymentStatus.PROCESSING, parked_reason="", retry_count=0)
         return PaymentDecision(payment=reopened, due_in=0.0)
+    if payment.disputed:
+        return PaymentDecision(payment=payment)
     if payment.unreserved > 0:
         return PaymentDecision(payment=_with_cancellation_refund(payment), due_in=0.0)
-    if not payment.pending_refund:
+    if not payment.open_refund:
         return PaymentDecision(payment=payment)
     return PaymentDecision(
         payment=_unparked(payment) if payment.status == PaymentStatus.UNKNOWN else payment, due_in=0.0
     )
 
 
+def request_capture(payment: Payment, value: int) -> PaymentDecision:
+    """Capture `value` of what is authorized. A payment that is not authorized any more does not change."""
+    if payment.status != PaymentStatus.AUTHORIZED or payment.cancelled or payment.capture_value:
+        return PaymentDecision(payment=payment)
+    if not 0 < value <= payment.authorized:
+        raise ValueError(f"a capture of {value} exceeds what is authorized for order {payment.order_id}")
+    return PaymentDecision(payment=replace(payment, capture_value=value, retry_count=0), due_in=0.0)
+
+
 def request_refund(payment: Payment, refund: Refund) -> PaymentDecision:
-    """Give back a part of the captured amount. Raises ValueError where it exceeds what is left."""
+    """Give back a part of the captured amount. Raises ValueError where it exceeds what is left.
+
+    A refund of a disputed charge waits until the dispute has ended.
+    """
     if any(known.refund_id == refund.refund_id for known in payment.refunds):
-        return PaymentDecision(payment=payment, due_in=0.0 if payment.pending_refund else None)
+        return PaymentDecision(payment=payment, due_in=0.0 if payment.open_refund else None)
     if refund.value > payment.unreserved:
         raise ValueError(f"refund {refund.refund_id} exceeds what was captured for order {payment.order_id}")
-    return PaymentDecision(payment=_with_refund(payment, refund), due_in=0.0)
+    after = _with_refund(payment, refund)
+    return PaymentDecision(payment=after, due_in=0.0 if next_call(after) else None)
+
+
+def request_look(payment: Payment) -> PaymentDecision:
+    """Look at the provider's record of the payment as soon as no other call is to be made."""
+    after = replace(payment, looks_requested=payment.looks_requested + 1)
+    return PaymentDecision(payment=after, due_in=0.0 if next_call(after) else None)
 
 
 def with_cause(before: Payment, decision: PaymentDecision, event: Event) -> PaymentDecision:
@@ -244,26 +320,47 @@ def with_cause(before: Payment, decision: PaymentDecision, event: Event) -> Paym
 
 
 def apply_response(
-    payment: Payment, call: ProviderCall, response: ProviderResponse, key_age: float, policy: RetryPolicy
+    payment: Payment,
+    call: ProviderCall,
+    response: ProviderResponse,
+    key_age: float,
+    policy: RetryPolicy,
+    now: datetime,
 ) -> PaymentDecision:
     """What the provider's response to `call` leads to; `key_age` as in `may_send`."""
+    if call.kind == CallKind.RETRIEVE:
+        return _retrieved(payment, call, response, policy, now)
+    still_authorized = call.kind == CallKind.VOID and response.code == ResponseCode.AUTHORIZED
+    if response.code in NOT_SETTLED or still_authorized:
+        return _retry_or_park(payment, response, key_age, policy)
+    if call.kind == CallKind.REFUND:
+        return _refund_answered(payment, call, response, policy)
     match call.kind, response.code:
-        case ((CallKind.CHARGE | CallKind.VOID), ResponseCode.CAPTURED):
-            return _captured(payment, response)
-        case ((CallKind.CHARGE | CallKind.VOID), ResponseCode.DECLINED):
-            return _settled(payment, PaymentStatus.DECLINED, PaymentDeclined, response.reason)
-        case ((CallKind.CHARGE | CallKind.VOID), ResponseCode.VOIDED):
-            return _settled(payment, PaymentStatus.VOIDED, PaymentVoided, response.reason)
-        case CallKind.REFUND, ResponseCode.REFUNDED:
-            return _refunded(payment, call.refund_id)
-        case _, (ResponseCode.NOT_ATTEMPTED | ResponseCode.UNKNOWN):
-            return _retry_or_park(payment, response, key_age, policy)
-    return _parked(payment, f"{call.kind} was answered with {response.code}: {response.reason}")
+        case CallKind.OPEN, ResponseCode.OPENED:
+            return _opened(payment, response)
+        case ((CallKind.CHARGE | CallKind.VOID | CallKind.CAPTURE), ResponseCode.CAPTURED):
+            return _captured(payment, call, response)
+        case ((CallKind.OPEN | CallKind.CHARGE | CallKind.VOID), ResponseCode.DECLINED):
+            return _settled(payment, PaymentStatus.DECLINED, PaymentDeclined, _decline_reason(response))
+        case ((CallKind.CHARGE | CallKind.VOID | CallKind.CAPTURE), ResponseCode.VOIDED):
+            return _voided(payment, call, response)
+        case CallKind.CHARGE, ResponseCode.AUTHORIZED:
+            return _authorized(payment, response, policy, now)
+        case ((CallKind.CHARGE | CallKind.VOID | CallKind.CAPTURE), ResponseCode.PENDING):
+            return _pending(payment, response, policy, now)
+    return _parked_by(payment, call, response)
+
+
+def with_look(decision: PaymentDecision) -> PaymentDecision:
+    """`decision`, due at once where a look was requested and no other call is planned."""
+    if decision.due_in is None and decision.payment.look_requested and next_call(decision.payment):
+        return replace(decision, due_in=0.0)
+    return decision
 
 
 def park_if_exhausted(payment: Payment, policy: RetryPolicy) -> PaymentDecision | None:
     """Park a payment that was claimed more than `max_tries` times without a result; None where it was not."""
-    if payment.retry_count <= policy.max_tries:
+    if payment.retry_count <= policy.max_tries or _next_kind(payment) == CallKind.RETRIEVE:
         return None
     return _parked(payment, f"not settled after {policy.max_tries} tries")
 
@@ -273,13 +370,13 @@ def retry(payment: Payment) -> PaymentDecision:
     return PaymentDecision(payment=_unparked(payment), due_in=0.0)
 
 
-def resolve(payment: Payment, response: ProviderResponse, policy: RetryPolicy) -> PaymentDecision:
+def resolve(payment: Payment, response: ProviderResponse, policy: RetryPolicy, now: datetime) -> PaymentDecision:
     """Settle a parked payment by what an operator found out. Raises ValueError where its call cannot end like that."""
     payment = _unparked(payment)
     call = next_call(payment)
     if call is None:
         raise ValueError("there is nothing to resolve")
-    decision = apply_response(payment, call, response, 0.0, policy)
+    decision = apply_response(payment, call, response, 0.0, policy, now)
     if decision.event in (None, PaymentParked):
         raise ValueError(f"a {call.kind} cannot be resolved as {response.code}")
     return decision
@@ -290,13 +387,17 @@ def drop_refund(payment: Payment, refund_id: str, reason: str) -> PaymentDecisio
 
     Raises ValueError where the payment does not wait for this refund, or where it is the cancellation's own.
     """
-    payment, refund = _unparked(payment), payment.pending_refund
+    payment, refund = _unparked(payment), payment.open_refund
     if refund is None or refund.refund_id != refund_id:
         raise ValueError(f"this payment does not wait for a refund {refund_id}")
-    if refund_id == CANCELLATION_REFUND:
+    if _is_cancellation(refund_id):
         raise ValueError("a cancelled order's money goes back: refund it by other means, then resolve it as refunded")
-    dropped = (refund_id, CANCELLATION_REFUND)
-    refunds = tuple(other for other in payment.refunds if other.done or other.refund_id not in dropped)
+    refunds = tuple(
+        other
+        for other in payment.refunds
+        if other.status in (RefundStatus.DONE, RefundStatus.FAILED)
+        or not (other.refund_id == refund_id or _is_cancellation(other.refund_id))
+    )
     payment = replace(payment, refunds=refunds)
     if payment.cancelled:
         payment = _with_cancellation_refund(payment)
@@ -318,6 +419,25 @@ def _time(event: Event) -> datetime:
     return datetime.fromtimestamp(event.at / 1000, UTC)
 
 
+def _next_kind(payment: Payment) -> CallKind | None:
+    voids = payment.cancelled or payment.expired
+    match payment.status:
+        case PaymentStatus.PROCESSING if voids:
+            return CallKind.VOID
+        case PaymentStatus.PROCESSING:
+            return CallKind.OPEN if payment.opens and not payment.reference else CallKind.CHARGE
+        case PaymentStatus.PENDING | PaymentStatus.ACTION_REQUIRED:
+            return CallKind.VOID if voids else CallKind.RETRIEVE
+        case PaymentStatus.AUTHORIZED:
+            return CallKind.VOID if voids else CallKind.CAPTURE if payment.capture_value else CallKind.RETRIEVE
+        case PaymentStatus.REFUNDING if payment.open_refund:
+            pending = payment.open_refund.status == RefundStatus.PENDING
+            return CallKind.RETRIEVE if pending else CallKind.REFUND
+        case PaymentStatus.UNKNOWN:
+            return None
+    return CallKind.RETRIEVE if payment.look_requested and payment.reference else None
+
+
 def _next_key(payment: Payment) -> str:
     call = next_call(_unparked(payment) if payment.status == PaymentStatus.UNKNOWN else payment)
     return call.key if call else ""
@@ -326,75 +446,324 @@ def _next_key(payment: Payment) -> str:
 def _unparked(payment: Payment) -> Payment:
     if payment.status != PaymentStatus.UNKNOWN:
         raise ValueError(f"this payment is {payment.status}, not parked")
-    status = PaymentStatus.REFUNDING if payment.captured else PaymentStatus.PROCESSING
-    return replace(payment, status=status, parked_reason="", retry_count=0)
+    return replace(payment, status=_open_status(payment), parked_reason="", retry_count=0)
 
 
-def _provider_call(payment: Payment, kind: CallKind, refund: Refund | None = None) -> ProviderCall:
+def _open_status(payment: Payment) -> PaymentStatus:
+    """The status of a payment whose outcome is not known, by what is known of its money."""
+    if payment.captured:
+        return _captured_status(payment)
+    return PaymentStatus.AUTHORIZED if payment.authorized and not payment.cancelled else PaymentStatus.PROCESSING
+
+
+def _captured_status(payment: Payment) -> PaymentStatus:
+    if payment.disputed:
+        return PaymentStatus.DISPUTED
+    if payment.open_refund:
+        return PaymentStatus.REFUNDING
+    return PaymentStatus.REFUNDED if payment.refunded >= payment.captured else PaymentStatus.CAPTURED
+
+
+def _provider_call(payment: Payment, kind: CallKind, refund: Refund | None) -> ProviderCall:
     charge_key = f"{payment.order_id}:{payment.generation}"
+    values = {CallKind.REFUND: refund.value if refund else 0, CallKind.CAPTURE: payment.capture_value}
     return ProviderCall(
         kind=kind,
-        key=f"{charge_key}:refund:{refund.refund_id}" if refund else charge_key,
+        key=_key(payment, charge_key, kind, refund),
         charge_key=charge_key,
         order_id=payment.order_id,
         product_id=payment.product_id,
-        value=refund.value if refund else payment.total.value,
+        value=values.get(kind, payment.total.value),
         currency=payment.total.currency,
         refund_id=refund.refund_id if refund else "",
+        reference=payment.reference,
+        payment_method=payment.payment_method,
+        return_url=payment.return_url,
+        manual_capture=payment.manual_capture,
+        look=payment.looks_requested,
     )
 
 
-def _captured(payment: Payment, response: ProviderResponse) -> PaymentDecision:
-    payment = replace(
+def _key(payment: Payment, charge_key: str, kind: CallKind, refund: Refund | None) -> str:
+    if refund:
+        return f"{charge_key}:refund:{refund.refund_id}"
+    match kind:
+        case CallKind.OPEN:
+            # Opening moves no money, and only the payment that is stored is charged: each attempt opens another one.
+            return f"{charge_key}:open:{payment.fencing_token}"
+        case CallKind.CAPTURE:
+            return f"{charge_key}:capture"
+        case CallKind.RETRIEVE if payment.status not in WAITING:
+            return f"{charge_key}:retrieve"
+    return charge_key
+
+
+def _opened(payment: Payment, response: ProviderResponse) -> PaymentDecision:
+    payment = replace(payment, reference=payment.reference or response.reference, retry_count=0)
+    return PaymentDecision(payment=payment, due_in=0.0 if next_call(payment) else None)
+
+
+def _captured(payment: Payment, call: ProviderCall, response: ProviderResponse) -> PaymentDecision:
+    late = payment.status in NOTHING_TAKEN
+    payment = _done_waiting(
         payment,
         status=PaymentStatus.CAPTURED,
-        captured=payment.total.value,
-        reference=response.reference,
-        retry_count=0,
+        captured=response.value or (call.value if call.kind == CallKind.CAPTURE else payment.total.value),
+        reference=response.reference or payment.reference,
     )
-    if payment.cancelled:
+    if payment.cancelled or late:
         payment = _with_cancellation_refund(payment)
     return PaymentDecision(
         payment=payment,
         event=PaymentCaptured,
-        due_in=0.0 if payment.pending_refund else None,
-        detail=response.reference,
+        due_in=0.0 if payment.open_refund else None,
+        detail=response.reference or payment.reference,
+    )
+
+
+def _voided(payment: Payment, call: ProviderCall, response: ProviderResponse) -> PaymentDecision:
+    # Where nobody cancelled the order, its payment was voided because it had waited too long.
+    expired = call.kind == CallKind.VOID and not payment.cancelled
+    return _settled(
+        payment, PaymentStatus.VOIDED, PaymentVoided, response.reason or ("it waited too long" if expired else "")
     )
 
 
 def _settled(payment: Payment, status: PaymentStatus, event: type[PaymentEvent], detail: str = "") -> PaymentDecision:
-    payment = replace(payment, status=status, parked_reason="", retry_count=0)
-    return PaymentDecision(payment=payment, event=event, detail=detail)
+    return PaymentDecision(payment=_done_waiting(payment, status=status), event=event, detail=detail)
+
+
+def _done_waiting(payment: Payment, **changes: Any) -> Payment:
+    return replace(
+        payment, parked_reason="", retry_count=0, waiting_since=None, waits_until=None, action=None, **changes
+    )
+
+
+def _decline_reason(response: ProviderResponse) -> str:
+    notes = [response.decline_code, "another try may succeed" if response.retry_helps else ""]
+    said = ", ".join(note for note in notes if note)
+    return f"{response.reason} ({said})" if said else response.reason
+
+
+def _authorized(payment: Payment, response: ProviderResponse, policy: RetryPolicy, now: datetime) -> PaymentDecision:
+    payment = replace(
+        payment,
+        authorized=response.value or payment.total.value,
+        reference=response.reference or payment.reference,
+        retry_count=0,
+        action=None,
+    )
+    if payment.cancelled:
+        return PaymentDecision(payment=replace(payment, status=PaymentStatus.PROCESSING), due_in=0.0)
+    known = payment.status == PaymentStatus.AUTHORIZED
+    if not known:
+        payment = _waiting(payment, PaymentStatus.AUTHORIZED, now, policy.authorization_life)
+    event = None if known else PaymentAuthorized
+    return PaymentDecision(payment=payment, event=event, due_in=_pause(payment, policy, now), detail=payment.reference)
+
+
+def _pending(payment: Payment, response: ProviderResponse, policy: RetryPolicy, now: datetime) -> PaymentDecision:
+    status = PaymentStatus.ACTION_REQUIRED if response.action else PaymentStatus.PENDING
+    changed = (status, response.action) != (payment.status, payment.action)
+    payment = replace(payment, reference=response.reference or payment.reference, retry_count=0, action=response.action)
+    if payment.waiting_since is None:
+        payment = _waiting(payment, status, now, policy.pending_life)
+    payment = replace(payment, status=status)
+    event = (PaymentActionRequired if response.action else PaymentPending) if changed else None
+    return PaymentDecision(payment=payment, event=event, due_in=_pause(payment, policy, now), detail=response.reason)
+
+
+def _waiting(payment: Payment, status: PaymentStatus, now: datetime, seconds: float) -> Payment:
+    return replace(payment, status=status, waiting_since=now, waits_until=now + timedelta(seconds=seconds))
+
+
+def _pause(payment: Payment, policy: RetryPolicy, now: datetime) -> float:
+    """Until the next look: as long as the payment has waited so far, and not longer than it may wait."""
+    if payment.waiting_since is None or payment.waits_until is None:
+        return policy.look_max
+    waited = (now - payment.waiting_since).total_seconds()
+    pause = min(max(waited, policy.look_min), policy.look_max)
+    left = (payment.waits_until - now).total_seconds()
+    return min(pause, left) if left > 0 else policy.look_min
 
 
 def _with_refund(payment: Payment, refund: Refund) -> Payment:
-    refunds = (*payment.refunds, refund)
-    return replace(payment, status=PaymentStatus.REFUNDING, refunds=refunds, parked_reason="", retry_count=0)
+    payment = replace(payment, refunds=(*payment.refunds, refund), parked_reason="", retry_count=0)
+    return replace(payment, status=_captured_status(payment))
 
 
 def _with_cancellation_refund(payment: Payment) -> Payment:
-    return _with_refund(payment, Refund(refund_id=CANCELLATION_REFUND, value=payment.unreserved))
+    if not payment.unreserved or payment.disputed:
+        return payment
+    earlier = sum(_is_cancellation(refund.refund_id) for refund in payment.refunds)
+    refund_id = f"{CANCELLATION_REFUND}-{earlier + 1}" if earlier else CANCELLATION_REFUND
+    return _with_refund(payment, Refund(refund_id=refund_id, value=payment.unreserved))
 
 
-def _refunded(payment: Payment, refund_id: str) -> PaymentDecision:
-    refunds = tuple(
-        replace(refund, done=True) if refund.refund_id == refund_id else refund for refund in payment.refunds
-    )
-    done = next(refund for refund in refunds if refund.refund_id == refund_id)
-    return _refund_ended(replace(payment, refunds=refunds, retry_count=0), PaymentRefunded, done)
+def _is_cancellation(refund_id: str) -> bool:
+    return refund_id.partition("-")[0] == CANCELLATION_REFUND
+
+
+def _refund_answered(
+    payment: Payment, call: ProviderCall, response: ProviderResponse, policy: RetryPolicy
+) -> PaymentDecision:
+    match response.code:
+        case ResponseCode.REFUNDED:
+            return _refunded(payment, call.refund_id, response.reference)
+        case ResponseCode.PENDING:
+            return _refund_pending(payment, call.refund_id, response.reference, policy)
+    return _parked_by(payment, call, response)
+
+
+def _parked_by(payment: Payment, call: ProviderCall, response: ProviderResponse) -> PaymentDecision:
+    return _parked(payment, f"{call.kind} was answered with {response.code}: {response.reason}")
+
+
+def _refunded(payment: Payment, refund_id: str, reference: str = "") -> PaymentDecision:
+    payment, done = _with_refund_status(payment, refund_id, RefundStatus.DONE, reference)
+    return _refund_ended(replace(payment, retry_count=0), PaymentRefunded, done)
+
+
+def _refund_pending(payment: Payment, refund_id: str, reference: str, policy: RetryPolicy) -> PaymentDecision:
+    payment, _ = _with_refund_status(payment, refund_id, RefundStatus.PENDING, reference)
+    return PaymentDecision(payment=replace(payment, retry_count=0), due_in=_refund_pause(payment, policy))
+
+
+def _refund_pause(payment: Payment, policy: RetryPolicy) -> float:
+    waits = payment.open_refund and payment.open_refund.status == RefundStatus.PENDING
+    return policy.look_max if waits else 0.0
+
+
+def _with_refund_status(
+    payment: Payment, refund_id: str, status: RefundStatus, reference: str
+) -> tuple[Payment, Refund]:
+    before = next(refund for refund in payment.refunds if refund.refund_id == refund_id)
+    after = replace(before, status=status, reference=reference or before.reference)
+    refunds = tuple(after if refund is before else refund for refund in payment.refunds)
+    return replace(payment, refunds=refunds), after
 
 
 def _refund_ended(payment: Payment, event: type[PaymentEvent], refund: Refund, detail: str = "") -> PaymentDecision:
-    if payment.pending_refund:
-        status = PaymentStatus.REFUNDING
-    else:
-        status = PaymentStatus.REFUNDED if payment.refunded >= payment.captured else PaymentStatus.CAPTURED
+    payment = replace(payment, status=_captured_status(payment))
     return PaymentDecision(
-        payment=replace(payment, status=status),
-        event=event,
-        due_in=0.0 if payment.pending_refund else None,
-        refund=refund,
-        detail=detail,
+        payment=payment, event=event, due_in=0.0 if next_call(payment) else None, refund=refund, detail=detail
+    )
+
+
+def _refund_failed(payment: Payment, refund: Refund, reason: str) -> PaymentDecision:
+    """A refund that the provider had accepted, or made, has failed."""
+    payment, failed = _with_refund_status(payment, refund.refund_id, RefundStatus.FAILED, refund.reference)
+    if payment.cancelled and not payment.disputed:
+        # All of a cancelled order's money goes back, and this way does not work.
+        payment = _with_cancellation_refund(payment)
+        return _parked(payment, f"refund {refund.refund_id} failed, give it back by other means: {reason}")
+    return _refund_ended(payment, PaymentRefundFailed, failed, reason or "the refund failed at the provider")
+
+
+def _retrieved(
+    payment: Payment, call: ProviderCall, response: ProviderResponse, policy: RetryPolicy, now: datetime
+) -> PaymentDecision:
+    """What the provider's record of a payment leads to: the first difference is recorded, and then the next look follows."""
+    payment = replace(payment, retry_count=0)
+    if response.code in NOT_SETTLED:
+        pause = max(_pause(payment, policy, now), response.retry_after)
+        return PaymentDecision(payment=payment, due_in=pause if next_call(payment) else None)
+    found = _difference(payment, call, response, policy, now)
+    if found and found.event:
+        return found
+    payment = replace(found.payment if found else payment, looks_made=max(payment.looks_made, call.look))
+    return PaymentDecision(payment=payment, due_in=_until_next_look(payment, policy, now))
+
+
+def _until_next_look(payment: Payment, policy: RetryPolicy, now: datetime) -> float | None:
+    kind = _next_kind(payment)
+    if kind != CallKind.RETRIEVE or payment.look_requested:
+        return 0.0 if kind else None
+    return _pause(payment, policy, now)
+
+
+def _difference(
+    payment: Payment, call: ProviderCall, response: ProviderResponse, policy: RetryPolicy, now: datetime
+) -> PaymentDecision | None:
+    """The first thing in the provider's record that the payment does not have; None where there is none."""
+    if payment.captured:
+        return _refund_difference(payment, response.refunds) or _dispute_difference(payment, response.disputes)
+    match response.code:
+        case ResponseCode.CAPTURED:
+            return _captured(payment, call, response)
+        case _ if payment.status in NOTHING_TAKEN:
+            return None
+        case ResponseCode.DECLINED:
+            return _settled(payment, PaymentStatus.DECLINED, PaymentDeclined, _decline_reason(response))
+        case ResponseCode.VOIDED:
+            return _settled(payment, PaymentStatus.VOIDED, PaymentVoided, response.reason or "voided at the provider")
+        case ResponseCode.AUTHORIZED:
+            return _authorized(payment, response, policy, now)
+        case ResponseCode.PENDING | ResponseCode.OPENED:
+            return _pending(payment, response, policy, now)
+    return _parked(payment, f"the provider's record says {response.code}: {response.reason}")
+
+
+def _refund_difference(payment: Payment, listed: tuple[ProviderRefund, ...]) -> PaymentDecision | None:
+    for one in listed:
+        known = _known_refund(payment, one)
+        if known is None and one.code == ResponseCode.REFUNDED:
+            return _refunded_elsewhere(payment, one)
+        if known is None or known.status == RefundStatus.FAILED:
+            continue
+        if one.code == ResponseCode.REFUNDED and known.status != RefundStatus.DONE:
+            return _refunded(payment, known.refund_id, one.reference)
+        if one.code == ResponseCode.DECLINED and known.status in (RefundStatus.PENDING, RefundStatus.DONE):
+            return _refund_failed(payment, known, one.reason)
+    return None
+
+
+def _known_refund(payment: Payment, listed: ProviderRefund) -> Refund | None:
+    same = (one for one in payment.refunds if listed.refund_id == one.refund_id or listed.reference == one.reference)
+    return next((one for one in same if listed.refund_id or listed.reference), None) or next(
+        (one for one in payment.refunds if one.refund_id == listed.reference), None
+    )
+
+
+def _refunded_elsewhere(payment: Payment, listed: ProviderRefund) -> PaymentDecision:
+    refund = Refund(
+        refund_id=listed.reference, value=listed.value, status=RefundStatus.DONE, reference=listed.reference
+    )
+    payment = replace(payment, refunds=(*payment.refunds, refund))
+    return _refund_ended(payment, PaymentRefunded, refund, "refunded at the provider")
+
+
+def _dispute_difference(payment: Payment, listed: tuple[ProviderDispute, ...]) -> PaymentDecision | None:
+    known = {dispute.dispute_id: dispute for dispute in payment.disputes}
+    for one in listed:
+        before = known.get(one.reference)
+        if before is None:
+            opened = Dispute(dispute_id=one.reference, value=one.value, status=DisputeStatus.OPEN)
+            payment = replace(payment, disputes=(*payment.disputes, opened), status=PaymentStatus.DISPUTED)
+            return PaymentDecision(
+                payment=payment,
+                event=PaymentDisputed,
+                due_in=0.0 if next_call(payment) else None,
+                dispute=opened,
+                detail=one.reason,
+            )
+        if one.status != before.status and before.status == DisputeStatus.OPEN:
+            return _dispute_closed(payment, replace(before, status=one.status), one.reason)
+    return None
+
+
+def _dispute_closed(payment: Payment, closed: Dispute, reason: str) -> PaymentDecision:
+    disputes = tuple(closed if one.dispute_id == closed.dispute_id else one for one in payment.disputes)
+    payment = replace(payment, disputes=disputes)
+    payment = replace(payment, status=_captured_status(payment))
+    if payment.cancelled:
+        payment = _with_cancellation_refund(payment)
+    return PaymentDecision(
+        payment=payment,
+        event=PaymentDisputeClosed,
+        due_in=0.0 if next_call(payment) else None,
+        dispute=closed,
+        detail=reason,
     )
 
 
@@ -402,8 +771,10 @@ def _retry_or_park(
     payment: Payment, response: ProviderResponse, key_age: float, policy: RetryPolicy
 ) -> PaymentDecision:
     payment = _after_failure(payment, response)
-    too_late = payment.retry_count >= policy.max_tries or key_age >= min(policy.horizon, policy.key_life)
-    if response.counts_as_try and too_late:
+    # A payment that is found by its reference is no older for its key's age.
+    by_key = not payment.reference or payment.captured > 0
+    too_old = by_key and key_age >= min(policy.horizon, policy.key_life)
+    if response.counts_as_try and (payment.retry_count >= policy.max_tries or too_old):
         return _parked(payment, response.reason)
     pause = max(backoff(payment.retry_count, policy), response.retry_after)
     return PaymentDecision(payment=payment, due_in=pause, detail=response.reason)

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from app.observability.logging import log
 from app.payments.circuit_breaker import CircuitBreaker
-from app.payments.payment import CallKind, ProviderCall, ProviderResponse, ResponseCode
-from app.payments.providers import Provider
+from app.payments.provider_port import CallKind, Provider, ProviderCall, ProviderResponse, ResponseCode
 from app.system import SYSTEM, System
 
 FAILURES = frozenset({ResponseCode.NOT_ATTEMPTED, ResponseCode.UNKNOWN})
+# Calls that change nothing, or nothing that could happen twice.
+NEVER_FOUND = frozenset({CallKind.OPEN, CallKind.RETRIEVE})
 MAX_TEXT_LENGTH = 200
 MAX_RETRY_AFTER_SECONDS = 3600.0
 NOT_SENT = ProviderResponse(
@@ -28,6 +29,11 @@ class CircuitBreakingProvider:
     def __init__(self, provider: Provider, failures: int, recovery: float, system: System = SYSTEM) -> None:
         self._provider = provider
         self._breaker = CircuitBreaker(failures, recovery, system)
+
+    @property
+    def name(self) -> str:
+        """The name of the provider."""
+        return self._provider.capabilities.name
 
     @property
     def open(self) -> bool:
@@ -65,7 +71,8 @@ class CircuitBreakingProvider:
     def _response(self, call: ProviderCall, repeated: bool, may_send: Callable[[], bool]) -> ProviderResponse:
         try:
             # A key that is not found proves nothing: the call is sent again.
-            found = self._provider.find(call) if repeated or not may_send() else None
+            looks_up = call.kind not in NEVER_FOUND and (repeated or not may_send())
+            found = self._provider.find(call) if looks_up else None
             # Checked again, since the look-up may have taken long.
             if found is None and not may_send():
                 return NOT_SENT
@@ -76,12 +83,18 @@ class CircuitBreakingProvider:
 
     def _send(self, call: ProviderCall) -> ProviderResponse:
         match call.kind:
+            case CallKind.OPEN:
+                return self._provider.open(call)
             case CallKind.CHARGE:
                 return self._provider.charge(call)
+            case CallKind.CAPTURE:
+                return self._provider.capture(call)
             case CallKind.VOID:
                 return self._provider.void(call)
             case CallKind.REFUND:
                 return self._provider.refund(call)
+            case CallKind.RETRIEVE:
+                return self._provider.retrieve(call)
 
 
 def _validated(response: ProviderResponse) -> ProviderResponse:

@@ -228,7 +228,10 @@ class PaymentRepository:
 
     def _patch(self, update: PaymentUpdate) -> Patch:
         before = update.before.payment
-        sets = stored.changing_fields(update.payment) | {"version": before.version + 1, "writeId": update.write_id}
+        sets = stored.changing_fields(update.payment, before) | {
+            "version": before.version + 1,
+            "writeId": update.write_id,
+        }
         pushes: Document = {}
         if not update.keeps_lease and update.due_at:
             sets["dueAt"] = update.due_at

@@ -14,7 +14,8 @@ from app.observability.logging import log
 from app.observability.stages import Stage, record_stages, stage_record
 from app.payments import payment as domain
 from app.payments.documents import LeasedPayment
-from app.payments.payment import Payment, PaymentDecision, ProviderCall, ProviderResponse, RetryPolicy
+from app.payments.payment import Payment, PaymentDecision, RetryPolicy
+from app.payments.provider_port import DisputeStatus, ProviderCall, ProviderResponse
 from app.payments.repository import PaymentRepository, PaymentUpdate
 from app.storage.mongodb import Document
 from app.system import SYSTEM, System
@@ -158,12 +159,13 @@ class ResultWriter:
         if result.call is None:
             unchanged = PaymentDecision(payment=payment, due_in=0.0 if domain.next_call(payment) else None)
             return domain.park_if_exhausted(payment, self._policy) or unchanged
-        key_age = current.key_age(self._payments.now())
-        return domain.apply_response(payment, result.call, result.response, key_age, self._policy)
+        now = self._payments.now()
+        return domain.apply_response(payment, result.call, result.response, current.key_age(now), self._policy, now)
 
     def _update(
         self, current: LeasedPayment, decision: PaymentDecision, result: ProviderResult | None
     ) -> PaymentUpdate:
+        decision = domain.with_look(decision)
         now, due_in = self._payments.now(), decision.due_in
         event = _event(self._system.new_id(), current, decision, now, result.took_ms if result else 0.0)
         payment = domain.reset_key_sent(current.payment, decision.payment)
@@ -214,7 +216,7 @@ def _event(
 ) -> PaymentEvent | None:
     if decision.event is None:
         return None
-    before, after, refund = current.payment, decision.payment, decision.refund
+    before, after, refund, dispute = current.payment, decision.payment, decision.refund, decision.dispute
     members: dict[str, Any] = {
         "event_id": event_id,
         "order_id": before.order_id,
@@ -230,6 +232,16 @@ def _event(
         "refund_id": refund.refund_id if refund else "",
         "refund_value": refund.value if refund else 0,
         "refunded_total": after.refunded,
+        "authorized_value": after.authorized,
+        "captured_value": after.captured,
+        "action_type": after.action.type if after.action else "",
+        "action_url": after.action.url if after.action else "",
+        "client_secret": after.action.client_secret if after.action else "",
+        "expires_at": int(after.waits_until.timestamp() * 1000) if after.waits_until else 0,
+        "dispute_id": dispute.dispute_id if dispute else "",
+        "dispute_value": dispute.value if dispute else 0,
+        "won": bool(dispute and dispute.status == DisputeStatus.WON),
+        "disputed": after.disputed,
     }
     return decision.event(**{name: members[name] for name in decision.event.__struct_fields__})
 

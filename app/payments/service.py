@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from functools import partial
 
 from app.contracts.base import Event
-from app.contracts.orders import OrderCancelled, OrderCreated, RefundRequested
+from app.contracts.orders import CaptureRequested, OrderCancelled, OrderCreated, RefundRequested
 from app.messaging.handlers import handles
 from app.observability.stages import Stage, record_stages, stage_record
 from app.payments import payment as domain
 from app.payments.payment import Refund
+from app.payments.provider_port import Capabilities
 from app.payments.results import ResultWriter
 from app.payments.worker import Worker
 
@@ -17,7 +18,8 @@ from app.payments.worker import Worker
 class PaymentService:
     """Opens payments for new orders and changes them as orders change."""
 
-    def __init__(self, worker: Worker, results: ResultWriter) -> None:
+    def __init__(self, worker: Worker, results: ResultWriter, provider: Capabilities) -> None:
+        self._provider = provider
         self._worker = worker
         self._results = results
 
@@ -26,7 +28,7 @@ class PaymentService:
         """Record a payment for each order and submit it to the worker; a known order changes nothing."""
         _record_received(events)
         orders = {event.order_id: event for event in events}
-        self._worker.submit_new([domain.open_payment(event) for event in orders.values()])
+        self._worker.submit_new([domain.open_payment(event, self._provider) for event in orders.values()])
 
     @handles(OrderCancelled)
     def on_orders_cancelled(self, events: Sequence[OrderCancelled]) -> None:
@@ -34,6 +36,14 @@ class PaymentService:
         _record_received(events)
         for event in events:
             self._results.apply(event, domain.cancel)
+        self._worker.wake()
+
+    @handles(CaptureRequested)
+    def on_captures_requested(self, events: Sequence[CaptureRequested]) -> None:
+        """Capture what is authorized, or a part of it."""
+        _record_received(events)
+        for event in events:
+            self._results.apply(event, partial(domain.request_capture, value=event.capture_value))
         self._worker.wake()
 
     @handles(RefundRequested)

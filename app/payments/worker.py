@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 
@@ -20,8 +20,9 @@ from app.observability.supervision import BackgroundThread, Heartbeat
 from app.payments import payment as domain
 from app.payments.documents import LeasedPayment
 from app.payments.fair_queue import FairQueue
-from app.payments.payment import Payment, ProviderCall, ProviderResponse, ResponseCode, RetryPolicy
+from app.payments.payment import Payment, RetryPolicy
 from app.payments.provider_client import CircuitBreakingProvider
+from app.payments.provider_port import ProviderCall, ProviderResponse, ResponseCode
 from app.payments.repository import PaymentRepository
 from app.payments.results import ProviderResult, ResultWriter
 from app.system import SYSTEM, System
@@ -178,9 +179,13 @@ class Worker:
 
     def call_provider(self, leased: LeasedPayment) -> ProviderResult:
         """Make the next call of one payment. Raises CallTimedOut."""
-        call = None if domain.park_if_exhausted(leased.payment, self._policy) else domain.next_call(leased.payment)
+        leased = replace(leased, payment=domain.expire_if_overdue(leased.payment, self._payments.now()))
+        payment = leased.payment
+        call = None if domain.park_if_exhausted(payment, self._policy) else domain.next_call(payment)
         if call is None:
             return ProviderResult(leased=leased, call=None, response=NOTHING_TO_CALL)
+        if payment.provider not in ("", self._provider.name):
+            return ProviderResult(leased=leased, call=call, response=_of_another_provider(payment.provider))
         in_flight = InFlightCall(leased=leased, call=call, started_at=self._system.monotonic())
         self._in_flight[in_flight.key] = in_flight
         try:
@@ -277,7 +282,7 @@ class Worker:
     def _send(self, leased: LeasedPayment, call: ProviderCall) -> tuple[ProviderResponse, str]:
         """The provider's response, and the name of the call's span, empty where nothing is traced."""
         payment = leased.payment
-        repeated = payment.fencing_token > 1
+        repeated = not payment.first_send
         send = partial(self._provider.call, call, repeated, partial(self._may_send, leased), payment.user_id)
         if tracing.tracer is None or not payment.traceparent:
             return send(), ""
@@ -327,6 +332,11 @@ class Worker:
                 log.exception("sweep failed", module="payments")
             if not more:
                 self._system.wait(self._results.work_due, self._interval)
+
+
+def _of_another_provider(name: str) -> ProviderResponse:
+    reason = f"the payment is at {name}, which PAYMENT_PROVIDER does not name"
+    return ProviderResponse(code=ResponseCode.NOT_ATTEMPTED, reason=reason, counts_as_try=False)
 
 
 class _CallHeartbeat(Heartbeat):

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from app.payments.payment import CallKind, ProviderCall, ProviderResponse, ResponseCode
+from app.payments.provider_port import CallKind, ProviderCall, ProviderResponse, ResponseCode
+from app.payments.providers.simulated import CAPABILITIES
 
 
 @dataclass
@@ -25,6 +26,8 @@ class ExpiringKeyProvider:
 
     def prepare(self) -> None:
         """It stores nothing in the database."""
+
+    capabilities = CAPABILITIES
 
     def charge(self, call: ProviderCall) -> ProviderResponse:
         return self._once(call)

@@ -16,8 +16,9 @@ from app.contracts.base import Event
 from app.main import create_app, runtime
 from app.messaging.bus import DeliveryResult
 from app.messaging.signal_bus import SignalBus
-from app.payments.payment import ProviderCall, ProviderResponse, ResponseCode
+from app.payments.provider_port import ProviderCall, ProviderResponse, ResponseCode
 from app.payments.providers import make
+from app.payments.providers.simulated import CAPABILITIES
 
 
 class Died(BaseException):
@@ -72,6 +73,8 @@ class Moody:
 
     def prepare(self) -> None:
         self.real.prepare()
+
+    capabilities = CAPABILITIES
 
     def charge(self, call: ProviderCall) -> ProviderResponse:
         return self._moodily("charge", call)

@@ -12,6 +12,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import pytest
@@ -31,19 +32,13 @@ from app.orders import order as orders
 from app.orders.order import CANCELLED, DECLINED, PROCESSING
 from app.orders.order import OrderState as Order
 from app.payments import payment as payments
-from app.payments.payment import (
-    CallKind,
-    Payment,
-    PaymentDecision,
-    ProviderCall,
-    ProviderResponse,
-    Refund,
-    ResponseCode,
-    RetryPolicy,
-)
+from app.payments.payment import Payment, PaymentDecision, Refund, RetryPolicy
+from app.payments.provider_port import CallKind, ProviderCall, ProviderResponse, ResponseCode
+from app.payments.providers.simulated import CAPABILITIES
 
 TOTAL, PART = 100, 40
 DAY = 86_400.0
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 POLICY = RetryPolicy(max_tries=2, horizon=60.0, key_life=DAY - 60.0, backoff=1.0, backoff_max=1.0)
 UNKNOWN = ProviderResponse(code=ResponseCode.UNKNOWN, reason="timed out")
 BUSY = ProviderResponse(code=ResponseCode.NOT_ATTEMPTED, reason="busy")
@@ -165,7 +160,7 @@ def late_capture_kept(payment: Payment, call: ProviderCall, response: ProviderRe
 
 
 def answered(payment: Payment, call: ProviderCall, response: ProviderResponse, age: float) -> PaymentDecision:
-    return payments.apply_response(payment, call, response, age, POLICY)
+    return payments.apply_response(payment, call, response, age, POLICY, NOW)
 
 
 def unknown_is_declined(
@@ -390,7 +385,7 @@ def opens(world: World, event: OrderCreated) -> Steps:
     if world.payment:
         yield "is known", world
         return
-    fresh = payments.open_payment(event)
+    fresh = payments.open_payment(event, CAPABILITIES)
     yield "arrives", world._replace(payment=fresh, due=True)
     taken = payments.claim(fresh)
     if world.tasks[0] is None:

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from app.payments.payment import CallKind, ProviderCall, ResponseCode
+from app.payments.provider_port import CallKind, ProviderCall, ResponseCode
 from app.storage.mongodb import Database
 from tools.chaos.expiring_keys import ExpiringKeyLedger
 from tools.chaos.time_jump import older

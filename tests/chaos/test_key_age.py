@@ -8,7 +8,7 @@ from bson import ObjectId
 from app.main import make_doctor
 from app.payments import payment as domain
 from app.payments.manual_review import NotPossible
-from app.payments.payment import CallKind
+from app.payments.provider_port import CallKind, ResponseCode
 from tests.chaos.expiring_provider import ExpiringKeyProvider
 from tests.chaos.model import Process, unhurried
 
@@ -179,7 +179,7 @@ def test_an_operator_who_resolves_the_refund_lets_the_cancellation_give_back_the
     world.pass_hours(72)
     world.cancel(refunding)
     world.settle()
-    world.process.payments.manual_review.resolve(refunding, domain.ResponseCode.REFUNDED, "", "seen in the dashboard")
+    world.process.payments.manual_review.resolve(refunding, ResponseCode.REFUNDED, "", "seen in the dashboard")
     world.settle()
     assert world.provider.refunded(refunding) == TOTAL
     assert world.statuses(refunding) == ("Cancelled", "Refunded")

@@ -17,8 +17,9 @@ from werkzeug.serving import make_server
 from app.cli.load import percentile
 from app.main import NO_DATABASE, create_app, runtime
 from app.observability.stages import Stage
-from app.payments.payment import ProviderResponse, ResponseCode
+from app.payments.provider_port import ProviderResponse, ResponseCode
 from app.payments.providers import make
+from app.payments.providers.simulated import CAPABILITIES
 
 UNKNOWN = "692000000000000000000000"
 
@@ -34,6 +35,8 @@ class UnresponsiveProvider:
 
     def __getattr__(self, name):
         return getattr(self._real, name)
+
+    capabilities = CAPABILITIES
 
     def find(self, call):
         return None if self.unresponsive else self._real.find(call)

@@ -19,8 +19,9 @@ from app.config import Settings
 from app.main import NO_DATABASE, create_app, runtime
 from app.observability import metrics, prometheus
 from app.observability.stages import Stage
-from app.payments.payment import ProviderResponse, ResponseCode
+from app.payments.provider_port import ProviderResponse, ResponseCode
 from app.payments.providers import make
+from app.payments.providers.simulated import CAPABILITIES
 
 COUNTERS = {
     "orderflow_provider_calls",
@@ -49,6 +50,8 @@ class Mute:
 
     def prepare(self):
         self._real.prepare()
+
+    capabilities = CAPABILITIES
 
     def find(self, call):
         return None

@@ -15,8 +15,9 @@ from app.main import create_app, runtime
 from app.observability import stages, tracing
 from app.observability.opentelemetry import OpenTelemetryTracer
 from app.observability.stages import Stage
-from app.payments.payment import ProviderResponse, ResponseCode
+from app.payments.provider_port import ProviderResponse, ResponseCode
 from app.payments.providers import make
+from app.payments.providers.simulated import CAPABILITIES
 
 ROOT = Path(__file__).parents[2]
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -33,6 +34,8 @@ class Forgetful:
 
     def __getattr__(self, name):
         return getattr(self._real, name)
+
+    capabilities = CAPABILITIES
 
     def find(self, call):
         return None

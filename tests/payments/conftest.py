@@ -17,8 +17,10 @@ from app.contracts.orders import OrderCancelled, OrderCreated
 from app.messaging.outbox import Outbox
 from app.payments import payment as domain
 from app.payments.documents import LeasedPayment
-from app.payments.payment import Payment, ProviderCall, ProviderResponse, ResponseCode, RetryPolicy
+from app.payments.payment import Payment, RetryPolicy
 from app.payments.provider_client import CircuitBreakingProvider
+from app.payments.provider_port import ProviderCall, ProviderResponse, ResponseCode
+from app.payments.providers.simulated import CAPABILITIES
 from app.payments.repository import PaymentRepository
 from app.payments.results import ResultWriter
 from app.payments.service import PaymentService
@@ -41,6 +43,8 @@ class FakeProvider:
     found: dict[str, ProviderResponse] = field(default_factory=dict)
     calls: list[tuple[str, str]] = field(default_factory=list)
     on_call: Callable[[str, ProviderCall], None] = lambda verb, call: None
+
+    capabilities = CAPABILITIES
 
     def charge(self, call: ProviderCall) -> ProviderResponse:
         return self._respond("charge", call)
@@ -200,7 +204,7 @@ def created() -> Callable[..., OrderCreated]:
 @pytest.fixture
 def new_payment(created) -> Callable[..., Payment]:
     """A payment that is recorded nowhere yet."""
-    return lambda **changes: domain.open_payment(created(**changes))
+    return lambda **changes: domain.open_payment(created(**changes), CAPABILITIES)
 
 
 @pytest.fixture
@@ -223,7 +227,7 @@ def cancel(payments: PaymentRepository) -> Callable:
             OrderCancelled(event_id=uuid4().hex, order_id=order_id, sequence=sequence, request_id="r-cancel", at=1)
             for order_id in order_ids
         ]
-        PaymentService(worker, ResultWriter(payments, POLICY)).on_orders_cancelled(events)
+        PaymentService(worker, ResultWriter(payments, POLICY), CAPABILITIES).on_orders_cancelled(events)
 
     return deliver
 

@@ -5,7 +5,8 @@ from datetime import timedelta
 import pytest
 
 from app.payments.manual_review import ManualReview, NotPossible
-from app.payments.payment import ProviderResponse, ResponseCode, RetryPolicy
+from app.payments.payment import RetryPolicy
+from app.payments.provider_port import ProviderResponse, ResponseCode
 from app.payments.results import ResultWriter
 
 UNKNOWN = ProviderResponse(code=ResponseCode.UNKNOWN, reason="no answer in time")

@@ -9,15 +9,9 @@ from app.contracts.base import Money
 from app.contracts.orders import OrderCancelled, OrderCreated
 from app.contracts.payments import PaymentParked, PaymentStatus
 from app.payments import payment as domain
-from app.payments.payment import (
-    CallKind,
-    Payment,
-    ProviderCall,
-    ProviderResponse,
-    Refund,
-    ResponseCode,
-    RetryPolicy,
-)
+from app.payments.payment import Payment, Refund, RefundStatus, RetryPolicy
+from app.payments.provider_port import CallKind, ProviderCall, ProviderResponse, ResponseCode
+from app.payments.providers.simulated import CAPABILITIES
 
 ORDER = "6920c1b05be0d3a1f2c4e687"
 POLICY = RetryPolicy(max_tries=12, horizon=72_000.0, key_life=86_000.0, backoff=2.0, backoff_max=300.0)
@@ -27,6 +21,7 @@ def at(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
+NOW = at(1_000_000)
 FRESH = Payment(
     order_id=ORDER,
     request_id="r-1",
@@ -44,8 +39,10 @@ REFUNDING = replace(
     CAPTURED, status=PaymentStatus.REFUNDING, cancelled=True, refunds=(WHOLE,), fencing_token=2, retry_count=1
 )
 PART_REFUNDING = replace(CAPTURED, status=PaymentStatus.REFUNDING, refunds=(PART,), fencing_token=2, retry_count=1)
-PART_REFUNDED = replace(CAPTURED, refunds=(replace(PART, done=True),))
-REFUNDED = replace(CAPTURED, status=PaymentStatus.REFUNDED, cancelled=True, refunds=(replace(WHOLE, done=True),))
+PART_REFUNDED = replace(CAPTURED, refunds=(replace(PART, status=RefundStatus.DONE),))
+REFUNDED = replace(
+    CAPTURED, status=PaymentStatus.REFUNDED, cancelled=True, refunds=(replace(WHOLE, status=RefundStatus.DONE),)
+)
 DECLINED = replace(SENT, status=PaymentStatus.DECLINED, retry_count=0)
 VOIDED = replace(CANCELLED, status=PaymentStatus.VOIDED)
 PARKED = replace(SENT, status=PaymentStatus.UNKNOWN, parked_reason="no answer", retry_count=12)
@@ -135,7 +132,7 @@ def call_of(payment: Payment, kind: CallKind) -> ProviderCall:
 
 def respond(work: str, response: ProviderResponse, age: float = 1.0, **changes) -> domain.PaymentDecision:
     payment, kind = WAITING[work]
-    return domain.apply_response(replace(payment, **changes), call_of(payment, kind), response, age, POLICY)
+    return domain.apply_response(replace(payment, **changes), call_of(payment, kind), response, age, POLICY, NOW)
 
 
 def summary(decision: domain.PaymentDecision) -> str:
@@ -148,7 +145,7 @@ def test_a_new_order_opens_a_payment_that_nobody_has_sent():
         event_id="e", order_id=ORDER, sequence=1, request_id="r-1", at=1,
         user_id="user-7", product_id="1", total_value=9900, total_currency="MYR",
     )  # fmt: skip
-    assert domain.open_payment(event) == replace(FRESH, order_sequence=1)
+    assert domain.open_payment(event, CAPABILITIES) == replace(FRESH, order_sequence=1)
     assert FRESH.status == PaymentStatus.PROCESSING
     assert (FRESH.key_sent, FRESH.cancelled, FRESH.fencing_token, FRESH.retry_count, FRESH.captured) == (
         False,
@@ -197,7 +194,7 @@ def test_a_capture_that_lands_after_the_cancellation_goes_back_whole():
     for work in ("charging, cancelled meanwhile", "waiting to void"):
         decision = respond(work, ProviderResponse(code=ResponseCode.CAPTURED))
         assert decision.payment.captured == 9900
-        assert decision.payment.refunds == (Refund(refund_id="cancel", value=9900, done=False),)
+        assert decision.payment.refunds == (Refund(refund_id="cancel", value=9900),)
         assert decision.payment.retry_count == 0
 
 
@@ -218,13 +215,13 @@ def test_several_refunds_are_made_one_after_the_other():
     both = replace(REFUNDING, refunds=(PART, Refund(refund_id="cancel", value=9000)))
     first = domain.next_call(both)
     assert (first.refund_id, first.value) == ("r-1", 900)
-    decision = domain.apply_response(both, first, ProviderResponse(code=ResponseCode.REFUNDED), 1.0, POLICY)
+    decision = domain.apply_response(both, first, ProviderResponse(code=ResponseCode.REFUNDED), 1.0, POLICY, NOW)
     assert summary(decision) == "Refunding, PaymentRefunded, at once"
     assert (decision.refund.refund_id, decision.refund.value, decision.payment.refunded) == ("r-1", 900, 900)
     second = domain.next_call(decision.payment)
     assert (second.refund_id, second.value) == ("cancel", 9000)
     decision = domain.apply_response(
-        decision.payment, second, ProviderResponse(code=ResponseCode.REFUNDED), 1.0, POLICY
+        decision.payment, second, ProviderResponse(code=ResponseCode.REFUNDED), 1.0, POLICY, NOW
     )
     assert summary(decision) == "Refunded, PaymentRefunded, never"
     assert (decision.refund.refund_id, decision.payment.refunded) == ("cancel", 9900)
@@ -437,7 +434,7 @@ def test_only_what_is_parked_is_for_an_operator(payment):
     with pytest.raises(ValueError, match="not parked"):
         domain.retry(payment)
     with pytest.raises(ValueError, match="not parked"):
-        domain.resolve(payment, ProviderResponse(code=ResponseCode.CAPTURED), POLICY)
+        domain.resolve(payment, ProviderResponse(code=ResponseCode.CAPTURED), POLICY, NOW)
 
 
 @pytest.mark.parametrize(
@@ -477,9 +474,9 @@ def test_what_an_operator_may_find_out(payment, found, expected):
     response = ProviderResponse(code=ResponseCode(found), reference="ref-9")
     if expected is None:
         with pytest.raises(ValueError, match="cannot be resolved"):
-            domain.resolve(payment, response, POLICY)
+            domain.resolve(payment, response, POLICY, NOW)
         return
-    decision = domain.resolve(payment, response, POLICY)
+    decision = domain.resolve(payment, response, POLICY, NOW)
     assert summary(decision) == expected
     assert decision.payment.parked_reason == ""
 
@@ -505,7 +502,7 @@ def test_what_is_unsettled_past_the_keys_life_is_parked_though_the_horizon_were_
     patient = replace(POLICY, horizon=1_000_000.0)
     payment, kind = WAITING[work]
     unknown = ProviderResponse(code=ResponseCode.UNKNOWN)
-    decision = domain.apply_response(payment, call_of(payment, kind), unknown, 86_000.0, patient)
+    decision = domain.apply_response(payment, call_of(payment, kind), unknown, 86_000.0, patient, NOW)
     assert summary(decision) == "Unknown, PaymentParked, never"
 
 
@@ -547,7 +544,7 @@ def test_another_key_has_not_been_sent():
     for before, after in (
         (sent, replace(sent, status=PaymentStatus.REFUNDING, refunds=(PART,))),
         (replace(PARKED, first_send=True), replace(sent, status=PaymentStatus.REFUNDING, refunds=(WHOLE,))),
-        (PART_REFUNDING, replace(PART_REFUNDING, refunds=(replace(PART, done=True), WHOLE))),
+        (PART_REFUNDING, replace(PART_REFUNDING, refunds=(replace(PART, status=RefundStatus.DONE), WHOLE))),
     ):
         assert not domain.reset_key_sent(before, after).key_sent
         assert not domain.reset_key_sent(before, after).first_send
@@ -596,9 +593,9 @@ BOTH = replace(PARKED_PART, cancelled=True, refunds=(PART, Refund(refund_id="can
             (Refund(refund_id="r-2", value=50),),
         ),
         (
-            replace(PARKED_PART, refunds=(Refund(refund_id="r-0", value=50, done=True), PART)),
+            replace(PARKED_PART, refunds=(Refund(refund_id="r-0", value=50, status=RefundStatus.DONE), PART)),
             "Captured, PaymentRefundFailed, never",
-            (Refund(refund_id="r-0", value=50, done=True),),
+            (Refund(refund_id="r-0", value=50, status=RefundStatus.DONE),),
         ),
     ],
 )

@@ -11,7 +11,9 @@ from app.contracts.base import Unavailable
 from app.contracts.orders import OrderCancelled, RefundRequested
 from app.contracts.payments import CheckPaymentBacklog, ExplainPayment, PaymentStatus
 from app.main import create_app, runtime
-from app.payments.payment import ProviderResponse, ResponseCode, RetryPolicy
+from app.payments.payment import RetryPolicy
+from app.payments.provider_port import ProviderResponse, ResponseCode
+from app.payments.providers.simulated import CAPABILITIES
 from app.payments.queries import NOT_RECEIVED, PaymentQueries
 from app.payments.repository import PaymentRepository
 from app.payments.results import ResultWriter
@@ -22,7 +24,7 @@ UNKNOWN = ProviderResponse(code=ResponseCode.UNKNOWN, reason="no answer in time"
 
 
 def service_of(worker):
-    return PaymentService(worker, worker._results)
+    return PaymentService(worker, worker._results, CAPABILITIES)
 
 
 def cancelled(order_id: str, sequence: int = 2) -> OrderCancelled:
@@ -143,7 +145,9 @@ def test_a_cancellation_is_decided_anew_when_the_payment_changed_meanwhile(
 
     leased = lease_payment()
     repository = ChangedMeanwhile(store, outbox, 60.0)
-    PaymentService(worker, ResultWriter(repository, POLICY)).on_orders_cancelled([cancelled(leased.payment.order_id)])
+    PaymentService(worker, ResultWriter(repository, POLICY), CAPABILITIES).on_orders_cancelled(
+        [cancelled(leased.payment.order_id)]
+    )
     doc = stored(leased.payment.order_id)
     assert (doc["status"], [refund["value"] for refund in doc["refunds"]]) == ("Refunding", [9900])
 
@@ -160,7 +164,7 @@ def test_a_cancellation_that_meets_a_change_every_time_comes_again_later(
     leased = lease_payment()
     repository = ChangedMeanwhile(store, outbox, 60.0)
     with pytest.raises(Unavailable):
-        PaymentService(worker, ResultWriter(repository, POLICY)).on_orders_cancelled(
+        PaymentService(worker, ResultWriter(repository, POLICY), CAPABILITIES).on_orders_cancelled(
             [cancelled(leased.payment.order_id)]
         )
     assert not payments.find(leased.payment.order_id).payment.cancelled

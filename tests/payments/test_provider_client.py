@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from app.payments.payment import CallKind, ProviderCall, ProviderResponse, ResponseCode
 from app.payments.provider_client import CircuitBreakingProvider
+from app.payments.provider_port import CallKind, ProviderCall, ProviderResponse, ResponseCode
 
 CHARGE = ProviderCall(
     kind=CallKind.CHARGE, key="o:1", charge_key="o:1", order_id="o", product_id="1", value=9900, currency="MYR"

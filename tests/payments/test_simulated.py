@@ -13,7 +13,7 @@ import pytest
 from app.config import BadSettings
 from app.contracts.base import Unavailable
 from app.payments import providers
-from app.payments.payment import CallKind, ProviderCall, ResponseCode
+from app.payments.provider_port import CallKind, ProviderCall, ResponseCode
 from app.payments.providers import simulated
 from app.payments.providers.ledger import Ledger
 from app.payments.providers.simulated import Faults, SimulatedProvider

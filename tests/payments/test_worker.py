@@ -12,7 +12,9 @@ from app.contracts.payments import PaymentCaptured, PaymentParked, PaymentStatus
 from app.messaging.outbox import decode_event
 from app.observability.supervision import Watchdog
 from app.payments import payment as domain
-from app.payments.payment import ProviderResponse, ResponseCode, RetryPolicy
+from app.payments.payment import RetryPolicy
+from app.payments.provider_port import ProviderResponse, ResponseCode
+from app.payments.providers.simulated import CAPABILITIES
 from app.payments.repository import PaymentRepository
 from app.payments.results import ProviderResult, ResultWriter
 from app.payments.service import PaymentService
@@ -31,7 +33,7 @@ def key(leased):
 
 
 def service_of(worker):
-    return PaymentService(worker, worker._results)
+    return PaymentService(worker, worker._results, CAPABILITIES)
 
 
 def in_thread(work, *args):
@@ -789,7 +791,7 @@ def test_a_call_that_returns_after_its_timeout_opens_no_second_call_slot(
     eventually(lambda: not worker.hung and not under_way)
     events = [created() for _ in range(6)]
     for event in events:
-        worker.submit(payments.insert([domain.open_payment(event)], 1))
+        worker.submit(payments.insert([domain.open_payment(event, CAPABILITIES)], 1))
     for event in events:
         eventually(lambda event=event: stored(event.order_id)["status"] == "Captured")
     assert max(most) == 1

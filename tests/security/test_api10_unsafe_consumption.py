@@ -7,7 +7,8 @@ from uuid import uuid4
 import pytest
 
 from app.main import create_app, runtime
-from app.payments.payment import ProviderResponse, ResponseCode
+from app.payments.provider_port import ProviderResponse, ResponseCode
+from app.payments.providers.simulated import CAPABILITIES
 from tests.security.conftest import NEW_ORDER, User
 
 
@@ -68,6 +69,8 @@ ODD = {
 
 class Liar:
     """A provider that answers a charge by the product's name, and knows nothing of it afterwards."""
+
+    capabilities = CAPABILITIES
 
     def charge(self, call):
         name = call.product_id

@@ -25,8 +25,9 @@ from app.orders.queries import OrderQueries
 from app.orders.repository import OrderRepository
 from app.orders.service import OrderService
 from app.payments import payment as domain
-from app.payments.payment import CallKind, ProviderCall, ResponseCode
+from app.payments.provider_port import CallKind, ProviderCall, ResponseCode
 from app.payments.providers.ledger import Ledger
+from app.payments.providers.simulated import CAPABILITIES
 from app.payments.repository import PaymentRepository, PaymentUpdate
 from app.storage.mongodb import Database
 from tests.orders.reads import Reads
@@ -192,7 +193,7 @@ def parts(settings, commands, database) -> Iterator[Parts]:
     for one in (made.orders, made.payments, made.ledger):
         one.prepare()
     order_id = OrderService(made.orders, NO_LIMIT).create_order(new_order()).order_id
-    made.payments.insert([domain.open_payment(created(order_id))], 0)
+    made.payments.insert([domain.open_payment(created(order_id), CAPABILITIES)], 0)
     made.ledger.record(call(CallKind.CHARGE, order_id), ResponseCode.CAPTURED)
     now = made.orders.now()
 
@@ -237,7 +238,7 @@ def new_in(parts: Parts) -> str:
 
 
 def leased_in(parts: Parts):
-    [leased] = parts.payments.insert([domain.open_payment(created(str(ObjectId())))], 1)
+    [leased] = parts.payments.insert([domain.open_payment(created(str(ObjectId())), CAPABILITIES)], 1)
     return leased
 
 

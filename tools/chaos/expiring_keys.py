@@ -9,8 +9,7 @@ from datetime import datetime, timedelta
 from pymongo import DESCENDING
 
 from app.config import Settings
-from app.payments.payment import ProviderCall, ResponseCode
-from app.payments.providers import Provider
+from app.payments.provider_port import Provider, ProviderCall, ResponseCode
 from app.payments.providers.ledger import SCHEMA, Ledger
 from app.payments.providers.simulated import Faults, SimulatedProvider
 from app.storage.bulk import InsertRejected

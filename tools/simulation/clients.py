@@ -11,7 +11,8 @@ from app.contracts.orders import AwaitTimeline, CreateOrder, FindOrder, RefundOr
 from app.contracts.payments import ExplainPayment, ListAttempts
 from app.payments.documents import LeasedPayment
 from app.payments.manual_review import NotPossible
-from app.payments.payment import CANCELLATION_REFUND, CallKind, ResponseCode, next_call, retry
+from app.payments.payment import CANCELLATION_REFUND, next_call, retry
+from app.payments.provider_port import CallKind, ResponseCode
 from tools.auditor import reading
 from tools.auditor.history import (
     ACCEPTED,

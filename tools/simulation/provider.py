@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from app.payments.payment import CallKind, ProviderCall, ProviderResponse, ResponseCode
-from app.payments.providers import Provider
+from app.payments.provider_port import CallKind, Provider, ProviderCall, ProviderResponse, ResponseCode
+from app.payments.providers.simulated import CAPABILITIES
 from tools.auditor.history import CAPTURE, REFUND, Movement
 from tools.simulation.faults import ProviderFault
 from tools.simulation.scheduler import Owner, Scheduler
@@ -89,6 +89,8 @@ class FaultyProvider:
         self._real = real
         self._owner = owner
         self._faults = faults
+
+    capabilities = CAPABILITIES
 
     def charge(self, call: ProviderCall) -> ProviderResponse:
         """Take money, with faults."""

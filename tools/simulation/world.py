@@ -13,7 +13,7 @@ from pymongo.database import Database
 
 from app.config import Settings
 from app.contracts.base import Event, Unavailable
-from app.payments.payment import ProviderCall
+from app.payments.provider_port import ProviderCall
 from tools.auditor.audit import Violation, audit
 from tools.auditor.history import CAPTURE, REFUND, Answer, History, Movement, PlaceAnswer, ToldEvent
 from tools.auditor.reading import movements

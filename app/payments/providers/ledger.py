@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from app.payments.payment import ProviderCall, ResponseCode
+from app.payments.provider_port import ProviderCall, ResponseCode
 from app.storage.bulk import InsertRejected, bulk_insert
 from app.storage.group_commit import GroupCommit
 from app.storage.mongodb import Document, Store

@@ -4,6 +4,7 @@ Product "1" is captured, "2" declined, any other declined as unknown (or capture
 turned on, the products in DEMONSTRATIONS are captured after faults of their own, which the circuit breaker ignores.
 """
 
+import math
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from random import Random
 
 from app.config import Settings
 from app.contracts.base import Unavailable
-from app.payments.payment import CallKind, ProviderCall, ProviderResponse, ResponseCode
+from app.payments.provider_port import CallKind, Capabilities, ProviderCall, ProviderResponse, ResponseCode
 from app.payments.providers.ledger import Ledger
 from app.storage.mongodb import Document, Store
 from app.system import SYSTEM, System
@@ -53,10 +54,14 @@ DEMONSTRATIONS = {
     "timeout-after-charge": ProductFaults(failures=1, fault="timeout_after"),
 }
 MAX_FAILING_KEYS = 1024
+# The ledger remembers every key.
+CAPABILITIES = Capabilities(name="simulated", key_lifetime=math.inf, captures_later=True, notifies=True)
 
 
 class SimulatedProvider:
     """Decides by product, records in its ledger, and fails as configured."""
+
+    capabilities = CAPABILITIES
 
     def __init__(
         self,

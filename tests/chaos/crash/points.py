@@ -12,7 +12,8 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 
 from app.messaging.outbox import Outbox, PendingEvents
 from app.payments import providers
-from app.payments.payment import ProviderCall, ProviderResponse, ResponseCode
+from app.payments.provider_port import ProviderCall, ProviderResponse, ResponseCode
+from app.payments.providers.simulated import CAPABILITIES
 from tests.chaos.crash.cells import TIMEOUT_SECONDS, Cell
 
 R = TypeVar("R")
@@ -98,6 +99,8 @@ class WatchedProvider:
 
     def prepare(self) -> None:
         self._provider.prepare()
+
+    capabilities = CAPABILITIES
 
     def charge(self, call: ProviderCall) -> ProviderResponse:
         return self._around("charge", call)
