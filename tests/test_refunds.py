@@ -233,7 +233,7 @@ def test_a_refund_that_times_out_is_sent_again_with_its_key_and_made_once(settin
         # As the application sees it: what a majority has, which may be a moment behind what the primary has.
         eventually(lambda: client.get(f"/orders/one/{order_id}").json["order"]["paymentStatus"] == "Captured")
         assert client.post(f"/orders/one/{order_id}/refunds", json={"amount": "RM 30"}).status_code == 201
-        eventually(lambda: database.payments.count_documents({"status": "Captured", "refunds.done": True}))
+        eventually(lambda: database.payments.count_documents({"status": "Captured", "refunds.status": "done"}))
     finally:
         runtime(app).stop()
     assert len(made[0].refunds) == 3

@@ -111,7 +111,7 @@ class PaymentActionRequired(PaymentEvent, frozen=True, kw_only=True):
     expires_at: int
 
 
-class PaymentPending(PaymentEvent, frozen=True, kw_only=True):
+class PaymentDelayed(PaymentEvent, frozen=True, kw_only=True):
     """The outcome comes later, from a bank (`reason`); it is awaited until `expires_at`, in milliseconds since 1970."""
 
     reason: str

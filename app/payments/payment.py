@@ -23,11 +23,11 @@ from app.contracts.payments import (
     PaymentAuthorized,
     PaymentCaptured,
     PaymentDeclined,
+    PaymentDelayed,
     PaymentDisputeClosed,
     PaymentDisputed,
     PaymentEvent,
     PaymentParked,
-    PaymentPending,
     PaymentRefunded,
     PaymentRefundFailed,
     PaymentStatus,
@@ -569,7 +569,7 @@ def _pending(payment: Payment, response: ProviderResponse, policy: RetryPolicy, 
     if payment.waiting_since is None:
         payment = _waiting(payment, status, now, policy.pending_life)
     payment = replace(payment, status=status)
-    event = (PaymentActionRequired if response.action else PaymentPending) if changed else None
+    event = (PaymentActionRequired if response.action else PaymentDelayed) if changed else None
     return PaymentDecision(payment=payment, event=event, due_in=_pause(payment, policy, now), detail=response.reason)
 
 
@@ -687,7 +687,11 @@ def _difference(
 ) -> PaymentDecision | None:
     """The first thing in the provider's record that the payment does not have; None where there is none."""
     if payment.captured:
-        return _refund_difference(payment, response.refunds) or _dispute_difference(payment, response.disputes)
+        return (
+            _refund_difference(payment, response.refunds)
+            or _dispute_difference(payment, response.disputes)
+            or _refund_lost_to_dispute(payment)
+        )
     match response.code:
         case ResponseCode.CAPTURED:
             return _captured(payment, call, response)
@@ -719,10 +723,8 @@ def _refund_difference(payment: Payment, listed: tuple[ProviderRefund, ...]) -> 
 
 
 def _known_refund(payment: Payment, listed: ProviderRefund) -> Refund | None:
-    same = (one for one in payment.refunds if listed.refund_id == one.refund_id or listed.reference == one.reference)
-    return next((one for one in same if listed.refund_id or listed.reference), None) or next(
-        (one for one in payment.refunds if one.refund_id == listed.reference), None
-    )
+    ids = {listed.refund_id, listed.reference} - {""}
+    return next((one for one in payment.refunds if {one.refund_id, one.reference} & ids), None)
 
 
 def _refunded_elsewhere(payment: Payment, listed: ProviderRefund) -> PaymentDecision:
@@ -750,6 +752,16 @@ def _dispute_difference(payment: Payment, listed: tuple[ProviderDispute, ...]) -
         if one.status != before.status and before.status == DisputeStatus.OPEN:
             return _dispute_closed(payment, replace(before, status=one.status), one.reason)
     return None
+
+
+def _refund_lost_to_dispute(payment: Payment) -> PaymentDecision | None:
+    """A refund that waited for a dispute, which was lost: the money is the payer's already."""
+    ended = payment.disputed and all(dispute.status != DisputeStatus.OPEN for dispute in payment.disputes)
+    refund = payment.open_refund
+    if not ended or not refund:
+        return None
+    payment, failed = _with_refund_status(payment, refund.refund_id, RefundStatus.FAILED, refund.reference)
+    return _refund_ended(payment, PaymentRefundFailed, failed, "the dispute was lost")
 
 
 def _dispute_closed(payment: Payment, closed: Dispute, reason: str) -> PaymentDecision:

@@ -282,7 +282,8 @@ class Worker:
     def _send(self, leased: LeasedPayment, call: ProviderCall) -> tuple[ProviderResponse, str]:
         """The provider's response, and the name of the call's span, empty where nothing is traced."""
         payment = leased.payment
-        repeated = not payment.first_send
+        # A payment that its provider has opened was not charged by the attempts to open it.
+        repeated = payment.fencing_token > 1 and not (payment.opens and payment.first_send)
         send = partial(self._provider.call, call, repeated, partial(self._may_send, leased), payment.user_id)
         if tracing.tracer is None or not payment.traceparent:
             return send(), ""

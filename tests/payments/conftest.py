@@ -27,7 +27,14 @@ from app.payments.service import PaymentService
 from app.payments.worker import Worker
 from app.storage.mongodb import Database, DatabaseClock, Store
 
-SETTLED = {"charge": ResponseCode.CAPTURED, "void": ResponseCode.VOIDED, "refund": ResponseCode.REFUNDED}
+SETTLED = {
+    "open": ResponseCode.OPENED,
+    "charge": ResponseCode.CAPTURED,
+    "capture": ResponseCode.CAPTURED,
+    "void": ResponseCode.VOIDED,
+    "refund": ResponseCode.REFUNDED,
+    "retrieve": ResponseCode.CAPTURED,
+}
 
 
 @dataclass
@@ -48,6 +55,15 @@ class FakeProvider:
 
     def charge(self, call: ProviderCall) -> ProviderResponse:
         return self._respond("charge", call)
+
+    def open(self, call: ProviderCall) -> ProviderResponse:
+        return self._respond("open", call)
+
+    def capture(self, call: ProviderCall) -> ProviderResponse:
+        return self._respond("capture", call)
+
+    def retrieve(self, call: ProviderCall) -> ProviderResponse:
+        return self._respond("retrieve", call)
 
     def void(self, call: ProviderCall) -> ProviderResponse:
         return self._respond("void", call)

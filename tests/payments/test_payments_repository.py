@@ -279,7 +279,9 @@ def test_the_time_of_the_first_try_stays_until_something_new_begins(payments, le
     )
     payments.save([PaymentUpdate(before=again, payment=refund, due_at=payments.now())])[0]
     assert payments.now() - stored(order_id)["requestedAt"] < timedelta(minutes=1)
-    assert stored(order_id)["refunds"] == [{"refund_id": "cancel", "value": 9900, "done": False}]
+    assert stored(order_id)["refunds"] == [
+        {"refund_id": "cancel", "value": 9900, "status": "requested", "reference": ""}
+    ]
 
 
 def test_parked_payments_are_listed_up_to_a_limit(payments, new_payment, database):

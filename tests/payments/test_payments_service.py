@@ -271,7 +271,7 @@ def test_a_refund_requested_while_another_is_under_way_follows_it(
     running.join(10)
     worker.process(take_up(order_id))
     doc = stored(order_id)
-    assert [(made["refund_id"], made["done"]) for made in doc["refunds"]] == [("a", True), ("b", True)]
+    assert [(made["refund_id"], made["status"]) for made in doc["refunds"]] == [("a", "done"), ("b", "done")]
     assert doc["status"] == "Captured"
     assert [verb for verb, _ in provider.calls if verb != "find"] == ["charge", "refund", "refund"]
 

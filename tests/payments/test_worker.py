@@ -275,7 +275,9 @@ def test_cancelled_while_it_is_charged_it_is_refunded_exactly_once(
     worker.process(take_up(order_id))
     doc = stored(order_id)
     assert (doc["status"], events(doc)) == ("Refunded", ["PaymentCaptured", "PaymentRefunded"])
-    assert doc["refunds"] == [{"refund_id": "cancel", "value": 9900, "done": True}]
+    assert doc["refunds"] == [
+        {"refund_id": "cancel", "value": 9900, "status": "done", "reference": f"ref-{order_id}:1:refund:cancel"}
+    ]
     assert [verb for verb, _ in provider.calls] == ["charge", "find", "refund"]
     assert payments.claim(10) == []
 
@@ -631,7 +633,7 @@ def test_a_decision_on_an_outdated_payment_is_not_written(payments, lease_paymen
     policy = RetryPolicy(max_tries=1, horizon=1.0, key_life=2.0, backoff=1.0, backoff_max=1.0)
     results = ResultWriter(payments, policy)
     call = domain.next_call(leased.payment)
-    decision = domain.apply_response(leased.payment, call, DECLINED, 0.0, policy)
+    decision = domain.apply_response(leased.payment, call, DECLINED, 0.0, policy, payments.now())
     result = ProviderResult(leased=leased, call=call, response=DECLINED)
     assert results.save(leased, decision, result) is True
     assert results.save(leased, decision, result) is False

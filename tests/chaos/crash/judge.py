@@ -172,7 +172,7 @@ def _ledger_violations(case: StoredOrder, payment: dict[str, Any]) -> Iterator[s
     due = 0 if order["orderStatus"] in NOBODY_PAYS else order["total"]["value"] - asked_back
     if captured - refunded != due:
         yield f"ledger balance: {order['orderStatus']}, the provider holds {captured - refunded} instead of {due}"
-    done = sum(refund["value"] for refund in payment["refunds"] if refund["done"])
+    done = sum(refund["value"] for refund in payment["refunds"] if refund["status"] == "done")
     if (payment["captured"], done) != (captured, refunded):
         yield f"ledger balance: {payment['captured']} - {done} by the payment, {captured} - {refunded} by the provider"
     asked = Counter(refund["id"] for refund in standing)
