@@ -61,7 +61,14 @@ def create_app(
         modules["orders"], outboxes["orders"] = orders_module, orders_module.outbox
     if settings.runs("payments"):
         provider = make_provider(settings, open_collection("payments", "ledger"))
-        payments_module = payments.Payments(bus, bus, open_collection("payments", "payments"), provider, settings)
+        payments_module = payments.Payments(
+            bus,
+            bus,
+            open_collection("payments", "payments"),
+            open_collection("payments", "notifications"),
+            provider,
+            settings,
+        )
         modules["payments"], outboxes["payments"] = payments_module, payments_module.outbox
         worker, manual_review = payments_module.worker, payments_module.manual_review
         preparations += [provider.prepare] if hasattr(provider, "prepare") else []

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from app.contracts.base import Backlog, Event, OrderIds, QueueCounts, Reply, Request
+from app.contracts.base import ApplicationError, Backlog, Event, OrderIds, QueueCounts, Reply, Request
 
 
 class PaymentStatus(StrEnum):
@@ -83,6 +83,36 @@ class ExplainPayment(Request[PaymentExplanation], frozen=True, kw_only=True):
 
     order_id: str
     on_behalf_of: str
+
+
+class NotificationsReceived(Reply, frozen=True, kw_only=True):
+    """How many notifications of a request were new and are stored durably, and how many were stored before."""
+
+    stored: int
+    repeated: int
+
+
+class ReceiveNotifications(Request[NotificationsReceived], frozen=True, kw_only=True):
+    """A request that claims to come from a payment provider. `body` is its body in base64, `headers` are names in lower case.
+
+    Raises UnknownProvider, NotificationRejected.
+    """
+
+    provider: str
+    headers: tuple[tuple[str, str], ...]
+    body: str
+
+
+class UnknownProvider(ApplicationError):
+    """No payment provider of this name sends notifications here."""
+
+    code = "unknown_provider"
+
+
+class NotificationRejected(ApplicationError):
+    """The request is no notification of the provider: its signature, age or form is wrong."""
+
+    code = "notification_rejected"
 
 
 class PaymentEvent(Event, frozen=True, kw_only=True):

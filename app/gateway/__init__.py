@@ -14,7 +14,7 @@ from app.gateway.apidocs import openapi, problem_pages
 from app.gateway.console import StageFeed
 from app.gateway.http import body, canonical_paths, problems, request_tracing
 from app.gateway.http.cursors import CursorCodec
-from app.gateway.routes import health, metrics, orders, states
+from app.gateway.routes import health, metrics, orders, provider_notifications, states
 from app.gateway.security import allowed_hosts, authentication, rate_limits
 from app.gateway.security.admission import Admission
 from app.gateway.security.caller import ADMIN
@@ -61,6 +61,7 @@ def install(
     for blueprint in (
         orders.blueprint(bus, Admission(bus), limits, CursorCodec(cursor_key), stages_of_order),
         states.blueprint(bus),
+        provider_notifications.blueprint(bus),
         problem_pages.blueprint(),
         health.blueprint(ready, alive),
         metrics.blueprint(bus, None if settings.metrics_public else ADMIN, metrics.MODULE_CHECKS),

@@ -35,6 +35,11 @@ _gauge = partial(Gauge, registry=REGISTRY, multiprocess_mode="livesum")
 provider_calls = _counter(
     "orderflow_provider_calls", "Calls to the payment provider, by operation and response", ["call", "response"]
 )
+provider_notifications = _counter(
+    "orderflow_provider_notifications",
+    "Notifications of the payment provider: received, repeated, refused, applied, or unmatched by any payment",
+    ["outcome"],
+)
 payments_parked = _counter(
     "orderflow_payments_parked",
     "Payments whose outcome could not be learned in time: each needs an operator (payments retry, resolve)",

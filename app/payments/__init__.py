@@ -11,6 +11,8 @@ from app.messaging.relay import Relay
 from app.observability.stages import Stage
 from app.observability.supervision import Heartbeat
 from app.payments.manual_review import ManualReview
+from app.payments.notification_repository import NotificationRepository
+from app.payments.notifications import NotificationService
 from app.payments.payment import RetryPolicy
 from app.payments.provider_client import CircuitBreakingProvider
 from app.payments.provider_port import Provider
@@ -22,6 +24,9 @@ from app.payments.worker import Worker
 from app.storage.mongodb import Store
 from app.system import SYSTEM, System
 
+# The thread that has received notifications applies them at once; another looks after what a dead process has left.
+NOTIFICATION_SECONDS = 5.0
+
 
 class Payments:
     """The module: its handlers on the bus, and its work in the background, which is the worker and the relay."""
@@ -31,10 +36,12 @@ class Payments:
         bus: HandlerRegistry,
         publisher: EventPublisher,
         store: Store,
+        notifications: Store,
         provider: Provider,
         settings: Settings,
         system: System = SYSTEM,
     ) -> None:
+        self._notifies = provider.capabilities.notifies
         self.outbox = Outbox(store, settings.relay_lease, system)
         self._payments = PaymentRepository(store, self.outbox, settings.payment_lease, settings.last_restore, system)
         policy = RetryPolicy(
@@ -67,22 +74,36 @@ class Payments:
             system=system,
         )
         self.manual_review = ManualReview(self._payments, provider, results, policy)
+        self._notifications = NotificationRepository(notifications)
+        self.notifications = NotificationService(
+            provider,
+            self._notifications,
+            self._payments,
+            results,
+            interval=max(settings.sweep_interval, NOTIFICATION_SECONDS),
+            system=system,
+        )
         queries = PaymentQueries(self._payments, self.outbox, settings.backlog_limit)
-        register_handlers(bus, "payments", PaymentService(self.worker, results, provider.capabilities), queries)
+        register_handlers(
+            bus, "payments", PaymentService(self.worker, results, provider.capabilities), self.notifications, queries
+        )
 
     @property
     def heartbeats(self) -> tuple[Heartbeat, ...]:
         """The heartbeats of all background threads."""
-        return (*self.worker.heartbeats, self.relay.thread)
+        return (*self.worker.heartbeats, self.relay.thread, self.notifications.thread)
 
     def prepare(self) -> None:
-        """Create the collection's validator and indexes."""
+        """Create the collections' validators and indexes."""
         self._payments.prepare()
+        self._notifications.prepare()
 
     def start(self) -> None:
-        """Start the worker and the relay."""
+        """Start the worker, the relay, and the thread that applies notifications if the provider sends any."""
         self.worker.start()
         self.relay.start()
+        if self._notifies:
+            self.notifications.start()
 
     def drain(self) -> None:
         """Take no new payments. Safe in a signal handler: only sets a flag."""
@@ -90,5 +111,6 @@ class Payments:
 
     def stop(self, timeout: float) -> None:
         """Let running calls end, release leases of calls that were not started, deliver what is recorded."""
+        self.notifications.stop(timeout)
         self.worker.stop(timeout)
         self.relay.stop(timeout)

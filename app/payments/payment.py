@@ -433,8 +433,6 @@ def _next_kind(payment: Payment) -> CallKind | None:
         case PaymentStatus.REFUNDING if payment.open_refund:
             pending = payment.open_refund.status == RefundStatus.PENDING
             return CallKind.RETRIEVE if pending else CallKind.REFUND
-        case PaymentStatus.UNKNOWN:
-            return None
     return CallKind.RETRIEVE if payment.look_requested and payment.reference else None
 
 

@@ -160,6 +160,15 @@ class PaymentRepository:
             doc = documents.find_one({"_id": order_id})
         return self._read(doc) if doc else None
 
+    def find_order_id(self, reference: str) -> str:
+        """The order whose payment has this id at the provider; empty where there is none."""
+        if not reference:
+            return ""
+        with self._store.with_deadline() as documents:
+            # Only payments that were opened are found by their reference: the index has no others.
+            doc = documents.find_one({"reference": reference, "opens": True}, {"_id": 1})
+        return doc["_id"] if doc else ""
+
     def reload_if_unanswered(self, leased: LeasedPayment) -> LeasedPayment | None:
         """The payment as it is now, if its fencing token is the same and has no recorded result; None otherwise.
 

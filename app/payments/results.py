@@ -110,6 +110,19 @@ class ResultWriter:
                 return
         raise Unavailable(f"the payment of order {event.order_id} changed too often meanwhile")
 
+    def request_look(self, order_id: str) -> bool:
+        """Record that the provider's record of a payment is to be looked at; false where the order has no payment.
+
+        Raises Unavailable after MAX_CONFLICTS concurrent changes.
+        """
+        for _ in range(self.MAX_CONFLICTS):
+            current = self._payments.find(order_id)
+            if current is None:
+                return False
+            if self.save(current, domain.request_look(current.payment)):
+                return True
+        raise Unavailable(f"the payment of order {order_id} changed too often meanwhile")
+
     def save(self, current: LeasedPayment, decision: PaymentDecision, result: ProviderResult | None = None) -> bool:
         """Write one decision; false where `current` is out of date. Without a result a call under way keeps its lease."""
         return self._payments.save([self._update(current, decision, result)])[0]

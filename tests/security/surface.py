@@ -23,6 +23,7 @@ ROWS = {
     ("GET", "/orders/status/<order_id>"): READ,
     ("GET", "/metrics"): ADMIN,
     ("GET", "/state-machine"): PUBLIC,
+    ("POST", "/providers/<name>/notifications"): PUBLIC,
     ("GET", "/problems/<code>"): PUBLIC,
     ("GET", "/healthz"): PUBLIC,
     ("GET", "/readyz"): PUBLIC,

@@ -24,7 +24,7 @@ def json_object(request: Request) -> dict[str, Any]:
     """The request's body, a JSON object. Raises MalformedBody, and werkzeug's errors for a wrong type, size or deadline."""
     if request.environ.get("CONTENT_TYPE") != JSON and not _is_json(request):
         raise UnsupportedMediaType("the body must be application/json in UTF-8")
-    data = _read(request)
+    data = read_bytes(request)
     try:
         parsed = DECODER.decode(data.decode())
     except UnicodeDecodeError:
@@ -44,7 +44,8 @@ def _is_json(request: Request) -> bool:
     return request.mimetype == JSON and request.mimetype_params.get("charset", "utf-8").lower() == "utf-8"
 
 
-def _read(request: Request) -> bytes:
+def read_bytes(request: Request) -> bytes:
+    """The request's body as it came. Raises MalformedBody, and werkzeug's errors for a wrong size or deadline."""
     length = request.content_length
     if (length or 0) > MAX_BYTES:
         raise RequestEntityTooLarge

@@ -18,6 +18,11 @@ class ProblemKind(msgspec.Struct, frozen=True):
 
 # fmt: off
 PROBLEMS: dict[str, ProblemKind] = {
+    "notification_rejected": ProblemKind(
+        400, "The request is no notification of the payment provider",
+        "The signature, the age or the form of the notification is wrong. Nothing was stored.",
+        "Operators compare the provider's signing secret with the one in the settings.",
+    ),
     "malformed_body": ProblemKind(
         400, "The body cannot be read",
         "The body is not one JSON object in UTF-8, repeats a member, or has a number that JSON does not allow.",
@@ -88,6 +93,11 @@ PROBLEMS: dict[str, ProblemKind] = {
         404, "The order does not exist",
         "There is no order with this id, or it belongs to another user.",
         "Check the id: 24 hexadecimal digits in lower case, as in the order's Location.",
+    ),
+    "unknown_provider": ProblemKind(
+        404, "The payment provider is unknown",
+        "No payment provider of this name sends notifications here.",
+        "Use the name of the provider that PAYMENT_PROVIDER names.",
     ),
     "not_found": ProblemKind(
         404, "Nothing at this address",

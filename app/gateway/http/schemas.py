@@ -327,6 +327,14 @@ class ProblemKindSchema(Schema):
     remedy = fields.String(required=True, metadata={"example": "See GET /state-machine."})
 
 
+class NotificationsReceivedSchema(Schema):
+    """How many notifications were new, and how many had come before."""
+
+    ok = OkField()
+    stored = fields.Integer(required=True, metadata={"example": 1})
+    repeated = fields.Integer(required=True, metadata={"example": 0})
+
+
 class HealthSchema(Schema):
     """Whether the process is alive, or ready to serve."""
 
