@@ -23,7 +23,7 @@ ROWS = {
     ("GET", "/orders/status/<order_id>"): READ,
     ("GET", "/metrics"): ADMIN,
     ("GET", "/state-machine"): PUBLIC,
-    ("POST", "/providers/<name>/notifications"): PUBLIC,
+    ("POST", "/providers/<provider>/notifications"): PUBLIC,
     ("GET", "/problems/<code>"): PUBLIC,
     ("GET", "/healthz"): PUBLIC,
     ("GET", "/readyz"): PUBLIC,
@@ -46,7 +46,7 @@ BODIES = {
     ("PUT", "/orders"): {"orderId": ABSENT, "orderStatus": "Packed"},
     ("POST", "/orders/one/<order_id>/refunds"): {"amount": "RM 1"},
 }
-NAMES = {"order_id": ABSENT, "user_id": "ada", "code": "unavailable", "name": "swagger-ui.css"}
+NAMES = {"order_id": ABSENT, "provider": "simulated", "user_id": "ada", "code": "unavailable", "name": "swagger-ui.css"}
 ARGUMENT = re.compile(r"<(?:\w+:)?(\w+)>")
 
 

@@ -20,7 +20,12 @@ from app.gateway.http.responses import JSON, encode_json
 from app.gateway.http.schemas import AmountField, ProblemSchema
 from app.gateway.security.caller import requires_scope
 
-PATH_EXAMPLES = {"orderId": "6920c1b05be0d3a1f2c4e687", "userId": "user-7", "code": "illegal_transition"}
+PATH_EXAMPLES = {
+    "orderId": "6920c1b05be0d3a1f2c4e687",
+    "userId": "user-7",
+    "code": "illegal_transition",
+    "provider": "stripe",
+}
 HEADERS = {
     "ETag": ("The order's version.", '"6920c1b05be0d3a1f2c4e687-2"'),
     "Location": ("The order's address.", "/orders/one/6920c1b05be0d3a1f2c4e687"),

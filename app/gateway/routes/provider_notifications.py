@@ -20,7 +20,7 @@ def blueprint(bus: RequestClient) -> Blueprint:
     """The route, which is public: a notification is verified by its signature."""
     routes = Blueprint("provider_notifications", __name__)
 
-    @routes.post("/providers/<name>/notifications")
+    @routes.post("/providers/<provider>/notifications")
     @Operation(
         "Receive notifications of a payment provider",
         description="For the payment provider only. The body has the provider's own form and is verified by its "
@@ -38,12 +38,12 @@ def blueprint(bus: RequestClient) -> Blueprint:
             *PUBLIC,
         ),
     )
-    def receive_notifications(name: str) -> Response:
+    def receive_notifications(provider: str) -> Response:
         headers = ((key.lower(), value) for key, value in request.headers.items())
         received = bus.request(
             ReceiveNotifications(
                 request_id=g.request_id,
-                provider=name,
+                provider=provider,
                 headers=tuple((key, value) for key, value in headers if key not in WITHHELD),
                 body=b64encode(read_bytes(request)).decode(),
             )
