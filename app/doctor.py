@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import Any
 
 from bson import ObjectId
@@ -19,11 +18,16 @@ from app.contracts.base import Unavailable
 from app.orders.documents import SCHEMA as ORDER_SCHEMA
 from app.orders.order import CANCELLED, DECLINED, NEW, PROCESSING, fold
 from app.payments.documents import SCHEMA as PAYMENT_SCHEMA
+from app.storage.bulk import in_batches
 from app.storage.mongodb import Document, Store
 
 BATCH = 500
 OPEN_PAYMENT = frozenset({"Processing", "Refunding"})
+# Waits for a customer, a bank or a capture, and is looked at until it ends: `dueAt` is the time of the next look.
+WAITING = frozenset({"ActionRequired", "Pending", "Authorized"})
+DISPUTED = "Disputed"
 PARKED = "Unknown"
+SIMULATED = "simulated"
 
 # By name, as operators see it: what must hold.
 INVARIANTS = {
@@ -32,6 +36,7 @@ INVARIANTS = {
     "settled in time": "no order and no payment is open longer than the grace period",
     "single charge": "at most one captured charge per order, of its total amount",
     "ledger balance": "captured minus refunded is what the order's state requires",
+    "payment balance": "the payment has captured and refunded what the order's state requires",
     "payment status": "order and payment have the same payment status",
     "timeline": "no gap, no repeat, and the last entry is the order's state",
     "idempotency key": "one key of a user belongs to one order",
@@ -111,7 +116,7 @@ class Doctor:
             suspects += [records.order["_id"] for records in batch if self._check(records)]
         if suspects:
             time.sleep(pause)
-        for ids in _batches(suspects):
+        for ids in in_batches(suspects, BATCH):
             for batch in self._read({"_id": {"$in": ids}}):
                 report.violations += [finding for records in batch for finding in self._check(records)]
         report.violations += [*self._missing(acknowledged), *self._repeated_keys(), *self._orphans()]
@@ -135,6 +140,7 @@ class Doctor:
             "settled in time": _unsettled(records, since),
             "single charge": _charge_error(records),
             "ledger balance": _balance_error(records),
+            "payment balance": _payment_balance_error(records),
             "payment status": _status_conflict(records),
             "timeline": _timeline_error(records.order),
             "event delivery": _overdue(records, since),
@@ -144,7 +150,7 @@ class Doctor:
     def _read(self, query: Document) -> Iterator[list[OrderRecords]]:
         with self._orders.with_deadline() as orders:
             cursor = orders.find(query).sort("_id", 1).batch_size(BATCH)
-        for batch in _batches(cursor):
+        for batch in in_batches(cursor, BATCH):
             ids = [str(order["_id"]) for order in batch]
             with self._payments.with_deadline() as payments:
                 payment_of = {doc["_id"]: doc for doc in payments.find({"_id": {"$in": ids}})}
@@ -163,7 +169,7 @@ class Doctor:
             return {str(doc["_id"]) for doc in orders.find({"_id": {"$in": valid}}, {"_id": 1})}
 
     def _missing(self, acknowledged: Iterable[str]) -> Iterator[Finding]:
-        for ids in _batches(acknowledged):
+        for ids in in_batches(acknowledged, BATCH):
             stored = self._stored(ids)
             yield from (Finding("acknowledged order", one, "is not stored") for one in ids if one not in stored)
 
@@ -181,7 +187,7 @@ class Doctor:
         for store, name, kind in ((self._payments, "_id", "payment"), (self._ledger, "orderId", "charge")):
             with store.with_deadline() as documents:
                 cursor = documents.find({}, {name: 1}).batch_size(BATCH)
-            for batch in _batches(cursor):
+            for batch in in_batches(cursor, BATCH):
                 # A document of another program may lack the field and have an id of any type.
                 ids = {str(doc.get(name, doc["_id"])) for doc in batch}
                 yield from (Finding("no orphan", one, f"a {kind} has no order") for one in ids - self._stored(ids))
@@ -210,11 +216,16 @@ def _format_error(records: OrderRecords) -> str:
 
 def _unsettled(records: OrderRecords, since: datetime) -> str:
     order = records.order
-    if order["updatedAt"] > since or order["paymentStatus"] == PARKED:
+    if order["updatedAt"] > since or order["paymentStatus"] in (PARKED, DISPUTED) or _waits(records):
         return ""
     if order["orderStatus"] == PROCESSING or order["paymentStatus"] in OPEN_PAYMENT:
         return f"{order['orderStatus']} / {order['paymentStatus']} since {order['updatedAt']:%Y-%m-%d %H:%M:%S}"
     return ""
+
+
+def _waits(records: OrderRecords) -> bool:
+    payment = records.payment
+    return payment is not None and payment["status"] in WAITING and "dueAt" in payment
 
 
 def _charge_error(records: OrderRecords) -> str:
@@ -228,14 +239,33 @@ def _charge_error(records: OrderRecords) -> str:
 
 
 def _balance_error(records: OrderRecords) -> str:
-    order = records.order
-    if order["paymentStatus"] in OPEN_PAYMENT | {PARKED}:
+    if not _is_settled(records) or (records.payment and records.payment.get("provider", SIMULATED) != SIMULATED):
         return ""
+    order, due = records.order, _due(records.order)
     net = sum(charge["value"] - charge["refunded"] for charge in records.charges if charge["answer"] == "captured")
+    return "" if net == due else f"{order['orderStatus']}, the provider holds {net} instead of {due}"
+
+
+def _payment_balance_error(records: OrderRecords) -> str:
+    order, payment = records.order, records.payment
+    if payment is None or not _is_settled(records) or _has_pending_events(records):
+        return ""
+    net = payment["captured"] - sum(refund["value"] for refund in payment["refunds"] if refund["status"] == "done")
+    due = _due(order)
+    return "" if net == due else f"{order['orderStatus']}, the payment holds {net} instead of {due}"
+
+
+def _is_settled(records: OrderRecords) -> bool:
+    """Whether all money of the order has moved that its state requires."""
+    return records.order["paymentStatus"] not in OPEN_PAYMENT | WAITING | {PARKED, DISPUTED}
+
+
+def _due(order: Document) -> int:
+    """What the order's state requires to be captured and not refunded, in minor units."""
     failed = order.get("failedRefunds", ())
     refund_requested = sum(refund["value"] for refund in order.get("refunds", ()) if refund["id"] not in failed)
-    due = 0 if order["orderStatus"] in (DECLINED, CANCELLED) else order["total"]["value"] - refund_requested
-    return "" if net == due else f"{order['orderStatus']}, the provider holds {net} instead of {due}"
+    captured: int = order.get("captured", order["total"]["value"])
+    return 0 if order["orderStatus"] in (DECLINED, CANCELLED) else captured - refund_requested
 
 
 def _status_conflict(records: OrderRecords) -> str:
@@ -282,9 +312,3 @@ def _unscheduled(records: OrderRecords) -> str:
         if doc and doc["outbox"] and not {"relayDue", "deadLetter"} & doc.keys():
             return f"{len(doc['outbox'])} events without a due time"
     return ""
-
-
-def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, BATCH)):
-        yield batch

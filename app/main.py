@@ -54,7 +54,7 @@ def create_app(
     modules: dict[str, BackgroundModule] = {}
     outboxes: dict[str, Outbox] = {}
     preparations: list[Callable[[], object]] = []
-    worker = manual_review = None
+    payments_module: payments.Payments | None = None
     if settings.runs("orders"):
         store = open_collection("orders", "orders", settings.request_deadline)
         orders_module = orders.Orders(bus, bus, store, settings)
@@ -70,7 +70,6 @@ def create_app(
             settings,
         )
         modules["payments"], outboxes["payments"] = payments_module, payments_module.outbox
-        worker, manual_review = payments_module.worker, payments_module.manual_review
         preparations += [provider.prepare] if hasattr(provider, "prepare") else []
     if runs_gateway and settings.counts_requests:
         preparations.append(rate_limits.prepare)
@@ -81,8 +80,8 @@ def create_app(
         feed,
         modules,
         preparations,
-        set_gauges=[worker.set_gauges] if worker else [],
-        hung_calls=lambda: worker.hung if worker else 0,
+        set_gauges=[payments_module.worker.set_gauges] if payments_module else [],
+        hung_calls=lambda: payments_module.worker.hung if payments_module else 0,
     )
     app = Flask("app", static_folder=None)
     app.extensions["orderflow"] = made
@@ -91,7 +90,7 @@ def create_app(
         gateway.install(app, bus, made.ready, settings, rate_limits.increment, cursor_key, live=feed, alive=made.alive)
     else:
         gateway.install_probes(app, bus, made.ready, settings, made.alive)
-    cli.install(app, bus, feed, partial(make_doctor, database, settings), manual_review, outboxes)
+    cli.install(app, bus, feed, partial(make_doctor, database, settings), payments_module, outboxes)
     return app
 
 

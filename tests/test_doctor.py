@@ -121,7 +121,19 @@ DAMAGE = {
     "a charge that was never made": ("ledger balance", lambda db, one: charge(db, one, answer="voided")),
     "a refund that was never made": (
         "ledger balance",
-        lambda db, one: order(db, one, refunds=[{"id": "r", "value": 100, "requested": "100 MYR", "at": LONG_AGO}]),
+        lambda db, one: (
+            order(db, one, refunds=[{"id": "r", "value": 100, "requested": "100 MYR", "at": LONG_AGO}]),
+            payment(db, one, refunds=[{"refund_id": "r", "value": 100, "status": "done", "reference": ""}]),
+        ),
+    ),
+    "a payment that captured another amount": ("payment balance", lambda db, one: payment(db, one, captured=100)),
+    "a customer who is awaited for ever": (
+        "settled in time",
+        lambda db, one: (
+            order(db, one, orderStatus="Processing", paymentStatus="Pending", updatedAt=LONG_AGO),
+            order(db, one, **{"events.1.to": "Processing", "events.1.paymentStatus": "Pending"}),
+            payment(db, one, status="Pending"),
+        ),
     ),
     "a payment that says otherwise": ("payment status", lambda db, one: payment(db, one, status="Declined")),
     "an order without its payment": ("payment status", lambda db, one: db.payments.delete_one({"_id": one})),

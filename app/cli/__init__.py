@@ -12,7 +12,7 @@ from app.doctor import Doctor
 from app.messaging.bus import RequestClient
 from app.messaging.live_feed import LiveFeed
 from app.messaging.outbox import Outbox
-from app.payments.manual_review import ManualReview
+from app.payments import Payments
 
 
 def install(
@@ -20,14 +20,14 @@ def install(
     bus: RequestClient,
     feed: LiveFeed,
     make_doctor: Callable[[float], Doctor],
-    manual_review: ManualReview | None,
+    payments_module: Payments | None,
     outboxes: Mapping[str, Outbox],
 ) -> None:
-    """Add the commands to `app`; those for payments only where this process has a `manual_review`, so runs payments."""
+    """Add the commands to `app`; those for payments only where this process runs payments."""
     for command in (
         demo.command(feed),
         orders.group(bus, feed),
-        *([payments.group(manual_review)] if manual_review else []),
+        *([payments.group(payments_module)] if payments_module else []),
         dead_letters.group(outboxes),
         doctor.command(make_doctor),
         load.load,

@@ -39,6 +39,8 @@ def report_errors(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -
         raise Unreachable(f"{exc}; is MONGODB_URI right, or is `make run` running?") from exc
     except ApplicationError as exc:
         raise click.ClickException(exc.detail) from exc
+    except OSError as exc:
+        raise Unreachable(f"the payment provider does not answer: {exc}") from exc
 
 
 def print_json(value: Any) -> None:

@@ -1,18 +1,32 @@
-"""`payments list|retry|resolve|drop-refund`: parked payments, which wait for an operator."""
+"""`payments list|retry|resolve|drop-refund`: parked payments. `payments look|reconcile`: what the provider's own record says."""
+
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 
 import click
 from flask.cli import AppGroup
 
 from app.cli.output import as_json, print_result, print_rows, report_errors
+from app.payments import Payments
 from app.payments.manual_review import ManualReview
 from app.payments.provider_port import ResponseCode
 
 RESOLUTIONS = (ResponseCode.CAPTURED, ResponseCode.DECLINED, ResponseCode.VOIDED, ResponseCode.REFUNDED)
 
 
-def group(manual_review: ManualReview) -> click.Group:
-    """The commands, which call `manual_review`."""
-    commands = AppGroup("payments", help="Parked payments, which wait for an operator.")
+SINCE = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ"])
+
+
+def group(payments: Payments) -> click.Group:
+    """The commands, which call the module."""
+    commands = AppGroup("payments", help="Parked payments, and what the provider's own record says.")
+    _add_manual_review(commands, payments.manual_review)
+    _add_comparisons(commands, payments)
+    return commands
+
+
+def _add_manual_review(commands: click.Group, manual_review: ManualReview) -> None:
 
     @commands.command("list")
     @click.option("--limit", default=100, show_default=True)
@@ -63,7 +77,28 @@ def group(manual_review: ManualReview) -> click.Group:
         status = report_errors(manual_review.drop_refund, order_id, refund_id, reason)
         _print_status(order_id, status, as_json)
 
-    return commands
+
+def _add_comparisons(commands: click.Group, payments: Payments) -> None:
+    @commands.command("look")
+    @click.argument("order_ids", nargs=-1, required=True)
+    @as_json
+    def look(order_ids: tuple[str, ...], as_json: bool) -> None:
+        """Have the running server read the provider's record of a payment, and apply what differs."""
+        for order_id in order_ids:
+            if not report_errors(payments.notifications.look, order_id):
+                raise click.ClickException(f"there is no payment for order {order_id}")
+            print_result({"orderId": order_id, "look": "requested"}, f"{order_id}: a look is requested", as_json)
+
+    @commands.command("reconcile")
+    @click.option("--since", type=SINCE, help="In UTC; 24 hours ago if it is left out.")
+    @as_json
+    def reconcile(since: datetime | None, as_json: bool) -> None:
+        """Compare the provider's own list with the payments; exit code 1 if anything differs."""
+        start = since.replace(tzinfo=UTC) if since else datetime.now(UTC) - timedelta(days=1)
+        rows = [asdict(one) for one in report_errors(lambda: list(payments.reconciliation.differences(start)))]
+        print_rows(f"Differences since {start:%Y-%m-%dT%H:%M:%SZ}", rows, as_json)
+        if rows:
+            sys.exit(1)
 
 
 def _print_status(order_id: str, status: str, as_json: bool) -> None:

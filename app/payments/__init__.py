@@ -17,6 +17,7 @@ from app.payments.payment import RetryPolicy
 from app.payments.provider_client import CircuitBreakingProvider
 from app.payments.provider_port import Provider
 from app.payments.queries import PaymentQueries
+from app.payments.reconciliation import Reconciliation
 from app.payments.repository import PaymentRepository
 from app.payments.results import ResultWriter
 from app.payments.service import PaymentService
@@ -83,6 +84,7 @@ class Payments:
             interval=max(settings.sweep_interval, NOTIFICATION_SECONDS),
             system=system,
         )
+        self.reconciliation = Reconciliation(provider, self._payments)
         queries = PaymentQueries(self._payments, self.outbox, settings.backlog_limit)
         register_handlers(
             bus, "payments", PaymentService(self.worker, results, provider.capabilities), self.notifications, queries

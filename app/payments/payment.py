@@ -415,6 +415,11 @@ def backoff(retry_count: int, policy: RetryPolicy) -> float:
     return min(policy.backoff * 2.0 ** min(max(0, retry_count - 1), 64), policy.backoff_max)
 
 
+def retrieval(payment: Payment, reference: str) -> ProviderCall:
+    """The call that asks the provider for its record of `reference`, which is one of the order's payments there."""
+    return _provider_call(replace(payment, reference=reference), CallKind.RETRIEVE, None)
+
+
 def _time(event: Event) -> datetime:
     return datetime.fromtimestamp(event.at / 1000, UTC)
 

@@ -1,7 +1,7 @@
 """Writes and reads of payments in MongoDB. A payment is stored before the provider is called for it."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -159,6 +159,20 @@ class PaymentRepository:
         with self._store.with_deadline() as documents:
             doc = documents.find_one({"_id": order_id})
         return self._read(doc) if doc else None
+
+    def find_many(self, order_ids: Sequence[str]) -> dict[str, Payment]:
+        """The payments of orders, by order id."""
+        with self._store.with_deadline() as documents:
+            found = documents.find({"_id": {"$in": list(order_ids)}})
+            return {doc["_id"]: self._read(doc).payment for doc in found}
+
+    def captured_since(self, since: datetime, provider: str) -> Iterator[Payment]:
+        """The payments that were captured and requested since then at a provider."""
+        captured = {"captured": {"$gt": 0}, "requestedAt": {"$gte": since}, "provider": provider}
+        with self._store.with_deadline() as documents:
+            cursor = documents.find(captured).batch_size(CLAIM_CANDIDATES)
+        for doc in cursor:
+            yield self._read(doc).payment
 
     def find_order_id(self, reference: str) -> str:
         """The order whose payment has this id at the provider; empty where there is none."""

@@ -1,15 +1,26 @@
 """Bulk writes: one command inserts many documents, or changes many by compare-and-set."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 from pymongo.errors import BulkWriteError
 
 from app.storage.mongodb import Document, Documents
 
 DUPLICATE_KEY = 11000
+
+
+Item = TypeVar("Item")
+
+
+def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield the items in lists of at most `size`."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
 class InsertRejected(Exception):

@@ -1,0 +1,127 @@
+"""Compares the provider's own list of payments with the stored ones, by id and amount."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from app.payments import payment as domain
+from app.payments.documents import LeasedPayment
+from app.payments.payment import Payment
+from app.payments.provider_port import (
+    CallKind,
+    DisputeStatus,
+    Provider,
+    ProviderPayment,
+    ProviderResponse,
+    ResponseCode,
+)
+from app.payments.repository import PaymentRepository
+from app.storage.bulk import in_batches
+
+BATCH = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sums:
+    """The money of a payment, in minor units."""
+
+    captured: int
+    refunded: int
+    disputed: int
+
+    def __str__(self) -> str:
+        return f"captured {self.captured}, refunded {self.refunded}, disputed {self.disputed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Something in which the provider and the stored payment differ, and the command that mends it."""
+
+    kind: str
+    order_id: str
+    reference: str
+    detail: str
+    mend: str
+
+
+class Reconciliation:
+    """Reads both lists; changes nothing."""
+
+    def __init__(self, provider: Provider, payments: PaymentRepository) -> None:
+        self._provider = provider
+        self._payments = payments
+
+    def differences(self, since: datetime) -> Iterator[Difference]:
+        """The differences among payments made since then. Raises OSError where the provider's list cannot be read.
+
+        A difference is confirmed by another look at both sides, since a payment may change while the lists are read.
+        """
+        listed: set[str] = set()
+        for batch in in_batches(self._provider.list_payments(since), BATCH):
+            stored = self._payments.find_many([one.order_id for one in batch if one.order_id])
+            for one in batch:
+                if one.order_id:
+                    listed.add(one.reference)
+                    yield from self._compare(one, stored.get(one.order_id))
+        for payment in self._payments.captured_since(since, self._provider.capabilities.name):
+            if payment.reference not in listed:
+                yield from self._not_listed(payment)
+
+    def _compare(self, listed: ProviderPayment, payment: Payment | None) -> Iterator[Difference]:
+        moved = Sums(captured=listed.captured, refunded=listed.refunded, disputed=listed.disputed)
+        if payment is None:
+            yield _difference("no payment", listed, f"the provider has {moved}", "refund it at the provider")
+        elif payment.reference not in ("", listed.reference):
+            if listed.captured > listed.refunded:
+                detail = f"the provider has {moved}, beside the payment {payment.reference}"
+                yield _difference("charged twice", listed, detail, "refund it at the provider")
+        elif moved != _sums(payment):
+            yield from self._confirmed(listed)
+
+    def _confirmed(self, listed: ProviderPayment) -> Iterator[Difference]:
+        current = self._payments.find(listed.order_id)
+        if current is None or _in_progress(current):
+            return
+        payment = current.payment
+        record = self._record(payment, listed.reference)
+        moved = _sums_of_record(record)
+        if moved != _sums(payment):
+            detail = f"the provider has {moved}, the payment {_sums(payment)}"
+            yield _difference("amounts", listed, detail, f"payments look {payment.order_id}")
+
+    def _not_listed(self, payment: Payment) -> Iterator[Difference]:
+        record = self._record(payment, payment.reference)
+        if record.code in domain.NOT_SETTLED or _sums_of_record(record) != _sums(payment):
+            yield Difference(
+                kind="not at the provider",
+                order_id=payment.order_id,
+                reference=payment.reference,
+                detail=f"the payment has {_sums(payment)}, the provider says {record.code}",
+                mend=f"payments look {payment.order_id}",
+            )
+
+    def _record(self, payment: Payment, reference: str) -> ProviderResponse:
+        return self._provider.retrieve(domain.retrieval(payment, reference))
+
+
+def _in_progress(current: LeasedPayment) -> bool:
+    """Whether a call is to be made, or is being made, that settles what is open."""
+    call = domain.next_call(current.payment)
+    return current.under_lease or (call is not None and call.kind != CallKind.RETRIEVE)
+
+
+def _difference(kind: str, listed: ProviderPayment, detail: str, mend: str) -> Difference:
+    return Difference(kind=kind, order_id=listed.order_id, reference=listed.reference, detail=detail, mend=mend)
+
+
+def _sums(payment: Payment) -> Sums:
+    lost = sum(dispute.value for dispute in payment.disputes if dispute.status != DisputeStatus.WON)
+    return Sums(captured=payment.captured, refunded=payment.refunded, disputed=lost)
+
+
+def _sums_of_record(record: ProviderResponse) -> Sums:
+    return Sums(
+        captured=record.value if record.code == ResponseCode.CAPTURED else 0,
+        refunded=sum(refund.value for refund in record.refunds if refund.code == ResponseCode.REFUNDED),
+        disputed=sum(dispute.value for dispute in record.disputes if dispute.status != DisputeStatus.WON),
+    )
