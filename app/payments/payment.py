@@ -282,7 +282,7 @@ def cancel(payment: Payment) -> PaymentDecision:
 def request_capture(payment: Payment, value: int) -> PaymentDecision:
     """Capture `value` of what is authorized. A payment that is not authorized any more does not change."""
     if payment.status != PaymentStatus.AUTHORIZED or payment.cancelled or payment.capture_value:
-        return PaymentDecision(payment=payment)
+        return PaymentDecision(payment=payment, due_in=0.0 if next_call(payment) else None)
     if not 0 < value <= payment.authorized:
         raise ValueError(f"a capture of {value} exceeds what is authorized for order {payment.order_id}")
     return PaymentDecision(payment=replace(payment, capture_value=value, retry_count=0), due_in=0.0)

@@ -1,8 +1,9 @@
 """Payments alone, on the real database: two processes' repositories, a fake provider, payments to work on."""
 
+import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,7 +20,14 @@ from app.payments import payment as domain
 from app.payments.documents import LeasedPayment
 from app.payments.payment import Payment, RetryPolicy
 from app.payments.provider_client import CircuitBreakingProvider
-from app.payments.provider_port import ProviderCall, ProviderResponse, ResponseCode
+from app.payments.provider_port import (
+    NotificationRefused,
+    ProviderCall,
+    ProviderNotification,
+    ProviderPayment,
+    ProviderResponse,
+    ResponseCode,
+)
 from app.payments.providers.simulated import CAPABILITIES
 from app.payments.repository import PaymentRepository
 from app.payments.results import ResultWriter
@@ -50,6 +58,7 @@ class FakeProvider:
     found: dict[str, ProviderResponse] = field(default_factory=dict)
     calls: list[tuple[str, str]] = field(default_factory=list)
     on_call: Callable[[str, ProviderCall], None] = lambda verb, call: None
+    listed: list[ProviderPayment] = field(default_factory=list)
 
     capabilities = CAPABILITIES
 
@@ -75,6 +84,15 @@ class FakeProvider:
         self.calls.append(("find", call.key))
         self.on_call("find", call)
         return self.found.get(call.key)
+
+    def notifications(self, body: bytes, headers: Mapping[str, str]) -> tuple[ProviderNotification, ...]:
+        """The body is JSON: a list of notifications."""
+        if headers.get("signature") != "right":
+            raise NotificationRefused("the signature is wrong")
+        return tuple(ProviderNotification(**one) for one in json.loads(body))
+
+    def list_payments(self, since: datetime) -> Iterator[ProviderPayment]:
+        yield from (one for one in self.listed if one.at >= since)
 
     def _respond(self, verb: str, call: ProviderCall) -> ProviderResponse:
         self.calls.append((verb, call.key))

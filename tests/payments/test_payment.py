@@ -881,7 +881,10 @@ def test_no_more_is_captured_than_is_authorized(value):
 
 @pytest.mark.parametrize("payment", [SENT, CAPTURED, VOIDED, replace(AUTHORIZED, cancelled=True)], ids=named)
 def test_a_capture_of_what_is_not_authorized_changes_nothing(payment):
-    assert domain.request_capture(payment, 100) == domain.PaymentDecision(payment=payment)
+    decision = domain.request_capture(payment, 100)
+    assert decision.payment == payment
+    # What was due before stays due.
+    assert (decision.due_in is None) == (domain.next_call(payment) is None)
 
 
 def listed(reference: str, code: str, value: int = 900, refund_id: str = "") -> ProviderRefund:
