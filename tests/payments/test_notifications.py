@@ -57,6 +57,8 @@ def test_a_notification_leads_to_a_look_and_to_nothing_else(service, captured, s
         "dueAt",
         "version",
         "writeId",
+        "keySent",
+        "firstSend",
     }
     worker.process(take_up(captured))
     assert provider.calls[-1][0] == "retrieve"
