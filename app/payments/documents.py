@@ -79,7 +79,7 @@ INDEXES = [
     *OUTBOX_INDEXES,
 ]
 DIAGNOSTICS = dict.fromkeys(
-    ("fencingToken", "dueAt", "owner", "status", "parkedReason", "outbox.type", "deadLetter.reason"), 1
+    ("fencingToken", "dueAt", "owner", "status", "parkedReason", "waitsUntil", "outbox.type", "deadLetter.reason"), 1
 )
 
 
@@ -109,8 +109,11 @@ class PaymentDiagnostics:
     """Facts that explain the state of a payment.
 
     `next_at` is the time of the next provider call, None while one is under way and where none is planned. `parked` and
-    `dead_letter` are the reasons why an operator is needed, empty where none is.
+    `dead_letter` are the reasons why an operator is needed, empty where none is. `waits_until` ends the wait for a customer, a bank
+    or a capture.
     """
+
+    status: PaymentStatus
 
     attempts: int
     next_at: datetime | None
@@ -118,6 +121,7 @@ class PaymentDiagnostics:
     parked: str
     undelivered: bool
     dead_letter: str
+    waits_until: datetime | None
 
 
 def new_document(payment: Payment) -> Document:
@@ -178,6 +182,8 @@ def diagnostics(doc: Document) -> PaymentDiagnostics:
     """The diagnostics in a document that was read with the projection DIAGNOSTICS."""
     under_way = "owner" in doc
     return PaymentDiagnostics(
+        status=PaymentStatus(doc["status"]),
+        waits_until=doc.get("waitsUntil"),
         attempts=doc["fencingToken"],
         next_at=None if under_way else doc.get("dueAt"),
         under_way=under_way,

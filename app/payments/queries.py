@@ -10,6 +10,7 @@ from app.contracts.payments import (
     ListAttempts,
     ListStuckPayments,
     PaymentExplanation,
+    PaymentStatus,
 )
 from app.messaging.handlers import handles
 from app.messaging.outbox import Outbox
@@ -81,12 +82,35 @@ class PaymentQueries:
         )
 
 
+# Who ends the wait of a payment that the provider has accepted.
+WAITS_FOR = {
+    PaymentStatus.ACTION_REQUIRED: "the customer",
+    PaymentStatus.PENDING: "the provider",
+    PaymentStatus.AUTHORIZED: "a capture",
+}
+WAITING_SENTENCES = {
+    PaymentStatus.ACTION_REQUIRED: "the customer must confirm its payment",
+    PaymentStatus.PENDING: "the provider has accepted its payment and does not know the outcome yet",
+    PaymentStatus.AUTHORIZED: "its total is authorized and waits to be captured",
+}
+
+
+def _waiting_sentence(diagnostics: PaymentDiagnostics) -> str:
+    until = rfc3339(diagnostics.waits_until) if diagnostics.waits_until else ""
+    looked = f", the provider is asked again at {rfc3339(diagnostics.next_at)}" if diagnostics.next_at else ""
+    return f"{WAITING_SENTENCES[diagnostics.status]} until {until}, or it is voided{looked}"
+
+
 def _explained(diagnostics: PaymentDiagnostics) -> tuple[str, str]:
     so_far = f"{diagnostics.attempts} {'attempt' if diagnostics.attempts == 1 else 'attempts'} so far"
     if diagnostics.dead_letter:
         return "an operator", "the result of its payment could not be delivered to orders and waits for an operator"
     if diagnostics.parked:
         return "an operator", f"its payment waits for an operator ({diagnostics.parked}), {so_far}"
+    if diagnostics.status in WAITS_FOR and diagnostics.waits_until:
+        return WAITS_FOR[diagnostics.status], _waiting_sentence(diagnostics)
+    if diagnostics.status == PaymentStatus.DISPUTED:
+        return "the payer's bank", "its charge is disputed, or lost to a dispute, so nothing of it is refunded"
     if diagnostics.under_way:
         return "the provider", f"the provider is being called, {so_far}"
     if diagnostics.next_at:

@@ -6,6 +6,8 @@ from datetime import timedelta
 import pytest
 
 from app.contracts.orders import CaptureRequested, RefundRequested
+from app.contracts.payments import ExplainPayment
+from app.payments import payment as domain
 from app.payments.payment import RetryPolicy
 from app.payments.provider_port import (
     ActionType,
@@ -17,6 +19,7 @@ from app.payments.provider_port import (
     ResponseCode,
 )
 from app.payments.providers.simulated import CAPABILITIES
+from app.payments.queries import PaymentQueries
 from app.payments.results import ResultWriter
 from app.payments.service import PaymentService
 
@@ -43,8 +46,6 @@ def lease(payments, created):
     """A new payment under a lease of the first process."""
 
     def make(capabilities=OPENING, **changes):
-        from app.payments import payment as domain
-
         [leased] = payments.insert([domain.open_payment(created(**changes), capabilities)], 1)
         return leased
 
@@ -275,3 +276,36 @@ def test_a_payment_of_another_provider_is_left_alone(worker, provider, lease, st
     doc = stored(leased.payment.order_id)
     assert (doc["status"], doc["retryCount"], provider.calls) == ("Processing", 0, [])
     assert "PAYMENT_PROVIDER" in doc["attempts"][-1]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("response", "waits_for", "says"),
+    [
+        (WAITS, "the customer", "the customer must confirm its payment until "),
+        (replace(WAITS, action=None), "the provider", "does not know the outcome yet until "),
+        (ProviderResponse(code=ResponseCode.AUTHORIZED, reference="r"), "a capture", "waits to be captured until "),
+    ],
+    ids=["customer", "bank", "capture"],
+)
+def test_a_payment_that_waits_says_for_whom_and_how_long(
+    worker, payments, provider, outbox, lease_payment, response, waits_for, says
+):
+    provider.responses = [response]
+    leased = lease_payment()
+    worker.process(leased)
+    request = ExplainPayment(request_id="r", order_id=leased.payment.order_id, on_behalf_of="")
+    explained = PaymentQueries(payments, outbox, 3).explain(request)
+    assert (explained.waits_for, says in explained.sentence) == (waits_for, True)
+    assert "or it is voided, the provider is asked again at " in explained.sentence
+
+
+def test_a_disputed_charge_is_explained(worker, payments, provider, outbox, lease_payment, take_up):
+    leased = lease_payment()
+    worker.process(leased)
+    worker._results.request_look(leased.payment.order_id)
+    dispute = ProviderDispute(reference="dp_1", value=9900, status=DisputeStatus.OPEN)
+    provider.responses = [ProviderResponse(code=ResponseCode.CAPTURED, value=9900, disputes=(dispute,))]
+    worker.process(take_up(leased.payment.order_id))
+    request = ExplainPayment(request_id="r", order_id=leased.payment.order_id, on_behalf_of="")
+    explained = PaymentQueries(payments, outbox, 3).explain(request)
+    assert (explained.waits_for, "disputed" in explained.sentence) == ("the payer's bank", True)

@@ -74,7 +74,9 @@ class SimulatedProcess(Owner):
         )
         self.provider = FaultyProvider(real, self, world)
         self.orders = Orders(self.bus, self.bus, store("orders"), settings, system)
-        self.payments = Payments(self.bus, self.bus, store("payments"), self.provider, settings, system)
+        self.payments = Payments(
+            self.bus, self.bus, store("payments"), store("notifications"), self.provider, settings, system
+        )
         scheduler.spawn(self, "relay of orders", self.orders.relay.run, endless=True)
         scheduler.spawn(self, "relay of payments", self.payments.relay.run, endless=True)
         scheduler.spawn(self, "sweep of payments", self.payments.worker.run_sweeps, endless=True)
