@@ -33,7 +33,8 @@ PURE = {
     "contracts/orders.py": {"msgspec", "app.contracts"},
     "contracts/payments.py": {"msgspec", "app.contracts"},
     "orders/order.py": {"app.contracts"},
-    "payments/payment.py": {"app.contracts"},
+    "payments/payment.py": {"app.contracts", "app.payments"},
+    "payments/provider_port.py": set(),
 }
 
 

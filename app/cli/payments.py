@@ -1,4 +1,4 @@
-"""`payments list|retry|resolve|drop-refund`: parked payments. `payments look|reconcile`: what the provider's own record says."""
+"""`payments list|retry|resolve|drop-refund`: parked payments. `payments refresh|reconcile`: what the provider's own record says."""
 
 import sys
 from dataclasses import asdict
@@ -79,15 +79,15 @@ def _add_manual_review(commands: click.Group, manual_review: ManualReview) -> No
 
 
 def _add_comparisons(commands: click.Group, payments: Payments) -> None:
-    @commands.command("look")
+    @commands.command("refresh")
     @click.argument("order_ids", nargs=-1, required=True)
     @as_json
-    def look(order_ids: tuple[str, ...], as_json: bool) -> None:
+    def refresh(order_ids: tuple[str, ...], as_json: bool) -> None:
         """Have the running server read the provider's record of a payment, and apply what differs."""
         for order_id in order_ids:
-            if not report_errors(payments.notifications.look, order_id):
+            if not report_errors(payments.notifications.refresh, order_id):
                 raise click.ClickException(f"there is no payment for order {order_id}")
-            print_result({"orderId": order_id, "look": "requested"}, f"{order_id}: a look is requested", as_json)
+            print_result({"orderId": order_id, "refresh": "requested"}, f"{order_id}: a refresh is requested", as_json)
 
     @commands.command("reconcile")
     @click.option("--since", type=SINCE, help="In UTC; 24 hours ago if it is left out.")

@@ -35,6 +35,8 @@ _gauge = partial(Gauge, registry=REGISTRY, multiprocess_mode="livesum")
 provider_calls = _counter(
     "orderflow_provider_calls", "Calls to the payment provider, by operation and response", ["call", "response"]
 )
+payments_disputed = _counter("orderflow_payments_disputed", "Charges that a payer has disputed: each needs an answer")
+refunds_failed = _counter("orderflow_refunds_failed", "Refunds that the provider has not made, or that failed later")
 provider_notifications = _counter(
     "orderflow_provider_notifications",
     "Notifications of the payment provider: received, repeated, refused, applied, or unmatched by any payment",

@@ -52,7 +52,7 @@ SCHEMA: Document = {
         **{
             name: {"bsonType": "int", "minimum": 0}
             for name in (
-                "generation", "fencingToken", "retryCount", "sequence", "orderSequence", "version", "looksRequested", "looksMade",
+                "generation", "fencingToken", "retryCount", "sequence", "orderSequence", "version", "refreshesRequested", "refreshesMade",
             )
         },
         **{name: {"bsonType": "date"} for name in ("requestedAt", "dueAt", "keySentAt")},
@@ -69,7 +69,7 @@ FIELDS = {member.name: re.sub("_(.)", lambda letter: letter[1].upper(), member.n
 # Members that most payments do not have: stored where they have a value, or had one.
 RARE = (
     "provider", "opens", "payment_method", "return_url", "manual_capture", "authorized", "capture_value", "expired",
-    "waiting_since", "waits_until", "action", "disputes", "looks_requested", "looks_made",
+    "waiting_since", "waits_until", "action", "disputes", "refreshes_requested", "refreshes_made",
 )  # fmt: skip
 DEFAULTS = {member.name: member.default for member in fields(Payment) if member.name in RARE}
 INDEXES = [

@@ -1,6 +1,6 @@
-"""Notifications of the payment provider: verified, stored, then taken as a reason to look at the payment.
+"""Notifications of the payment provider: verified, stored, then taken as a reason to refresh the payment.
 
-What a notification says decides nothing. It may come early, late, twice, out of order or never: the look that follows
+What a notification says decides nothing. It may come early, late, twice, out of order or never: the refresh that follows
 shows what is true, under the payment's lease and by the same compare-and-set as every other change.
 """
 
@@ -52,6 +52,8 @@ class NotificationService:
         self._system = system
         self._received = threading.Event()
         self._stopping = threading.Event()
+        # An alert on an increase needs the series to exist before the first increment.
+        metrics.provider_notifications.labels("refused")
         self.thread = BackgroundThread("payments-notifications", self.run)
 
     @handles(ReceiveNotifications)
@@ -103,9 +105,9 @@ class NotificationService:
                 self._postpone(doc)
         return len(due)
 
-    def look(self, order_id: str) -> bool:
-        """Look at the provider's record of an order's payment as soon as possible; false where there is no payment."""
-        if not self._results.request_look(order_id):
+    def refresh(self, order_id: str) -> bool:
+        """Read the provider's record of an order's payment as soon as possible; false where there is no payment."""
+        if not self._results.request_refresh(order_id):
             return False
         self._results.work_due.set()
         return True
@@ -125,7 +127,7 @@ class NotificationService:
 
     def _apply(self, doc: Document) -> None:
         order_id = doc["orderId"] or self._payments.find_order_id(doc["reference"])
-        if order_id and self.look(order_id):
+        if order_id and self.refresh(order_id):
             self._finish(doc, "applied")
         else:
             self._postpone(doc)

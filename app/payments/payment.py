@@ -7,8 +7,8 @@ A provider forgets a key some time after it first received it. The same key, sen
 every call that moves money has to pass `may_send` before it is sent. A payment that the provider has opened is found by its
 reference at any time, and charged once however often it is asked for.
 
-A payment that waits for its customer or for a bank is not sent again: it is looked at from time to time, and at once where a
-notification says so. What the look shows decides, never the notification.
+A payment that waits for its customer or for a bank is not sent again: it is refreshed from time to time, and at once where a
+notification says so. What the provider's record shows decides, never the notification.
 """
 
 from dataclasses import dataclass, replace
@@ -100,7 +100,7 @@ class Payment:
     `provider` is the name of the provider, and `opens` whether it opens payments before it charges them. `reference` is the
     provider's id of the payment. `authorized`, `captured` and `capture_value`, which is what a client asked to capture, are in
     minor units. `waiting_since` and `waits_until` bound the wait for a customer, a bank or a capture; `action` is what the
-    customer must do. `looks_requested` and `looks_made` number the requests to look at the payment.
+    customer must do. `refreshes_requested` and `refreshes_made` number the requests to refresh the payment.
     """
 
     order_id: str
@@ -136,8 +136,8 @@ class Payment:
     waits_until: datetime | None = None
     action: NextAction | None = None
     disputes: tuple[Dispute, ...] = ()
-    looks_requested: int = 0
-    looks_made: int = 0
+    refreshes_requested: int = 0
+    refreshes_made: int = 0
 
     @property
     def unreserved(self) -> int:
@@ -163,9 +163,9 @@ class Payment:
         return any(dispute.status != DisputeStatus.WON for dispute in self.disputes)
 
     @property
-    def look_requested(self) -> bool:
-        """Whether a look at the provider's record of the payment is due."""
-        return self.looks_requested > self.looks_made
+    def refresh_requested(self) -> bool:
+        """Whether the provider's record of the payment is to be read."""
+        return self.refreshes_requested > self.refreshes_made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,8 +190,8 @@ class RetryPolicy:
 
     No key older than `key_life` is sent. `key_life` ends before the provider forgets the key, by a margin for the call
     itself. `horizon` ends automatic retries, and is shorter. `pending_life` and `authorization_life` end the wait for a
-    customer or a bank, and for a capture; meanwhile the payment is looked at after `look_min`, and then after as long as it
-    has waited, at most `look_max`.
+    customer or a bank, and for a capture; meanwhile the payment is refreshed after `poll_min`, and then after as long as it
+    has waited, at most `poll_max`.
     """
 
     max_tries: int
@@ -201,8 +201,8 @@ class RetryPolicy:
     backoff_max: float
     pending_life: float = 86_400.0
     authorization_life: float = 6 * 86_400.0
-    look_min: float = 60.0
-    look_max: float = 21_600.0
+    poll_min: float = 60.0
+    poll_max: float = 21_600.0
 
 
 def open_payment(event: OrderCreated, provider: Capabilities) -> Payment:
@@ -301,9 +301,9 @@ def request_refund(payment: Payment, refund: Refund) -> PaymentDecision:
     return PaymentDecision(payment=after, due_in=0.0 if next_call(after) else None)
 
 
-def request_look(payment: Payment) -> PaymentDecision:
-    """Look at the provider's record of the payment as soon as no other call is to be made."""
-    after = replace(payment, looks_requested=payment.looks_requested + 1)
+def request_refresh(payment: Payment) -> PaymentDecision:
+    """Read the provider's record of the payment as soon as no other call is to be made."""
+    after = replace(payment, refreshes_requested=payment.refreshes_requested + 1)
     return PaymentDecision(payment=after, due_in=0.0 if next_call(after) else None)
 
 
@@ -351,9 +351,9 @@ def apply_response(
     return _parked_by(payment, call, response)
 
 
-def with_look(decision: PaymentDecision) -> PaymentDecision:
-    """`decision`, due at once where a look was requested and no other call is planned."""
-    if decision.due_in is None and decision.payment.look_requested and next_call(decision.payment):
+def with_refresh(decision: PaymentDecision) -> PaymentDecision:
+    """`decision`, due at once where a refresh was requested and no other call is planned."""
+    if decision.due_in is None and decision.payment.refresh_requested and next_call(decision.payment):
         return replace(decision, due_in=0.0)
     return decision
 
@@ -438,7 +438,7 @@ def _next_kind(payment: Payment) -> CallKind | None:
         case PaymentStatus.REFUNDING if payment.open_refund:
             pending = payment.open_refund.status == RefundStatus.PENDING
             return CallKind.RETRIEVE if pending else CallKind.REFUND
-    return CallKind.RETRIEVE if payment.look_requested and payment.reference else None
+    return CallKind.RETRIEVE if payment.refresh_requested and payment.reference else None
 
 
 def _next_key(payment: Payment) -> str:
@@ -483,7 +483,7 @@ def _provider_call(payment: Payment, kind: CallKind, refund: Refund | None) -> P
         payment_method=payment.payment_method,
         return_url=payment.return_url,
         manual_capture=payment.manual_capture,
-        look=payment.looks_requested,
+        refresh=payment.refreshes_requested,
     )
 
 
@@ -581,13 +581,13 @@ def _waiting(payment: Payment, status: PaymentStatus, now: datetime, seconds: fl
 
 
 def _pause(payment: Payment, policy: RetryPolicy, now: datetime) -> float:
-    """Until the next look: as long as the payment has waited so far, and not longer than it may wait."""
+    """Until the next refresh: as long as the payment has waited so far, and not longer than it may wait."""
     if payment.waiting_since is None or payment.waits_until is None:
-        return policy.look_max
+        return policy.poll_max
     waited = (now - payment.waiting_since).total_seconds()
-    pause = min(max(waited, policy.look_min), policy.look_max)
+    pause = min(max(waited, policy.poll_min), policy.poll_max)
     left = (payment.waits_until - now).total_seconds()
-    return min(pause, left) if left > 0 else policy.look_min
+    return min(pause, left) if left > 0 else policy.poll_min
 
 
 def _with_refund(payment: Payment, refund: Refund) -> Payment:
@@ -634,7 +634,7 @@ def _refund_pending(payment: Payment, refund_id: str, reference: str, policy: Re
 
 def _refund_pause(payment: Payment, policy: RetryPolicy) -> float:
     waits = payment.open_refund and payment.open_refund.status == RefundStatus.PENDING
-    return policy.look_max if waits else 0.0
+    return policy.poll_max if waits else 0.0
 
 
 def _with_refund_status(
@@ -666,7 +666,7 @@ def _refund_failed(payment: Payment, refund: Refund, reason: str) -> PaymentDeci
 def _retrieved(
     payment: Payment, call: ProviderCall, response: ProviderResponse, policy: RetryPolicy, now: datetime
 ) -> PaymentDecision:
-    """What the provider's record of a payment leads to: the first difference is recorded, and then the next look follows."""
+    """What the provider's record of a payment leads to: the first difference is recorded, and then the next refresh follows."""
     payment = replace(payment, retry_count=0)
     if response.code in NOT_SETTLED:
         pause = max(_pause(payment, policy, now), response.retry_after)
@@ -674,13 +674,13 @@ def _retrieved(
     found = _difference(payment, call, response, policy, now)
     if found and found.event:
         return found
-    payment = replace(found.payment if found else payment, looks_made=max(payment.looks_made, call.look))
-    return PaymentDecision(payment=payment, due_in=_until_next_look(payment, policy, now))
+    payment = replace(found.payment if found else payment, refreshes_made=max(payment.refreshes_made, call.refresh))
+    return PaymentDecision(payment=payment, due_in=_until_next_poll(payment, policy, now))
 
 
-def _until_next_look(payment: Payment, policy: RetryPolicy, now: datetime) -> float | None:
+def _until_next_poll(payment: Payment, policy: RetryPolicy, now: datetime) -> float | None:
     kind = _next_kind(payment)
-    if kind != CallKind.RETRIEVE or payment.look_requested:
+    if kind != CallKind.RETRIEVE or payment.refresh_requested:
         return 0.0 if kind else None
     return _pause(payment, policy, now)
 

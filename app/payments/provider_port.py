@@ -36,7 +36,7 @@ class CallKind(StrEnum):
     RETRIEVE = "retrieve"
 
 
-class ActionType(StrEnum):
+class ActionKind(StrEnum):
     """How the customer continues a payment: at a page of the provider, or in the shop's page with a secret."""
 
     REDIRECT = "redirect"
@@ -72,7 +72,7 @@ class Capabilities:
 class NextAction:
     """What the customer must do: open `url`, or confirm with `client_secret` in a page of the shop."""
 
-    type: ActionType
+    type: ActionKind
     url: str = ""
     client_secret: str = ""
 
@@ -82,7 +82,7 @@ class ProviderCall:
     """One call to a provider; `key` is its idempotency key and never changes for the same effect.
 
     `value` is in minor units of `currency`: the total of a charge, the part of a capture or refund. `reference` is the provider's
-    id of the payment, empty where it is not known. `look` is the number of the latest request to look at the payment.
+    id of the payment, empty where it is not known. `refresh` is the number of the latest request to refresh the payment.
     """
 
     kind: CallKind
@@ -97,7 +97,7 @@ class ProviderCall:
     payment_method: str = ""
     return_url: str = ""
     manual_capture: bool = False
-    look: int = 0
+    refresh: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,7 @@ class ProviderResponse:
 
 @dataclass(frozen=True, kw_only=True)
 class ProviderNotification:
-    """A message of the provider that something happened to a payment. It is a reason to look and no proof.
+    """A message of the provider that something happened to a payment. It is a reason to refresh the payment and no proof.
 
     `reference` is the provider's id of the payment and `order_id` the order, each empty where the message does not have it.
     """

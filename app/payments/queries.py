@@ -97,8 +97,8 @@ WAITING_SENTENCES = {
 
 def _waiting_sentence(diagnostics: PaymentDiagnostics) -> str:
     until = rfc3339(diagnostics.waits_until) if diagnostics.waits_until else ""
-    looked = f", the provider is asked again at {rfc3339(diagnostics.next_at)}" if diagnostics.next_at else ""
-    return f"{WAITING_SENTENCES[diagnostics.status]} until {until}, or it is voided{looked}"
+    asked = f", the provider is asked again at {rfc3339(diagnostics.next_at)}" if diagnostics.next_at else ""
+    return f"{WAITING_SENTENCES[diagnostics.status]} until {until}, or it is voided{asked}"
 
 
 def _explained(diagnostics: PaymentDiagnostics) -> tuple[str, str]:

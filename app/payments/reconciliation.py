@@ -22,7 +22,7 @@ BATCH = 200
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sums:
+class Amounts:
     """The money of a payment, in minor units."""
 
     captured: int
@@ -54,7 +54,7 @@ class Reconciliation:
     def differences(self, since: datetime) -> Iterator[Difference]:
         """The differences among payments made since then. Raises OSError where the provider's list cannot be read.
 
-        A difference is confirmed by another look at both sides, since a payment may change while the lists are read.
+        A difference is confirmed by another read of both sides, since a payment may change while the lists are read.
         """
         listed: set[str] = set()
         for batch in in_batches(self._provider.list_payments(since), BATCH):
@@ -68,7 +68,7 @@ class Reconciliation:
                 yield from self._not_listed(payment)
 
     def _compare(self, listed: ProviderPayment, payment: Payment | None) -> Iterator[Difference]:
-        moved = Sums(captured=listed.captured, refunded=listed.refunded, disputed=listed.disputed)
+        moved = Amounts(captured=listed.captured, refunded=listed.refunded, disputed=listed.disputed)
         if payment is None:
             yield _difference("no payment", listed, f"the provider has {moved}", "refund it at the provider")
         elif payment.reference not in ("", listed.reference):
@@ -87,7 +87,7 @@ class Reconciliation:
         moved = _sums_of_record(record)
         if moved != _sums(payment):
             detail = f"the provider has {moved}, the payment {_sums(payment)}"
-            yield _difference("amounts", listed, detail, f"payments look {payment.order_id}")
+            yield _difference("amounts", listed, detail, f"payments refresh {payment.order_id}")
 
     def _not_listed(self, payment: Payment) -> Iterator[Difference]:
         record = self._record(payment, payment.reference)
@@ -97,7 +97,7 @@ class Reconciliation:
                 order_id=payment.order_id,
                 reference=payment.reference,
                 detail=f"the payment has {_sums(payment)}, the provider says {record.code}",
-                mend=f"payments look {payment.order_id}",
+                mend=f"payments refresh {payment.order_id}",
             )
 
     def _record(self, payment: Payment, reference: str) -> ProviderResponse:
@@ -114,13 +114,13 @@ def _difference(kind: str, listed: ProviderPayment, detail: str, mend: str) -> D
     return Difference(kind=kind, order_id=listed.order_id, reference=listed.reference, detail=detail, mend=mend)
 
 
-def _sums(payment: Payment) -> Sums:
+def _sums(payment: Payment) -> Amounts:
     lost = sum(dispute.value for dispute in payment.disputes if dispute.status != DisputeStatus.WON)
-    return Sums(captured=payment.captured, refunded=payment.refunded, disputed=lost)
+    return Amounts(captured=payment.captured, refunded=payment.refunded, disputed=lost)
 
 
-def _sums_of_record(record: ProviderResponse) -> Sums:
-    return Sums(
+def _sums_of_record(record: ProviderResponse) -> Amounts:
+    return Amounts(
         captured=record.value if record.code == ResponseCode.CAPTURED else 0,
         refunded=sum(refund.value for refund in record.refunds if refund.code == ResponseCode.REFUNDED),
         disputed=sum(dispute.value for dispute in record.disputes if dispute.status != DisputeStatus.WON),

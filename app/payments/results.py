@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from app.contracts.base import Event, Unavailable
-from app.contracts.payments import PaymentEvent, PaymentParked
+from app.contracts.payments import PaymentDisputed, PaymentEvent, PaymentParked, PaymentRefundFailed
 from app.observability import metrics
 from app.observability.logging import log
 from app.observability.stages import Stage, record_stages, stage_record
@@ -51,6 +51,14 @@ class ProviderResult:
             "tookMs": round(self.took_ms, 2),
         }
         return {**entry, "traceparent": self.traceparent} if self.traceparent else entry
+
+
+# Events after which a person may have to act.
+COUNTERS = {
+    PaymentParked: metrics.payments_parked,
+    PaymentDisputed: metrics.payments_disputed,
+    PaymentRefundFailed: metrics.refunds_failed,
+}
 
 
 class ResultWriter:
@@ -110,8 +118,8 @@ class ResultWriter:
                 return
         raise Unavailable(f"the payment of order {event.order_id} changed too often meanwhile")
 
-    def request_look(self, order_id: str) -> bool:
-        """Record that the provider's record of a payment is to be looked at; false where the order has no payment.
+    def request_refresh(self, order_id: str) -> bool:
+        """Record that the provider's record of a payment is to be read; false where the order has no payment.
 
         Raises Unavailable after MAX_CONFLICTS concurrent changes.
         """
@@ -119,7 +127,7 @@ class ResultWriter:
             current = self._payments.find(order_id)
             if current is None:
                 return False
-            if self.save(current, domain.request_look(current.payment)):
+            if self.save(current, domain.request_refresh(current.payment)):
                 return True
         raise Unavailable(f"the payment of order {order_id} changed too often meanwhile")
 
@@ -178,7 +186,7 @@ class ResultWriter:
     def _update(
         self, current: LeasedPayment, decision: PaymentDecision, result: ProviderResult | None
     ) -> PaymentUpdate:
-        decision = domain.with_look(decision)
+        decision = domain.with_refresh(decision)
         now, due_in = self._payments.now(), decision.due_in
         event = _event(self._system.new_id(), current, decision, now, result.took_ms if result else 0.0)
         payment = domain.reset_key_sent(current.payment, decision.payment)
@@ -217,8 +225,8 @@ class ResultWriter:
         for (kind, code), count in calls.items():
             metrics.provider_calls.labels(kind.value, code.value).inc(count)
         for _, update in recorded:
-            if isinstance(update.event, PaymentParked):
-                metrics.payments_parked.inc()
+            if update.event and (counter := COUNTERS.get(type(update.event))):
+                counter.inc()
             if update.due_at_once:
                 self.work_due.set()
         record_stages(Stage.PAYMENT_PROCESSED, [_stage_record(result, update) for result, update in recorded])

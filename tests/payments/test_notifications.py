@@ -47,13 +47,13 @@ def captured(worker, lease_payment):
     return leased.payment.order_id
 
 
-def test_a_notification_leads_to_a_look_and_to_nothing_else(service, captured, stored, worker, take_up, provider):
+def test_a_notification_leads_to_a_refresh_and_to_nothing_else(service, captured, stored, worker, take_up, provider):
     before = stored(captured)
     assert service.receive(request(about(captured))) == NotificationsReceived(stored=1, repeated=0)
     assert service.apply_due() == 1
     after = stored(captured)
     assert {name for name in after if before.get(name) != after[name]} <= {
-        "looksRequested",
+        "refreshesRequested",
         "dueAt",
         "version",
         "writeId",
@@ -72,7 +72,7 @@ def test_a_repeated_notification_is_stored_once_and_applied_once(service, captur
     service.apply_due()
     service.receive(request(about(captured)))
     assert service.apply_due() == 0
-    assert stored(captured)["looksRequested"] == 1
+    assert stored(captured)["refreshesRequested"] == 1
     assert database.notifications.find_one()["outcome"] == "applied"
 
 
@@ -111,7 +111,10 @@ def test_an_early_notification_waits_for_its_payment(service, created, payments,
     payments.insert([domain.open_payment(event, CAPABILITIES)], 1)
     database.notifications.update_one({}, {"$set": {"dueAt": waiting["receivedAt"]}})
     service.apply_due()
-    assert (stored(event.order_id)["looksRequested"], database.notifications.find_one()["outcome"]) == (1, "applied")
+    assert (stored(event.order_id)["refreshesRequested"], database.notifications.find_one()["outcome"]) == (
+        1,
+        "applied",
+    )
 
 
 def test_a_notification_finds_its_payment_by_the_providers_id(service, created, payments, worker, provider, stored):
@@ -123,7 +126,7 @@ def test_a_notification_finds_its_payment_by_the_providers_id(service, created, 
     reference = stored(leased.payment.order_id)["reference"]
     service.receive(request(about(reference=reference)))
     service.apply_due()
-    assert stored(leased.payment.order_id)["looksRequested"] == 1
+    assert stored(leased.payment.order_id)["refreshesRequested"] == 1
 
 
 def test_a_notification_without_a_payment_is_given_up_after_a_day(service, database):
@@ -148,7 +151,7 @@ def test_one_notification_that_cannot_be_applied_does_not_stop_the_others(servic
     database.command("collMod", "notifications", validator={})
     database.notifications.update_one({"_id": "evt_1"}, {"$set": {"orderId": 7}})
     service.apply_due()
-    assert stored(captured)["looksRequested"] == 1
+    assert stored(captured)["refreshesRequested"] == 1
     assert database.notifications.find_one("evt_2")["outcome"] == "applied"
 
 
@@ -164,9 +167,9 @@ def test_without_a_database_nothing_is_acknowledged(service, provider, captured,
 def test_the_thread_applies_what_comes_and_what_a_dead_process_has_left(service, captured, stored, eventually):
     service.receive(request(about(captured, "left")))
     service.start()
-    eventually(lambda: stored(captured).get("looksRequested") == 1)
+    eventually(lambda: stored(captured).get("refreshesRequested") == 1)
     service.receive(request(about(captured, "new")))
-    eventually(lambda: stored(captured).get("looksRequested") == 2)
+    eventually(lambda: stored(captured).get("refreshesRequested") == 2)
     service.stop(10.0)
 
 

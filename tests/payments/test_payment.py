@@ -11,7 +11,7 @@ from app.contracts.payments import PaymentParked, PaymentStatus
 from app.payments import payment as domain
 from app.payments.payment import Dispute, Payment, Refund, RefundStatus, RetryPolicy
 from app.payments.provider_port import (
-    ActionType,
+    ActionKind,
     CallKind,
     DisputeStatus,
     NextAction,
@@ -63,7 +63,7 @@ OPENS = replace(SENT, opens=True)
 OPENED = replace(OPENS, reference="pi_1")
 OPENED_CANCELLED = replace(OPENED, cancelled=True)
 SINCE = {"waiting_since": at(500_000), "waits_until": at(90_000_000)}
-ACTION = NextAction(type=ActionType.REDIRECT, url="https://bank.example/3ds")
+ACTION = NextAction(type=ActionKind.REDIRECT, url="https://bank.example/3ds")
 PENDING = replace(SENT, status=PaymentStatus.PENDING, reference="ref-1", retry_count=1, **SINCE)
 ACTION_REQUIRED = replace(PENDING, status=PaymentStatus.ACTION_REQUIRED, action=ACTION)
 AUTHORIZED = replace(PENDING, status=PaymentStatus.AUTHORIZED, authorized=9900)
@@ -762,20 +762,20 @@ def test_what_the_customer_must_do_and_until_when_is_kept():
     assert domain.next_call(after).kind == CallKind.RETRIEVE
 
 
-def retrieved(payment: Payment, code: str, now: datetime = NOW, look: int = 0, **record) -> domain.PaymentDecision:
+def retrieved(payment: Payment, code: str, now: datetime = NOW, refresh: int = 0, **record) -> domain.PaymentDecision:
     call = domain.next_call(payment)
     assert call.kind == CallKind.RETRIEVE
     response = ProviderResponse(code=ResponseCode(code), **record)
-    return domain.apply_response(payment, replace(call, look=look or call.look), response, 1.0, POLICY, now)
+    return domain.apply_response(payment, replace(call, refresh=refresh or call.refresh), response, 1.0, POLICY, now)
 
 
 LOOKED_AT = {
     "pending": PENDING,
     "action required": ACTION_REQUIRED,
     "authorized": AUTHORIZED,
-    "captured": replace(CAPTURED, looks_requested=1),
-    "declined": replace(DECLINED, reference="ref-1", looks_requested=1),
-    "voided": replace(VOIDED, cancelled=False, reference="ref-1", looks_requested=1),
+    "captured": replace(CAPTURED, refreshes_requested=1),
+    "declined": replace(DECLINED, reference="ref-1", refreshes_requested=1),
+    "voided": replace(VOIDED, cancelled=False, reference="ref-1", refreshes_requested=1),
 }
 RECORDS = {
     "pending": {
@@ -827,7 +827,7 @@ def test_what_the_record_of_the_provider_leads_to(work, code):
     assert summary(retrieved(LOOKED_AT[work], code)) == RECORDS[work][code]
 
 
-def test_a_look_counts_neither_as_a_try_nor_ends_with_the_tries():
+def test_a_refresh_counts_neither_as_a_try_nor_ends_with_the_tries():
     decision = retrieved(replace(PENDING, retry_count=500), "unknown")
     assert (decision.event, decision.payment.retry_count) == (None, 0)
     assert domain.park_if_exhausted(replace(PENDING, retry_count=500), POLICY) is None
@@ -836,7 +836,7 @@ def test_a_look_counts_neither_as_a_try_nor_ends_with_the_tries():
 @pytest.mark.parametrize(
     ("waited", "pause"), [(0, 60.0), (30, 60.0), (600, 600.0), (30_000, 21_600.0), (86_000, 400.0), (86_399, 1.0)]
 )
-def test_the_next_look_comes_after_as_long_as_the_payment_has_waited(waited, pause):
+def test_the_next_refresh_comes_after_as_long_as_the_payment_has_waited(waited, pause):
     since = NOW - timedelta(seconds=waited)
     waiting = replace(PENDING, waiting_since=since, waits_until=since + timedelta(seconds=POLICY.pending_life))
     assert retrieved(waiting, "pending").due_in == pause
@@ -919,21 +919,21 @@ def test_a_refund_that_the_provider_has_accepted_waits_and_is_not_sent_again():
 )
 def test_what_the_refunds_in_the_record_lead_to(payment, refunds, expected, refund):
     if payment is not REFUND_PENDING:
-        payment = replace(payment, looks_requested=1)
-    decision = domain.with_look(retrieved(payment, "captured", refunds=tuple(refunds)))
+        payment = replace(payment, refreshes_requested=1)
+    decision = domain.with_refresh(retrieved(payment, "captured", refunds=tuple(refunds)))
     assert summary(decision) == expected
     assert (decision.refund.refund_id if decision.refund else None) == refund
 
 
 def test_a_refund_made_at_the_provider_is_recorded_once_and_cannot_be_given_again():
-    once = retrieved(replace(CAPTURED, looks_requested=1), "captured", refunds=(listed("re_7", "refunded", 9000),))
+    once = retrieved(replace(CAPTURED, refreshes_requested=1), "captured", refunds=(listed("re_7", "refunded", 9000),))
     again = retrieved(once.payment, "captured", refunds=(listed("re_7", "refunded", 9000),))
     assert (again.event, again.payment.refunded, again.payment.unreserved) == (None, 9000, 900)
 
 
 def test_the_refund_of_a_cancelled_order_that_fails_later_waits_for_an_operator_under_a_new_key():
     failed = retrieved(
-        replace(REFUNDED, looks_requested=1), "captured", refunds=(listed("re_1", "declined", 9900, "cancel"),)
+        replace(REFUNDED, refreshes_requested=1), "captured", refunds=(listed("re_1", "declined", 9900, "cancel"),)
     ).payment
     assert [(one.refund_id, one.status, one.value) for one in failed.refunds] == [
         ("cancel", "failed", 9900),
@@ -943,8 +943,8 @@ def test_the_refund_of_a_cancelled_order_that_fails_later_waits_for_an_operator_
     assert domain.next_call(again).key == f"{ORDER}:1:refund:cancel-2"
     by_hand = domain.resolve(failed, ProviderResponse(code=ResponseCode.REFUNDED), POLICY, NOW)
     assert summary(by_hand) == "Refunded, PaymentRefunded, at once"
-    looked = retrieved(by_hand.payment, "captured", refunds=(listed("re_1", "declined", 9900, "cancel"),))
-    assert summary(looked) == "Refunded, no event, never"
+    again = retrieved(by_hand.payment, "captured", refunds=(listed("re_1", "declined", 9900, "cancel"),))
+    assert summary(again) == "Refunded, no event, never"
 
 
 def disputes(status: str) -> dict:
@@ -952,17 +952,17 @@ def disputes(status: str) -> dict:
 
 
 def test_a_dispute_opens_and_is_won():
-    opened = retrieved(replace(CAPTURED, looks_requested=1), "captured", **disputes("open"))
+    opened = retrieved(replace(CAPTURED, refreshes_requested=1), "captured", **disputes("open"))
     assert (summary(opened), opened.dispute) == ("Disputed, PaymentDisputed, at once", DISPUTE)
     same = retrieved(opened.payment, "captured", **disputes("open"))
     assert summary(same) == "Disputed, no event, never"
-    won = retrieved(domain.request_look(same.payment).payment, "captured", **disputes("won"))
+    won = retrieved(domain.request_refresh(same.payment).payment, "captured", **disputes("won"))
     assert summary(won) == "Captured, PaymentDisputeClosed, at once"
     assert (won.payment.unreserved, won.payment.disputed) == (9900, False)
 
 
 def test_a_lost_dispute_leaves_nothing_to_refund():
-    lost = retrieved(replace(DISPUTED, looks_requested=1), "captured", **disputes("lost"))
+    lost = retrieved(replace(DISPUTED, refreshes_requested=1), "captured", **disputes("lost"))
     assert summary(lost) == "Disputed, PaymentDisputeClosed, at once"
     assert (lost.payment.unreserved, lost.payment.disputed) == (0, True)
     with pytest.raises(ValueError, match="exceeds"):
@@ -970,7 +970,7 @@ def test_a_lost_dispute_leaves_nothing_to_refund():
 
 
 def test_a_dispute_that_ended_before_it_was_seen_is_recorded_in_two_steps():
-    first = retrieved(replace(CAPTURED, looks_requested=1), "captured", **disputes("lost"))
+    first = retrieved(replace(CAPTURED, refreshes_requested=1), "captured", **disputes("lost"))
     second = retrieved(first.payment, "captured", **disputes("lost"))
     third = retrieved(second.payment, "captured", **disputes("lost"))
     assert [one.event and one.event.__name__ for one in (first, second, third)] == [
@@ -988,17 +988,17 @@ def test_no_refund_is_made_while_a_dispute_is_open():
 
 
 def test_what_a_dispute_held_back_is_refunded_once_it_is_won():
-    waiting = replace(domain.request_refund(DISPUTED, PART).payment, looks_requested=1)
+    waiting = replace(domain.request_refund(DISPUTED, PART).payment, refreshes_requested=1)
     won = retrieved(waiting, "captured", **disputes("won"))
     assert summary(won) == "Refunding, PaymentDisputeClosed, at once"
     assert domain.next_call(won.payment).kind == CallKind.REFUND
-    cancelled = replace(domain.cancel(DISPUTED).payment, looks_requested=1)
+    cancelled = replace(domain.cancel(DISPUTED).payment, refreshes_requested=1)
     won = retrieved(cancelled, "captured", **disputes("won"))
     assert [(one.refund_id, one.value) for one in won.payment.refunds] == [("cancel", 9900)]
 
 
 def test_a_refund_that_waited_for_a_dispute_fails_once_it_is_lost():
-    waiting = replace(domain.request_refund(DISPUTED, PART).payment, looks_requested=1)
+    waiting = replace(domain.request_refund(DISPUTED, PART).payment, refreshes_requested=1)
     lost = retrieved(waiting, "captured", **disputes("lost"))
     given_up = retrieved(lost.payment, "captured", **disputes("lost"))
     assert summary(given_up) == "Disputed, PaymentRefundFailed, at once"
@@ -1006,18 +1006,18 @@ def test_a_refund_that_waited_for_a_dispute_fails_once_it_is_lost():
     assert summary(retrieved(given_up.payment, "captured", **disputes("lost"))) == "Disputed, no event, never"
 
 
-def test_a_look_requested_while_another_is_made_is_made_as_well():
-    looking = replace(CAPTURED, looks_requested=1)
-    call = domain.next_call(looking)
-    meanwhile = domain.request_look(looking).payment
+def test_a_refresh_requested_while_another_is_made_is_made_as_well():
+    refreshing = replace(CAPTURED, refreshes_requested=1)
+    call = domain.next_call(refreshing)
+    meanwhile = domain.request_refresh(refreshing).payment
     response = ProviderResponse(code=ResponseCode.CAPTURED)
     decision = domain.apply_response(meanwhile, call, response, 1.0, POLICY, NOW)
     assert decision.due_in == 0.0
-    assert (decision.payment.looks_requested, decision.payment.looks_made) == (2, 1)
+    assert (decision.payment.refreshes_requested, decision.payment.refreshes_made) == (2, 1)
 
 
-def test_a_look_requested_during_a_charge_follows_it():
-    charging = domain.request_look(SENT).payment
+def test_a_refresh_requested_during_a_charge_follows_it():
+    charging = domain.request_refresh(SENT).payment
     decision = domain.apply_response(
         charging,
         call_of(SENT, CallKind.CHARGE),
@@ -1026,9 +1026,9 @@ def test_a_look_requested_during_a_charge_follows_it():
         POLICY,
         NOW,
     )
-    assert (decision.due_in, domain.with_look(decision).due_in) == (None, 0.0)
+    assert (decision.due_in, domain.with_refresh(decision).due_in) == (None, 0.0)
 
 
-def test_a_payment_without_a_reference_is_not_looked_at():
-    decision = domain.request_look(replace(VOIDED, reference=""))
+def test_a_payment_without_a_reference_is_not_again_at():
+    decision = domain.request_refresh(replace(VOIDED, reference=""))
     assert (decision.due_in, domain.next_call(decision.payment)) == (None, None)

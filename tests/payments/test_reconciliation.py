@@ -56,9 +56,9 @@ def test_equal_lists_have_no_difference(captured, listed, differences):
 
 
 @pytest.mark.parametrize(("amount", "refunded"), [(9800, 0), (9900, 100)], ids=["captured", "refunded"])
-def test_another_amount_is_a_difference_that_a_look_mends(captured, listed, differences, amount, refunded):
+def test_another_amount_is_a_difference_that_a_refresh_mends(captured, listed, differences, amount, refunded):
     listed(captured, captured=amount, refunded=refunded)
-    assert differences() == [("amounts", captured, f"payments look {captured}")]
+    assert differences() == [("amounts", captured, f"payments refresh {captured}")]
 
 
 def test_a_second_charge_of_an_order_is_found(captured, listed, differences, provider):
@@ -76,10 +76,10 @@ def test_a_charge_without_payment_is_found_and_one_of_another_program_is_not(lis
 
 def test_a_captured_payment_that_the_provider_does_not_know_is_found(captured, provider, differences):
     provider.responses = [ProviderResponse(code=ResponseCode.VOIDED)]
-    assert differences() == [("not at the provider", captured, f"payments look {captured}")]
+    assert differences() == [("not at the provider", captured, f"payments refresh {captured}")]
 
 
-def test_a_difference_that_has_gone_at_the_second_look_does_not_count(captured, listed, differences, provider):
+def test_a_difference_that_has_gone_at_the_second_read_does_not_count(captured, listed, differences, provider):
     listed(captured, refunded=100)
     provider.responses = [ProviderResponse(code=ResponseCode.CAPTURED, value=9900)]
     assert differences() == []

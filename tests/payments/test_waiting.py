@@ -1,4 +1,4 @@
-"""Payments that are opened first, wait for somebody, or are looked at: through the worker, on the real database."""
+"""Payments that are opened first, wait for somebody, or are refreshed: through the worker, on the real database."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -10,7 +10,7 @@ from app.contracts.payments import ExplainPayment
 from app.payments import payment as domain
 from app.payments.payment import RetryPolicy
 from app.payments.provider_port import (
-    ActionType,
+    ActionKind,
     DisputeStatus,
     NextAction,
     ProviderDispute,
@@ -24,7 +24,7 @@ from app.payments.results import ResultWriter
 from app.payments.service import PaymentService
 
 OPENING = replace(CAPABILITIES, opens=True)
-ACTION = NextAction(type=ActionType.REDIRECT, url="https://bank.example/3ds")
+ACTION = NextAction(type=ActionKind.REDIRECT, url="https://bank.example/3ds")
 WAITS = ProviderResponse(code=ResponseCode.PENDING, reference="pi_1", action=ACTION)
 UNKNOWN = ProviderResponse(code=ResponseCode.UNKNOWN, reason="no answer in time")
 REFUND = {"refund_id": "r-1", "refund_value": 900}
@@ -180,7 +180,7 @@ def test_an_authorization_is_voided_when_its_order_is_cancelled(worker, provider
     assert (stored(order_id)["status"], types(stored(order_id))[-1]) == ("Voided", "PaymentVoided")
 
 
-def test_a_pending_refund_is_looked_at_and_sent_once(
+def test_a_pending_refund_is_refreshed_and_sent_once(
     worker, provider, lease_payment, publish, take_up, stored, make_due
 ):
     leased = lease_payment()
@@ -220,7 +220,7 @@ def test_late_facts_are_recorded_one_event_a_write_until_nothing_differs(
         refunds=(ProviderRefund(reference="re_7", value=900, code=ResponseCode.REFUNDED),),
         disputes=(ProviderDispute(reference="dp_1", value=9000, status=DisputeStatus.LOST, reason="fraudulent"),),
     )
-    assert worker._results.request_look(order_id)
+    assert worker._results.request_refresh(order_id)
     for _ in range(4):
         provider.responses = [record]
         worker.process(take_up(order_id))
@@ -230,42 +230,47 @@ def test_late_facts_are_recorded_one_event_a_write_until_nothing_differs(
     assert payments.claim(10) == []
 
 
-def test_a_look_requested_during_a_call_is_made_after_it(worker, provider, lease_payment, take_up, stored):
+def test_a_refresh_requested_during_a_call_is_made_after_it(worker, provider, lease_payment, take_up, stored):
     leased = lease_payment()
     order_id = leased.payment.order_id
-    provider.on_call = lambda verb, call: verb == "charge" and worker._results.request_look(order_id)
+    provider.on_call = lambda verb, call: verb == "charge" and worker._results.request_refresh(order_id)
     worker.process(leased)
     doc = stored(order_id)
-    assert (doc["status"], doc["looksRequested"], doc.get("looksMade", 0), "dueAt" in doc) == ("Captured", 1, 0, True)
+    assert (doc["status"], doc["refreshesRequested"], doc.get("refreshesMade", 0), "dueAt" in doc) == (
+        "Captured",
+        1,
+        0,
+        True,
+    )
     worker.process(take_up(order_id))
-    assert (stored(order_id)["looksMade"], "dueAt" in stored(order_id)) == (1, False)
+    assert (stored(order_id)["refreshesMade"], "dueAt" in stored(order_id)) == (1, False)
 
 
-def test_a_look_requested_during_a_look_is_not_lost(worker, provider, lease_payment, take_up, stored):
+def test_a_refresh_requested_during_a_refresh_is_not_lost(worker, provider, lease_payment, take_up, stored):
     leased = lease_payment()
     order_id = leased.payment.order_id
     worker.process(leased)
-    worker._results.request_look(order_id)
-    provider.on_call = lambda verb, call: worker._results.request_look(order_id)
+    worker._results.request_refresh(order_id)
+    provider.on_call = lambda verb, call: worker._results.request_refresh(order_id)
     worker.process(take_up(order_id))
     provider.on_call = lambda verb, call: None
-    assert (stored(order_id)["looksRequested"], stored(order_id)["looksMade"], "dueAt" in stored(order_id)) == (
+    assert (stored(order_id)["refreshesRequested"], stored(order_id)["refreshesMade"], "dueAt" in stored(order_id)) == (
         2,
         1,
         True,
     )
     worker.process(take_up(order_id))
-    assert (stored(order_id)["looksMade"], "dueAt" in stored(order_id)) == (2, False)
+    assert (stored(order_id)["refreshesMade"], "dueAt" in stored(order_id)) == (2, False)
 
 
-def test_a_parked_payment_is_settled_by_a_look(worker, provider, lease_payment, take_up, stored, database):
+def test_a_parked_payment_is_settled_by_a_refresh(worker, provider, lease_payment, take_up, stored, database):
     leased = lease_payment()
     order_id = leased.payment.order_id
     database.payments.update_one({"_id": order_id}, {"$set": {"reference": "ref-1", "retryCount": 3}})
     provider.responses = [UNKNOWN]
     worker.process(replace(leased, payment=replace(leased.payment, reference="ref-1", retry_count=3)))
     assert stored(order_id)["status"] == "Unknown"
-    worker._results.request_look(order_id)
+    worker._results.request_refresh(order_id)
     worker.process(take_up(order_id))
     assert (stored(order_id)["status"], types(stored(order_id))) == ("Captured", ["PaymentParked", "PaymentCaptured"])
 
@@ -302,7 +307,7 @@ def test_a_payment_that_waits_says_for_whom_and_how_long(
 def test_a_disputed_charge_is_explained(worker, payments, provider, outbox, lease_payment, take_up):
     leased = lease_payment()
     worker.process(leased)
-    worker._results.request_look(leased.payment.order_id)
+    worker._results.request_refresh(leased.payment.order_id)
     dispute = ProviderDispute(reference="dp_1", value=9900, status=DisputeStatus.OPEN)
     provider.responses = [ProviderResponse(code=ResponseCode.CAPTURED, value=9900, disputes=(dispute,))]
     worker.process(take_up(leased.payment.order_id))
