@@ -272,7 +272,12 @@ def make_due(database) -> Callable[..., None]:
 
     def set_due(order_id: str) -> None:
         waiting = {"_id": order_id, "dueAt": {"$exists": True}, "owner": {"$exists": False}}
-        assert database.payments.update_one(waiting, [{"$set": {"dueAt": "$requestedAt"}}]).matched_count == 1
+        assert (
+            database.payments.update_one(
+                waiting, [{"$set": {"dueAt": {"$subtract": ["$requestedAt", 60_000]}}}]
+            ).matched_count
+            == 1
+        )
 
     return set_due
 
