@@ -104,7 +104,7 @@ def _request_id() -> str:
     return f"cli-{uuid4().hex[:12]}"
 
 
-def _fields(order_id: str) -> dict[str, str]:
+def _fields(order_id: str) -> dict[str, Any]:
     """The fields of a request about one order, for all users."""
     return {"request_id": _request_id(), "order_id": order_id, "on_behalf_of": ""}
 

@@ -65,10 +65,24 @@ class OrderStatusView(Reply, frozen=True, kw_only=True):
     version: int
 
 
-class OrderView(Reply, frozen=True, kw_only=True, rename="camel"):
+class NextActionView(Reply, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """What the customer must do until `expires_at`, RFC 3339 in UTC; for the customer's eyes only.
+
+    `type` is `redirect`, to `url`, or `confirm`, with `client_secret` in a page of the shop.
+    """
+
+    type: str
+    expires_at: str
+    url: str = ""
+    client_secret: str = ""
+
+
+class OrderView(Reply, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """An order as clients see it; in JSON its members have the names that clients know.
 
-    `total_order_amount` is the amount as the client wrote it. `created_at` and `updated_at` are RFC 3339 in UTC.
+    `total_order_amount` is the amount as the client wrote it. `created_at` and `updated_at` are RFC 3339 in UTC. Left out of the
+    JSON where they are None: `authorized`, what is or was held for a capture; `captured`, where it is not the total;
+    `next_action`, which is for the order's user only.
     """
 
     id: str
@@ -82,6 +96,9 @@ class OrderView(Reply, frozen=True, kw_only=True, rename="camel"):
     version: int
     created_at: str
     updated_at: str
+    authorized: Money | None = None
+    captured: Money | None = None
+    next_action: NextActionView | None = None
 
 
 class OrderList(Reply, frozen=True, kw_only=True):
@@ -117,8 +134,9 @@ class Timeline(Reply, frozen=True, kw_only=True):
 class OrderExplanation(Reply, frozen=True, kw_only=True):
     """Why an order is in its state, as far as orders knows.
 
-    `waits_for` is what delays its events, empty for nothing. `on_cancel` is what cancelling would mean for the money, empty if
-    the order cannot be cancelled. `sentence` has no full stop, so that the gateway can append to it.
+    `waits_for` is what delays its events, empty for nothing. `allowed` are statuses that a client may set, `actions` what it may do
+    with the money: `capture`, `refund`. `on_cancel` is what cancelling would mean for the money, empty if the order cannot be
+    cancelled. `sentence` has no full stop, so that the gateway can append to it.
     """
 
     order_id: str
@@ -128,6 +146,7 @@ class OrderExplanation(Reply, frozen=True, kw_only=True):
     sentence: str
     waits_for: str
     allowed: tuple[str, ...]
+    actions: tuple[str, ...]
     on_cancel: str
 
 
@@ -140,10 +159,23 @@ class TransitionView(Reply, frozen=True, kw_only=True, rename={"source": "from",
     money: str
 
 
+class PaymentStatusView(Reply, frozen=True, kw_only=True, rename="camel"):
+    """What a payment's `status` means, and the `actions` that a client may take then.
+
+    `on_cancel` is what cancelling the order means for the money, empty where its transition says it.
+    """
+
+    status: str
+    meaning: str
+    actions: tuple[str, ...]
+    on_cancel: str
+
+
 class StateMachine(Reply, frozen=True, kw_only=True):
-    """All transitions that an order may make."""
+    """All transitions that an order may make, and the statuses that its payment may have."""
 
     transitions: tuple[TransitionView, ...]
+    payment_statuses: tuple[PaymentStatusView, ...]
 
 
 class CreateOrder(Request[OrderAccepted], frozen=True, kw_only=True):
@@ -187,7 +219,7 @@ class RefundOrder(Request[RefundAccepted], frozen=True, kw_only=True):
     """Refund a part of the captured total; `refund_value` 0 stands for all that is left, in the order's currency.
 
     The sender makes the `refund_id`; the same id again gets the reply of the earlier refund. Raises NotFound, StaleVersion,
-    IllegalTransition, RefundExceedsBalance, TooManyRefunds, WrongCurrency, IdempotencyKeyReused, Conflict.
+    IllegalTransition, RefundDuringDispute, RefundExceedsBalance, TooManyRefunds, WrongCurrency, IdempotencyKeyReused, Conflict.
     """
 
     order_id: str
@@ -220,10 +252,11 @@ class UpdateOrder(Request[OrderUpdated], frozen=True, kw_only=True):
 
 
 class FindOrder(Request[OrderView], frozen=True, kw_only=True):
-    """One order. Raises NotFound."""
+    """One order, `with_next_action` if the sender shows that to the order's user only. Raises NotFound."""
 
     order_id: str
     on_behalf_of: str
+    with_next_action: bool = False
 
 
 class CheckOrderStatus(Request[OrderStatusView], frozen=True, kw_only=True):
@@ -276,11 +309,15 @@ class CheckOrderQueue(Request[QueueCounts], frozen=True, kw_only=True):
 
 
 class AwaitOrder(Request[OrderStatusView], frozen=True, kw_only=True):
-    """The status of an order once it is not Processing, after `wait_ms`, or when the process stops. Raises NotFound."""
+    """The status of an order once it is not Processing, after `wait_ms`, or when the process stops. Raises NotFound.
+
+    `or_waiting`: also once its payment waits for the customer, a bank or a capture.
+    """
 
     order_id: str
     on_behalf_of: str
     wait_ms: int
+    or_waiting: bool = False
 
 
 class AwaitTimeline(Request[Timeline], frozen=True, kw_only=True):
@@ -300,7 +337,7 @@ class ExplainOrder(Request[OrderExplanation], frozen=True, kw_only=True):
 
 
 class DescribeStates(Request[StateMachine], frozen=True, kw_only=True):
-    """All transitions that an order may make."""
+    """All transitions that an order may make, and the statuses that its payment may have."""
 
 
 class OrderCreated(Event, frozen=True, kw_only=True):
@@ -364,6 +401,12 @@ class RefundExceedsBalance(ApplicationError):
     code = "refund_exceeds_balance"
 
 
+class RefundDuringDispute(ApplicationError):
+    """The payer disputes the payment: the provider has taken the money back and makes no refund."""
+
+    code = "payment_disputed"
+
+
 class CaptureExceedsAuthorization(ApplicationError):
     """The capture is more than is authorized; member `authorized` in minor units."""
 
@@ -389,7 +432,7 @@ class RefundNotAllowed(ApplicationError):
 
 
 class WrongCurrency(ApplicationError):
-    """A refund must be in the currency of its order."""
+    """A refund or a capture must be in the currency of its order."""
 
     code = "wrong_currency"
 

@@ -13,8 +13,8 @@ import pymongo
 from bson import ObjectId
 
 from app.contracts.base import Money, NotFound, rfc3339
-from app.contracts.orders import CreateOrder, OrderView, TimelineEntry
-from app.contracts.payments import PaymentEvent
+from app.contracts.orders import CreateOrder, NextActionView, OrderView, TimelineEntry
+from app.contracts.payments import PaymentEvent, PaymentStatus
 from app.messaging.outbox import OUTBOX_INDEXES, OUTBOX_RULE, OUTBOX_SCHEMA, RELAY_FIELDS
 from app.orders.order import NEW, OrderState, OrderTransition
 from app.storage.bulk import Patch
@@ -33,6 +33,10 @@ STATE = {
     "total": 1,
     "refunds": 1,
     "failedRefunds": 1,
+    "authorized": 1,
+    "captureRequested": 1,
+    "captured": 1,
+    "disputed": 1,
 }
 SNAPSHOT = {**STATE, "outbox.sequence": 1, "createdAt": 1}
 STATUS = {"userId": 1, "orderStatus": 1, "paymentStatus": 1, "version": 1}
@@ -40,6 +44,7 @@ TIMELINE = {"userId": 1, "version": 1, "events": 1}
 DIAGNOSTICS = {
     "orderStatus": 1,
     "paymentStatus": 1,
+    "captureRequested": 1,
     "events": {"$slice": -1},
     "outbox.type": 1,
     "relayFailures": 1,
@@ -48,10 +53,12 @@ DIAGNOSTICS = {
 VIEW = dict.fromkeys(
     (
         "userId", "productId", "productName", "totalOrderAmount", "total", "orderStatus", "paymentStatus", "version",
-        "createdAt", "updatedAt",
+        "createdAt", "updatedAt", "authorized", "captured",
     ),
     1,
 )  # fmt: skip
+# One order, with what only its user may see: lists never read that.
+WHOLE_VIEW = {**VIEW, "nextAction": 1}
 
 SCHEMA: Document = {
     "bsonType": "object",
@@ -69,14 +76,19 @@ SCHEMA: Document = {
             "properties": {"value": {"bsonType": ["int", "long"], "minimum": 1}, "currency": {"bsonType": "string"}},
         },
         "orderStatus": {"bsonType": "string", "minLength": 1},
-        "paymentStatus": {
-            "enum": ["Processing", "Captured", "Declined", "Voided", "Refunding", "Refunded", "Unknown"]
-        },
+        "paymentStatus": {"enum": [status.value for status in PaymentStatus]},
         **{name: {"bsonType": "int", "minimum": 0} for name in ("version", "sequence", "paymentSequence")},
         "requestId": {"bsonType": "string"},
         "idempotency": {"bsonType": "object", "required": ["key", "fingerprint"]},
         "refunds": {"bsonType": "array", "items": {"bsonType": "object", "required": ["id", "value", "requested"]}},
         "failedRefunds": {"bsonType": "array", "items": {"bsonType": "string"}},
+        **{name: {"bsonType": "string", "minLength": 1} for name in ("paymentMethod", "returnUrl")},
+        "capture": {"enum": ["manual"]},
+        **{
+            name: {"bsonType": ["int", "long"], "minimum": 1} for name in ("authorized", "captureRequested", "captured")
+        },
+        "disputed": {"bsonType": "bool"},
+        "nextAction": {"bsonType": "object", "required": ["type", "expiresAt"]},
         "createdAt": {"bsonType": "date"},
         "updatedAt": {"bsonType": "date"},
         "events": {"bsonType": "array", "items": {"bsonType": "object", "required": ["sequence", "type", "at"]}},
@@ -113,12 +125,13 @@ class OrderSnapshot:
 class OrderDiagnostics:
     """An order's state, its last change, and what delays its events.
 
-    `retried` is true if a delivery failed and is repeated; `dead_letter` is the reason if its events were set aside.
+    `capture_requested` is true if a client has asked for the capture. `retried` is true if a delivery failed and is repeated; `dead_letter` is the reason if its events were set aside.
     """
 
     order_status: str
     payment_status: str
     last: TimelineEntry
+    capture_requested: bool
     undelivered: bool
     retried: bool
     dead_letter: str
@@ -166,6 +179,10 @@ def state_of(doc: Document) -> OrderState:
         refunds=tuple((refund["id"], int(refund["value"])) for refund in refunds),
         refund_requests=tuple((refund["id"], refund["requested"]) for refund in refunds),
         failed_refunds=tuple(doc.get("failedRefunds", ())),
+        authorized=int(doc.get("authorized", 0)),
+        capture_value=int(doc.get("captureRequested", 0)),
+        captured=int(doc.get("captured", 0)),
+        disputed="disputed" in doc,
     )
 
 
@@ -178,20 +195,24 @@ def snapshot_of(doc: Document) -> OrderSnapshot:
     )
 
 
-def view_of(doc: Document) -> OrderView:
-    """An order as clients see it; `doc` has the members of VIEW."""
+def view_of(doc: Document, with_next_action: bool = False) -> OrderView:
+    """An order as clients see it; `doc` has the members of VIEW, or of WHOLE_VIEW for one `with_next_action`."""
+    currency = doc["total"]["currency"]
     return OrderView(
         id=str(doc["_id"]),
         user_id=doc["userId"],
         product_id=doc["productId"],
         product_name=doc["productName"],
         total_order_amount=doc["totalOrderAmount"],
-        total=Money(int(doc["total"]["value"]), doc["total"]["currency"]),
+        total=Money(int(doc["total"]["value"]), currency),
         order_status=doc["orderStatus"],
         payment_status=doc["paymentStatus"],
         version=doc["version"],
         created_at=rfc3339(doc["createdAt"]),
         updated_at=rfc3339(doc["updatedAt"]),
+        authorized=Money(int(doc["authorized"]), currency) if "authorized" in doc else None,
+        captured=Money(int(doc["captured"]), currency) if "captured" in doc else None,
+        next_action=_next_action_of(doc["nextAction"]) if with_next_action and "nextAction" in doc else None,
     )
 
 
@@ -216,6 +237,7 @@ def diagnostics_of(order_id: str, doc: Document) -> OrderDiagnostics:
         order_status=doc["orderStatus"],
         payment_status=doc["paymentStatus"],
         last=timeline_entry_of(order_id, doc["events"][-1]),
+        capture_requested="captureRequested" in doc,
         undelivered=bool(doc["outbox"]),
         retried="relayFailures" in doc,
         dead_letter=doc.get("deadLetter", {}).get("reason", ""),
@@ -244,16 +266,28 @@ def new_document(
         "events": [_new_timeline_entry(transition, 1, NEW, at)],
         "outbox": outbox,
         "relayDue": relay_due,
+        **payment_choices(order),
     }
     if order.idempotency_key:
         stored["idempotency"] = {"key": order.idempotency_key, "fingerprint": fingerprint(order)}
     return stored
 
 
+def payment_choices(order: CreateOrder) -> Document:
+    """The members of a new order's document that say how it is paid; none where the request does not say."""
+    choices = {
+        "paymentMethod": order.payment_method,
+        "returnUrl": order.return_url,
+        "capture": "manual" if order.manual_capture else "",
+    }
+    return {name: choice for name, choice in choices.items() if choice}
+
+
 def fingerprint(order: CreateOrder) -> str:
     """What two requests with one Idempotency-Key must have in common; their ids and times may differ."""
     members = [order.product_id, order.product_name, order.total_text, order.total_value, order.total_currency]
-    return sha256(json.dumps(members).encode()).hexdigest()
+    choices = payment_choices(order)
+    return sha256(json.dumps([*members, choices] if choices else members).encode()).hexdigest()
 
 
 def transition_update(state: OrderState, transition: OrderTransition, at: datetime) -> Document:
@@ -268,9 +302,11 @@ def transition_update(state: OrderState, transition: OrderTransition, at: dateti
         "$push": {"events": _new_timeline_entry(transition, state.sequence + 1, state.order_status, at)},
     }
     if transition.refund:
-        refund_id, value = transition.refund
-        requested = transition.refund_request
-        update["$push"]["refunds"] = {"id": refund_id, "value": value, "requested": requested, "at": at}
+        update["$push"]["refunds"] = _new_refund(transition, transition.refund, at)
+    if transition.capture_value:
+        update["$set"]["captureRequested"] = transition.capture_value
+    if state.payment_status == PaymentStatus.ACTION_REQUIRED:
+        update["$unset"] = {"nextAction": ""}
     return update
 
 
@@ -290,16 +326,57 @@ def payment_event_patch(
     # Dead letters among them are settled as well; later events stay for the relay.
     acknowledged = event.order_sequence >= snapshot.newest_undelivered
     pushes: dict[str, list[Any]] = {"events": [_new_timeline_entry(transition, sequence, state.order_status, at)]}
+    if transition.refund:
+        pushes["refunds"] = [_new_refund(transition, transition.refund, at)]
     if transition.failed_refund:
         pushes["failedRefunds"] = [transition.failed_refund]
+    money, obsolete = _money_changes(state, transition)
     return Patch(
         key=ObjectId(event.order_id),
         expected={"version": state.version},
         shard_key={"userId": event.user_id} if event.user_id else {},
-        sets={**sets, "outbox": []} if acknowledged else sets,
-        unsets=RELAY_FIELDS if acknowledged else (),
+        sets={**sets, **money, "outbox": []} if acknowledged else {**sets, **money},
+        unsets=(*RELAY_FIELDS, *obsolete) if acknowledged else obsolete,
         pushes=pushes,
     )
+
+
+def _money_changes(state: OrderState, transition: OrderTransition) -> tuple[Document, tuple[str, ...]]:
+    """Members to set and to remove when a payment event changes more than the statuses; none for most events."""
+    amounts = {"authorized": transition.authorized, "captured": transition.captured}
+    sets: Document = {name: value for name, value in amounts.items() if value}
+    unsets = []
+    if transition.next_action:
+        sets["nextAction"] = _next_action_document(transition.next_action)
+    elif state.payment_status == PaymentStatus.ACTION_REQUIRED:
+        unsets.append("nextAction")
+    if transition.disputed:
+        sets["disputed"] = True
+    elif state.disputed and transition.disputed is False:
+        unsets.append("disputed")
+    return sets, tuple(unsets)
+
+
+def _next_action_document(action: NextActionView) -> Document:
+    members = {"type": action.type, "url": action.url, "clientSecret": action.client_secret}
+    return {
+        **{name: text for name, text in members.items() if text},
+        "expiresAt": datetime.fromisoformat(action.expires_at),
+    }
+
+
+def _next_action_of(doc: Document) -> NextActionView:
+    return NextActionView(
+        type=doc["type"],
+        url=doc.get("url", ""),
+        client_secret=doc.get("clientSecret", ""),
+        expires_at=rfc3339(doc["expiresAt"]),
+    )
+
+
+def _new_refund(transition: OrderTransition, refund: tuple[str, int], at: datetime) -> Document:
+    refund_id, value = refund
+    return {"id": refund_id, "value": value, "requested": transition.refund_request, "at": at}
 
 
 def _new_timeline_entry(transition: OrderTransition, sequence: int, from_status: str, at: datetime) -> dict[str, Any]:

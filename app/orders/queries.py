@@ -26,6 +26,7 @@ from app.contracts.orders import (
     OrderPage,
     OrderStatusView,
     OrderView,
+    PaymentStatusView,
     StateMachine,
     Timeline,
     TransitionView,
@@ -40,6 +41,7 @@ from app.orders.documents import (
     STATUS,
     TIMELINE,
     VIEW,
+    WHOLE_VIEW,
     OrderDiagnostics,
     diagnostics_of,
     filter_of,
@@ -84,7 +86,9 @@ class OrderQueries:
         self._backlog_limit = backlog_limit
         # Times without a zone take half as long to read; all of them are in UTC.
         self._documents: Documents = store.collection.with_options(codec_options=CodecOptions(tz_aware=False))
-        self._views: GroupCommit[Key, Document | None] = GroupCommit("orders", partial(self._read, VIEW), system=system)
+        self._views: GroupCommit[Key, Document | None] = GroupCommit(
+            "orders", partial(self._read, WHOLE_VIEW), system=system
+        )
         self._statuses: GroupCommit[Key, Document | None] = GroupCommit(
             "statuses", partial(self._read, STATUS), system=system
         )
@@ -98,7 +102,7 @@ class OrderQueries:
     @handles(FindOrder)
     def find_order(self, request: FindOrder) -> OrderView:
         """Raises NotFound."""
-        return view_of(self._find(self._views, request))
+        return view_of(self._find(self._views, request), request.with_next_action)
 
     @handles(CheckOrderStatus)
     def check_status(self, request: CheckOrderStatus | AwaitOrder | AwaitTimeline) -> OrderStatusView:
@@ -113,12 +117,14 @@ class OrderQueries:
 
     @handles(AwaitOrder)
     def await_order(self, request: AwaitOrder) -> OrderStatusView:
-        """The status once the order has settled, or when the time is over. Raises NotFound."""
+        """The status once the order has settled, or waits if that counts, or when the time is over. Raises NotFound."""
+
+        def done(status: OrderStatusView) -> bool:
+            waiting = request.or_waiting and status.payment_status in order.WAITING
+            return waiting or status.order_status != order.PROCESSING
+
         return self._notifier.wait_until(
-            request.order_id,
-            lambda: self.check_status(request),
-            lambda status: status.order_status != order.PROCESSING,
-            request.wait_ms / 1000,
+            request.order_id, lambda: self.check_status(request), done, request.wait_ms / 1000
         )
 
     @handles(AwaitTimeline)
@@ -201,17 +207,22 @@ class OrderQueries:
             sentence=sentence,
             waits_for=delayed_by,
             allowed=order.allowed(found.order_status),
-            on_cancel=order.on_cancel(found.order_status),
+            actions=order.actions(found.order_status, found.payment_status, found.capture_requested),
+            on_cancel=order.on_cancel(found.order_status, found.payment_status),
         )
 
     @handles(DescribeStates)
     def describe_states(self, _request: DescribeStates) -> StateMachine:
-        """The table of transitions."""
+        """The tables of transitions and of payment statuses."""
         transitions = (
             TransitionView(source=rule.source, by=rule.by, target=rule.target, money=rule.money)
             for rule in order.TRANSITIONS
         )
-        return StateMachine(transitions=tuple(transitions))
+        payment_statuses = (
+            PaymentStatusView(status=rule.status, meaning=rule.meaning, actions=rule.actions, on_cancel=rule.on_cancel)
+            for rule in order.PAYMENT_STATUSES
+        )
+        return StateMachine(transitions=tuple(transitions), payment_statuses=tuple(payment_statuses))
 
     @handles(CheckOrderBacklog)
     def check_backlog(self, _request: CheckOrderBacklog) -> Backlog:

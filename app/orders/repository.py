@@ -22,6 +22,7 @@ from app.orders.documents import (
     fingerprint,
     new_document,
     not_found,
+    payment_choices,
     payment_event_patch,
     snapshot_of,
     state_of,
@@ -212,6 +213,7 @@ class OrderRepository:
             "productId": order.product_id,
             "productName": order.product_name,
             "totalOrderAmount": order.total_text,
+            **payment_choices(order),
         }
         with self._store.with_deadline() as documents:
             return documents.find_one(same, {"_id": 1}) is not None

@@ -8,6 +8,9 @@ from typing import Any
 
 from app.contracts.base import Event
 from app.contracts.orders import (
+    CaptureAccepted,
+    CaptureOrder,
+    CaptureRequested,
     CreateOrder,
     OrderAccepted,
     OrderCancelled,
@@ -19,8 +22,13 @@ from app.contracts.orders import (
     UpdateOrder,
 )
 from app.contracts.payments import (
+    PaymentActionRequired,
+    PaymentAuthorized,
     PaymentCaptured,
     PaymentDeclined,
+    PaymentDelayed,
+    PaymentDisputeClosed,
+    PaymentDisputed,
     PaymentEvent,
     PaymentParked,
     PaymentRefunded,
@@ -35,7 +43,7 @@ from app.orders.order import OrderState, OrderTransition
 from app.orders.repository import OrderRepository
 from app.system import SYSTEM, System
 
-Change = CreateOrder | UpdateOrder | RefundOrder
+Change = CreateOrder | UpdateOrder | CaptureOrder | RefundOrder
 
 
 class OrderService:
@@ -62,6 +70,9 @@ class OrderService:
             product_id=request.product_id,
             total_value=request.total_value,
             total_currency=request.total_currency,
+            payment_method=request.payment_method,
+            return_url=request.return_url,
+            manual_capture=request.manual_capture,
         )
         order_id = self._orders.add(request, order.initial_transition(), created, at)
         record_stages(Stage.ORDER_STORED, [{**_record(request, started), "order_id": order_id}])
@@ -81,6 +92,28 @@ class OrderService:
         state, changed = self._change(request, decide, cancellation)
         return OrderUpdated(
             order_id=request.order_id, order_status=state.order_status, version=state.version, changed=changed
+        )
+
+    @handles(CaptureOrder)
+    def capture_order(self, request: CaptureOrder) -> CaptureAccepted:
+        """Record a capture of what is authorized, with the event that has it made."""
+
+        def decide(state: OrderState) -> OrderTransition | None:
+            # A repeated capture is no reason to refuse: the first one has changed the version itself.
+            if not state.capture_value:
+                order.check_version(request.order_id, state, request.expected_versions)
+            return order.capture_request(state, request.capture_value, request.currency)
+
+        def requested(transition: OrderTransition, sequence: int, at: datetime) -> Event:
+            return self._event(CaptureRequested, request, sequence, at, capture_value=transition.capture_value)
+
+        state, changed = self._change(request, decide, requested)
+        return CaptureAccepted(
+            order_id=request.order_id,
+            capture_value=state.capture_value,
+            currency=state.total_currency,
+            version=state.version,
+            replayed=not changed,
         )
 
     @handles(RefundOrder)
@@ -108,7 +141,19 @@ class OrderService:
             replayed=not changed,
         )
 
-    @handles(PaymentCaptured, PaymentDeclined, PaymentVoided, PaymentRefunded, PaymentRefundFailed, PaymentParked)
+    @handles(
+        PaymentActionRequired,
+        PaymentDelayed,
+        PaymentAuthorized,
+        PaymentCaptured,
+        PaymentDeclined,
+        PaymentVoided,
+        PaymentRefunded,
+        PaymentRefundFailed,
+        PaymentDisputed,
+        PaymentDisputeClosed,
+        PaymentParked,
+    )
     def on_payment_events(self, events: Sequence[PaymentEvent]) -> None:
         """Update orders by what their payments report; events that were applied before change nothing."""
         started = time.perf_counter()
@@ -124,7 +169,7 @@ class OrderService:
 
     def _change(
         self,
-        request: UpdateOrder | RefundOrder,
+        request: UpdateOrder | CaptureOrder | RefundOrder,
         decide: Callable[[OrderState], OrderTransition | None],
         make_event: Callable[[OrderTransition, int, datetime], Event | None],
     ) -> tuple[OrderState, bool]:

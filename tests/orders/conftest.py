@@ -9,8 +9,18 @@ from pymongo.monitoring import CommandListener
 
 from app.config import Settings
 from app.contracts.base import Event
-from app.contracts.orders import CreateOrder, RefundOrder, UpdateOrder
-from app.contracts.payments import PaymentCaptured, PaymentDeclined, PaymentRefunded
+from app.contracts.orders import CaptureOrder, CreateOrder, RefundOrder, UpdateOrder
+from app.contracts.payments import (
+    PaymentActionRequired,
+    PaymentAuthorized,
+    PaymentCaptured,
+    PaymentDeclined,
+    PaymentDelayed,
+    PaymentDisputeClosed,
+    PaymentDisputed,
+    PaymentRefunded,
+    PaymentRefundFailed,
+)
 from app.messaging.outbox import Outbox
 from app.orders.open_order_limit import OpenOrderLimit
 from app.orders.repository import OrderRepository
@@ -92,6 +102,7 @@ def request_for() -> Callable[..., CreateOrder]:
             "total_text": "RM 99",
             "total_value": 9900,
             "total_currency": "MYR",
+            "manual_capture": False,
         }
         return CreateOrder(**given | changes)
 
@@ -140,10 +151,58 @@ def refund(orders: OrderRepository) -> Callable:
     return take
 
 
+@pytest.fixture
+def capture(orders: OrderRepository) -> Callable:
+    """Ask for the capture of an order, as a client does."""
+
+    def take(order_id, value=0, currency="MYR", user="", expected=()):
+        request = CaptureOrder(
+            request_id="r-capture",
+            order_id=order_id,
+            on_behalf_of=user,
+            expected_versions=expected,
+            capture_value=value,
+            currency=currency,
+        )
+        return OrderService(orders, NO_LIMIT).capture_order(request)
+
+    return take
+
+
+@pytest.fixture
+def tell(orders: OrderRepository, payment_event) -> Callable:
+    """Tell orders what happened to a payment: its events in turn, each with what it says."""
+
+    def deliver(order_id: str, *events: type[Event] | tuple[type[Event], dict], first: int = 1) -> None:
+        for sequence, event in enumerate(events, first):
+            kind, changes = event if isinstance(event, tuple) else (event, {})
+            OrderService(orders, NO_LIMIT).on_payment_events([payment_event(kind, order_id, sequence, **changes)])
+
+    return deliver
+
+
 MEMBERS: dict[type[Event], dict] = {
     PaymentCaptured: {"reference": "ref-1", "took_ms": 3},
     PaymentDeclined: {"reason": "no cover", "took_ms": 3},
     PaymentRefunded: {"refund_id": "cancel", "refund_value": 9900, "refunded_total": 9900},
+    PaymentRefundFailed: {"refund_id": "r1", "refund_value": 900, "refunded_total": 0, "reason": "account closed"},
+    PaymentActionRequired: {
+        "action_type": "redirect",
+        "action_url": "https://bank.example/3ds?one",
+        "client_secret": "",
+        "expires_at": 1_800_000_000_000,
+    },
+    PaymentDelayed: {"reason": "the bank", "expires_at": 1_800_000_000_000},
+    PaymentAuthorized: {"reference": "ref-1", "authorized_value": 9900, "expires_at": 1_800_000_000_000},
+    PaymentDisputed: {"dispute_id": "d1", "dispute_value": 9900, "reason": "fraudulent"},
+    PaymentDisputeClosed: {
+        "dispute_id": "d1",
+        "dispute_value": 9900,
+        "won": True,
+        "disputed": False,
+        "refunded_total": 0,
+        "reason": "",
+    },
 }
 
 

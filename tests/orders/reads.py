@@ -26,8 +26,9 @@ class Reads:
     def __init__(self, store: Store, outbox: Outbox) -> None:
         self.queries = OrderQueries(store, outbox, OrderChangeNotifier(store), 10.0, 100)
 
-    def view(self, order_id: str, user_id: str) -> OrderView:
-        return self.queries.find_order(FindOrder(request_id="r", order_id=order_id, on_behalf_of=user_id))
+    def view(self, order_id: str, user_id: str, with_next_action: bool = False) -> OrderView:
+        request = FindOrder(request_id="r", order_id=order_id, on_behalf_of=user_id, with_next_action=with_next_action)
+        return self.queries.find_order(request)
 
     def status(self, order_id: str, user_id: str) -> OrderStatusView:
         return self.queries.check_status(CheckOrderStatus(request_id="r", order_id=order_id, on_behalf_of=user_id))

@@ -71,12 +71,12 @@ MOVES = {
 # What news makes of `order status / payment status`. Where nothing can have been charged, a settled order stays put.
 BEFORE = ("Processing/Processing", "Success/Captured", "Declined/Declined", "Cancelled/Processing", "Cancelled/Refunding", "Confirm/Captured", "Shipped/Captured", "Processing/Unknown", "Cancelled/Unknown")  # fmt: skip
 MEMBERS = {
-    "captured": ("Success/Captured", "Success/Captured", "Declined/Captured", "Cancelled/Refunding", "Cancelled/Refunding", "Confirm/Captured", "Shipped/Captured", "Success/Captured", "Cancelled/Refunding"),
+    "captured": ("Success/Captured", "Success/Captured", "Declined/Refunding", "Cancelled/Refunding", "Cancelled/Refunding", "Confirm/Captured", "Shipped/Captured", "Success/Captured", "Cancelled/Refunding"),
     "declined": ("Declined/Declined", "Success/Declined", "Declined/Declined", "Cancelled/Declined", "Cancelled/Declined", "Confirm/Declined", "Shipped/Declined", "Declined/Declined", "Cancelled/Declined"),
     "voided": ("Declined/Voided", "Success/Voided", "Declined/Voided", "Cancelled/Voided", "Cancelled/Voided", "Confirm/Voided", "Shipped/Voided", "Declined/Voided", "Cancelled/Voided"),
     "parked": ("Processing/Unknown", "Success/Unknown", "Declined/Unknown", "Cancelled/Unknown", "Cancelled/Unknown", "Confirm/Unknown", "Shipped/Unknown", "Processing/Unknown", "Cancelled/Unknown"),
     "refunded": ("Processing/Refunded", "Success/Refunded", "Declined/Refunded", "Cancelled/Refunded", "Cancelled/Refunded", "Confirm/Refunded", "Shipped/Refunded", "Processing/Refunded", "Cancelled/Refunded"),
-    "refunded in part": ("Processing/Captured", "Success/Captured", "Declined/Captured", "Cancelled/Refunding", "Cancelled/Refunding", "Confirm/Captured", "Shipped/Captured", "Processing/Captured", "Cancelled/Refunding"),
+    "refunded in part": ("Processing/Captured", "Success/Captured", "Declined/Refunding", "Cancelled/Refunding", "Cancelled/Refunding", "Confirm/Captured", "Shipped/Captured", "Processing/Captured", "Cancelled/Refunding"),
 }  # fmt: skip
 HEARD = {(before, kind): after for kind, row in MEMBERS.items() for before, after in zip(BEFORE, row, strict=True)}
 
@@ -130,7 +130,10 @@ def test_the_table_is_the_documented_one():
 
 def test_the_payment_statuses_are_the_documented_ones():
     documented = {"Processing", "Captured", "Declined", "Voided", "Refunding", "Refunded", "Unknown"}
+    documented |= {"ActionRequired", "Pending", "Authorized", "Disputed"}
     assert {status.value for status in order.PaymentStatus} == documented
+    assert [rule.status for rule in order.PAYMENT_STATUSES] == list(order.PaymentStatus)
+    assert all(rule.meaning for rule in order.PAYMENT_STATUSES)
 
 
 def test_every_order_begins_as_processing():
@@ -199,6 +202,10 @@ def test_a_status_called_like_a_mark_of_the_table_is_just_another_custom_one():
         ("Processing/Unknown", "Unknown", True),
         ("Success/Captured", "Refunding", True),
         ("Success/Refunded", "Refunded", True),
+        ("Processing/ActionRequired", "Processing", True),
+        ("Processing/Pending", "Processing", True),
+        ("Processing/Authorized", "Processing", True),
+        ("Success/Disputed", "Disputed", True),
         ("Confirm/Captured", "Refunding", True),
         ("Shipped/Captured", "Refunding", True),
         ("Declined/Declined", "Declined", False),
