@@ -53,6 +53,7 @@ CANCELLATION_REFUND = "cancel"
 WAITING = frozenset({PaymentStatus.ACTION_REQUIRED, PaymentStatus.PENDING, PaymentStatus.AUTHORIZED})
 # No money was taken, and none will be.
 NOTHING_TAKEN = frozenset({PaymentStatus.DECLINED, PaymentStatus.VOIDED})
+MOVES_NOTHING = frozenset({CallKind.OPEN, CallKind.RETRIEVE})
 NOT_SETTLED = frozenset({ResponseCode.NOT_ATTEMPTED, ResponseCode.UNKNOWN})
 
 
@@ -243,12 +244,13 @@ def may_send(payment: Payment, key_age: float, policy: RetryPolicy) -> bool:
     """Whether the next call may be sent, not only looked up: checked right before each call that changes something.
 
     `key_age` is how many seconds ago the provider may first have received its key. A key that it cannot have received may
-    be sent at any time, and so may a call that names the payment by its reference, unless it is a refund.
+    be sent at any time. So may a call that moves no money, and one that names the payment by its reference, unless it is a
+    refund.
     """
     call = next_call(payment)
-    by_reference = bool(call and call.reference) and call.kind != CallKind.REFUND  # type: ignore[union-attr]
-    opens = bool(call and call.kind == CallKind.OPEN)
-    return by_reference or opens or not payment.key_sent or key_age < policy.key_life
+    if call and (call.kind in MOVES_NOTHING or (call.reference and call.kind != CallKind.REFUND)):
+        return True
+    return not payment.key_sent or key_age < policy.key_life
 
 
 def next_call(payment: Payment) -> ProviderCall | None:
@@ -289,14 +291,22 @@ def request_capture(payment: Payment, value: int) -> PaymentDecision:
 
 
 def request_refund(payment: Payment, refund: Refund) -> PaymentDecision:
-    """Give back a part of the captured amount. Raises ValueError where it exceeds what is left.
+    """Give back a part of the captured amount. Raises ValueError where nothing was captured.
 
-    A refund of a disputed charge waits until the dispute has ended.
+    A refund of a disputed charge waits until the dispute has ended. One that exceeds what is left has failed: a refund in the
+    provider's dashboard or a dispute was faster than the order knew.
     """
     if any(known.refund_id == refund.refund_id for known in payment.refunds):
         return PaymentDecision(payment=payment, due_in=0.0 if payment.open_refund else None)
+    if not payment.captured:
+        raise ValueError(f"refund {refund.refund_id}: nothing was captured for order {payment.order_id}")
     if refund.value > payment.unreserved:
-        raise ValueError(f"refund {refund.refund_id} exceeds what was captured for order {payment.order_id}")
+        failed = replace(refund, status=RefundStatus.FAILED)
+        refused = replace(payment, refunds=(*payment.refunds, failed))
+        due_in = 0.0 if next_call(refused) else None
+        return PaymentDecision(
+            payment=refused, event=PaymentRefundFailed, due_in=due_in, refund=failed, detail="it is more than is left"
+        )
     after = _with_refund(payment, refund)
     return PaymentDecision(payment=after, due_in=0.0 if next_call(after) else None)
 
@@ -377,7 +387,8 @@ def resolve(payment: Payment, response: ProviderResponse, policy: RetryPolicy, n
     if call is None:
         raise ValueError("there is nothing to resolve")
     decision = apply_response(payment, call, response, 0.0, policy, now)
-    if decision.event in (None, PaymentParked):
+    not_found_again = decision.payment.status in WAITING and not decision.payment.reference
+    if decision.event in (None, PaymentParked) or not_found_again:
         raise ValueError(f"a {call.kind} cannot be resolved as {response.code}")
     return decision
 

@@ -7,7 +7,7 @@ import pytest
 
 from app.contracts.base import Money
 from app.contracts.orders import OrderCancelled, OrderCreated
-from app.contracts.payments import PaymentParked, PaymentStatus
+from app.contracts.payments import PaymentParked, PaymentRefundFailed, PaymentStatus
 from app.payments import payment as domain
 from app.payments.payment import Dispute, Payment, Refund, RefundStatus, RetryPolicy
 from app.payments.provider_port import (
@@ -491,11 +491,12 @@ REFUNDABLE = [
     (CAPTURED, 9900, "Refunding, no event, at once"),
     (PART_REFUNDED, 9000, "Refunding, no event, at once"),
     (PART_REFUNDING, 9000, "Refunding, no event, at once"),
-    (CAPTURED, 9901, None),
-    (PART_REFUNDED, 9001, None),
-    (PART_REFUNDING, 9001, None),
-    (REFUNDING, 1, None),
-    (REFUNDED, 1, None),
+    (CAPTURED, 9901, "Captured, PaymentRefundFailed, never"),
+    (PART_REFUNDED, 9001, "Captured, PaymentRefundFailed, never"),
+    (PART_REFUNDING, 9001, "Refunding, PaymentRefundFailed, at once"),
+    (REFUNDING, 1, "Refunding, PaymentRefundFailed, at once"),
+    (REFUNDED, 1, "Refunded, PaymentRefundFailed, never"),
+    (DISPUTED, 9901, "Disputed, PaymentRefundFailed, never"),
     (DECLINED, 1, None),
     (VOIDED, 1, None),
     (SENT, 1, None),
@@ -506,13 +507,17 @@ REFUNDABLE = [
 def test_a_refund_on_request_never_exceeds_what_is_left(payment, value, expected):
     refund = Refund(refund_id="on request", value=value)
     if expected is None:
-        with pytest.raises(ValueError, match="exceeds"):
+        with pytest.raises(ValueError, match="nothing was captured"):
             domain.request_refund(payment, refund)
         return
     decision = domain.request_refund(payment, refund)
     assert summary(decision) == expected
-    assert decision.payment.refunds == (*payment.refunds, refund)
-    assert sum(one.value for one in decision.payment.refunds) <= decision.payment.captured
+    failed = decision.event is not None
+    status = RefundStatus.FAILED if failed else RefundStatus.REQUESTED
+    assert decision.payment.refunds == (*payment.refunds, replace(refund, status=status))
+    made = [one.value for one in decision.payment.refunds if one.status != RefundStatus.FAILED]
+    assert sum(made) <= decision.payment.captured
+    assert domain.request_refund(decision.payment, refund).event is None
 
 
 def test_a_refund_requested_again_is_not_added_again():
@@ -869,8 +874,7 @@ def test_a_capture_takes_what_was_asked_for_once():
     assert domain.request_capture(decision.payment, 9900).payment == decision.payment
     captured = respond("waiting to capture", ProviderResponse(code=ResponseCode.CAPTURED)).payment
     assert (captured.captured, captured.unreserved) == (5000, 5000)
-    with pytest.raises(ValueError, match="exceeds"):
-        domain.request_refund(captured, Refund(refund_id="r", value=5001))
+    assert domain.request_refund(captured, Refund(refund_id="r", value=5001)).event is PaymentRefundFailed
 
 
 @pytest.mark.parametrize("value", [0, 9901])
@@ -965,8 +969,7 @@ def test_a_lost_dispute_leaves_nothing_to_refund():
     lost = retrieved(replace(DISPUTED, refreshes_requested=1), "captured", **disputes("lost"))
     assert summary(lost) == "Disputed, PaymentDisputeClosed, at once"
     assert (lost.payment.unreserved, lost.payment.disputed) == (0, True)
-    with pytest.raises(ValueError, match="exceeds"):
-        domain.request_refund(lost.payment, PART)
+    assert domain.request_refund(lost.payment, PART).event is PaymentRefundFailed
 
 
 def test_a_dispute_that_ended_before_it_was_seen_is_recorded_in_two_steps():
@@ -1032,3 +1035,14 @@ def test_a_refresh_requested_during_a_charge_follows_it():
 def test_a_payment_without_a_reference_is_not_again_at():
     decision = domain.request_refresh(replace(VOIDED, reference=""))
     assert (decision.due_in, domain.next_call(decision.payment)) == (None, None)
+
+
+@pytest.mark.parametrize("code", [ResponseCode.PENDING, ResponseCode.AUTHORIZED])
+def test_an_operator_cannot_let_a_payment_wait_that_is_not_found_again(code):
+    with pytest.raises(ValueError, match="cannot be resolved"):
+        domain.resolve(PARKED, ProviderResponse(code=code), POLICY, NOW)
+    assert domain.resolve(PARKED, ProviderResponse(code=code, reference="pi_1"), POLICY, NOW).due_in
+
+
+def test_a_refresh_is_made_at_any_age_of_the_key():
+    assert domain.may_send(replace(PENDING, reference=""), 10_000_000.0, POLICY)
