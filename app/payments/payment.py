@@ -705,6 +705,7 @@ def _difference(
             _refund_difference(payment, response.refunds)
             or _dispute_difference(payment, response.disputes)
             or _refund_lost_to_dispute(payment)
+            or _refund_that_exceeds(payment)
         )
     match response.code:
         case ResponseCode.CAPTURED:
@@ -745,8 +746,28 @@ def _refunded_elsewhere(payment: Payment, listed: ProviderRefund) -> PaymentDeci
     refund = Refund(
         refund_id=listed.reference, value=listed.value, status=RefundStatus.DONE, reference=listed.reference
     )
-    payment = replace(payment, refunds=(*payment.refunds, refund))
+    payment = _without_excess(replace(payment, refunds=(*payment.refunds, refund)))
     return _refund_ended(payment, PaymentRefunded, refund, "refunded at the provider")
+
+
+def _without_excess(payment: Payment) -> Payment:
+    """The payment whose cancellation gives back no more than is left: the provider has not made it, and declines it."""
+    refund = payment.open_refund
+    reserved = sum(one.value for one in payment.refunds if one.status != RefundStatus.FAILED)
+    if not refund or not _is_cancellation(refund.refund_id) or reserved <= payment.captured:
+        return payment
+    payment, _ = _with_refund_status(payment, refund.refund_id, RefundStatus.FAILED, refund.reference)
+    return _with_cancellation_refund(payment)
+
+
+def _refund_that_exceeds(payment: Payment) -> PaymentDecision | None:
+    """A refund that the provider has not made and declines, since refunds at the provider have left too little for it."""
+    refund = payment.open_refund
+    reserved = sum(one.value for one in payment.refunds if one.status != RefundStatus.FAILED)
+    if not refund or reserved <= payment.captured:
+        return None
+    payment, failed = _with_refund_status(payment, refund.refund_id, RefundStatus.FAILED, refund.reference)
+    return _refund_ended(payment, PaymentRefundFailed, failed, "it is more than is left")
 
 
 def _dispute_difference(payment: Payment, listed: tuple[ProviderDispute, ...]) -> PaymentDecision | None:

@@ -317,6 +317,12 @@ def operator(world: World, rules: Rules) -> Steps:
     if not (world.payment and world.payment.status == PaymentStatus.UNKNOWN):
         return
     retried = payments.retry(world.payment)
+    call = payments.next_call(retried.payment)
+    if call and call.kind == CallKind.REFUND and not covers(world.books, call):
+        # What the provider has declined, the notification that is on its way explains.
+        if not world.notice and not call.refund_id.partition("-")[0] == payments.CANCELLATION_REFUND:
+            yield from resolutions(world, call)
+        return
     if rules.may_send(world.payment, world.age(world.payment, world.sent_on)):
         yield "an operator retries", recorded(world, world.payment, retried, logged=True)
     elif not world.books.afloat:
@@ -608,10 +614,15 @@ def effect(world: World, call: ProviderCall) -> tuple[Books, ProviderResponse]:
     if known:
         return books, known
     if call.kind == CallKind.REFUND:
-        if call.value > books.net() or books.dispute:
+        if not covers(books, call):
             return books, ProviderResponse(code=ResponseCode.DECLINED, reason="exceeds the charge")
         return refunded(world, call), ProviderResponse(code=ResponseCode.REFUNDED)
     return charged(world, call)
+
+
+def covers(books: Books, call: ProviderCall) -> bool:
+    """Whether the provider makes a refund."""
+    return call.value <= books.net() and (books.dispute is None or books.dispute[1] == DisputeStatus.WON)
 
 
 def charged(world: World, call: ProviderCall) -> tuple[Books, ProviderResponse]:
