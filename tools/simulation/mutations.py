@@ -275,6 +275,12 @@ def key_may_be_used_twice() -> None:
     orders_repository.new_document = new_document
 
 
+def key_expires_early() -> None:
+    """An idempotency key is removed an hour after its order was placed."""
+    usual = OrderRepository.clear_expired_keys
+    OrderRepository.clear_expired_keys = lambda self, _seconds: usual(self, 3600.0)
+
+
 MUTATIONS: dict[str, Callable[[], None]] = {
     name: found
     for name, found in vars(sys.modules[__name__]).items()

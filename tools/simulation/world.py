@@ -97,7 +97,6 @@ class World(Owner):
         self.plan = plan
         self.scheduler = Scheduler(self._random("schedule"))
         self.world = self
-        self.history = History()
         self.taken: Counter[tuple[str, str]] = Counter()
         self.poisoned: set[str] = set()
         self.faulting = True
@@ -126,6 +125,7 @@ class World(Owner):
             breaker_failures=draw.choice((3, 10**6)),
             log_level="error",
         )
+        self.history = History(idempotency_seconds=self._settings.idempotency_hours * 3600)
         self._split = draw.random() < 0.3
         self.bank = (
             Bank(now=lambda: self.scheduler.now, life=key_hours * 3600, searchable=draw.random() < 0.3)
