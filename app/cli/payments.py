@@ -7,6 +7,7 @@ from app.cli.output import as_json, print_result, print_rows, report_errors
 from app.payments.manual_review import ManualReview
 from app.payments.payment import ResponseCode
 
+TIME = "%Y-%m-%dT%H:%M:%SZ"
 RESOLUTIONS = (ResponseCode.CAPTURED, ResponseCode.DECLINED, ResponseCode.VOIDED, ResponseCode.REFUNDED)
 
 
@@ -22,9 +23,10 @@ def group(manual_review: ManualReview) -> click.Group:
         rows = [
             {
                 "orderId": held.payment.order_id,
-                "since": f"{held.payment.requested_at:%Y-%m-%dT%H:%M:%SZ}",
+                "since": f"{held.payment.requested_at:{TIME}}",
                 "reason": held.payment.parked_reason,
                 "refundId": held.payment.pending_refund.refund_id if held.payment.pending_refund else "",
+                "callEnds": f"{ends:{TIME}}" if (ends := manual_review.call_ends(held)) else "",
             }
             for held in report_errors(manual_review.list_parked, limit)
         ]

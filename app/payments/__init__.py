@@ -64,7 +64,7 @@ class Payments:
             tries=settings.relay_tries,
             system=system,
         )
-        self.manual_review = ManualReview(self._payments, provider, results, policy)
+        self.manual_review = ManualReview(self._payments, provider, results, policy, settings.payment_lease)
         queries = PaymentQueries(self._payments, self.outbox, settings.backlog_limit)
         register_handlers(bus, "payments", PaymentService(self.worker, results), queries)
 
