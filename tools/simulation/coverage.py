@@ -187,7 +187,7 @@ RECOVERIES = (
     "operator is told: the provider may have forgotten this key",
     "operator is told: the last call may still reach the provider",
     "response: unknown the provider did not answer in time",
-    "response: unknown the provider may have forgotten the key, and does not find it",
+    "response: unknown the provider does not find the key, and may have forgotten it or have looked for too long",
     "response: unknown the provider raised OSError",
     "response: not attempted the circuit breaker is open",
 )
