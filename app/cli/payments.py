@@ -12,6 +12,7 @@ from app.payments import Payments
 from app.payments.manual_review import ManualReview
 from app.payments.provider_port import ResponseCode
 
+TIME = "%Y-%m-%dT%H:%M:%SZ"
 RESOLUTIONS = (ResponseCode.CAPTURED, ResponseCode.DECLINED, ResponseCode.VOIDED, ResponseCode.REFUNDED)
 
 
@@ -36,9 +37,10 @@ def _add_manual_review(commands: click.Group, manual_review: ManualReview) -> No
         rows = [
             {
                 "orderId": held.payment.order_id,
-                "since": f"{held.payment.requested_at:%Y-%m-%dT%H:%M:%SZ}",
+                "since": f"{held.payment.requested_at:{TIME}}",
                 "reason": held.payment.parked_reason,
                 "refundId": held.payment.open_refund.refund_id if held.payment.open_refund else "",
+                "callEnds": f"{ends:{TIME}}" if (ends := manual_review.call_ends(held)) else "",
             }
             for held in report_errors(manual_review.list_parked, limit)
         ]

@@ -74,7 +74,7 @@ class Payments:
             tries=settings.relay_tries,
             system=system,
         )
-        self.manual_review = ManualReview(self._payments, provider, results, policy)
+        self.manual_review = ManualReview(self._payments, provider, results, policy, settings.payment_lease)
         self._notifications = NotificationRepository(notifications)
         self.notifications = NotificationService(
             provider,

@@ -17,11 +17,13 @@ import pymongo
 from app.contracts.base import analyse
 from app.contracts.payments import PaymentStatus
 from app.messaging.outbox import OUTBOX_INDEXES, OUTBOX_RULE, OUTBOX_SCHEMA
-from app.payments.payment import Payment
+from app.payments.payment import Payment, ResponseCode
 from app.storage.mongodb import Document
 
 # How many attempts a payment's log keeps.
 LOG_LIMIT = 50
+# Before a call that was not attempted there may have been one whose outcome is unknown.
+UNKNOWN_OUTCOMES = (ResponseCode.UNKNOWN, ResponseCode.NOT_ATTEMPTED)
 
 SCHEMA: Document = {
     "bsonType": "object",
@@ -88,7 +90,7 @@ class LeasedPayment:
     """A payment as it was read, with its undelivered events; `under_lease` is true while a process holds its lease.
 
     `last_recorded_attempt` is the fencing token of the last attempt with a recorded result, and `last_traceparent` its
-    span, empty where it has none.
+    span, empty where it has none. `unknown_since` is when its outcome was recorded as unknown, None where it is known.
     """
 
     payment: Payment
@@ -98,6 +100,7 @@ class LeasedPayment:
     under_lease: bool
     last_recorded_attempt: int = 0
     last_traceparent: str = ""
+    unknown_since: datetime | None = None
 
     def key_age(self, now: datetime) -> float:
         """Seconds since the provider may first have received the key of the next call; 0 where it cannot have."""
@@ -175,6 +178,7 @@ def leased_payment(doc: Document, restored_at: datetime) -> LeasedPayment:
         under_lease="owner" in doc,
         last_recorded_attempt=last.get("attempt", 0),
         last_traceparent=last.get("traceparent", ""),
+        unknown_since=last["at"] if last.get("answer") in UNKNOWN_OUTCOMES else None,
     )
 
 

@@ -17,7 +17,7 @@ MAX_TEXT_LENGTH = 200
 MAX_RETRY_AFTER_SECONDS = 3600.0
 NOT_SENT = ProviderResponse(
     code=ResponseCode.UNKNOWN,
-    reason="the provider may have forgotten the key, and does not find it",
+    reason="the provider does not find the key, and may have forgotten it or have looked for too long",
     blames_provider=False,
 )
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")

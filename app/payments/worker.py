@@ -302,8 +302,10 @@ class Worker:
     def _may_send(self, leased: LeasedPayment) -> bool:
         """Whether the call may still be sent: it has not timed out, and the provider still knows its key."""
         payment = leased.payment
-        in_flight = (payment.order_id, payment.fencing_token) in self._in_flight
-        return in_flight and domain.may_send(payment, leased.key_age(self._payments.now()), self._policy)
+        in_flight = self._in_flight.get((payment.order_id, payment.fencing_token))
+        if in_flight is None or self._system.monotonic() - in_flight.started_at > self._timeout:
+            return False
+        return domain.may_send(payment, leased.key_age(self._payments.now()), self._policy)
 
     def _end(self, in_flight: InFlightCall) -> None:
         """Remove a call from those in flight. Raises CallTimedOut where it was removed before."""

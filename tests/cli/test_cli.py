@@ -7,7 +7,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from app.payments.providers import make
 from app.payments.providers.simulated import CAPABILITIES
 
 UNKNOWN = "692000000000000000000000"
+PAST = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class UnresponsiveProvider:
@@ -67,15 +68,17 @@ def unresponsive(settings):
 
 @pytest.fixture
 def parked(unresponsive, place, eventually, database):
-    """The id of an order whose payment is parked."""
+    """The id of an order whose payment is parked, by default so long ago that its last call has ended."""
     app, provider = unresponsive
 
-    def make(after=False, **changes):
+    def make(after=False, call_ended=True, **changes):
         provider.after = after
         order_id = place(app.test_client(), **changes)
         eventually(lambda: database.payments.count_documents({"_id": order_id, "status": "Unknown"}))
         eventually(lambda: database.orders.count_documents({"_id": ObjectId(order_id), "paymentStatus": "Unknown"}))
         provider.unresponsive = False
+        if call_ended:
+            database.payments.update_one({"_id": order_id}, {"$set": {"attempts.$[].at": PAST}})
         return order_id
 
     return make
@@ -172,7 +175,7 @@ def test_parked_payments_are_listed_with_their_reason(run, parked):
     assert (row["orderId"], row["reason"], row.keys()) == (
         order_id,
         "no response",
-        {"orderId", "since", "reason", "refundId"},
+        {"orderId", "since", "reason", "refundId", "callEnds"},
     )
     assert order_id in run("payments", "list")[1]
 
@@ -250,6 +253,16 @@ def test_a_refund_that_is_refused_for_good_is_given_up(run, live, place, becomes
     # As the application sees it: what a majority has, which may be a moment behind what the primary has.
     eventually(lambda: "could not give money back" in live.get(f"/orders/one/{order_id}/explain").json["sentence"])
     assert "the card was closed" in database.orders.find_one()["events"][-1]["detail"]
+
+
+def test_a_payment_is_not_resolved_while_its_last_call_may_still_reach_the_provider(run, parked, database, settings):
+    order_id = parked(call_ended=False)
+    [row] = json.loads(run("payments", "list", "--json")[1])
+    last = database.payments.find_one()["attempts"][-1]["at"] + timedelta(seconds=settings.payment_lease)
+    assert row["callEnds"] == f"{last:%Y-%m-%dT%H:%M:%SZ}"
+    code, output = run("payments", "resolve", order_id, "declined", "--reason", "x", "--yes")
+    assert (code, f"look there after {row['callEnds']}" in output) == (1, True), output
+    assert database.payments.find_one()["status"] == "Unknown"
 
 
 @pytest.mark.parametrize(("answered", "code"), [("y\n", 0), ("n\n", 1), ("\n", 1), ("", 1)])

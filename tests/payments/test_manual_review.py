@@ -4,32 +4,50 @@ from datetime import timedelta
 
 import pytest
 
+from app.contracts.orders import RefundRequested
 from app.payments.manual_review import ManualReview, NotPossible
 from app.payments.payment import RetryPolicy
 from app.payments.provider_port import ProviderResponse, ResponseCode
 from app.payments.results import ResultWriter
+from app.payments.service import PaymentService
 
 UNKNOWN = ProviderResponse(code=ResponseCode.UNKNOWN, reason="no answer in time")
 POLICY = RetryPolicy(max_tries=3, horizon=3600.0, key_life=7200.0, backoff=100.0, backoff_max=100.0)
 
 
+CALL_SECONDS = 30.0
+
+
 @pytest.fixture
 def review(payments, provider):
     """Manual review, for a provider that forgets its keys after two hours."""
-    return ManualReview(payments, provider, ResultWriter(payments, POLICY), POLICY)
+    return ManualReview(payments, provider, ResultWriter(payments, POLICY), POLICY, CALL_SECONDS)
 
 
 @pytest.fixture
-def parked(worker, provider, lease_payment, take_up):
-    """A payment that was parked after three tries."""
+def end_call(database):
+    """Pretend that a payment's last result was recorded so many seconds earlier."""
 
-    def make() -> str:
+    def make(order_id: str, seconds: float = CALL_SECONDS) -> None:
+        attempts = database.payments.find_one({"_id": order_id})["attempts"]
+        attempts[-1]["at"] -= timedelta(seconds=seconds)
+        database.payments.update_one({"_id": order_id}, {"$set": {"attempts": attempts}})
+
+    return make
+
+
+@pytest.fixture
+def parked(worker, provider, lease_payment, take_up, end_call):
+    """A payment that was parked after three tries, by default so long ago that its last call has ended."""
+
+    def make(ago: float = CALL_SECONDS) -> str:
         provider.responses = [UNKNOWN] * 3
         leased = lease_payment()
         worker.process(leased)
         worker.process(take_up(leased.payment.order_id))
         worker.process(take_up(leased.payment.order_id))
         provider.calls.clear()
+        end_call(leased.payment.order_id, ago)
         return leased.payment.order_id
 
     return make
@@ -182,3 +200,65 @@ def test_a_payment_that_was_settled_twice_by_hand_is_settled_once(review, parked
         "Captured",
         ["PaymentParked", "PaymentCaptured"],
     )
+
+
+@pytest.mark.parametrize("code", [ResponseCode.CAPTURED, ResponseCode.DECLINED, ResponseCode.VOIDED])
+def test_nothing_is_settled_by_hand_while_the_last_call_may_still_reach_the_provider(review, parked, stored, code):
+    order_id = parked(ago=0.0)
+    before = stored(order_id)
+    with pytest.raises(NotPossible, match="the last call may still reach the provider"):
+        review.resolve(order_id, code, "", "not in the dashboard")
+    assert stored(order_id) == before
+
+
+def test_the_operator_is_told_when_the_last_call_has_ended(review, parked, stored, end_call):
+    order_id = parked(ago=CALL_SECONDS - 20)
+    [leased] = review.list_parked(10)
+    ends = review.call_ends(leased)
+    assert ends == stored(order_id)["attempts"][-1]["at"] + timedelta(seconds=CALL_SECONDS)
+    with pytest.raises(NotPossible, match=f"{ends:%H:%M:%S}Z"):
+        review.resolve(order_id, ResponseCode.DECLINED, "", "not in the dashboard")
+    end_call(order_id, 20)
+    assert review.resolve(order_id, ResponseCode.DECLINED, "", "not in the dashboard") == "Declined"
+
+
+@pytest.fixture
+def refund_parked(worker, payments, provider, lease_payment, take_up):
+    """A captured payment that was parked for the refund "r-1", whose calls had this response."""
+
+    def make(response: ProviderResponse) -> str:
+        leased = lease_payment()
+        order_id = leased.payment.order_id
+        worker.process(leased)
+        members = {"event_id": "e-2", "order_id": order_id, "sequence": 2, "request_id": "r-refund", "at": 1}
+        event = RefundRequested(**members, refund_id="r-1", refund_value=300)
+        PaymentService(worker, ResultWriter(payments, POLICY)).on_refunds_requested([event])
+        provider.responses = [response] * 3
+        while payments.find(order_id).payment.status == "Refunding":
+            worker.process(take_up(order_id))
+        return order_id
+
+    return make
+
+
+def test_a_refund_is_not_dropped_while_its_last_call_may_still_reach_the_provider(
+    review, refund_parked, stored, end_call
+):
+    order_id = refund_parked(UNKNOWN)
+    before = stored(order_id)
+    with pytest.raises(NotPossible, match="the last call may still reach the provider"):
+        review.drop_refund(order_id, "r-1", "the card is closed")
+    assert stored(order_id) == before
+    end_call(order_id)
+    assert review.drop_refund(order_id, "r-1", "the card is closed") == "Captured"
+
+
+def test_a_refund_that_was_answered_is_dropped_at_once(review, refund_parked):
+    order_id = refund_parked(ProviderResponse(code=ResponseCode.DECLINED, reason="the card is closed"))
+    assert review.drop_refund(order_id, "r-1", "the card is closed") == "Captured"
+
+
+def test_after_a_call_that_was_not_attempted_an_earlier_one_may_still_reach_the_provider(review, refund_parked):
+    order_id = refund_parked(ProviderResponse(code=ResponseCode.NOT_ATTEMPTED, reason="out of order"))
+    with pytest.raises(NotPossible, match="the last call may still reach the provider"):
+        review.drop_refund(order_id, "r-1", "the card is closed")

@@ -18,6 +18,7 @@ from app.payments.providers.simulated import CAPABILITIES
 from app.payments.repository import PaymentRepository
 from app.payments.results import ProviderResult, ResultWriter
 from app.payments.service import PaymentService
+from app.system import System
 
 UNKNOWN = ProviderResponse(code=ResponseCode.UNKNOWN, reason="no answer in time")
 NOT_ATTEMPTED = ProviderResponse(code=ResponseCode.NOT_ATTEMPTED, reason="refused the connection")
@@ -875,6 +876,29 @@ def test_payments_that_fail_together_are_not_repeated_together(make_worker, paym
     assert len(pauses) == 18
     assert all(50.0 <= pause <= 101.0 for pause in pauses)
     assert max(pauses) - min(pauses) > 1.0
+
+
+class SetClock(System):
+    """A machine whose monotonic time is set."""
+
+    seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+def test_a_look_up_that_took_too_long_is_followed_by_no_call_though_no_sweep_has_noticed(
+    make_worker, payments, provider, lease_payment, take_up, stored
+):
+    """Its lease may be over, and an operator may have settled the payment."""
+    provider.responses = [UNKNOWN]
+    leased = lease_payment()
+    make_worker(payments).process(leased)
+    clock = SetClock()
+    provider.on_call = lambda verb, call: setattr(clock, "seconds", 5.1)
+    make_worker(payments, timeout=5.0, system=clock).process(take_up(leased.payment.order_id))
+    assert [verb for verb, _ in provider.calls] == ["charge", "find"]
+    assert stored(leased.payment.order_id)["status"] == "Processing"
 
 
 def test_a_call_that_timed_out_while_it_looked_for_the_key_sends_nothing_more(

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from tools.auditor.history import (
@@ -66,7 +67,7 @@ def audit(history: History) -> list[Violation]:
         settles = order_id not in history.operator_list
         rules = _order_rules(final, answers[order_id], movements[order_id], settles)
         found += [Violation(kind, order_id, detail) for kind, detail in rules]
-    found += [Violation(REPEATED_KEY, "", detail) for detail in _repeated_keys(history.answers)]
+    found += [Violation(REPEATED_KEY, "", detail) for detail in _repeated_keys(history)]
     found += [Violation(UNSPREAD, "", detail) for detail in _unspread_pauses(history.answers)]
     return found + [Violation(TOLD, order_id, detail) for order_id, detail in _told(history)]
 
@@ -222,14 +223,24 @@ def _shows_state(answer: Answer) -> bool:
     return not isinstance(answer, PlaceAnswer | PauseAnswer)
 
 
-def _repeated_keys(answers: Iterable[Answer]) -> Iterator[str]:
-    orders: dict[str, set[str]] = defaultdict(set)
-    for answer in answers:
-        if isinstance(answer, PlaceAnswer) and answer.key and _took(answer):
-            orders[answer.key].add(answer.order_id)
-    for key, ids in orders.items():
-        if len(ids) > 1:
-            yield f"key {key} was answered with {sorted(ids)}"
+def _repeated_keys(history: History) -> Iterator[str]:
+    """A key that was answered with another order within its life. An order was made between these two times of its answers."""
+    first_began: dict[str, dict[str, float]] = defaultdict(dict)
+    first_ended: dict[str, dict[str, float]] = defaultdict(dict)
+    for answer in history.answers:
+        if isinstance(answer, PlaceAnswer) and answer.key:
+            _keep_least(first_began[answer.key], answer.order_id, answer.began)
+            if _took(answer):
+                _keep_least(first_ended[answer.key], answer.order_id, answer.ended)
+    for key, ended in first_ended.items():
+        began = first_began[key]
+        for one, other in combinations(sorted(ended), 2):
+            if max(ended[one] - began[other], ended[other] - began[one]) <= history.idempotency_seconds:
+                yield f"key {key} was answered with {[one, other]}"
+
+
+def _keep_least(times: dict[str, float], order_id: str, at: float) -> None:
+    times[order_id] = min(times.get(order_id, at), at)
 
 
 def _unspread_pauses(answers: Iterable[Answer]) -> Iterator[str]:

@@ -119,7 +119,7 @@ class ToldEvent:
 class History:
     """A whole run.
 
-    `final` has the orders that a client found at the end. `operator_list` has the ids of orders that operators were shown as
+    A client's idempotency key is kept for `idempotency_seconds` seconds. `final` has the orders that a client found at the end. `operator_list` has the ids of orders that operators were shown as
     parked or as dead letters at the end: they need not be settled. `problems` are failures to reach an end at all.
     """
 
@@ -129,3 +129,4 @@ class History:
     told: list[ToldEvent] = field(default_factory=list)
     operator_list: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
+    idempotency_seconds: float = float("inf")

@@ -30,13 +30,9 @@ PRODUCTS = ("1", "1", "1", "1", "2")
 CURRENCY = "MYR"
 USERS = 3
 PLACE_ATTEMPTS = 4
-# A client repeats an order with the same key within this time: a key is kept for 24 hours.
-KEY_SECONDS = 20 * 3600.0
 # How long a client thinks, in seconds; time passes faster where nothing else is to be done.
 THOUGHTS = (0.0, 0.0, 0.01, 1.0, 30.0, 3600.0, 40 * 3600.0)
 ACTIONS = ("read", "read", "cancel", "confirm", "custom", "refund", "refund", "refund rest", "explain", "again")
-# An operator settles a payment by the bank's books once no call for it can be under way any more.
-SETTLE_SECONDS = 3600.0
 
 
 class SimulatedClient:
@@ -55,12 +51,11 @@ class SimulatedClient:
 
     def live(self) -> None:
         """Place an order and work on it."""
-        began = self._world.scheduler.now
         self.place_only()
         for _ in range(self._random.randrange(6)):
             self._think()
             action = self._random.choice(ACTIONS)
-            if action == "again" and self._key and self._world.scheduler.now - began < KEY_SECONDS:
+            if action == "again" and self._key:
                 self._place()
             elif self._order_id:
                 self._act(action)
@@ -262,9 +257,8 @@ class SimulatedOperator:
 
     def _settle(self, leased: LeasedPayment) -> None:
         order_id, review = leased.payment.order_id, self._process.payments.manual_review
-        parked_for = self._world.scheduler.now - leased.lease_end.timestamp()
         call = next_call(retry(leased.payment).payment)
-        if call is None or parked_for < SETTLE_SECONDS:
+        if call is None:
             return
         if call.kind != CallKind.REFUND:
             nothing = ResponseCode.VOIDED if leased.payment.cancelled else ResponseCode.DECLINED
@@ -274,6 +268,9 @@ class SimulatedOperator:
         elif call.refund_id != CANCELLATION_REFUND:
             review.drop_refund(order_id, call.refund_id, "the card is closed")
             self._world.took("recovery", "refund dropped by hand")
+            return
+        elif (ends := review.call_ends(leased)) and self._world.scheduler.now < ends.timestamp():
+            # Nothing would refuse the refund itself: the operator was told to wait.
             return
         else:
             self._world.refund_by_hand(call)

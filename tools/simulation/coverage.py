@@ -67,6 +67,8 @@ BOOSTS: dict[str, tuple[WorldFault, ...]] = {
     "replay": FAILING_EVENTS,
     "release": (WorldFault.STOP,),
     "void": (WorldFault.OUTAGE,),
+    "charge": (WorldFault.OPERATOR,),
+    "refund": (WorldFault.OPERATOR,),
     "list_parked": (WorldFault.OPERATOR,),
     "find": (WorldFault.OPERATOR,),
 }
@@ -183,8 +185,9 @@ RECOVERIES = (
     "payment retried by hand",
     "refund dropped by hand",
     "operator is told: the provider may have forgotten this key",
+    "operator is told: the last call may still reach the provider",
     "response: unknown the provider did not answer in time",
-    "response: unknown the provider may have forgotten the key, and does not find it",
+    "response: unknown the provider does not find the key, and may have forgotten it or have looked for too long",
     "response: unknown the provider raised OSError",
     "response: not attempted the circuit breaker is open",
 )

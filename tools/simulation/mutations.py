@@ -17,6 +17,7 @@ from app.orders.repository import OrderRepository
 from app.payments import documents as payment_documents
 from app.payments import payment as domain
 from app.payments.documents import LeasedPayment
+from app.payments.manual_review import ManualReview
 from app.payments.repository import PaymentRepository
 from app.payments.results import ResultWriter
 from app.storage.bulk import Patch, bulk_insert
@@ -73,6 +74,11 @@ def no_horizon() -> None:
 def no_jitter() -> None:
     """Retries of many payments come at once."""
     ResultWriter._jittered = lambda _self, seconds: seconds
+
+
+def settled_during_the_call() -> None:
+    """An operator may settle a payment whose last call has not reached the provider yet."""
+    ManualReview._forbid_during_call = lambda *_: None
 
 
 def attempt_in_the_key() -> None:
@@ -273,6 +279,12 @@ def key_may_be_used_twice() -> None:
         return doc
 
     orders_repository.new_document = new_document
+
+
+def key_expires_early() -> None:
+    """An idempotency key is removed an hour after its order was placed."""
+    usual = OrderRepository.clear_expired_keys
+    OrderRepository.clear_expired_keys = lambda self, _seconds: usual(self, 3600.0)
 
 
 MUTATIONS: dict[str, Callable[[], None]] = {

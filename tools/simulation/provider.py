@@ -78,6 +78,9 @@ class CallFaults(Protocol):
     def hang_seconds(self) -> float:
         """How long a call hangs."""
 
+    def line_share(self) -> float:
+        """Which part of the longest time on the line a late copy of a call takes."""
+
     def die(self, owner: Owner) -> None:
         """End a process, with the task that calls this."""
 
@@ -153,7 +156,7 @@ class FaultyProvider:
 
     def _late(self, call: ProviderCall) -> None:
         self._faults.scheduler.bound(LINE_SECONDS / 4)
-        self._faults.scheduler.pause("is on the line")
+        self._faults.scheduler.wait(None, self._faults.line_share() * LINE_SECONDS / 4, "is on the line")
         self._faults.scheduler.bound(None)
         self._send(call)
 
@@ -161,4 +164,10 @@ class FaultyProvider:
         if isinstance(self._real, Bank):
             return self._real.send(call)
         provider: Provider = self._real
-        return getattr(provider, call.kind.value)(call)
+        # It writes its books in steps of its own, which belong to the call.
+        self._faults.scheduler.bound(LINE_SECONDS / 4)
+        try:
+            response: ProviderResponse = getattr(provider, call.kind.value)(call)
+        finally:
+            self._faults.scheduler.bound(None)
+        return response

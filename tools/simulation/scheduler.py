@@ -139,9 +139,13 @@ class Scheduler:
         return task
 
     def advance(self, seconds: float) -> float:
-        """Let time pass, no further than calls on their way allow; returns how much has passed."""
+        """Let time pass, no further than calls on their way allow; returns how much has passed.
+
+        A call that is late waits for another task: at least a step passes, so that this one goes on.
+        """
         before = self.now
-        self.now = max(self.now, min(self.now + seconds, *self._bounds.values(), FOREVER))
+        latest = max(self.now + STEP_SECONDS, min(self._bounds.values(), default=FOREVER))
+        self.now = min(self.now + seconds, latest)
         return self.now - before
 
     def vanish(self) -> None:

@@ -58,6 +58,8 @@ CALL_CHANCE = 0.2
 FOCUS_CHANCE = 0.6
 BOOST = 12
 ONLY_RETRY_CHANCE = 0.5
+# The chance that a seed that looks at a fault of a call parks each payment whose first outcome is unknown.
+ONE_TRY_CHANCE = 0.5
 NO_PRIMARY_SECONDS = 60.0
 
 
@@ -97,12 +99,11 @@ class World(Owner):
         self.plan = plan
         self.scheduler = Scheduler(self._random("schedule"))
         self.world = self
-        self.history = History()
         self.taken: Counter[tuple[str, str]] = Counter()
         self.poisoned: set[str] = set()
         self.faulting = True
         self._database = database
-        self._faults, self._times = self._random("faults"), self._random("times")
+        self._faults, self._times, self._line = (self._random(name) for name in ("faults", "times", "line"))
         # Each seed looks at one fault at one step, so that rare ones have their turn.
         self._focus = PAIRS[plan.seed % len(PAIRS)]
         self._chances = dict(CHANCES)
@@ -120,12 +121,13 @@ class World(Owner):
             mongodb_uri="mongodb://simulated",
             provider_key_hours=key_hours,
             payment_horizon=key_hours * 3600 * 5 / 6,
-            payment_tries=draw.choice((12, 12, 4)),
+            payment_tries=min(draw.choice((12, 12, 4)), self._fewest_tries()),
             relay_tries=draw.choice((8, 3)),
             sweep_interval=draw.choice((60.0, 3600.0)),
             breaker_failures=draw.choice((3, 10**6)),
             log_level="error",
         )
+        self.history = History(idempotency_seconds=self._settings.idempotency_hours * 3600)
         self._split = draw.random() < 0.3
         self.bank = (
             Bank(now=lambda: self.scheduler.now, life=key_hours * 3600, searchable=draw.random() < 0.3)
@@ -195,6 +197,10 @@ class World(Owner):
     def hang_seconds(self) -> float:
         """How long a call hangs: up to a minute, or for days."""
         return self._draw_seconds(self._faults)
+
+    def line_share(self) -> float:
+        """How late a copy of a call is: at once, within some steps, or up to the longest time."""
+        return self._line.choice((0.0, 0.05, 1.0)) * self._line.random()
 
     def die(self, owner: Owner) -> None:
         """End a process; does not return where a task of it calls this."""
@@ -502,6 +508,10 @@ class World(Owner):
         if self.bank:
             return self.bank.movements
         return [*movements(self._database["ledger"].find()), *self.history.movements]
+
+    def _fewest_tries(self) -> int:
+        one = self._focus[1].startswith("provider") and self._random("tries").random() < ONE_TRY_CHANCE
+        return 1 if one else 12
 
     def _random(self, purpose: str) -> Random:
         return Random(f"{self.plan.seed} {purpose}")  # noqa: S311 - a simulation

@@ -82,10 +82,13 @@ def at_rest(stored: Stored) -> bool:
 
 
 def let_time_pass(stored: Stored) -> None:
-    """Makes all leased and postponed work due."""
+    """Makes all leased and postponed work due, and all calls so old that they have ended."""
     for documents, due in ((stored.orders, "relayDue"), (stored.payments, "relayDue"), (stored.payments, "dueAt")):
         earlier = {"$dateSubtract": {"startDate": f"${due}", **HOUR}}
         documents.update_many({due: {"$exists": True}}, [{"$set": {due: earlier}}])
+    at = {"at": {"$dateSubtract": {"startDate": "$$one.at", **HOUR}}}
+    older = {"$map": {"input": "$attempts", "as": "one", "in": {"$mergeObjects": ["$$one", at]}}}
+    stored.payments.update_many({"attempts.0": {"$exists": True}}, [{"$set": {"attempts": older}}])
 
 
 def under_way(stored: Stored) -> list[dict[str, Any]]:

@@ -125,6 +125,7 @@ class Aftermath:
         self._scenario.again(self._client, order_id)
         if self._scenario.operator:
             self._wait_until_settled()
+            judge.let_time_pass(self._stored)
             self._scenario.operator(self._client, order_id)
         yield from self.examined("done again: ", to_the_end=True)
         yield from _wrong_ends(self._scenario, self._stored, max(1, len(self._acknowledged)))

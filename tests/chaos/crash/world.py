@@ -151,7 +151,7 @@ class World:
             yield mongo[self._cell.database]
 
     def let_time_pass(self) -> None:
-        """Makes all leased work due."""
+        """Makes all leased work due, and ends calls."""
         with self.stored() as database:
             let_time_pass(Stored.of(database))
 

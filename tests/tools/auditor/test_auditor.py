@@ -271,6 +271,13 @@ BROKEN = {
         answered(PlaceAnswer(order_id=CALLED_OFF, value=TOTAL, key="1")),
         (audit.REPEATED_KEY, "key 1"),
     ),
+    "a key is answered with another order at the end of its life": (
+        every(
+            lambda one: setattr(one, "idempotency_seconds", 100.0),
+            answered(PlaceAnswer(order_id=CALLED_OFF, value=TOTAL, key="1", began=90, ended=101)),
+        ),
+        (audit.REPEATED_KEY, "key 1"),
+    ),
     "three orders wait equally long": (pauses(3, 700), (audit.UNSPREAD, "3 orders wait exactly 700 ms")),
     "a capture was told and not made": (
         every(lambda one: one.told.clear(), heard(replace(told(2, "PaymentCaptured"), order_id="unknown"))),
@@ -315,6 +322,25 @@ KEPT = {
     "an answer that overlaps with a newer one has an older version": answered(read(2, 5.5, 12)),
     "a repeated order is answered with its first version": answered(
         PlaceAnswer(order_id=PAID, value=TOTAL, key="1", version=1, **AT_THE_END)
+    ),
+    "a key's first request got no answer and its second another order": answered(
+        PlaceAnswer(order_id="proposed", value=TOTAL, key="4", outcome=UNANSWERED, began=1, ended=2),
+        PlaceAnswer(order_id=PAID, value=TOTAL, key="4", began=3, ended=4),
+    ),
+    "a key is answered with another order after its life": every(
+        lambda one: setattr(one, "idempotency_seconds", 100.0),
+        answered(
+            PlaceAnswer(order_id=CALLED_OFF, value=TOTAL, key="1", began=90, ended=102),
+            PlaceAnswer(order_id=CALLED_OFF, value=TOTAL, key="1", began=110, ended=111),
+        ),
+    ),
+    "the life of a key begins with a request that got no answer": every(
+        lambda one: setattr(one, "idempotency_seconds", 100.0),
+        answered(
+            PlaceAnswer(order_id=PAID, value=TOTAL, key="4", outcome=UNANSWERED, began=50, ended=60),
+            PlaceAnswer(order_id=PAID, value=TOTAL, key="4", began=148, ended=149),
+            PlaceAnswer(order_id=CALLED_OFF, value=TOTAL, key="4", began=150, ended=151),
+        ),
     ),
     "an unanswered cancellation took effect": lambda one: one.answers.__setitem__(
         7, replace(one.answers[7], outcome=UNANSWERED, version=0)
