@@ -58,7 +58,7 @@ CAPABILITIES = Capabilities(name="simulated", key_lifetime=math.inf, captures_la
 # Plans whose charge is not answered with what becomes of it.
 PENDING_PLANS = frozenset({PaymentPlan.CAPTURE_LATER, PaymentPlan.DECLINE_LATER, PaymentPlan.ASK_CUSTOMER})
 UNKNOWN_PAYMENT = ProviderResponse(
-    code=ResponseCode.NOT_ATTEMPTED, reason="the provider does not know this payment", blames_provider=False
+    code=ResponseCode.REFUSED, reason="the provider does not know this payment", blames_provider=False
 )
 LEDGER_UNAVAILABLE = ProviderResponse(code=ResponseCode.UNKNOWN, reason="the provider's ledger is unavailable")
 
@@ -102,8 +102,8 @@ class SimulatedProvider:
         self._ledger.prepare()
 
     def open(self, call: ProviderCall) -> ProviderResponse:
-        """Not attempted: this provider charges payments without opening them."""
-        return ProviderResponse(code=ResponseCode.NOT_ATTEMPTED, reason=f"this provider has no call {call.kind}")
+        """Refused: this provider charges payments without opening them."""
+        return ProviderResponse(code=ResponseCode.REFUSED, reason=f"this provider has no call {call.kind}")
 
     def charge(self, call: ProviderCall) -> ProviderResponse:
         """Capture or authorize, decline, or leave it pending."""

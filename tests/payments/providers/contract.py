@@ -310,7 +310,7 @@ class ProviderContract:
 
     def test_retrieving_an_unknown_payment_has_a_definite_answer(self):
         answer = self.retrieved(replace(self.new_charge(), reference=self.controls.unknown_reference))
-        assert answer.code == ResponseCode.NOT_ATTEMPTED
+        assert answer.code == ResponseCode.REFUSED
         assert answer.reason
         # That a payment is unknown is no failure of the provider.
         assert not answer.blames_provider
