@@ -10,9 +10,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from app.payments.provider_port import (
-    ActionType,
+    ActionKind,
     DisputeStatus,
     NextAction,
+    ProviderCall,
     ProviderDispute,
     ProviderPayment,
     ProviderRefund,
@@ -52,9 +53,10 @@ class EntryUpdate:
     notice: str = ""
 
 
-def plan_members(plan: PaymentPlan, manual: bool, now: datetime, token: str) -> Entry:
-    """The members that a new entry has for its plan. `manual` is whether its amount is only authorized at first."""
-    members: Entry = {"plan": plan.value, "manual": manual}
+def plan_members(plan: PaymentPlan, call: ProviderCall, now: datetime, token: str) -> Entry:
+    """The members that the new entry of a charge has for its plan."""
+    manual = call.manual_capture
+    members: Entry = {"plan": plan.value, "manual": manual, "returnUrl": call.return_url}
     if plan in (PaymentPlan.ASK_CUSTOMER, PaymentPlan.DISPUTE):
         members["token"] = token
     if plan == PaymentPlan.ASK_CUSTOMER:
@@ -115,6 +117,11 @@ def decision_update(entry: Entry, approve: bool) -> EntryUpdate | None:
     return None
 
 
+def awaits_decision(entry: Entry) -> bool:
+    """Whether a person has to decide."""
+    return awaits_customer(entry) or disputed(entry) == DisputeStatus.OPEN
+
+
 def awaits_customer(entry: Entry) -> bool:
     """Whether the customer must act."""
     return bool(entry["answer"] == ResponseCode.PENDING and entry["plan"] == PaymentPlan.ASK_CUSTOMER)
@@ -168,18 +175,23 @@ def _refund_failed(entry: Entry, now: datetime) -> EntryUpdate:
     )
 
 
+def reference(entry: Entry) -> str:
+    """The provider's id of the payment."""
+    return f"{REFERENCE_PREFIX}{entry['_id']}"
+
+
 def charge_response(entry: Entry) -> ProviderResponse:
     """What became of the charge."""
     code = ResponseCode(entry["answer"])
     decline_code = entry.get("declineCode", "")
     return ProviderResponse(
         code=code,
-        reference=f"{REFERENCE_PREFIX}{entry['_id']}",
+        reference=reference(entry),
         reason=entry.get("reason", ""),
         value=entry["value"] if code in (ResponseCode.CAPTURED, ResponseCode.AUTHORIZED) else 0,
         decline_code=decline_code,
         retry_helps=decline_code in RETRY_HELPS,
-        action=NextAction(type=ActionType.REDIRECT, url=_page(entry)) if awaits_customer(entry) else None,
+        action=NextAction(type=ActionKind.REDIRECT, url=_page(entry)) if awaits_customer(entry) else None,
     )
 
 
@@ -217,7 +229,7 @@ def disputes(entry: Entry) -> tuple[ProviderDispute, ...]:
     reason = "the payer does not know the charge"
     return (
         ProviderDispute(
-            reference=f"{REFERENCE_PREFIX}{entry['_id']}:dispute",
+            reference=f"{reference(entry)}:dispute",
             value=entry["dispute"]["value"],
             status=status,
             reason=f"{reason}; decide at {_page(entry)}" if status == DisputeStatus.OPEN else reason,
@@ -229,7 +241,7 @@ def listed_payment(entry: Entry) -> ProviderPayment:
     """The entry as the provider's own list has it."""
     code = ResponseCode(entry["answer"])
     return ProviderPayment(
-        reference=f"{REFERENCE_PREFIX}{entry['_id']}",
+        reference=reference(entry),
         order_id=entry["orderId"],
         at=entry["at"],
         code=code,

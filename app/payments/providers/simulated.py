@@ -77,7 +77,8 @@ class SimulatedProvider:
         system: System = SYSTEM,
     ) -> None:
         self._system = system
-        self._ledger = ledger
+        self.ledger = ledger
+        self.demonstrates = demonstrations
         self._faults = faults
         self._unknown_product = unknown_product
         self._demonstrations = DEMONSTRATIONS if demonstrations else {}
@@ -99,7 +100,7 @@ class SimulatedProvider:
 
     def prepare(self) -> None:
         """Create the ledger's validator and indexes."""
-        self._ledger.prepare()
+        self.ledger.prepare()
 
     def open(self, call: ProviderCall) -> ProviderResponse:
         """Refused: this provider charges payments without opening them."""
@@ -126,8 +127,8 @@ class SimulatedProvider:
         try:
             if call.kind == CallKind.REFUND:
                 return self._found_refund(call)
-            entry = self._ledger.find(call.charge_key if call.kind == CallKind.CAPTURE else call.key)
-            response = entries.charge_response(self._ledger.settled(entry)) if entry else None
+            entry = self.ledger.find(call.charge_key if call.kind == CallKind.CAPTURE else call.key)
+            response = entries.charge_response(self.ledger.settled(entry)) if entry else None
         except Unavailable:
             return LEDGER_UNAVAILABLE
         # A payment that is held says nothing of a capture or a void: that one has not been made.
@@ -143,14 +144,14 @@ class SimulatedProvider:
 
         Raises NotificationRefused, and Unavailable where the database does not have its key at the moment.
         """
-        notification = signed_notifications.decode(body, headers, self._ledger.secret(), self._ledger.now())
+        notification = signed_notifications.decode(body, headers, self.ledger.secret(), self.ledger.now())
         return (notification,) if notification.reference.startswith(entries.REFERENCE_PREFIX) else ()
 
     def list_payments(self, since: datetime) -> Iterator[ProviderPayment]:
         """The ledger's entries made since then. Raises OSError."""
         try:
-            for entry in self._ledger.entries_since(since):
-                yield entries.listed_payment(self._ledger.settled(entry))
+            for entry in self.ledger.entries_since(since):
+                yield entries.listed_payment(self.ledger.settled(entry))
         except Unavailable as exc:
             raise OSError(exc.detail) from exc
 
@@ -202,58 +203,58 @@ class SimulatedProvider:
         plan = self._plans.get(call.product_id)
         reason, decline_code = self._decline(call.product_id)
         if decline_code:
-            entry = self._ledger.record(call, ResponseCode.DECLINED, reason, {"declineCode": decline_code})
+            entry = self.ledger.record(call, ResponseCode.DECLINED, reason, {"declineCode": decline_code})
         elif plan:
-            members = entries.plan_members(plan, call.manual_capture, self._ledger.now(), self._system.new_id())
-            entry = self._ledger.record(call, _planned_code(plan, call.manual_capture), "", members)
+            members = entries.plan_members(plan, call, self.ledger.now(), self._system.new_id())
+            entry = self.ledger.record(call, _planned_code(plan, call.manual_capture), "", members)
         else:
-            entry = self._ledger.record(call, ResponseCode.AUTHORIZED if call.manual_capture else ResponseCode.CAPTURED)
-        return entries.charge_response(self._ledger.settled(entry))
+            entry = self.ledger.record(call, ResponseCode.AUTHORIZED if call.manual_capture else ResponseCode.CAPTURED)
+        return entries.charge_response(self.ledger.settled(entry))
 
     def _capture(self, call: ProviderCall) -> ProviderResponse:
-        found = self._ledger.find(call.charge_key)
+        found = self.ledger.find(call.charge_key)
         if found is None:
             return UNKNOWN_PAYMENT
-        entry = self._ledger.settled(found)
+        entry = self.ledger.settled(found)
         if entry["answer"] == ResponseCode.AUTHORIZED:
             if call.value > entry["value"]:
                 return ProviderResponse(code=ResponseCode.DECLINED, reason="exceeds what is authorized")
-            entry = self._ledger.update(entry, entries.captured(entry, call.value, self._ledger.now()))
+            entry = self.ledger.update(entry, entries.captured(entry, call.value, self.ledger.now()))
         return entries.charge_response(entry)
 
     def _void(self, call: ProviderCall) -> ProviderResponse:
-        entry = self._ledger.settled(self._ledger.record(call, ResponseCode.VOIDED))
+        entry = self.ledger.settled(self.ledger.record(call, ResponseCode.VOIDED))
         if entry["answer"] in entries.HELD:
-            entry = self._ledger.update(entry, entries.voided(entry))
+            entry = self.ledger.update(entry, entries.voided(entry))
         return entries.charge_response(entry)
 
     def _retrieve(self, call: ProviderCall) -> ProviderResponse:
-        found = self._ledger.find_entry(call.reference.removeprefix(entries.REFERENCE_PREFIX))
+        found = self.ledger.find_entry(call.reference.removeprefix(entries.REFERENCE_PREFIX))
         if found is None:
             return UNKNOWN_PAYMENT
-        entry = self._ledger.settled(found)
+        entry = self.ledger.settled(found)
         return replace(entries.charge_response(entry), refunds=entries.refunds(entry), disputes=entries.disputes(entry))
 
     def _refund(self, call: ProviderCall) -> ProviderResponse:
         plan = self._plans.get(call.product_id)
-        if plan and (entry := self._ledger.find(call.charge_key)):
+        if plan and (entry := self.ledger.find(call.charge_key)):
             # A dispute that is due comes before the refund.
-            self._ledger.settled(entry)
-        fails_at = self._ledger.now() + entries.DELAY if plan == PaymentPlan.FAIL_REFUNDS else None
-        if self._ledger.refund(call, fails_at):
+            self.ledger.settled(entry)
+        fails_at = self.ledger.now() + entries.DELAY if plan == PaymentPlan.FAIL_REFUNDS else None
+        if self.ledger.refund(call, fails_at):
             return _refunded(call)
         return self._found_refund(call) or self._refund_refusal(call)
 
     def _found_refund(self, call: ProviderCall) -> ProviderResponse | None:
-        if self._ledger.has_refund(call):
+        if self.ledger.has_refund(call):
             return _refunded(call)
-        entry = self._ledger.find(call.charge_key)
+        entry = self.ledger.find(call.charge_key)
         reference = entries.refund_reference(call.key)
         failed = entry and any(one.reference == reference for one in entries.refunds(entry))
         return ProviderResponse(code=ResponseCode.DECLINED, reason=entries.REFUND_FAILED) if failed else None
 
     def _refund_refusal(self, call: ProviderCall) -> ProviderResponse:
-        entry = self._ledger.find(call.charge_key)
+        entry = self.ledger.find(call.charge_key)
         disputed = entry and entries.disputed(entry) in (DisputeStatus.OPEN, DisputeStatus.LOST)
         reason = "the charge is disputed" if disputed else "exceeds the charge"
         return ProviderResponse(code=ResponseCode.DECLINED, reason=reason)

@@ -17,7 +17,7 @@ import pytest
 from bson import ObjectId
 
 from app.payments.provider_port import (
-    ActionType,
+    ActionKind,
     CallKind,
     DisputeStatus,
     NotificationRefused,
@@ -574,7 +574,7 @@ class ProviderContract:
         answer = self.provider.charge(self.new_charge(Behaviour.ACTION_REQUIRED))
         assert answer.code == ResponseCode.PENDING
         assert answer.action
-        assert answer.action.url if answer.action.type == ActionType.REDIRECT else answer.action.client_secret
+        assert answer.action.url if answer.action.type == ActionKind.REDIRECT else answer.action.client_secret
 
     @needs("action", "listing")
     def test_a_repeated_charge_names_the_same_action(self):

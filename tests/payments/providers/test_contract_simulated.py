@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -16,6 +16,7 @@ from app.payments.providers.signed_notifications import NotificationMessage
 from app.payments.providers.simulated import Faults, SimulatedProvider
 from app.storage.mongodb import Database, Store
 from tests.payments.providers.contract import Behaviour, Fault, ProviderContract, ProviderControls
+from tests.payments.providers.movable_clock import MovableClock
 
 PRODUCTS = {
     Behaviour.CAPTURED: "1",
@@ -27,20 +28,6 @@ PRODUCTS = {
     Behaviour.DISPUTED: "disputed",
 }
 FAULTS = {Fault.BEFORE: Faults(timeout_before=100), Fault.AFTER: Faults(timeout_after=100)}
-
-
-class MovableClock:
-    """The database's clock, which a test moves on."""
-
-    def __init__(self, real: Any) -> None:
-        self._real = real
-        self._ahead = timedelta()
-
-    def now(self) -> datetime:
-        return self._real.now() + self._ahead
-
-    def move(self, by: timedelta) -> None:
-        self._ahead += by
 
 
 class SimulatedControls(ProviderControls):
