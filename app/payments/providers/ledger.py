@@ -138,7 +138,11 @@ class Ledger:
     def settled(self, entry: Document) -> Document:
         """The entry after all changes that it makes by itself by now; they are stored."""
         while update := entries.due_update(entry, self.now()):
-            entry = self.update(entry, update)
+            after = self.update(entry, update)
+            if after is entry:
+                # Somebody has removed it.
+                break
+            entry = after
         return entry
 
     def update(self, entry: Document, update: EntryUpdate) -> Document:

@@ -171,6 +171,13 @@ def test_a_change_is_told_once(ledger):
 
 
 @pytest.mark.usefixtures("due")
+def test_an_entry_that_was_removed_does_not_change(ledger):
+    entry = ledger.find("k:1")
+    ledger._store.collection.delete_one({})
+    assert ledger.settled(entry) == entry
+
+
+@pytest.mark.usefixtures("due")
 def test_a_notification_that_is_not_taken_is_sent_again_later_with_the_same_id(ledger):
     receiver = Receiver(ledger)
     receiver.failures = 1
