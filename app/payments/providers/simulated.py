@@ -249,8 +249,7 @@ class SimulatedProvider:
         if self.ledger.has_refund(call):
             return _refunded(call)
         entry = self.ledger.find(call.charge_key)
-        reference = entries.refund_reference(call.key)
-        failed = entry and any(one.reference == reference for one in entries.refunds(entry))
+        failed = entry and any(one["key"] == call.key for one in entry.get("failedRefunds", ()))
         return ProviderResponse(code=ResponseCode.DECLINED, reason=entries.REFUND_FAILED) if failed else None
 
     def _refund_refusal(self, call: ProviderCall) -> ProviderResponse:
