@@ -128,10 +128,12 @@ class Settings:
 
     @property
     def demonstrations(self) -> bool:
-        """Whether the simulated provider has products that fail on purpose.
+        """Whether the simulated provider is used, and has products that fail on purpose or go on later.
 
         By default only without authentication and with the gateway in this process, as on a laptop.
         """
+        if self.payment_provider != "simulated":
+            return False
         if self.simulated_demonstrations == "auto":
             return self.runs("gateway") and not self.identity
         return self.simulated_demonstrations == "on"

@@ -115,6 +115,35 @@ class NotificationRejected(ApplicationError):
     code = "notification_rejected"
 
 
+class ProviderAction(Reply, frozen=True, kw_only=True):
+    """What a page of the simulated provider is about: a payment that its customer approves, or a dispute of a charge.
+
+    `value` is in minor units. `state` is the provider's answer to the charge, such as `pending`, or what became of the dispute:
+    `open`, `won`, `lost`. `return_url` is where the customer goes afterwards, empty for nowhere.
+    """
+
+    order_id: str
+    value: int
+    currency: str
+    disputed: bool
+    awaits_decision: bool
+    state: str
+    return_url: str
+
+
+class FindProviderAction(Request[ProviderAction], frozen=True, kw_only=True):
+    """Find what the simulated provider's page with this token is about. Raises NotFound."""
+
+    token: str
+
+
+class DecideProviderAction(Request[ProviderAction], frozen=True, kw_only=True):
+    """Approve or refuse a payment, or let the merchant win or lose a dispute; the first decision stands. Raises NotFound."""
+
+    token: str
+    approve: bool
+
+
 class PaymentEvent(Event, frozen=True, kw_only=True):
     """An event of payments. `order_sequence` is the sequence of the newest order event that payments had applied by then.
 

@@ -14,7 +14,7 @@ from app.gateway.apidocs import openapi, problem_pages
 from app.gateway.console import StageFeed
 from app.gateway.http import body, canonical_paths, problems, request_tracing
 from app.gateway.http.cursors import CursorCodec
-from app.gateway.routes import health, metrics, orders, provider_notifications, states
+from app.gateway.routes import health, metrics, orders, provider_notifications, simulated_provider, states
 from app.gateway.security import allowed_hosts, authentication, rate_limits
 from app.gateway.security.admission import Admission
 from app.gateway.security.caller import ADMIN
@@ -67,6 +67,7 @@ def install(
         metrics.blueprint(bus, None if settings.metrics_public else ADMIN, metrics.MODULE_CHECKS),
         openapi.blueprint(),
         *([console.blueprint(bus, limits, live)] if live else []),
+        *([simulated_provider.blueprint(bus)] if settings.demonstrations else []),
     ):
         app.register_blueprint(blueprint)
     if tracing.tracer:

@@ -16,6 +16,9 @@ from app.payments.notifications import NotificationService
 from app.payments.payment import RetryPolicy
 from app.payments.provider_client import CircuitBreakingProvider
 from app.payments.provider_port import Provider
+from app.payments.providers.decisions import DecisionService
+from app.payments.providers.notification_sender import NotificationSender
+from app.payments.providers.simulated import SimulatedProvider
 from app.payments.queries import PaymentQueries
 from app.payments.reconciliation import Reconciliation
 from app.payments.repository import PaymentRepository
@@ -89,11 +92,16 @@ class Payments:
         register_handlers(
             bus, "payments", PaymentService(self.worker, results, provider.capabilities), self.notifications, queries
         )
+        self._sender: NotificationSender | None = None
+        if isinstance(provider, SimulatedProvider) and provider.demonstrates:
+            self._sender = NotificationSender(provider.ledger, self.notifications.deliver, system)
+            register_handlers(bus, "payments", DecisionService(provider.ledger, self._sender.wake))
 
     @property
     def heartbeats(self) -> tuple[Heartbeat, ...]:
         """The heartbeats of all background threads."""
-        return (*self.worker.heartbeats, self.relay.thread, self.notifications.thread)
+        threads = (self.relay.thread, self.notifications.thread, *([self._sender.thread] if self._sender else []))
+        return (*self.worker.heartbeats, *threads)
 
     def prepare(self) -> None:
         """Create the collections' validators and indexes."""
@@ -101,11 +109,13 @@ class Payments:
         self._notifications.prepare()
 
     def start(self) -> None:
-        """Start the worker, the relay, and the thread that applies notifications if the provider sends any."""
+        """Start the worker, the relay, and the threads for notifications if the provider sends any."""
         self.worker.start()
         self.relay.start()
         if self._notifies:
             self.notifications.start()
+        if self._sender:
+            self._sender.start()
 
     def drain(self) -> None:
         """Take no new payments. Safe in a signal handler: only sets a flag."""
@@ -113,6 +123,8 @@ class Payments:
 
     def stop(self, timeout: float) -> None:
         """Let running calls end, release leases of calls that were not started, deliver what is recorded."""
+        if self._sender:
+            self._sender.stop(timeout)
         self.notifications.stop(timeout)
         self.worker.stop(timeout)
         self.relay.stop(timeout)

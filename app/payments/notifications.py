@@ -5,7 +5,8 @@ shows what is true, under the payment's lease and by the same compare-and-set as
 """
 
 import threading
-from base64 import b64decode
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
 
 from app.contracts.base import Unavailable
 from app.contracts.payments import (
@@ -68,6 +69,17 @@ class NotificationService:
         if stored:
             self._received.set()
         return NotificationsReceived(stored=stored, repeated=len(notifications) - stored)
+
+    def deliver(self, body: bytes, headers: Mapping[str, str]) -> None:
+        """Receive a notification of a provider that is part of this process. Raises what `receive` raises."""
+        self.receive(
+            ReceiveNotifications(
+                request_id="",
+                provider=self._provider.capabilities.name,
+                headers=tuple((name.lower(), value) for name, value in headers.items()),
+                body=b64encode(body).decode(),
+            )
+        )
 
     def start(self) -> None:
         """Start to apply notifications."""

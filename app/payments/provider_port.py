@@ -12,7 +12,7 @@ from typing import Protocol
 
 
 class ResponseCode(StrEnum):
-    """What a provider may answer."""
+    """What a provider may answer. Refused: it will never take this call, and only an operator can find out why."""
 
     OPENED = "opened"
     CAPTURED = "captured"
@@ -23,6 +23,7 @@ class ResponseCode(StrEnum):
     PENDING = "pending"
     NOT_ATTEMPTED = "not attempted"
     UNKNOWN = "unknown"
+    REFUSED = "refused"
 
 
 class CallKind(StrEnum):

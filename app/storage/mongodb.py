@@ -180,6 +180,10 @@ class Store:
         finally:
             metrics.observations.add(self._durations, (time.perf_counter() - started,))
 
+    def secret(self, name: str) -> bytes:
+        """A random key that all processes on the collection's database share. Raises Unavailable."""
+        return self._database.secret(name, self.collection.database.name)
+
     def backlog(self, due_field: str, limit: int) -> tuple[int, int]:
         """The number of documents that are due by `due_field`, counted up to `limit`, and the age of the oldest in ms."""
         now = self.clock.now()

@@ -94,6 +94,7 @@ ANSWERS = {
         "pending": "Unknown, PaymentParked, never",
         "not attempted": "Processing, no event, later",
         "unknown": "Processing, no event, later",
+        "refused": "Unknown, PaymentParked, never",
     },
     "opened, waiting to charge": {
         "opened": "Unknown, PaymentParked, never",
@@ -105,6 +106,7 @@ ANSWERS = {
         "pending": "Pending, PaymentDelayed, later",
         "not attempted": "Processing, no event, later",
         "unknown": "Processing, no event, later",
+        "refused": "Unknown, PaymentParked, never",
     },
     "opened, waiting to void": {
         "opened": "Unknown, PaymentParked, never",
@@ -116,6 +118,7 @@ ANSWERS = {
         "pending": "Pending, PaymentDelayed, later",
         "not attempted": "Processing, no event, later",
         "unknown": "Processing, no event, later",
+        "refused": "Unknown, PaymentParked, never",
     },
     "waiting to capture": {
         "opened": "Unknown, PaymentParked, never",
@@ -127,6 +130,7 @@ ANSWERS = {
         "pending": "Pending, PaymentDelayed, later",
         "not attempted": "Authorized, no event, later",
         "unknown": "Authorized, no event, later",
+        "refused": "Unknown, PaymentParked, never",
     },
     "waiting to charge": {
         "opened": "Unknown, PaymentParked, never",
@@ -138,6 +142,7 @@ ANSWERS = {
         "refunded": "Unknown, PaymentParked, never",
         "not attempted": "Processing, no event, later",
         "unknown": "Processing, no event, later",
+        "refused": "Unknown, PaymentParked, never",
     },
     "charging, cancelled meanwhile": {
         "opened": "Unknown, PaymentParked, never",
@@ -149,6 +154,7 @@ ANSWERS = {
         "refunded": "Unknown, PaymentParked, never",
         "not attempted": "Processing, no event, later",
         "unknown": "Processing, no event, later",
+        "refused": "Unknown, PaymentParked, never",
     },
     "waiting to void": {
         "opened": "Unknown, PaymentParked, never",
@@ -160,6 +166,7 @@ ANSWERS = {
         "refunded": "Unknown, PaymentParked, never",
         "not attempted": "Processing, no event, later",
         "unknown": "Processing, no event, later",
+        "refused": "Unknown, PaymentParked, never",
     },
     "waiting to refund all": {
         "opened": "Unknown, PaymentParked, never",
@@ -171,6 +178,7 @@ ANSWERS = {
         "refunded": "Refunded, PaymentRefunded, never",
         "not attempted": "Refunding, no event, later",
         "unknown": "Refunding, no event, later",
+        "refused": "Unknown, PaymentParked, never",
     },
     "waiting to refund a part": {
         "opened": "Unknown, PaymentParked, never",
@@ -182,6 +190,7 @@ ANSWERS = {
         "refunded": "Captured, PaymentRefunded, never",
         "not attempted": "Refunding, no event, later",
         "unknown": "Refunding, no event, later",
+        "refused": "Unknown, PaymentParked, never",
     },
 }
 CASES = [(work, ResponseCode(answer)) for work, row in ANSWERS.items() for answer in row]
@@ -793,6 +802,7 @@ RECORDS = {
         "unknown": "Pending, no event, later",
         "not attempted": "Pending, no event, later",
         "refunded": "Unknown, PaymentParked, never",
+        "refused": "Unknown, PaymentParked, never",
     },
     "action required": {
         "captured": "Captured, PaymentCaptured, never",
@@ -804,6 +814,7 @@ RECORDS = {
         "unknown": "ActionRequired, no event, later",
         "not attempted": "ActionRequired, no event, later",
         "refunded": "Unknown, PaymentParked, never",
+        "refused": "Unknown, PaymentParked, never",
     },
     "authorized": {
         "captured": "Captured, PaymentCaptured, never",
@@ -815,6 +826,7 @@ RECORDS = {
         "unknown": "Authorized, no event, later",
         "not attempted": "Authorized, no event, later",
         "refunded": "Unknown, PaymentParked, never",
+        "refused": "Unknown, PaymentParked, never",
     },
     "captured": dict.fromkeys([code.value for code in ResponseCode], "Captured, no event, never")
     | dict.fromkeys(["unknown", "not attempted"], "Captured, no event, later"),

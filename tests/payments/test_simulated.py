@@ -5,6 +5,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from random import Random
 from types import SimpleNamespace
 
@@ -13,11 +14,12 @@ import pytest
 from app.config import BadSettings
 from app.contracts.base import Unavailable
 from app.payments import providers
-from app.payments.provider_port import CallKind, ProviderCall, ResponseCode
-from app.payments.providers import simulated
+from app.payments.provider_port import CallKind, DisputeStatus, ProviderCall, ResponseCode
+from app.payments.providers import entries, ledger, simulated
 from app.payments.providers.ledger import Ledger
 from app.payments.providers.simulated import Faults, SimulatedProvider
 from app.storage.mongodb import Database
+from tests.payments.providers.movable_clock import MovableClock
 
 CHARGE = ProviderCall(
     kind=CallKind.CHARGE,
@@ -279,6 +281,9 @@ def test_when_its_ledger_is_unavailable_the_outcome_is_unknown(ledger_store):
     for wanted in (CHARGE, VOID, REFUND):
         assert call(bank, wanted).code == ResponseCode.UNKNOWN
         assert bank.find(wanted).code == ResponseCode.UNKNOWN
+    assert bank.retrieve(RETRIEVE).code == ResponseCode.UNKNOWN
+    with pytest.raises(OSError, match="no primary"):
+        list(bank.list_payments(ledger_store.clock.now()))
 
 
 def test_the_books_outlive_the_process(bank, ledger_store):
@@ -293,11 +298,100 @@ def product(product_id: str, key: str = CHARGE.key) -> ProviderCall:
     return replace(CHARGE, product_id=product_id, key=key, charge_key=key)
 
 
-@pytest.mark.parametrize("product", simulated.DEMONSTRATIONS)
+@pytest.mark.parametrize("product", [*simulated.DEMONSTRATIONS, *simulated.PLANS])
 def test_where_demonstrations_are_off_their_products_are_like_any_other(settings, ledger_store, product):
     bank = providers.make(replace(settings, simulated_demonstrations="off"), ledger_store)
     response = bank.charge(replace(CHARGE, product_id=product))
     assert (response.code, response.reason) == (ResponseCode.DECLINED, "unknown product")
+
+
+def test_a_charge_without_a_plan_is_one_insert_of_nothing_more_than_before(bank, database):
+    bank.charge(CHARGE)
+    [entry] = database.ledger.find()
+    assert set(entry) == {"_id", "orderId", "answer", "reason", "value", "currency", "refunded", "refunds", "at"}
+
+
+@pytest.fixture
+def clock(ledger_store):
+    """The clock of the provider's ledger, to be moved on."""
+    ledger_store.clock = MovableClock(ledger_store.clock)
+    return ledger_store.clock
+
+
+RETRIEVE = replace(CHARGE, kind=CallKind.RETRIEVE, reference=f"sim_{CHARGE.key}")
+
+
+@pytest.mark.parametrize("seconds", [-1, 0])
+def test_a_pending_payment_changes_at_its_time_and_not_before(bank, clock, seconds):
+    bank.charge(product("pending"))
+    clock.move(entries.DELAY + timedelta(seconds=seconds))
+    assert bank.retrieve(RETRIEVE).code == (ResponseCode.PENDING if seconds < 0 else ResponseCode.CAPTURED)
+
+
+def test_a_customer_who_does_not_act_in_time_is_declined(bank, clock):
+    bank.charge(product("action-required"))
+    clock.move(entries.ACTION_LIFE)
+    found = bank.retrieve(RETRIEVE)
+    assert (found.code, found.reason) == (ResponseCode.DECLINED, "the customer did not act in time")
+    assert (found.decline_code, found.retry_helps, found.action) == ("action_expired", True, None)
+
+
+def test_what_is_due_is_stored_whoever_looks_first(bank, clock, database):
+    bank.charge(product("pending"))
+    clock.move(entries.DELAY)
+    at_once(bank.retrieve, [RETRIEVE] * 20)
+    [entry] = database.ledger.find()
+    assert (entry["answer"], "changesAt" in entry) == ("captured", False)
+    assert [notice["type"] for notice in entry["notices"]] == ["payment.captured"]
+
+
+def test_a_void_that_comes_after_the_capture_is_too_late(bank, clock):
+    bank.charge(product("pending"))
+    clock.move(entries.DELAY)
+    assert bank.void(VOID).code == ResponseCode.CAPTURED
+
+
+def test_a_charge_with_manual_capture_is_disputed_after_its_capture(bank, clock):
+    bank.charge(replace(product("disputed"), manual_capture=True))
+    clock.move(2 * entries.DELAY)
+    assert bank.retrieve(RETRIEVE).disputes == ()
+    bank.capture(replace(CHARGE, kind=CallKind.CAPTURE, value=4000))
+    clock.move(entries.DELAY)
+    [dispute] = bank.retrieve(RETRIEVE).disputes
+    assert (dispute.value, dispute.status) == (4000, DisputeStatus.OPEN)
+    assert entries.PAGE in dispute.reason
+
+
+def test_a_dispute_is_about_what_was_not_refunded(bank, clock):
+    bank.charge(product("disputed"))
+    assert bank.refund(replace(refund(900), product_id="disputed")).code == ResponseCode.REFUNDED
+    clock.move(entries.DELAY)
+    assert bank.retrieve(RETRIEVE).disputes[0].value == 9000
+
+
+def test_what_was_refunded_whole_is_not_disputed(bank, clock, database):
+    bank.charge(product("disputed"))
+    bank.refund(replace(refund(), product_id="disputed"))
+    clock.move(entries.DELAY)
+    assert bank.retrieve(RETRIEVE).disputes == ()
+    assert "changesAt" not in database.ledger.find_one()
+
+
+def test_a_capture_of_a_payment_that_is_not_there_is_refused(bank):
+    response = bank.capture(replace(CHARGE, kind=CallKind.CAPTURE))
+    assert (response.code, response.blames_provider) == (ResponseCode.REFUSED, False)
+
+
+def test_it_opens_no_payments(bank):
+    assert bank.open(replace(CHARGE, kind=CallKind.OPEN)).code == ResponseCode.REFUSED
+
+
+def test_a_list_longer_than_a_page_has_every_payment_once(bank, database, monkeypatch):
+    monkeypatch.setattr(ledger, "PAGE_SIZE", 3)
+    began = bank.ledger.now()
+    at_once(bank.charge, [product("1", f"k{at}") for at in range(10)])
+    listed = [one.reference for one in bank.list_payments(began)]
+    assert sorted(listed) == [f"sim_k{at}" for at in range(10)]
 
 
 def test_no_failure_of_a_demonstration_blames_the_provider(bank):

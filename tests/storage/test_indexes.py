@@ -26,6 +26,7 @@ from app.orders.repository import OrderRepository
 from app.orders.service import OrderService
 from app.payments import payment as domain
 from app.payments.provider_port import CallKind, ProviderCall, ResponseCode
+from app.payments.providers.demonstrations import PaymentPlan
 from app.payments.providers.ledger import Ledger
 from app.payments.providers.simulated import CAPABILITIES
 from app.payments.repository import PaymentRepository, PaymentUpdate
@@ -223,7 +224,16 @@ def parts(settings, commands, database) -> Iterator[Parts]:
             | ({"dueAt": now + timedelta(seconds=at - 100)} if at % 10 == 1 else {})
         ),
     )
-    fill(database.ledger, [entry], lambda at: {"_id": f"{ObjectId()}:1"})
+    planned = {"answer": "pending", "plan": PaymentPlan.CAPTURE_LATER, "manual": False}
+    fill(
+        database.ledger,
+        [entry],
+        lambda at: (
+            {"_id": f"{ObjectId()}:1"}
+            | ({**planned, "changesAt": now - timedelta(seconds=at), "token": f"t{at}"} if at % 20 == 1 else {})
+            | ({"notices": [{"id": f"evt_{at}", "type": "payment.captured", "at": now}]} if at % 20 == 2 else {})
+        ),
+    )
     commands.sent.clear()
     yield made
     connection.close()
@@ -311,6 +321,11 @@ def failed_in(outbox: Outbox) -> None:
     assert outbox.count_failure(pending.key, pending.events[0].event_id) == 1
 
 
+def noticed_in(parts: Parts) -> None:
+    [(entry, notices)] = parts.ledger.claim_notices(1, parts.ledger.now() + timedelta(minutes=1))
+    parts.ledger.remove_notices(entry["_id"], [notice["id"] for notice in notices])
+
+
 def charged_in(parts: Parts) -> str:
     order_id = str(ObjectId())
     parts.ledger.record(call(CallKind.CHARGE, order_id), ResponseCode.CAPTURED)
@@ -364,6 +379,14 @@ CALLS: dict[tuple[type, str], Callable[[Parts], object]] = {
     (Ledger, "find"): lambda parts: parts.ledger.find(f"{charged_in(parts)}:1"),
     (Ledger, "refund"): lambda parts: parts.ledger.refund(call(CallKind.REFUND, charged_in(parts))),
     (Ledger, "has_refund"): lambda parts: parts.ledger.has_refund(call(CallKind.REFUND, charged_in(parts))),
+    (Ledger, "find_entry"): lambda parts: parts.ledger.find_entry(f"{charged_in(parts)}:1"),
+    (Ledger, "find_by_token"): lambda parts: parts.ledger.find_by_token("t1"),
+    (Ledger, "find_changing"): lambda parts: parts.ledger.find_changing(10),
+    (Ledger, "settled"): lambda parts: parts.ledger.settled(parts.ledger.find_changing(1)[0]),
+    (Ledger, "update"): lambda parts: parts.ledger.settled(parts.ledger.find_changing(1)[0]),
+    (Ledger, "claim_notices"): noticed_in,
+    (Ledger, "remove_notices"): noticed_in,
+    (Ledger, "entries_since"): lambda parts: list(parts.ledger.entries_since(parts.ledger.now() - timedelta(days=1))),
     **{
         (Outbox, name): lambda parts, use=use: [use(parts.orders_outbox), use(parts.payments_outbox)]
         for name, use in OUTBOX.items()
@@ -375,6 +398,7 @@ DELEGATING = {"await_order", "explain", "describe_states", "list_stuck", "check_
 NO_QUERY = DELEGATING | {
     "prepare",
     "now",
+    "secret",
     "enqueue_local",
     "dequeue_local",
     "wake",

@@ -10,7 +10,7 @@ from pymongo import DESCENDING
 
 from app.config import Settings
 from app.payments.provider_port import Provider, ProviderCall, ResponseCode
-from app.payments.providers.ledger import SCHEMA, Ledger
+from app.payments.providers.ledger import Ledger
 from app.payments.providers.simulated import Faults, SimulatedProvider
 from app.storage.bulk import InsertRejected
 from app.storage.mongodb import Document, Store
@@ -25,18 +25,21 @@ class ExpiringKeyLedger(Ledger):
         self._key_life = timedelta(seconds=key_life)
 
     def prepare(self) -> None:
-        """Creates the collection and its index."""
-        self._store.prepare(SCHEMA, [])
+        """Creates the collection and its indexes."""
+        super().prepare()
         with self._store.with_deadline() as entries:
             entries.create_index([("key", 1), ("at", -1)])
 
-    def record(self, call: ProviderCall, code: ResponseCode, reason: str = "") -> Document:
+    def record(
+        self, call: ProviderCall, code: ResponseCode, reason: str = "", members: Document | None = None
+    ) -> Document:
         """Records `code` under the call's key, or returns the entry of that key if it has not expired."""
         while True:
             latest = self._latest({"key": call.key})
             if latest and not self._expired(latest["at"]):
                 return latest
-            entry = self._entry(call, code, reason, latest["number"] + 1 if latest else 1)
+            number = latest["number"] + 1 if latest else 1
+            entry = self._entry(call, code, reason, number) | (members or {})
             try:
                 self._inserts(entry, self.INSERT_TIMEOUT_SECONDS)
             except InsertRejected as exc:
@@ -45,7 +48,7 @@ class ExpiringKeyLedger(Ledger):
                 continue  # Another process recorded it at the same moment.
             return entry
 
-    def refund(self, call: ProviderCall) -> bool:
+    def refund(self, call: ProviderCall, fails_at: datetime | None = None) -> bool:
         """Records a refund unless its key is known; false if the charge does not cover it."""
         charge = self._latest({"key": call.charge_key, "answer": ResponseCode.CAPTURED.value})
         if charge is None:
@@ -59,10 +62,7 @@ class ExpiringKeyLedger(Ledger):
                     "refunds": {"$not": known},
                     "$expr": {"$lte": [{"$add": ["$refunded", call.value]}, "$value"]},
                 },
-                {
-                    "$inc": {"refunded": call.value},
-                    "$push": {"refunds": {"key": call.key, "value": call.value, "at": now}},
-                },
+                self._refund_changes(call, fails_at),
             )
         return self.has_refund(call)
 

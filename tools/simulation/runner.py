@@ -32,7 +32,7 @@ SHRINK_SECONDS = 60.0
 SCHEMAS = {
     "orders": (order_documents.SCHEMA, order_documents.INDEXES),
     "payments": (payment_documents.SCHEMA, payment_documents.INDEXES),
-    "ledger": (ledger.SCHEMA, []),
+    "ledger": (ledger.SCHEMA, ledger.INDEXES),
 }
 
 

@@ -22,7 +22,10 @@ from app.messaging.signal_bus import SignalBus
 
 UNKNOWN = "692000000000000000000000"
 NEW = {"userId": "user-7", "productId": "1", "productName": "Espresso machine", "totalOrderAmount": "RM 99"}
-PAGES = {"/api", "/api/", "/api-json", "/api/assets/{name}", "/metrics", "/", "/console/{name}", "/console/stream"}
+PAGES = {
+    *("/api", "/api/", "/api-json", "/api/assets/{name}", "/metrics", "/", "/console/{name}", "/console/stream"),
+    "/providers/simulated/actions/{token}",
+}
 
 # A request to each documented operation that gets as far as the database, with what fills the path.
 SAMPLES = {
