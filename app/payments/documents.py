@@ -17,7 +17,8 @@ import pymongo
 from app.contracts.base import analyse
 from app.contracts.payments import PaymentStatus
 from app.messaging.outbox import OUTBOX_INDEXES, OUTBOX_RULE, OUTBOX_SCHEMA
-from app.payments.payment import Payment, ResponseCode
+from app.payments.payment import Payment
+from app.payments.provider_port import ResponseCode
 from app.storage.mongodb import Document
 
 # How many attempts a payment's log keeps.

@@ -320,7 +320,7 @@ def operator(world: World, rules: Rules) -> Steps:
     call = payments.next_call(retried.payment)
     if call and call.kind == CallKind.REFUND and not covers(world.books, call):
         # What the provider has declined, the notification that is on its way explains.
-        if not world.notice and not call.refund_id.partition("-")[0] == payments.CANCELLATION_REFUND:
+        if not world.notice and call.refund_id.partition("-")[0] != payments.CANCELLATION_REFUND:
             yield from resolutions(world, call)
         return
     if rules.may_send(world.payment, world.age(world.payment, world.sent_on)):
