@@ -129,6 +129,8 @@ class NotificationService:
             return self._provider.notifications(body, headers)
         except NotificationRefused as exc:
             reason = str(exc)
+        except Unavailable:
+            raise
         except Exception:
             # Whatever a hostile request does to the provider's own library, it is no notification.
             log.exception("notification not verified", module="payments")

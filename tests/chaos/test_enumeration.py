@@ -44,8 +44,9 @@ LIVES = {
         OPENED,
         Bounds(cancels=0, refunds=0, copies=0, expiries=0, deaths=0, days=1),
     ),
-    "refunded in part, and two facts": ("1", Bounds(cancels=0, copies=0, expiries=0, faults=0, deaths=0, facts=2)),
-    "cancelled, and two facts": ("1", Bounds(refunds=0, copies=0, expiries=0, faults=0, deaths=0, facts=2)),
+    "refunded in part, and a fact": ("1", Bounds(cancels=0, copies=0, expiries=0, faults=0, deaths=0, facts=1)),
+    "cancelled, and a fact": ("1", Bounds(refunds=0, copies=0, expiries=0, faults=0, deaths=0, facts=1)),
+    "two facts": ("1", Bounds(cancels=0, refunds=0, copies=0, expiries=0, deaths=0, facts=2)),
     "a worker dies, and the provider forgets twice": ("1", Bounds(refunds=0, copies=0, expiries=0, days=2)),
 }
 if "ENUMERATE_ALL" in os.environ:

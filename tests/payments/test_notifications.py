@@ -164,6 +164,15 @@ def test_without_a_database_nothing_is_acknowledged(service, provider, captured,
         service.receive(request(about(captured)))
 
 
+def test_a_key_that_cannot_be_read_now_is_no_reason_to_refuse(service, provider, captured, monkeypatch):
+    def gone(*_):
+        raise Unavailable("the database does not answer at the moment")
+
+    monkeypatch.setattr(provider, "notifications", gone)
+    with pytest.raises(Unavailable):
+        service.receive(request(about(captured)))
+
+
 def test_the_thread_applies_what_comes_and_what_a_dead_process_has_left(service, captured, stored, eventually):
     service.receive(request(about(captured, "left")))
     service.start()
