@@ -5,7 +5,7 @@ import re
 import pytest
 
 from app.gateway.http.problem_catalogue import PROBLEMS
-from app.orders.order import TRANSITIONS, Trigger
+from app.orders.order import PAYMENT_STATUSES, TRANSITIONS, Trigger
 
 every_code = pytest.mark.parametrize("code", PROBLEMS)
 
@@ -49,6 +49,10 @@ def test_the_states_are_those_of_the_table(http):
         "ok": True,
         "transitions": [
             {"from": rule.source, "by": rule.by, "to": rule.target, "money": rule.money} for rule in TRANSITIONS
+        ],
+        "paymentStatuses": [
+            {"status": rule.status, "meaning": rule.meaning, "actions": [*rule.actions], "onCancel": rule.on_cancel}
+            for rule in PAYMENT_STATUSES
         ],
     }
     assert len(told.json["transitions"]) == len(TRANSITIONS) > 10
