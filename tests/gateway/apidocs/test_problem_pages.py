@@ -1,6 +1,7 @@
 """Every kind of problem has a page, and its type leads there; the table of states can be seen."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -87,3 +88,10 @@ def test_json_is_what_one_gets_otherwise(http, query):
 @pytest.mark.parametrize("query", ["?format=svg", "?format=", "?format=json&format=mermaid"])
 def test_no_other_form_is_made_up(http, refused, query):
     assert refused(http.get(f"/state-machine{query}"), 400, "invalid_parameter")["parameter"] == "format"
+
+
+def test_the_documentation_has_every_status_of_a_payment():
+    page = (Path(__file__).parents[3] / "docs/api.md").read_text()
+    rows = re.findall(r"^\| (\w+) \| (.+) \|(.*)\|$", page.partition("### The statuses of a payment")[2], re.MULTILINE)
+    shown = [(status, meaning, action.strip()) for status, meaning, action in rows if status != "paymentStatus"]
+    assert shown == [(rule.status, rule.meaning, ", ".join(rule.actions)) for rule in PAYMENT_STATUSES]
