@@ -59,7 +59,7 @@ class Request(Message, Generic[R], frozen=True, kw_only=True):
             cls.reply = next(iter(get_args(base)), Reply)
 
 
-class Event(Message, frozen=True, kw_only=True):
+class Event(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Something that happened to one order, named in the past tense.
 
     `sequence` increases with each event that one module publishes about an order; a consumer ignores events that it has
