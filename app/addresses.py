@@ -1,9 +1,17 @@
-"""Network addresses of clients and proxies in one form."""
+"""Addresses of clients, proxies and pages in one form."""
 
+import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 # The bits before an IPv4 address that is written as an IPv6 address.
 MAPPED_BITS = 96
+# Of printable ASCII without the backslash, which browsers read as a slash. A host has no user name before it.
+WEB_ADDRESS = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
+    r"(?:[/?#][!-\[\]-~]*)?",
+    re.IGNORECASE | re.ASCII,
+)
+DEFAULT_PORTS = {"https": 443, "http": 80}
 
 
 def unmap_ipv4(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
@@ -26,3 +34,25 @@ def client_network(address: str) -> str:
         return "unknown"
     network: IPv4Network | IPv6Network = ip_network((found, 64 if found.version == 6 else 32), strict=False)
     return str(network.network_address)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine: localhost, or an address that leads nowhere else."""
+    try:
+        return host == "localhost" or ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
+
+
+def web_origin(url: str) -> str:
+    """Scheme, host and port of a page, such as `https://shop.example:443`. Raises ValueError, with one sentence.
+
+    Only https protects what is sent along, so http is for this machine alone.
+    """
+    parts = WEB_ADDRESS.fullmatch(url)
+    if parts is None:
+        raise ValueError("Must be an address such as https://shop.example/paid.")
+    scheme, host = parts["scheme"].lower(), parts["host"].lower()
+    if scheme != "https" and not is_loopback(host):
+        raise ValueError("Must begin with https.")
+    return f"{scheme}://{host}:{int(parts['port'] or DEFAULT_PORTS[scheme])}"

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from app.addresses import is_loopback, web_origin
+
 
 class BadSettings(ValueError):
     """The environment has invalid settings. The message has one sentence per line, one for each of them."""
@@ -176,6 +178,11 @@ class Settings:
         """The host names in ALLOWED_HOSTS."""
         return _split(self.allowed_hosts)
 
+    @property
+    def return_origins(self) -> frozenset[str]:
+        """The origins in RETURN_URL_ORIGINS, in the form of `web_origin`."""
+        return frozenset(map(web_origin, _split(self.return_url_origins)))
+
     def runs(self, module: str) -> bool:
         """Whether this process runs the module."""
         return module in _split(self.modules)
@@ -286,11 +293,18 @@ class Settings:
                 f"ALLOWED_HOSTS is {self.allowed_hosts!r}: use names and addresses without ports, separated by commas",
             ),
             (
+                _are_origins(self.return_url_origins),
+                "RETURN_URL_ORIGINS must be origins such as https://shop.example, separated by commas; http is for this machine only",
+            ),
+            (
                 _split(self.allow_unsafe) <= set(UNSAFE),
                 f"ALLOW_UNSAFE is {self.allow_unsafe!r}: use {', '.join(UNSAFE)}",
             ),
             (
-                self.identity or not self.runs("gateway") or _is_loopback(address) or self.allows("no_identity"),
+                self.identity
+                or not self.runs("gateway")
+                or is_loopback(address or "localhost")
+                or self.allows("no_identity"),
                 f"Other machines can reach {address} without authentication: set AUTH_JWT_… or ALLOW_UNSAFE=no_identity",
             ),
             *(
@@ -313,6 +327,7 @@ EPOCH = datetime.fromtimestamp(0, UTC)
 MODULES = ("gateway", "orders", "payments")
 BUS_URL = re.compile(r"amqps?://(?:[^\s/@]*@)?[^\s/@]+(?:/\S*)?")
 HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}")
+ORIGIN = re.compile(r"[A-Za-z]+://[^/?#]+")
 BUS_PREFIX = re.compile(r"[A-Za-z0-9_-]{1,64}")
 AT_LEAST_1 = (
     *("requests_per_connection", "connections_per_address", "payment_tries", "relay_tries"),
@@ -396,20 +411,20 @@ def _are_networks(text: str) -> bool:
         return False
 
 
-def _without_brackets(address: str) -> str:
-    return address.removeprefix("[").removesuffix("]")
-
-
-def _is_loopback(address: str) -> bool:
+def _are_origins(text: str) -> bool:
     try:
-        return address in ("localhost", "") or ipaddress.ip_address(_without_brackets(address)).is_loopback
+        return all(web_origin(one) and ORIGIN.fullmatch(one) for one in _split(text))
     except ValueError:
         return False
 
 
+def _without_brackets(address: str) -> str:
+    return address.removeprefix("[").removesuffix("]")
+
+
 def _is_local(url: str) -> bool:
     """Whether the broker is on this machine: RabbitMQ accepts its user guest only there."""
-    return _is_loopback(urlsplit(url).hostname or "")
+    return is_loopback(urlsplit(url).hostname or "localhost")
 
 
 def _has_known_password(uri: str) -> bool:

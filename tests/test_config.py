@@ -25,6 +25,7 @@ OTHER = {
     "auth_jwt_algorithm": "ES256",
     "modules": "orders, payments",
     "restored_at": "2026-11-24T03:00:00+08:00",
+    "return_url_origins": "https://shop.example, http://localhost:3000",
     "bus_url": "amqps://a:drawn@one.example/flow;amqps://a:drawn@other.example/flow",
     "cursor_key": "a key of as many characters as it needs",
     "log_format": "console",
@@ -147,6 +148,16 @@ def test_the_address_to_listen_on_is_written_as_the_server_takes_it(bind, addres
     assert Settings(bind=bind).listen_address == address
 
 
+def test_return_origins_have_one_form():
+    origins = "https://Shop.Example, https://shop.example:443,http://localhost:3000, http://[::1]:8080"
+    assert Settings(return_url_origins=origins).return_origins == {
+        "https://shop.example:443",
+        "http://localhost:3000",
+        "http://[::1]:8080",
+    }
+    assert Settings().return_origins == frozenset()
+
+
 def test_settings_cannot_be_changed():
     with pytest.raises(FrozenInstanceError):
         Settings().port = 1
@@ -182,6 +193,14 @@ def test_a_whole_number_has_no_fraction():
         ("RELAY_LEASE", "0"),
         ("RELAY_LEASE", "-10"),
         ("PAYMENT_HORIZON", "-1"),
+        *(
+            ("RETURN_URL_ORIGINS", origin)
+            for origin in (
+                *("shop.example", "http://shop.example", "https://shop.example/", "https://shop.example?x", "*"),
+                *("https://shop.example#x", "https://*.shop.example", "https://me@shop.example", "ftp://shop.example"),
+                *("https://shop.example:99999999", "https://shop.example https://b.example", "https://", "null"),
+            )
+        ),
         ("RESTORED_AT", "yesterday"),
         ("RESTORED_AT", "2026-11-24T03:00:00"),
         ("PAYMENT_BACKOFF", "-1"),

@@ -1,4 +1,4 @@
-"""`orders list|show|watch|explain`: reads through the bus, so from the database, whether a server runs or not.
+"""`orders list|show|watch|explain|capture`: through the bus, so on the database, whether a server runs or not.
 
 There is no token: an operator who may open the database sees the orders of all users.
 """
@@ -16,8 +16,10 @@ from rich.table import Table
 
 from app.cli import latency
 from app.cli.output import as_json, console, print_json, print_result, print_rows, report_errors
+from app.contracts.base import Money
 from app.contracts.orders import (
     AwaitTimeline,
+    CaptureOrder,
     ExplainOrder,
     FindOrder,
     FindOrders,
@@ -28,6 +30,7 @@ from app.contracts.orders import (
     TimelineEntry,
 )
 from app.contracts.payments import ExplainPayment, ListAttempts, ListStuckPayments
+from app.gateway.http.money import MoneyError, format_money, parse_money
 from app.gateway.routes.explain import explanation
 from app.messaging.bus import RequestClient
 from app.messaging.live_feed import LiveFeed
@@ -97,7 +100,36 @@ def group(bus: RequestClient, feed: LiveFeed) -> click.Group:
         if not as_json:
             _print_facts(facts)
 
+    _add_capture(commands, bus)
     return commands
+
+
+def _add_capture(commands: click.Group, bus: RequestClient) -> None:
+
+    @commands.command("capture")
+    @click.argument("order_id")
+    @click.option(
+        "--amount", default="", help='What to take, such as "RM 40"; all that is authorized if it is not given.'
+    )
+    @as_json
+    def capture(order_id: str, amount: str, as_json: bool) -> None:
+        """Take what is authorized for an order, in part or in full, once; the rest is released."""
+        part = _parse_amount(amount) if amount else Money(0, "")
+        request = CaptureOrder(
+            **_fields(order_id), expected_versions=(), capture_value=part.value, currency=part.currency
+        )
+        made = report_errors(bus.request, request)
+        text = format_money(Money(made.capture_value, made.currency))
+        result = {"orderId": order_id, "amount": text, "replayed": made.replayed}
+        again = " already" if made.replayed else ""
+        print_result(result, f"{order_id}: the capture of {text} is{again} on record", as_json)
+
+
+def _parse_amount(text: str) -> Money:
+    try:
+        return parse_money(text)
+    except MoneyError as exc:
+        raise click.BadParameter(str(exc), param_hint="--amount") from None
 
 
 def _request_id() -> str:
@@ -190,7 +222,10 @@ def _print_orders(orders: Sequence[OrderView], as_json: bool) -> None:
 
 def _print_order(order: OrderView) -> None:
     table = Table(show_header=False, box=None)
-    for name, value in msgspec.to_builtins(order).items():
+    # The total is shown as the client wrote it.
+    amounts = {"authorized": order.authorized, "captured": order.captured}
+    texts = {name: format_money(amount) for name, amount in amounts.items() if amount}
+    for name, value in {**msgspec.to_builtins(order), **texts}.items():
         if name != "total":
             table.add_row(f"[dim]{name}[/]", escape(str(value)))
     console().print(table)
@@ -198,7 +233,16 @@ def _print_order(order: OrderView) -> None:
 
 def _print_facts(facts: dict[str, Any]) -> None:
     table = Table(show_header=False, box=None)
-    for name in ("orderStatus", "paymentStatus", "waitsFor", "attempts", "nextAttemptAt", "allowed", "onCancel"):
+    for name in (
+        "orderStatus",
+        "paymentStatus",
+        "waitsFor",
+        "attempts",
+        "nextAttemptAt",
+        "allowed",
+        "actions",
+        "onCancel",
+    ):
         value = facts[name]
         text = ", ".join(value) if isinstance(value, list) else str(value)
         table.add_row(f"[dim]{name}[/]", "-" if value in (None, []) else escape(text))

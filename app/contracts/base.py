@@ -15,7 +15,19 @@ class Message(msgspec.Struct, frozen=True):
     Fields are text, integers, booleans and tuples of these. Times are integers in milliseconds since 1970, or RFC 3339
     text in UTC. Money is an integer in minor units of an ISO 4217 currency, with its code in another field. An order id
     has 24 hexadecimal digits. `traceparent` is the W3C trace context of a message, empty for none.
+
+    `withheld` are fields whose values are not for readers of the log.
     """
+
+    withheld: ClassVar[frozenset[str]] = frozenset()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.log_fields().items())})"
+
+    def log_fields(self) -> dict[str, Any]:
+        """The fields by name, as the log may show them."""
+        fields = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {name: "…" if value and name in self.withheld else value for name, value in fields.items()}
 
 
 def rfc3339(at: datetime, timespec: str = "milliseconds") -> str:
@@ -59,7 +71,7 @@ class Request(Message, Generic[R], frozen=True, kw_only=True):
             cls.reply = next(iter(get_args(base)), Reply)
 
 
-class Event(Message, frozen=True, kw_only=True):
+class Event(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Something that happened to one order, named in the past tense.
 
     `sequence` increases with each event that one module publishes about an order; a consumer ignores events that it has

@@ -71,6 +71,8 @@ class NextActionView(Reply, frozen=True, kw_only=True, rename="camel", omit_defa
     `type` is `redirect`, to `url`, or `confirm`, with `client_secret` in a page of the shop.
     """
 
+    withheld = frozenset({"url", "client_secret"})
+
     type: str
     expires_at: str
     url: str = ""
@@ -188,6 +190,8 @@ class CreateOrder(Request[OrderAccepted], frozen=True, kw_only=True):
     `payment_method` is a token of the payment provider, and `return_url` the page that the customer comes back to; empty for
     none. With `manual_capture` the total is authorized first, and taken by CaptureOrder.
     """
+
+    withheld = frozenset({"payment_method"})
 
     order_id: str
     user_id: str
@@ -344,6 +348,7 @@ class OrderCreated(Event, frozen=True, kw_only=True):
     """An order was stored and waits for its payment."""
 
     required_consumers = ("payments",)
+    withheld = frozenset({"payment_method"})
 
     user_id: str
     product_id: str

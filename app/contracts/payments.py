@@ -164,6 +164,8 @@ class PaymentActionRequired(PaymentEvent, frozen=True, kw_only=True):
     `action_type` is `redirect`, with `action_url`, or `confirm`, with `client_secret`.
     """
 
+    withheld = frozenset({"action_url", "client_secret"})
+
     action_type: str
     action_url: str
     client_secret: str

@@ -14,6 +14,7 @@ from app.gateway.apidocs import openapi, problem_pages
 from app.gateway.console import StageFeed
 from app.gateway.http import body, canonical_paths, problems, request_tracing
 from app.gateway.http.cursors import CursorCodec
+from app.gateway.http.return_urls import ReturnUrlPolicy
 from app.gateway.routes import health, metrics, orders, provider_notifications, simulated_provider, states
 from app.gateway.security import allowed_hosts, authentication, rate_limits
 from app.gateway.security.admission import Admission
@@ -57,9 +58,10 @@ def install(
     limits = StreamLimits(
         settings.streams_max, settings.streams_per_caller, ClientAddresses(settings.forwarded_allow_ips)
     )
+    return_urls = ReturnUrlPolicy(settings.return_origins)
     stages_of_order = live.stages_of_order if live else lambda _: []
     for blueprint in (
-        orders.blueprint(bus, Admission(bus), limits, CursorCodec(cursor_key), stages_of_order),
+        orders.blueprint(bus, Admission(bus), limits, CursorCodec(cursor_key), return_urls, stages_of_order),
         states.blueprint(bus),
         provider_notifications.blueprint(bus),
         problem_pages.blueprint(),

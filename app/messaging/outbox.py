@@ -69,11 +69,8 @@ EMPTY_OUTBOX: Document = {"$set": {"outbox": []}, "$unset": dict.fromkeys(RELAY_
 
 
 def encode_event(event: Event) -> Document:
-    """Encode an event as an outbox entry."""
-    entry = {"type": type(event).__name__, **msgspec.structs.asdict(event)}
-    if not event.traceparent:
-        del entry["traceparent"]
-    return entry
+    """Encode an event as an outbox entry, without the members that have their default."""
+    return {"type": type(event).__name__, **msgspec.to_builtins(event)}
 
 
 def decode_event(entry: Document) -> Event:

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import msgspec
 import orjson
 import structlog
 
+from app.contracts.base import Message
 from app.observability.log_writer import LogWriter
 
 log = structlog.get_logger("orderflow")
@@ -121,4 +121,4 @@ def _json_text(event: dict[str, Any], **_: Any) -> str:
 
 
 def _json_value(value: Any) -> Any:
-    return msgspec.structs.asdict(value) if isinstance(value, msgspec.Struct) else str(value)
+    return value.log_fields() if isinstance(value, Message) else str(value)

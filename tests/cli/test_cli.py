@@ -435,7 +435,52 @@ def test_an_order_is_explained_as_the_api_does(run, client, place):
     assert "the relay" in shown
 
 
-@pytest.mark.parametrize("command", ["show", "watch", "explain"])
+@pytest.fixture
+def authorized(client, place, database):
+    """The id of an order whose total is authorized, and whose customer must do something that no command shows."""
+    order_id = place(client, capture="manual")
+    action = {"type": "confirm", "clientSecret": "pi_1_secret_2", "expiresAt": database.orders.find_one()["createdAt"]}
+    state = {"paymentStatus": "Authorized", "authorized": 9900, "nextAction": action}
+    database.orders.update_one({"_id": ObjectId(order_id)}, {"$set": state})
+    return order_id
+
+
+def test_an_order_is_captured_once_in_part(run, authorized, database):
+    code, output = run("orders", "capture", authorized, "--amount", "RM 40")
+    assert (code, output) == (0, f"{authorized}: the capture of MYR 40.00 is on record\n")
+    stored = database.orders.find_one({"_id": ObjectId(authorized)})
+    assert (stored["captureRequested"], stored["outbox"][-1]["type"]) == (4000, "CaptureRequested")
+    again = json.loads(run("orders", "capture", authorized, "--amount", "MYR 40.00", "--json")[1])
+    assert again == {"orderId": authorized, "amount": "MYR 40.00", "replayed": True}
+    code, output = run("orders", "capture", authorized)
+    assert (code, "another amount" in output) == (1, True)
+    assert database.orders.find_one({"_id": ObjectId(authorized)}) == stored
+
+
+def test_an_order_is_captured_whole(run, authorized, database):
+    assert run("orders", "capture", authorized)[0] == 0
+    assert database.orders.find_one({"_id": ObjectId(authorized)})["captureRequested"] == 9900
+
+
+@pytest.mark.parametrize(("amount", "code"), [("40", 2), ("RM 99.01", 1), ("USD 1", 1)])
+def test_a_wrong_capture_takes_nothing(run, authorized, database, amount, code):
+    before = database.orders.find_one({"_id": ObjectId(authorized)})
+    assert run("orders", "capture", authorized, "--amount", amount)[0] == code
+    assert database.orders.find_one({"_id": ObjectId(authorized)}) == before
+
+
+def test_an_authorized_order_is_shown_with_its_amount_and_no_secret(run, authorized):
+    shown = run("orders", "show", authorized)[1]
+    assert "MYR 99.00" in shown
+    for words in (("orders", "show"), ("orders", "explain"), ("orders", "watch", "--seconds", "0.1")):
+        for output in (run(*words, authorized)[1], run(*words, authorized, "--json")[1]):
+            assert authorized in output or "Authorized" in output
+            assert "secret" not in output
+            assert "nextAction" not in output
+    assert "capture" in run("orders", "explain", authorized)[1]
+
+
+@pytest.mark.parametrize("command", ["show", "watch", "explain", "capture"])
 @pytest.mark.parametrize("order_id", [UNKNOWN, "x"])
 def test_an_unknown_order_is_reported_in_a_sentence(run, command, order_id):
     code, output = run("orders", command, order_id)
@@ -518,7 +563,7 @@ def test_a_shell_completes_the_commands(tmp_path):
     completion = {"_FLASK_COMPLETE": "bash_complete", "COMP_WORDS": "flask --app app.main orders ", "COMP_CWORD": "4"}
     environ = {**os.environ, **completion, "ORDERFLOW_DATA": str(tmp_path)}
     result = subprocess.run([flask], env=environ, capture_output=True, text=True, timeout=60, check=False)
-    assert {line.partition(",")[2] for line in result.stdout.split()} == {"explain", "list", "show", "watch"}
+    assert {line.partition(",")[2] for line in result.stdout.split()} == {"capture", "explain", "list", "show", "watch"}
 
 
 def test_every_command_prints_json_and_has_a_help(app):

@@ -87,7 +87,27 @@ def test_what_json_does_not_know_is_told_as_text():
 def test_a_message_is_told_with_its_members():
     message = 'FindOrder(request_id="r", order_id="o", on_behalf_of="u")'
     [line] = lines(f'from app.contracts.orders import FindOrder; log.info("asked", message={message})')
-    assert line["message"] == {"request_id": "r", "traceparent": "", "order_id": "o", "on_behalf_of": "u"}
+    told = {"request_id": "r", "traceparent": "", "order_id": "o", "on_behalf_of": "u", "with_next_action": False}
+    assert line["message"] == told
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+@pytest.mark.parametrize(
+    ("kind", "withheld"),
+    [
+        ("orders.NextActionView", ("url", "client_secret")),
+        ("orders.CreateOrder", ("payment_method",)),
+        ("orders.OrderCreated", ("payment_method",)),
+        ("payments.PaymentActionRequired", ("action_url", "client_secret")),
+    ],
+)
+def test_what_is_withheld_of_a_message_is_not_told(log_format, kind, withheld):
+    secrets = dict.fromkeys(withheld, "hush")
+    message = f"{kind}(**dict.fromkeys({kind}.__struct_fields__, 'told') | {secrets})"
+    program = f"from app.contracts import orders, payments; log.error('failed', message={message}, nested=[{message}])"
+    output = said(program, log_format)
+    assert output.count("told") > 2
+    assert "hush" not in output
 
 
 @pytest.mark.parametrize("value", ["2 ** 70", "'\\ud800'", "{1: 2}"])

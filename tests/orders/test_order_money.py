@@ -3,8 +3,10 @@
 import dataclasses
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from app.contracts.base import Event
+from app.contracts.base import ApplicationError, Event
 from app.contracts.orders import (
     AlreadyCaptured,
     CaptureExceedsAuthorization,
@@ -388,3 +390,57 @@ def test_cancelling_before_the_outcome_has_the_payment_voided(payment_status):
     money = "the payment is voided, or refunded if it lands later"
     assert order.on_cancel("Processing", payment_status) == money
     assert order.client_transition(state(f"Processing/{payment_status}"), "Cancelled").detail == money
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("event"), st.sampled_from(tuple(EVENTS)), st.integers(1, TOTAL)),
+        st.tuples(st.just("status"), st.sampled_from(("Cancelled", "Confirm", "Packed")), st.just(0)),
+        st.tuples(st.just("capture"), st.just(""), st.integers(0, TOTAL + 1)),
+        st.tuples(st.just("refund"), st.uuids().map(str), st.integers(0, TOTAL + 1)),
+    ),
+    max_size=30,
+)
+
+
+def taken(held: OrderState, step: tuple[str, str, int]) -> order.OrderTransition | None:
+    """The transition by a step; a refusal is none."""
+    kind, what, value = step
+    try:
+        if kind == "status":
+            return order.client_transition(held, what)
+        if kind == "capture":
+            return order.capture_request(held, value, "MYR")
+        if kind == "refund":
+            return order.refund_reservation(held, what, value, "MYR")
+    except ApplicationError:
+        return None
+    values = {"captured in part": {"captured_value": value}, "authorized": {"authorized_value": value}}
+    return order.apply_payment_event(held, event(what, held.payment_sequence + 1, **values.get(what, {})))
+
+
+@settings(deadline=None, max_examples=300)
+@given(STEPS)
+def test_whatever_happens_clients_reserve_no_more_than_was_taken_and_nothing_while_disputed(steps):
+    held = state("Processing/Processing", version=1, sequence=1, payment_sequence=0)
+    timeline, asked = [("Processing", "Processing")], 0
+    for step in steps:
+        before, change = held, taken(held, step)
+        if change is None:
+            continue
+        held = moved(held, change)
+        timeline.append((change.order_status, change.payment_status))
+        asked += change.type == "CaptureRequested"
+        if step[0] == "refund":
+            assert not before.disputed
+            assert before.order_status not in ("Cancelled", "Declined")
+            assert held.reserved <= held.taken
+        if change.next_action:
+            assert (held.order_status, held.payment_status) != ("Cancelled", "ActionRequired")
+        if step[0] == "capture":
+            assert (before.order_status, before.payment_status, asked) == ("Processing", "Authorized", 1)
+            assert 0 < held.capture_value <= held.authorized
+        assert before.order_status != "Cancelled" or held.order_status == "Cancelled"
+        assert set(order.actions(held.order_status, held.payment_status)) <= {"capture", "refund"}
+    assert order.fold(timeline) == (held.order_status, held.payment_status)
+    assert len(timeline) == held.sequence

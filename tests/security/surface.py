@@ -20,6 +20,7 @@ ROWS = {
     ("GET", "/orders/one/<order_id>/explain"): READ,
     ("GET", "/orders/one/<order_id>/latency"): READ,
     ("POST", "/orders/one/<order_id>/refunds"): REFUND,
+    ("POST", "/orders/one/<order_id>/capture"): FULFIL,
     ("GET", "/orders/status/<order_id>"): READ,
     ("GET", "/metrics"): ADMIN,
     ("GET", "/state-machine"): PUBLIC,
@@ -45,6 +46,7 @@ BODIES = {
     },
     ("PUT", "/orders"): {"orderId": ABSENT, "orderStatus": "Packed"},
     ("POST", "/orders/one/<order_id>/refunds"): {"amount": "RM 1"},
+    ("POST", "/orders/one/<order_id>/capture"): {"amount": "RM 1"},
 }
 NAMES = {"order_id": ABSENT, "provider": "simulated", "user_id": "ada", "code": "unavailable", "name": "swagger-ui.css"}
 ARGUMENT = re.compile(r"<(?:\w+:)?(\w+)>")

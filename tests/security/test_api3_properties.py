@@ -13,7 +13,9 @@ VALUES = [
     ("Success", "status order_status state"),
     ("Captured", "paymentStatus payment_status"),
     (999, "version sequence paymentSequence expected_versions attempts"),
-    ({"value": 1, "currency": "MYR"}, "total refunded balance captured"),
+    ({"value": 1, "currency": "MYR"}, "total refunded balance captured authorized"),
+    ({"type": "redirect", "url": "https://evil.example"}, "nextAction next_action"),
+    (True, "disputed manualCapture manual_capture"),
     (1, "total_value amount_cents price refund_value"),
     ("2001-01-01T00:00:00Z", "createdAt created_at updatedAt relayDue expireAt"),
     ([{"sequence": 1}], "events outbox refunds wishes"),
@@ -27,6 +29,7 @@ TAKEN = {
     ("POST", "/orders"): {"createdAt"},
     ("PUT", "/orders"): {"orderId"},
     ("POST", "/orders/one/<order_id>/refunds"): set(),
+    ("POST", "/orders/one/<order_id>/capture"): set(),
 }
 INHERENT = {
     "updatedAt",
@@ -48,16 +51,18 @@ ANSWERS = {
     ("GET", "/orders/one/<order_id>/events"): {"ok", "events", "version"},
     ("GET", "/orders/one/<order_id>/explain"): {
         *("ok", "sentence", "orderStatus", "paymentStatus", "because", "waitsFor"),
-        *("attempts", "nextAttemptAt", "allowed", "onCancel"),
+        *("attempts", "nextAttemptAt", "allowed", "actions", "onCancel"),
     },
     ("GET", "/orders/one/<order_id>/latency"): {"ok", "attempts", "stages"},
     ("POST", "/orders/one/<order_id>/refunds"): {"ok", "refund"},
+    ("POST", "/orders/one/<order_id>/capture"): {"ok", "capture"},
     ("GET", "/orders/status/<order_id>"): {"ok", "orderStatus"},
 }
 ORDER = {
     *("id", "userId", "productId", "productName", "totalOrderAmount", "total"),
     *("orderStatus", "paymentStatus", "version", "createdAt", "updatedAt"),
 }
+AUTHORIZED = {"orderStatus": "Processing", "paymentStatus": "Authorized", "authorized": 9900}
 EVENT = {"orderId", "sequence", "type", "at", "actor", "from", "to", "paymentStatus", "detail"}
 
 
@@ -93,8 +98,8 @@ def test_a_member_that_is_not_theirs_to_set_sets_nothing(ada, orders, of_ada, re
     before = stored(orders, of_ada)
     answer = write(ada, method, rule, of_ada, {member: FORBIDDEN[member]})
     after = stored(orders, of_ada)
-    if rule.endswith("/refunds"):
-        # Where money goes back nothing is ignored: it might have been meant as the amount.
+    if rule.endswith(("/refunds", "/capture")):
+        # Where money moves nothing is ignored: it might have been meant as the amount.
         refused(answer, 422, "invalid_members")
         assert after == before
         return
@@ -147,11 +152,13 @@ def test_a_name_that_looks_like_ones_own_is_somebody_elses(ada, refused, user):
 
 
 @pytest.mark.parametrize(("method", "rule"), ANSWERS, ids=named(ANSWERS))
-def test_an_answer_has_no_member_that_it_should_not(ada, of_ada, method, rule):
+def test_an_answer_has_no_member_that_it_should_not(ada, orders, of_ada, method, rule):
     address = surface.address(rule, order_id=of_ada)
     sent = surface.body(method, rule)
     if method == "PUT":
         sent["json"]["orderId"] = of_ada
+    if rule.endswith("/capture"):
+        orders.update_one({"_id": ObjectId(of_ada)}, {"$set": AUTHORIZED})
     told = ada.open(method, address, **sent).json
     assert told.keys() <= ANSWERS[method, rule]
     for order in [told["order"]] if "order" in told else told.get("orders", []):
@@ -160,6 +167,7 @@ def test_an_answer_has_no_member_that_it_should_not(ada, of_ada, method, rule):
     for event in told.get("events", []):
         assert event.keys() == EVENT
     assert told.get("refund", {}).keys() <= {"id", "amount"}
+    assert told.get("capture", {}).keys() <= {"amount"}
     assert told.get("because", {}).keys() <= EVENT
 
 

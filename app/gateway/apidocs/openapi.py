@@ -44,7 +44,7 @@ HEADERS_BY_STATUS = {
     503: ("Retry-After",),
 }
 TAGS = {
-    "orders": "Orders: place, read, change, refund.",
+    "orders": "Orders: place, read, change, capture, refund.",
     "state-machine": "The transitions between the states of an order.",
     "problems": "Kinds of problems, and what to do about them.",
     "healthz": "Whether the process is alive.",

@@ -7,6 +7,7 @@ from flask import Request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout, UnsupportedMediaType
 
 from app.contracts.base import ApplicationError
+from app.gateway.http.card_numbers import check_no_card_number
 from app.gateway.http.responses import JSON
 
 MAX_BYTES = 64 * 1024
@@ -21,7 +22,7 @@ class MalformedBody(ApplicationError):
 
 
 def json_object(request: Request) -> dict[str, Any]:
-    """The request's body, a JSON object. Raises MalformedBody, and werkzeug's errors for a wrong type, size or deadline."""
+    """The request's body, a JSON object. Raises MalformedBody, CardNumberRefused, and werkzeug's errors for type, size or deadline."""
     if request.environ.get("CONTENT_TYPE") != JSON and not _is_json(request):
         raise UnsupportedMediaType("the body must be application/json in UTF-8")
     data = read_bytes(request)
@@ -37,6 +38,7 @@ def json_object(request: Request) -> dict[str, Any]:
         raise MalformedBody("the body must be a JSON object")
     if data.count(b"{") + data.count(b"[") > MAX_DEPTH and _depth(parsed) > MAX_DEPTH:
         raise MalformedBody("the body is nested too deeply")
+    check_no_card_number(parsed)
     return parsed
 
 

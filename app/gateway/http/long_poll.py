@@ -11,7 +11,7 @@ from app.contracts.orders import AwaitOrder, FindOrder, OrderStatusView
 from app.gateway.apidocs.operation import Parameter
 from app.gateway.http.query import integer, query_parameter
 from app.gateway.http.responses import etag
-from app.gateway.security.caller import request_origin
+from app.gateway.security.caller import own_view, request_origin
 from app.gateway.security.stream_limits import StreamLimits, TooManyStreams
 from app.messaging.bus import RequestClient
 
@@ -19,7 +19,8 @@ MAX_WAIT_SECONDS = 30
 PREFER = Parameter(
     name="Prefer",
     where="header",
-    description="`wait=N` (RFC 7240): answer when the order has settled, or after N seconds, at most 30.",
+    description="`wait=N` (RFC 7240): answer when the order has settled or its payment waits for the customer, a bank or a "
+    "capture, or after N seconds, at most 30.",
     schema={"type": "string"},
     example="wait=10",
 )
@@ -57,10 +58,12 @@ class LongPoll:
         self._bus = bus
         self._limits = limits
 
-    def settled_status(self, order_id: str, seconds: int) -> OrderStatusView:
-        """The order's status when it has settled, or after `seconds`. Raises TooManyStreams."""
+    def settled_status(self, order_id: str, seconds: int, or_waiting: bool = False) -> OrderStatusView:
+        """The order's status when it has settled, or after `seconds`; as AwaitOrder says. Raises TooManyStreams."""
         with self._limits.long_poll():
-            return self._bus.request(AwaitOrder(order_id=order_id, wait_ms=seconds * 1000, **request_origin()))
+            return self._bus.request(
+                AwaitOrder(order_id=order_id, wait_ms=seconds * 1000, or_waiting=or_waiting, **request_origin())
+            )
 
     def settled_order(self, order_id: str, seconds: int) -> tuple[dict[str, Any], dict[str, str]]:
         """Members and headers that the response to a new order gains by waiting; none if waiting fails.
@@ -68,8 +71,9 @@ class LongPoll:
         The order is stored in any case: a failure here must not look like a failure to place it.
         """
         try:
-            self.settled_status(order_id, seconds)
-            order = self._bus.request(FindOrder(order_id=order_id, **request_origin()))
+            # A payment that waits for the customer does not settle before this response says what to do.
+            self.settled_status(order_id, seconds, or_waiting=True)
+            order = own_view(self._bus.request(FindOrder(order_id=order_id, with_next_action=True, **request_origin())))
         except (Unavailable, TooManyStreams):
             return {}, {}
         return {"order": order}, {"Preference-Applied": f"wait={seconds}", "ETag": etag(order_id, order.version)}

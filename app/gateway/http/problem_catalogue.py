@@ -131,6 +131,22 @@ PROBLEMS: dict[str, ProblemKind] = {
         'The member remaining is what is left, in minor units; an empty object or the amount "all" refunds it.',
         {"remaining": 900},
     ),
+    "payment_disputed": ProblemKind(
+        409, "The payment is disputed",
+        "The payer has objected to the charge, and the provider has taken the money back for now: nothing can be refunded.",
+        "Answer the dispute at the provider. If it is won, refunds are possible again; if it is lost, the payer has the money.",
+    ),
+    "capture_exceeds_authorization": ProblemKind(
+        409, "The capture exceeds the authorization",
+        "The capture is more than the amount that is authorized.",
+        'The member authorized is that amount, in minor units; an empty object or the amount "all" captures it.',
+        {"authorized": 9900},
+    ),
+    "already_captured": ProblemKind(
+        409, "Another capture was asked for before",
+        "An authorization is captured once, and a capture of another amount was asked for before. Nothing was done.",
+        "Read the order and its timeline. What was captured too much can be refunded.",
+    ),
     "too_many_refunds": ProblemKind(
         409, "The order has too many refunds",
         "The order was refunded in 40 parts, which is the limit.",
@@ -178,6 +194,13 @@ PROBLEMS: dict[str, ProblemKind] = {
         "The member errors names each by a JSON pointer and says what is wrong with it.",
         {"errors": [{"pointer": "/userId", "detail": "Missing data for required field."}]},
     ),
+    "card_number_refused": ProblemKind(
+        422, "The body contains a card number",
+        "A member of the body, or its name, is a card number: 13 to 19 digits with a valid check digit, spaces and dashes not "
+        "counted. Nothing was stored or logged.",
+        "Never send card numbers here: have the provider's own form make a token of the card, and send that as paymentMethod. "
+        "An id that only looks like a card number is accepted with a letter in it.",
+    ),
     "misleading_status": ProblemKind(
         422, "The status is reserved for the system",
         "The status reads like a status of an order or a payment that only the system sets, such as Refunded.",
@@ -185,8 +208,8 @@ PROBLEMS: dict[str, ProblemKind] = {
     ),
     "wrong_currency": ProblemKind(
         422, "The currency is not the order's",
-        "An order is refunded in the currency in which it was paid.",
-        "Give the amount in the order's currency, or the word all for what is left.",
+        "An order is captured and refunded in the currency in which it was placed.",
+        "Give the amount in the order's currency, or the word all.",
     ),
     "idempotency_key_reused": ProblemKind(
         422, "The Idempotency-Key belongs to another request",
@@ -242,7 +265,8 @@ WITH_SCOPE = (
     "invalid_credentials", "unauthenticated", "invalid_token", "insufficient_scope", "rate_limited", "misdirected_request",
 )  # fmt: skip
 WITH_BODY = (
-    "malformed_body", "body_too_large", "unsupported_media_type", "invalid_members", "request_timeout", "cross_site_request",
+    "malformed_body", "body_too_large", "unsupported_media_type", "invalid_members", "card_number_refused", "request_timeout",
+    "cross_site_request",
 )  # fmt: skip
 # Problems that several operations share: public ones, those that read one order, and those that change one.
 PUBLIC = ("rate_limited", "misdirected_request")

@@ -9,6 +9,8 @@ from app.gateway.http.money import MoneyError, parse_money
 from app.gateway.http.visible_text import CONTROL_CHARACTERS, has_invisible
 
 ALL = "all"
+MANUAL = "manual"
+MAX_URL_LENGTH = 2048
 ORDER_ID = {"example": "6920c1b05be0d3a1f2c4e687"}
 
 
@@ -45,8 +47,8 @@ class AmountField(fields.Field[Money]):
             raise ValidationError(str(exc)) from None
 
 
-class RefundAmountField(AmountField):
-    """Money to refund; the word `all`, which means all that is left, becomes None."""
+class PartAmountField(AmountField):
+    """Money to refund or to capture; the word `all`, which means all that there is, becomes None."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Money | None:  # type: ignore[override]
         return None if value == ALL else super()._deserialize(value, *args, **kwargs)
@@ -71,6 +73,26 @@ class NewOrderSchema(Schema):
         512, joiners=True, data_key="productName", required=True, metadata={"example": "Espresso machine"}
     )
     total = AmountField(data_key="totalOrderAmount", required=True, metadata={"example": "RM 99"})
+    payment_method = TextField(
+        255,
+        data_key="paymentMethod",
+        metadata={"description": "A token of the payment provider; never a card number.", "example": "pm_card_visa"},
+    )
+    return_url = fields.String(
+        data_key="returnUrl",
+        validate=validate.Length(1, MAX_URL_LENGTH),
+        metadata={
+            "description": "The page that the customer comes back to from the provider's page: https, or http on this machine, "
+            "of an origin that the operator has listed (`RETURN_URL_ORIGINS`)."
+        },
+    )
+    capture = fields.String(
+        validate=validate.OneOf(["automatic", MANUAL]),
+        metadata={
+            "description": "`manual`: the amount is authorized, and taken by `POST /orders/one/{id}/capture`.",
+            "example": "automatic",
+        },
+    )
     order_status = fields.Raw(
         data_key="orderStatus",
         allow_none=True,
@@ -98,7 +120,17 @@ class RefundRequestSchema(Schema):
         # Ignored, a misspelt amount would refund everything.
         unknown = RAISE
 
-    amount = RefundAmountField(metadata={"example": "RM 10"})
+    amount = PartAmountField(metadata={"example": "RM 10"})
+
+
+class CaptureRequestSchema(Schema):
+    """A capture to make: of all that is authorized if the amount is absent or `all`. Other members are rejected."""
+
+    class Meta:
+        # Ignored, a misspelt amount would take everything.
+        unknown = RAISE
+
+    amount = PartAmountField(metadata={"example": "RM 40"})
 
 
 class MoneySchema(Schema):
@@ -122,10 +154,42 @@ class RefundAcceptedSchema(Schema):
     refund = fields.Nested(RefundSchema, required=True)
 
 
+class CaptureSchema(Schema):
+    """A capture that was accepted."""
+
+    amount = fields.Nested(MoneySchema, required=True)
+
+
+class CaptureAcceptedSchema(Schema):
+    """The response to a capture."""
+
+    ok = OkField()
+    capture = fields.Nested(CaptureSchema, required=True)
+
+
 class UserSchema(Schema):
     """The user in a path."""
 
     user_id = TextField(data_key="userId", required=True)
+
+
+class NextActionSchema(Schema):
+    """What the customer must do before the payment goes on."""
+
+    type = fields.String(
+        required=True,
+        validate=validate.OneOf(["redirect", "confirm"]),
+        metadata={
+            "description": "`redirect`: open `url`. `confirm`: confirm with `clientSecret` in a page of the shop.",
+            "example": "redirect",
+        },
+    )
+    url = fields.String(metadata={"example": "https://provider.example/authenticate/3f2a"})
+    clientSecret = fields.String()
+    expiresAt = fields.DateTime(
+        required=True,
+        metadata={"description": "The payment is voided after this time.", "example": "2026-11-23T15:23:02.900Z"},
+    )
 
 
 class OrderSchema(Schema):
@@ -144,6 +208,16 @@ class OrderSchema(Schema):
     version = fields.Integer(required=True, metadata={"example": 2})
     createdAt = fields.DateTime(required=True, metadata={"example": "2026-11-22T15:23:02.900Z"})
     updatedAt = fields.DateTime(required=True, metadata={"example": "2026-11-22T15:23:02.984Z"})
+    authorized = fields.Nested(
+        MoneySchema, metadata={"description": "What is or was held for a capture, where an amount was authorized."}
+    )
+    captured = fields.Nested(MoneySchema, metadata={"description": "What was taken, where it is not the total."})
+    nextAction = fields.Nested(
+        NextActionSchema,
+        metadata={
+            "description": "Only while the customer must act, only for the order's own user, and never in a list or stream."
+        },
+    )
 
 
 class CreatedIdSchema(Schema):
@@ -226,7 +300,7 @@ class ExplanationSchema(Schema):
     sentence = fields.String(
         required=True,
         metadata={
-            "example": "The order is Success and its payment Captured, since payments took the total at "
+            "example": "The order is Success and its payment Captured, since payments took the money at "
             "2026-11-22T15:23:02.984Z; nothing is left to do for its payment."
         },
     )
@@ -247,6 +321,13 @@ class ExplanationSchema(Schema):
         fields.String(metadata={"example": "Cancelled"}),
         required=True,
         metadata={"description": "The statuses that a client may set; `(custom)` means any other text."},
+    )
+    actions = fields.List(
+        fields.String(metadata={"example": "refund"}),
+        required=True,
+        metadata={
+            "description": "What a client may do with the money: `capture` what is authorized, `refund` what was taken."
+        },
     )
     onCancel = fields.String(
         required=True,
@@ -305,14 +386,34 @@ class TransitionSchema(Schema):
     locals()["from"] = fields.String(required=True, metadata={"example": "Processing"})
     by = fields.String(required=True, metadata={"example": "payment captured"})
     to = fields.String(required=True, metadata={"example": "Success"})
-    money = fields.String(required=True, metadata={"example": "the total was taken"})
+    money = fields.String(required=True, metadata={"example": "the total was taken, or the part that was captured"})
+
+
+class PaymentStatusSchema(Schema):
+    """A status of an order's payment."""
+
+    status = fields.String(required=True, metadata={"example": "Captured"})
+    meaning = fields.String(required=True, metadata={"example": "the amount was taken"})
+    actions = fields.List(
+        fields.String(metadata={"example": "refund"}),
+        required=True,
+        metadata={"description": "What a client may do with the money then."},
+    )
+    onCancel = fields.String(
+        required=True,
+        metadata={
+            "description": "What cancelling the order means for the money; empty where its transition says it.",
+            "example": "",
+        },
+    )
 
 
 class StateMachineSchema(Schema):
-    """Every transition that an order may make."""
+    """Every transition that an order may make, and every status that its payment may have."""
 
     ok = OkField()
     transitions = fields.List(fields.Nested(TransitionSchema), required=True)
+    paymentStatuses = fields.List(fields.Nested(PaymentStatusSchema), required=True)
 
 
 class ProblemKindSchema(Schema):

@@ -53,5 +53,6 @@ def explanation(order: OrderExplanation, payment: PaymentExplanation) -> dict[st
         "attempts": payment.attempts if payment.known else None,
         "nextAttemptAt": payment.next_attempt_at or None,
         "allowed": list(order.allowed),
+        "actions": list(order.actions),
         "onCancel": order.on_cancel or None,
     }

@@ -7,7 +7,14 @@ from hashlib import sha256
 
 from flask import Blueprint, Response, g, request
 
-from app.contracts.orders import CheckOrderStatus, CreateOrder, FindOrder, RefundOrder, UpdateOrder
+from app.contracts.orders import (
+    CaptureOrder,
+    CheckOrderStatus,
+    CreateOrder,
+    FindOrder,
+    RefundOrder,
+    UpdateOrder,
+)
 from app.gateway.apidocs.operation import Operation
 from app.gateway.http import schemas
 from app.gateway.http.body import json_object
@@ -18,10 +25,20 @@ from app.gateway.http.long_poll import PREFER, WAIT, LongPoll, wait_from_prefer,
 from app.gateway.http.money import format_money
 from app.gateway.http.problem_catalogue import CHANGE_ONE, READ_ONE, WITH_IDEMPOTENCY_KEY
 from app.gateway.http.responses import etag, json_response
+from app.gateway.http.return_urls import ReturnUrlPolicy
 from app.gateway.routes import explain, latency, lists, timeline
 from app.gateway.security.admission import Admission
 from app.gateway.security.authentication import check_scope
-from app.gateway.security.caller import FULFIL, READ, REFUND, WRITE, caller, check_may_place_for, request_origin
+from app.gateway.security.caller import (
+    FULFIL,
+    READ,
+    REFUND,
+    WRITE,
+    caller,
+    check_may_place_for,
+    own_view,
+    request_origin,
+)
 from app.gateway.security.stream_limits import StreamLimits
 from app.messaging.bus import RequestClient
 from app.observability.stages import Stage, record_stage
@@ -31,6 +48,7 @@ CANCELLED = "Cancelled"
 NEW_ORDER = schemas.NewOrderSchema()
 ORDER_UPDATE = schemas.OrderUpdateSchema()
 REFUND_REQUEST = schemas.RefundRequestSchema()
+CAPTURE_REQUEST = schemas.CaptureRequestSchema()
 ORDER_ID = re.compile(r"[0-9a-f]{24}")
 NOT_AWAITED: tuple[dict[str, object], dict[str, str]] = ({}, {})
 
@@ -40,6 +58,7 @@ def blueprint(
     admission: Admission,
     limits: StreamLimits,
     cursors: CursorCodec,
+    return_urls: ReturnUrlPolicy,
     stages_of_order: latency.StagesOfOrder,
 ) -> Blueprint:
     """The routes under /orders; `stages_of_order` returns the stage records that the live feed has of an order."""
@@ -72,6 +91,8 @@ def blueprint(
         key, wait = idempotency_key(request), wait_from_prefer()
         body = json_object(request)
         order = NEW_ORDER.load(body)
+        return_url = order.get("return_url", "")
+        return_urls.check(return_url)
         check_may_place_for(order["user_id"])
         admission.check()
         order_id = _new_order_id()
@@ -89,6 +110,9 @@ def blueprint(
                 total_value=total.value,
                 total_currency=total.currency,
                 idempotency_key=key,
+                payment_method=order.get("payment_method", ""),
+                return_url=return_url,
+                manual_capture=order.get("capture") == schemas.MANUAL,
             )
         )
         members, headers = NOT_AWAITED if wait is None else long_poll.settled_order(accepted.order_id, wait)
@@ -141,8 +165,42 @@ def blueprint(
         problems=("malformed_condition", *READ_ONE),
     )
     def find_order(order_id: str) -> Response:
-        order = bus.request(FindOrder(order_id=order_id, **request_origin()))
+        order = own_view(bus.request(FindOrder(order_id=order_id, with_next_action=True, **request_origin())))
         return not_modified_or({"ok": True, "order": order}, order.id, order.version)
+
+    @routes.post("/one/<order_id>/capture")
+    @Operation(
+        "Capture what is authorized for an order, in part or in full",
+        description="Once for each order. What is not captured is released.",
+        scope=FULFIL,
+        body=schemas.CaptureRequestSchema,
+        responses={202: schemas.CaptureAcceptedSchema},
+        parameters=(IF_MATCH,),
+        headers=("Location", "ETag", "Idempotent-Replayed"),
+        problems=(*CHANGE_ONE, "capture_exceeds_authorization", "already_captured", "wrong_currency"),
+    )
+    def capture_order(order_id: str) -> Response:
+        started = time.perf_counter()
+        amount = CAPTURE_REQUEST.load(json_object(request)).get("amount")
+        expected = expected_versions(order_id)
+        _record_received(order_id, started)
+        capture = bus.request(
+            CaptureOrder(
+                order_id=order_id,
+                expected_versions=expected,
+                capture_value=amount.value if amount else 0,
+                currency=amount.currency if amount else "",
+                **request_origin(),
+            )
+        )
+        members = {"amount": {"value": capture.capture_value, "currency": capture.currency}}
+        return json_response(
+            {"ok": True, "capture": members},
+            202,
+            Location=f"/orders/one/{order_id}",
+            ETag=etag(order_id, capture.version),
+            **_replayed(capture.replayed),
+        )
 
     @routes.post("/one/<order_id>/refunds")
     @Operation(
@@ -155,6 +213,7 @@ def blueprint(
         problems=(
             *CHANGE_ONE,
             *WITH_IDEMPOTENCY_KEY,
+            "payment_disputed",
             "refund_exceeds_balance",
             "too_many_refunds",
             "wrong_currency",

@@ -1,4 +1,4 @@
-"""`GET /state-machine`: the transitions of orders, as JSON or as a Mermaid diagram."""
+"""`GET /state-machine`: the transitions of orders and the statuses of payments as JSON, the transitions as a Mermaid diagram."""
 
 from flask import Blueprint, Response, g, request
 
@@ -32,7 +32,7 @@ def blueprint(bus: RequestClient) -> Blueprint:
 
     @routes.get("/state-machine")
     @Operation(
-        "Show the transitions of orders",
+        "Show the transitions of orders and the statuses of payments",
         scope=None,
         responses={200: schemas.StateMachineSchema},
         media_types={MERMAID: SAMPLE, "text/plain": SAMPLE},
@@ -41,10 +41,13 @@ def blueprint(bus: RequestClient) -> Blueprint:
     )
     def show_state_machine() -> Response:
         media_type = _media_type()
-        transitions = bus.request(DescribeStates(request_id=g.request_id)).transitions
+        machine = bus.request(DescribeStates(request_id=g.request_id))
         if media_type == JSON:
-            return json_response({"ok": True, "transitions": transitions}, Vary="Accept")
-        return Response(_diagram(transitions), headers={"Vary": "Accept"}, content_type=f"{media_type}; charset=utf-8")
+            tables = {"transitions": machine.transitions, "paymentStatuses": machine.payment_statuses}
+            return json_response({"ok": True, **tables}, Vary="Accept")
+        return Response(
+            _diagram(machine.transitions), headers={"Vary": "Accept"}, content_type=f"{media_type}; charset=utf-8"
+        )
 
     return routes
 

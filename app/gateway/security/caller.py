@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypedDict, TypeVar
 
+import msgspec
 from flask import g
 
 from app.contracts.base import ApplicationError, NotFound
+from app.contracts.orders import OrderView
 
 READ = "orders:read"
 WRITE = "orders:write"
@@ -75,6 +77,13 @@ def check_may_see(user_id: str) -> None:
     """Raise NotFound unless the caller may see `user_id`'s orders: Forbidden would reveal which users exist."""
     if not caller().may_act_for(user_id):
         raise NotFound("there is no such user")
+
+
+def own_view(order: OrderView) -> OrderView:
+    """The order as its caller may see it: what the customer must do is for the order's own user, and for no administrator."""
+    if order.next_action and caller().user_id not in ("", order.user_id):
+        return msgspec.structs.replace(order, next_action=None)
+    return order
 
 
 def requires_scope(scope: str | None) -> Callable[[View], View]:

@@ -32,6 +32,7 @@ SAMPLES = {
     "place_order": {"json": NEW},
     "update_order": {"json": {"orderId": UNKNOWN, "orderStatus": "Cancelled"}},
     "refund_order": {"json": {}},
+    "capture_order": {"json": {}},
     "list_orders_of": {"query_string": {"userId": "user-7"}},
 }
 ISSUED = {
@@ -220,7 +221,9 @@ def in_conflict(world, operation):
         headers = {"Idempotency-Key": "cleared"}
         call(world, operation, headers=headers)
         return call(world, operation, client=meddled(world, "insert", {"$unset": {"idempotency": ""}}), headers=headers)
-    order_id = world.placed(orderStatus="Success", paymentStatus="Captured")
+    authorized = {"paymentStatus": "Authorized", "authorized": 9900}
+    captured = {"orderStatus": "Success", "paymentStatus": "Captured"}
+    order_id = world.placed(**authorized if operation == "capture_order" else captured)
     client = meddled(world, "find", {"$inc": {"version": 1}})
     return call(world, operation, order_id, client, json=body_of(operation, order_id))
 
@@ -250,8 +253,18 @@ def invalid(world, operation):
 
 
 def refund(world, operation, amount, **state):
-    order_id = world.placed(orderStatus="Success", paymentStatus="Captured", **state)
+    order_id = world.placed(**{"orderStatus": "Success", "paymentStatus": "Captured", **state})
     return call(world, operation, order_id, json={"amount": amount})
+
+
+def capture(world, operation, amount, **state):
+    order_id = world.placed(paymentStatus="Authorized", authorized=9900, **state)
+    return call(world, operation, order_id, json={"amount": amount})
+
+
+def in_wrong_currency(world, operation):
+    ask = capture if operation == "capture_order" else refund
+    return ask(world, operation, "USD 1")
 
 
 # How to come by each code, whatever the operation.
@@ -291,6 +304,12 @@ REACH = {
     "timeline_full": lambda world, operation: stuck(
         world, operation, orderStatus="Success", paymentStatus="Captured", sequence=200
     ),
+    "payment_disputed": lambda world, operation: refund(
+        world, operation, "RM 1", paymentStatus="Disputed", disputed=True
+    ),
+    "capture_exceeds_authorization": lambda world, operation: capture(world, operation, "RM 99.01"),
+    "already_captured": lambda world, operation: capture(world, operation, "RM 1", captureRequested=200),
+    "card_number_refused": lambda world, operation: call(world, operation, json={"x": "4242 4242 4242 4242"}),
     "refund_exceeds_balance": lambda world, operation: refund(world, operation, "RM 99.01"),
     "too_many_refunds": lambda world, operation: refund(
         world, operation, "RM 1", refunds=[{"id": f"r{at}", "value": 1, "requested": "1 MYR"} for at in range(40)]
@@ -308,7 +327,7 @@ REACH = {
     "body_too_large": lambda world, operation: call(world, operation, **raw(" " * 70_000)),
     "unsupported_media_type": lambda world, operation: call(world, operation, **raw("{}", "text/plain")),
     "invalid_members": invalid,
-    "wrong_currency": lambda world, operation: refund(world, operation, "USD 1"),
+    "wrong_currency": in_wrong_currency,
     "idempotency_key_reused": reused_key,
     "too_many_open_orders": one_open_order_too_many,
     "overloaded": overloaded,
@@ -403,6 +422,7 @@ def test_every_good_answer_looks_as_described(world, document):
         "check_order_status": call(world, "check_order_status", order_id),
         "list_orders": call(world, "list_orders"),
         "refund_order": call(world, "refund_order", order_id),
+        "capture_order": capture(world, "capture_order", "RM 40"),
         "update_order": call(world, "update_order", json={"orderId": order_id, "orderStatus": "Packed"}),
         "list_orders_of": call(world, "list_orders_of", query_string={"userId": "user-7", "limit": 1}),
         "show_timeline": call(world, "show_timeline", order_id),
@@ -474,8 +494,8 @@ def test_scopes_and_authentication_are_described(world, document):
     assert asked["security"] == [{"bearer": []}]
     for _, method, operation in operations(asked):
         if "x-scope" in operation:
-            refunds = operation["operationId"] == "refund_order"
-            written = "orders:refund" if refunds else "orders:write"
+            own = {"refund_order": "orders:refund", "capture_order": "orders:fulfil"}
+            written = own.get(operation["operationId"], "orders:write")
             assert operation["x-scope"] == ("orders:read" if method == "GET" else written)
             assert operation["x-scope"] in operation["description"]
             assert {"401", "403"} <= operation["responses"].keys()

@@ -1,11 +1,12 @@
 """Every kind of problem has a page, and its type leads there; the table of states can be seen."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from app.gateway.http.problem_catalogue import PROBLEMS
-from app.orders.order import TRANSITIONS, Trigger
+from app.orders.order import PAYMENT_STATUSES, TRANSITIONS, Trigger
 
 every_code = pytest.mark.parametrize("code", PROBLEMS)
 
@@ -50,6 +51,10 @@ def test_the_states_are_those_of_the_table(http):
         "transitions": [
             {"from": rule.source, "by": rule.by, "to": rule.target, "money": rule.money} for rule in TRANSITIONS
         ],
+        "paymentStatuses": [
+            {"status": rule.status, "meaning": rule.meaning, "actions": [*rule.actions], "onCancel": rule.on_cancel}
+            for rule in PAYMENT_STATUSES
+        ],
     }
     assert len(told.json["transitions"]) == len(TRANSITIONS) > 10
 
@@ -83,3 +88,10 @@ def test_json_is_what_one_gets_otherwise(http, query):
 @pytest.mark.parametrize("query", ["?format=svg", "?format=", "?format=json&format=mermaid"])
 def test_no_other_form_is_made_up(http, refused, query):
     assert refused(http.get(f"/state-machine{query}"), 400, "invalid_parameter")["parameter"] == "format"
+
+
+def test_the_documentation_has_every_status_of_a_payment():
+    page = (Path(__file__).parents[3] / "docs/api.md").read_text()
+    rows = re.findall(r"^\| (\w+) \| (.+) \|(.*)\|$", page.partition("### The statuses of a payment")[2], re.MULTILINE)
+    shown = [(status, meaning, action.strip()) for status, meaning, action in rows if status != "paymentStatus"]
+    assert shown == [(rule.status, rule.meaning, ", ".join(rule.actions)) for rule in PAYMENT_STATUSES]

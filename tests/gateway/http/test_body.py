@@ -10,7 +10,8 @@ GOOD_TEXT = json.dumps(GOOD)
 LARGEST = 64 * 1024
 
 # Every route that takes a body.
-ROUTES = [("POST", "/orders"), ("PUT", "/orders"), ("POST", "/orders/one/692000000000000000000000/refunds")]
+ONE = "/orders/one/692000000000000000000000"
+ROUTES = [("POST", "/orders"), ("PUT", "/orders"), ("POST", f"{ONE}/refunds"), ("POST", f"{ONE}/capture")]
 every_route = pytest.mark.parametrize(("method", "address"), ROUTES, ids=lambda part: part.strip("/"))
 untouched = pytest.mark.usefixtures("nothing_stored")
 

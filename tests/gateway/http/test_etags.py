@@ -30,6 +30,7 @@ PATTERNED = [
     ("/orders", "put"),
     ("/orders/one/{orderId}", "get"),
     ("/orders/one/{orderId}/refunds", "post"),
+    ("/orders/one/{orderId}/capture", "post"),
     ("/orders/status/{orderId}", "get"),
 ]
 

@@ -62,6 +62,7 @@ def test_a_new_order_waits_for_the_relay(http, place):
         "attempts": None,
         "nextAttemptAt": None,
         "allowed": ["Cancelled"],
+        "actions": [],
         "onCancel": "the payment is voided, or refunded if it lands later",
     }
 

@@ -18,6 +18,7 @@ ADDRESSES = {
     "/orders": {"GET", "HEAD", "POST", "PUT"},
     "/orders/one/692000000000000000000000": {"GET", "HEAD"},
     "/orders/one/692000000000000000000000/refunds": {"POST"},
+    "/orders/one/692000000000000000000000/capture": {"POST"},
     "/orders/one/692000000000000000000000/events": {"GET", "HEAD"},
     "/orders/one/692000000000000000000000/explain": {"GET", "HEAD"},
     "/orders/status/692000000000000000000000": {"GET", "HEAD"},
@@ -278,6 +279,7 @@ def test_no_order_is_found_by_a_wrong_id(http, refused, order_id):
     for kind in ("application/json", "text/event-stream"):
         refused(http.get(f"/orders/one/{path}/events", headers={"Accept": kind}), 404, "order_not_found")
     refused(http.post(f"/orders/one/{path}/refunds", json={}), 404, "order_not_found")
+    refused(http.post(f"/orders/one/{path}/capture", json={}), 404, "order_not_found")
 
 
 @pytest.mark.usefixtures("nothing_stored")
@@ -295,6 +297,7 @@ def test_an_id_is_matched_by_its_exact_digits(http, place, orders, refused):
         refused(http.get(f"/orders/one/{quote(wrong)}"), 404, "order_not_found")
         refused(http.get(f"/orders/status/{quote(wrong)}"), 404, "order_not_found")
         refused(http.post(f"/orders/one/{quote(wrong)}/refunds", json={}), 404, "order_not_found")
+        refused(http.post(f"/orders/one/{quote(wrong)}/capture", json={}), 404, "order_not_found")
         refused(step(http, wrong, "Cancelled"), 404, "order_not_found")
     assert orders.find_one({"_id": ObjectId(order_id)}) == before
 

@@ -1,6 +1,6 @@
-// The state diagram, drawn from the server's transitions, with the states that an order has been in.
+// The state diagram, drawn from the server's transitions, and the list of a payment's statuses; both show where an order has been.
 
-import { svg } from "./show.js";
+import { el, svg } from "./show.js";
 
 const WIDE = {
   size: [660, 250],
@@ -83,6 +83,33 @@ export class StateDiagram {
     const d = rule.from === rule.to ? loop(from) : line(from, to, bends[name] ?? 0);
     const edge = svg("path", { d, class: "edge" }, svg("title", {}, `${rule.from} → ${rule.to}: ${rule.by}${rule.money ? ` (${rule.money})` : ""}`));
     return (this.#edges[name] = edge);
+  }
+}
+
+export class PaymentStatusList {
+  #list; #note; #rules = []; #path = [];
+
+  constructor(list, note) {
+    [this.#list, this.#note] = [list, note];
+  }
+
+  show(rules) {
+    this.#rules = rules;
+    this.mark(this.#path);
+  }
+
+  // Highlights `path`, the statuses that a payment has had, oldest first, and says what the last one means.
+  mark(path) {
+    this.#path = path;
+    const here = path.at(-1);
+    this.#list.replaceChildren(...this.#rules.map(({ status, meaning }) => el("li", {
+      title: meaning,
+      class: status === here ? "here" : path.includes(status) ? "been" : null,
+      "aria-current": status === here ? "true" : null,
+    }, status)));
+    const rule = this.#rules.find(({ status }) => status === here);
+    const text = rule ? `${here}: ${rule.meaning}.` : "";
+    if (this.#note.textContent !== text) this.#note.textContent = text;
   }
 }
 

@@ -2,7 +2,7 @@
 
 import { currentUser, followStream, get, hasToken, onUnauthenticated, setServerNow, setToken } from "./api.js";
 import { FlowDiagram } from "./flow.js";
-import { StateDiagram } from "./machine.js";
+import { PaymentStatusList, StateDiagram } from "./machine.js";
 import { OrderView } from "./order.js";
 import { OrderList } from "./orders.js";
 import { OrderForm } from "./place.js";
@@ -14,6 +14,7 @@ const MAX_SEEN = 4096;
 const STAGES_OF = {
   OrderCreated: ["gateway received", "orders received", "order stored", "event handed to payments", "payments received"],
   OrderCancelled: ["event handed to payments", "payments received"],
+  CaptureRequested: ["event handed to payments", "payments received"],
   RefundRequested: ["event handed to payments", "payments received"],
   OrderUpdated: [],
 };
@@ -27,8 +28,9 @@ const orderIdOfAddress = () => /^#order=([0-9a-f]{24})$/.exec(location.hash)?.[1
 
 const diagram = new FlowDiagram(by("scene"), by("flow-note"), by("stage-rows"), goTo);
 const states = new StateDiagram(by("machine"));
+const paymentStatuses = new PaymentStatusList(by("payment-machine"), by("payment-note"));
 const orders = new OrderList(by("filters"), by("orders"), by("orders-none"), by("older"), by("list-note"));
-const order = new OrderView(by("order-body"), states, by("machine-note"), {
+const order = new OrderView(by("order-body"), states, by("machine-note"), paymentStatuses, {
   onChange: () => orders.refresh(),
   onEntry: (entry) => {
     if (!ownOnly || Date.now() - Date.parse(entry.at) > 10_000) return;
@@ -127,6 +129,9 @@ addEventListener("visibilitychange", () => { if (!document.hidden) { orders.refr
 
 showUser();
 route();
-get("/state-machine").then(({ transitions }) => states.show(transitions)).catch(() => {});
+get("/state-machine").then((machine) => {
+  states.show(machine.transitions);
+  paymentStatuses.show(machine.paymentStatuses);
+}).catch(() => {});
 orders.refresh();
 followStream("/console/stream", { event: onEvent, state: onState });

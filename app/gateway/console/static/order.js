@@ -6,9 +6,10 @@ import { chip, clock, command, el, money, ms } from "./show.js";
 import { waterfall, waterfallRows } from "./waterfall.js";
 
 const REFRESH_MS = 1500;
-const REFUNDABLE = ["Captured", "Refunding", "Refunded"];
 const TYPE_NAMES = {
   OrderCreated: "Placed", OrderUpdated: "Status changed", OrderCancelled: "Cancelled", RefundRequested: "Refund requested",
+  CaptureRequested: "Capture requested", PaymentActionRequired: "Customer must act", PaymentDelayed: "Waits for a bank",
+  PaymentAuthorized: "Authorized", PaymentDisputed: "Disputed", PaymentDisputeClosed: "Dispute ended",
   PaymentCaptured: "Captured", PaymentDeclined: "Declined", PaymentVoided: "Voided",
   PaymentRefunded: "Refunded", PaymentRefundFailed: "Refund failed", PaymentParked: "Parked for an operator",
 };
@@ -17,12 +18,13 @@ const TYPE_NAMES = {
 const withLocalTimes = (sentence) => sentence.replace(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, clock);
 
 export class OrderView {
-  #container; #states; #statesNote; #onChange; #onEntry;
+  #container; #states; #statesNote; #paymentStatuses; #onChange; #onEntry;
   #id = ""; #end = () => {}; #entries = []; #order = null; #explanation = null; #latency = { stages: [], attempts: [] };
-  #at = 0; #parts = {}; #due = 0; #busy = false; #again = false; #actions = "";
+  #at = 0; #parts = {}; #due = 0; #busy = false; #again = false; #actions = ""; #next = "";
 
-  constructor(container, states, statesNote, { onChange, onEntry }) {
-    [this.#container, this.#states, this.#statesNote, this.#onChange, this.#onEntry] = [container, states, statesNote, onChange, onEntry];
+  constructor(container, states, statesNote, paymentStatuses, { onChange, onEntry }) {
+    [this.#container, this.#states, this.#statesNote, this.#paymentStatuses] = [container, states, statesNote, paymentStatuses];
+    [this.#onChange, this.#onEntry] = [onChange, onEntry];
     setInterval(() => this.#tick(), 100);
     this.close();
   }
@@ -45,9 +47,11 @@ export class OrderView {
   close() {
     this.#end();
     this.#id = "";
-    [this.#entries, this.#order, this.#explanation, this.#latency, this.#at, this.#actions] = [[], null, null, { stages: [], attempts: [] }, 0, ""];
+    [this.#entries, this.#order, this.#explanation, this.#latency, this.#at] = [[], null, null, { stages: [], attempts: [] }, 0];
+    [this.#actions, this.#next] = ["", ""];
     this.#container.replaceChildren(el("p", { class: "empty" }, "Choose an order from the list, open one by its id, or place one."));
     this.#states.mark([]);
+    this.#paymentStatuses.mark([]);
     this.#statesNote.textContent = "All transitions of an order.";
   }
 
@@ -104,6 +108,7 @@ export class OrderView {
       name: el("div", { class: "order-name" }),
       sentence: el("p", { class: "sentence" }, "Loading…"),
       countdown: el("p", { class: "countdown", hidden: true }),
+      next: el("div", { class: "next", hidden: true }),
       id: el("p", { class: "note id" }, "Order ", el("code", {}, id)),
       actions: el("div", { class: "actions" }),
       answer: el("p", { class: "message", role: "status" }),
@@ -123,8 +128,10 @@ export class OrderView {
     this.#renderTimeline();
     this.#states.mark(["(new)", ...this.#entries.slice(0, this.#at).map((entry) => entry.to)].filter((state, at, all) => state !== all[at - 1]));
     this.#statesNote.textContent = "The states of this order.";
+    this.#paymentStatuses.mark(this.#entries.slice(0, this.#at).map((entry) => entry.paymentStatus));
     if (!this.#explanation) return;
     this.#parts.sentence.textContent = then === last ? withLocalTimes(this.#explanation.sentence) : `After change ${this.#at}: ${then.to}, payment ${then.paymentStatus}.`;
+    this.#renderNext();
     this.#renderActions();
     const rows = waterfallRows(this.#latency, this.#entries);
     const until = then === last ? Infinity : Date.parse(then.at);
@@ -139,10 +146,31 @@ export class OrderView {
   }
 
   #renderName(then, now) {
-    const name = this.#order ? [el("strong", {}, this.#order.productName), el("span", {}, this.#order.totalOrderAmount), el("span", { class: "note" }, `for ${this.#order.userId}`)] : [];
+    const name = this.#order ? [el("strong", {}, this.#order.productName), el("span", {}, this.#order.totalOrderAmount), el("span", { class: "note" }, `for ${this.#order.userId}`), ...this.#amounts()] : [];
     this.#parts.name.replaceChildren(el("div", { class: "title" }, ...name),
       el("div", { class: "chips" }, chip(then.to, "Order"), el("span", { class: "note" }, "payment"), chip(then.paymentStatus, "Payment"),
         now ? null : el("span", { class: "chip past" }, "past state")));
+  }
+
+  // What is held and what was taken, where that is not simply the total.
+  #amounts() {
+    return ["authorized", "captured"].filter((name) => this.#order[name]).map((name) => el("span", { class: "note" }, `${name} ${money(this.#order[name])}`));
+  }
+
+  // What the customer must do: the provider's page, or a page of the shop, which alone may use the secret.
+  #renderNext() {
+    const action = this.#order?.nextAction;
+    const key = JSON.stringify(action ?? null);
+    if (key === this.#next) return;
+    this.#next = key;
+    const { next } = this.#parts;
+    next.hidden = !action;
+    if (!action) return next.replaceChildren();
+    const page = action.type === "redirect" && /^https?:\/\//i.test(action.url || "");
+    next.replaceChildren(
+      el("span", {}, page ? "The customer must act at the provider." : "The customer must confirm the payment in a page of the shop."),
+      page ? el("a", { href: action.url, target: "_blank", rel: "noopener noreferrer" }, "Continue") : null,
+      el("span", {}, `until ${new Date(action.expiresAt).toLocaleString("en-GB")}`));
   }
 
   #renderSlider() {
@@ -173,16 +201,16 @@ export class OrderView {
 
   // Rebuilt only when other actions are allowed, so that text in the inputs stays.
   #renderActions() {
-    const refunds = REFUNDABLE.includes(this.#explanation.paymentStatus) && this.#explanation.orderStatus !== "Cancelled";
-    const key = JSON.stringify([this.#explanation.allowed, refunds, this.#explanation.onCancel]);
+    const { allowed, actions, onCancel } = this.#explanation;
+    const key = JSON.stringify([allowed, actions, onCancel]);
     if (key === this.#actions) return;
     this.#actions = key;
-    const { allowed } = this.#explanation;
     const rows = [];
+    if (actions.includes("capture")) rows.push(this.#withInput("Capture", "Amount to capture, empty for all", "", (text) => ["POST", `/orders/one/${this.#id}/capture`, text ? { amount: text } : {}]));
     if (allowed.includes("Confirm")) rows.push(this.#button("Confirm", () => ["PUT", "/orders", { orderId: this.#id, orderStatus: "Confirm" }]));
-    if (allowed.includes("Cancelled")) rows.push(this.#button("Cancel", () => ["PUT", "/orders", { orderId: this.#id, orderStatus: "Cancelled" }], this.#explanation.onCancel));
+    if (allowed.includes("Cancelled")) rows.push(this.#button("Cancel", () => ["PUT", "/orders", { orderId: this.#id, orderStatus: "Cancelled" }], onCancel));
     if (allowed.includes("(custom)")) rows.push(this.#withInput("Set status", "Custom status", "Packed", (text) => ["PUT", "/orders", { orderId: this.#id, orderStatus: text }]));
-    if (refunds) rows.push(this.#withInput("Refund", "Amount, empty for all", "RM 10", (text) => ["POST", `/orders/one/${this.#id}/refunds`, text ? { amount: text } : {}]));
+    if (actions.includes("refund")) rows.push(this.#withInput("Refund", "Amount, empty for all", "RM 10", (text) => ["POST", `/orders/one/${this.#id}/refunds`, text ? { amount: text } : {}]));
     this.#parts.actions.replaceChildren(...(rows.length ? rows : [el("p", { class: "note" }, "No action is possible now.")]));
   }
 
@@ -210,7 +238,8 @@ export class OrderView {
     answer.textContent = `${name}…`;
     try {
       const done = method === "POST" ? await postWithRetries(method, path, body, (reason) => { answer.textContent = reason; }) : await call(method, path, { body });
-      const amount = done.refund ? ` of ${money(done.refund.amount)}` : "";
+      const part = done.refund ?? done.capture;
+      const amount = part ? ` of ${money(part.amount)}` : "";
       answer.textContent = `${name}${amount}: done.`;
       this.#onChange();
       this.refresh();

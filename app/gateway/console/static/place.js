@@ -40,8 +40,12 @@ export class OrderForm {
   }
 
   #body() {
-    const { userId, product, productName, amount } = this.#form.elements;
-    return { userId: userId.value, productId: product.value, productName: productName.value, totalOrderAmount: amount.value };
+    const { userId, product, productName, amount, paymentMethod, capture } = this.#form.elements;
+    return {
+      userId: userId.value, productId: product.value, productName: productName.value, totalOrderAmount: amount.value,
+      ...(paymentMethod.value.trim() && { paymentMethod: paymentMethod.value.trim() }),
+      ...(capture.value && { capture: capture.value }),
+    };
   }
 
   async #place() {

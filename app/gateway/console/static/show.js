@@ -59,6 +59,7 @@ export const clock = (at) => {
 const TONES = {
   Processing: "busy", Success: "good", Confirm: "good", Declined: "bad", Cancelled: "off",
   Captured: "good", Voided: "off", Refunding: "busy", Refunded: "off", Unknown: "bad",
+  ActionRequired: "wait", Pending: "busy", Authorized: "wait", Disputed: "bad",
 };
 
 export const tone = (status) => TONES[status] || "custom";
