@@ -82,6 +82,17 @@ def test_an_order_in_trouble_counts_down_to_its_next_attempt(page):
     expect(page.locator(".sentence")).to_contain_text("so far")
 
 
+def test_a_customer_who_is_asked_continues_at_the_provider_and_the_order_is_paid(page):
+    place(page, "Asks the customer")
+    statuses(page, "Processing", "ActionRequired")
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="Continue").click()
+    opened.value.get_by_role("button", name="Approve").click()
+    expect(opened.value.get_by_role("status")).to_have_text("The payment is made.")
+    statuses(page, "Success", "Captured")
+    expect(page.get_by_role("link", name="Continue")).to_have_count(0)
+
+
 def test_what_the_page_does_can_be_done_by_hand(page, server):
     place(page)
     page.get_by_role("button", name="curl of: Confirm").click()

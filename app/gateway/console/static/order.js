@@ -17,6 +17,9 @@ const TYPE_NAMES = {
 // The sentence with its times in the visitor's time zone.
 const withLocalTimes = (sentence) => sentence.replace(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, clock);
 
+// Whether an address, which may be a path of this server, is one of a page and not of a script.
+const isPage = (url) => URL.canParse(url, location.href) && /^https?:$/.test(new URL(url, location.href).protocol);
+
 export class OrderView {
   #container; #states; #statesNote; #paymentStatuses; #onChange; #onEntry;
   #id = ""; #end = () => {}; #entries = []; #order = null; #explanation = null; #latency = { stages: [], attempts: [] };
@@ -166,7 +169,7 @@ export class OrderView {
     const { next } = this.#parts;
     next.hidden = !action;
     if (!action) return next.replaceChildren();
-    const page = action.type === "redirect" && /^https?:\/\//i.test(action.url || "");
+    const page = action.type === "redirect" && isPage(action.url);
     next.replaceChildren(
       el("span", {}, page ? "The customer must act at the provider." : "The customer must confirm the payment in a page of the shop."),
       page ? el("a", { href: action.url, target: "_blank", rel: "noopener noreferrer" }, "Continue") : null,

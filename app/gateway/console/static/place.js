@@ -9,6 +9,10 @@ const NOTES = {
   slow: "The provider takes four seconds to answer; other orders are not delayed.",
   flaky: "The provider fails twice, then captures the payment. Watch the retries and their countdown.",
   "timeout-after-charge": "The provider captures the payment but does not answer. It is queried by key, and never charges twice.",
+  pending: "The bank is awaited for some seconds; then the payment is captured.",
+  "action-required": "The customer approves or refuses on a page of the provider: open it with Continue.",
+  "refund-fails-later": "The provider captures the payment. Refund it: the refund succeeds, and fails some seconds later.",
+  disputed: "The provider captures the payment; some seconds later the payer disputes it, and nothing can be refunded.",
 };
 const MAX_ATTEMPTS = 8;
 
