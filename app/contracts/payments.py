@@ -93,13 +93,13 @@ class NotificationsReceived(Reply, frozen=True, kw_only=True):
 
 
 class ReceiveNotifications(Request[NotificationsReceived], frozen=True, kw_only=True):
-    """A request that claims to come from a payment provider. `body` is its body in base64, `headers` are names in lower case.
+    """A request that claims to come from a payment provider: its `body` in base64, and `headers` such as `content-type: text/plain`.
 
     Raises UnknownProvider, NotificationRejected.
     """
 
     provider: str
-    headers: tuple[tuple[str, str], ...]
+    headers: tuple[str, ...]
     body: str
 
 

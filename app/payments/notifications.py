@@ -6,7 +6,7 @@ shows what is true, under the payment's lease and by the same compare-and-set as
 
 import threading
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from app.contracts.base import Unavailable
 from app.contracts.payments import (
@@ -63,7 +63,7 @@ class NotificationService:
         capabilities = self._provider.capabilities
         if request.provider != capabilities.name or not capabilities.notifies:
             raise UnknownProvider("no payment provider of this name sends notifications here")
-        notifications = self._verified(b64decode(request.body), dict(request.headers))
+        notifications = self._verified(b64decode(request.body), _by_name(request.headers))
         stored = self._notifications.insert(notifications)
         _count(received=stored, repeated=len(notifications) - stored)
         if stored:
@@ -76,7 +76,7 @@ class NotificationService:
             ReceiveNotifications(
                 request_id="",
                 provider=self._provider.capabilities.name,
-                headers=tuple((name.lower(), value) for name, value in headers.items()),
+                headers=tuple(f"{name.lower()}: {value}" for name, value in headers.items()),
                 body=b64encode(body).decode(),
             )
         )
@@ -157,6 +157,10 @@ class NotificationService:
     def _finish(self, doc: Document, outcome: str) -> None:
         self._notifications.finish(doc["_id"], outcome)
         _count(**{outcome: 1})
+
+
+def _by_name(headers: Sequence[str]) -> dict[str, str]:
+    return {name: value for name, _, value in (line.partition(": ") for line in headers)}
 
 
 def _count(**outcomes: int) -> None:

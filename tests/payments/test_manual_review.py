@@ -8,6 +8,7 @@ from app.contracts.orders import RefundRequested
 from app.payments.manual_review import ManualReview, NotPossible
 from app.payments.payment import RetryPolicy
 from app.payments.provider_port import ProviderResponse, ResponseCode
+from app.payments.providers.simulated import CAPABILITIES
 from app.payments.results import ResultWriter
 from app.payments.service import PaymentService
 
@@ -232,7 +233,7 @@ def refund_parked(worker, payments, provider, lease_payment, take_up):
         worker.process(leased)
         members = {"event_id": "e-2", "order_id": order_id, "sequence": 2, "request_id": "r-refund", "at": 1}
         event = RefundRequested(**members, refund_id="r-1", refund_value=300)
-        PaymentService(worker, ResultWriter(payments, POLICY)).on_refunds_requested([event])
+        PaymentService(worker, ResultWriter(payments, POLICY), CAPABILITIES).on_refunds_requested([event])
         provider.responses = [response] * 3
         while payments.find(order_id).payment.status == "Refunding":
             worker.process(take_up(order_id))

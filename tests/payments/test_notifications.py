@@ -31,7 +31,7 @@ def service(provider, repository, payments, worker):
 def request(*notifications, provider="simulated", signature="right", body=None):
     raw = json.dumps(notifications).encode() if body is None else body
     return ReceiveNotifications(
-        request_id="r", provider=provider, headers=(("signature", signature),), body=b64encode(raw).decode()
+        request_id="r", provider=provider, headers=(f"signature: {signature}",), body=b64encode(raw).decode()
     )
 
 

@@ -39,12 +39,12 @@ def blueprint(bus: RequestClient) -> Blueprint:
         ),
     )
     def receive_notifications(provider: str) -> Response:
-        headers = ((key.lower(), value) for key, value in request.headers.items())
+        headers = ((name.lower(), value) for name, value in request.headers.items())
         received = bus.request(
             ReceiveNotifications(
                 request_id=g.request_id,
                 provider=provider,
-                headers=tuple((key, value) for key, value in headers if key not in WITHHELD),
+                headers=tuple(f"{name}: {value}" for name, value in headers if name not in WITHHELD),
                 body=b64encode(read_bytes(request)).decode(),
             )
         )

@@ -19,6 +19,8 @@ from app.gateway.apidocs.openapi import document as document_of
 from app.gateway.http.problem_catalogue import PROBLEMS
 from app.main import create_app, runtime
 from app.messaging.signal_bus import SignalBus
+from app.payments.providers import signed_notifications
+from app.payments.providers.signed_notifications import NotificationMessage
 
 UNKNOWN = "692000000000000000000000"
 NEW = {"userId": "user-7", "productId": "1", "productName": "Espresso machine", "totalOrderAmount": "RM 99"}
@@ -131,15 +133,33 @@ def template(rule):
     return re.sub(r"_([a-z])", lambda found: found[1].upper(), words)
 
 
-def fill(path, order_id=UNKNOWN, code="conflict"):
-    return path.replace("{orderId}", order_id).replace("{userId}", "user-7").replace("{code}", code)
+def fill(path, order_id=UNKNOWN, code="conflict", provider="simulated"):
+    names = {"orderId": order_id, "userId": "user-7", "code": code, "provider": provider}
+    return re.sub(r"{(\w+)}", lambda found: names[found[1]], path)
 
 
-def call(world, operation_id, order_id=UNKNOWN, client=None, code="conflict", **changes):
+def call(world, operation_id, order_id=UNKNOWN, client=None, code="conflict", provider="simulated", **changes):
     [(path, method, _)] = [found for found in operations(world.document) if found[2]["operationId"] == operation_id]
     return (client or world.http).open(
-        fill(path, order_id, code), method=method, **{**SAMPLES.get(operation_id, {}), **changes}
+        fill(path, order_id, code, provider), method=method, **{**SAMPLES.get(operation_id, {}), **changes}
     )
+
+
+def signed(world):
+    """A notification as the simulated provider signs it, as arguments of a client."""
+    database = runtime(world.made[0]).database
+    message = NotificationMessage(id="n-1", type="payment.captured", reference="sim_1", order_id=UNKNOWN)
+    body, headers = signed_notifications.encode(
+        message, database.secret("simulated-notifications"), database.clock.now()
+    )
+    return {"data": body, "headers": headers}
+
+
+def cut_short(world, operation):
+    """A request whose body is no JSON, or shorter than it says."""
+    if operation == "receive_notifications":
+        return call(world, operation, data=b"{", environ_overrides={"CONTENT_LENGTH": "9"})
+    return call(world, operation, **raw("{"))
 
 
 def bearing(world, operation, scope="", **changes):
@@ -269,7 +289,9 @@ def in_wrong_currency(world, operation):
 
 # How to come by each code, whatever the operation.
 REACH = {
-    "malformed_body": lambda world, operation: call(world, operation, **raw("{")),
+    "malformed_body": cut_short,
+    "notification_rejected": lambda world, operation: call(world, operation, **raw("{}")),
+    "unknown_provider": lambda world, operation: call(world, operation, provider="nobody"),
     "malformed_idempotency_key": lambda world, operation: call(world, operation, headers={"Idempotency-Key": "é"}),
     "malformed_condition": lambda world, operation: call(
         world, operation, world.placed(), headers={"If-Match": "x", "If-None-Match": "x"}
@@ -430,6 +452,7 @@ def test_every_good_answer_looks_as_described(world, document):
         "show_latency": call(world, "show_latency", order_id),
         "show_state_machine": call(world, "show_state_machine"),
         "show_problem": call(world, "show_problem", headers={"Accept": "application/json"}),
+        "receive_notifications": call(world, "receive_notifications", **signed(world)),
         "healthz": call(world, "healthz"),
         "readyz": call(world, "readyz"),
     }
