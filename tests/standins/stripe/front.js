@@ -14,6 +14,7 @@ const [target, listenFd] = [Number(process.argv[3]), Number(process.argv[4])];
 
 const disputes = []; // localstripe has none
 const refundChanges = new Map(); // its refunds never fail
+const held = new Set(); // payment methods whose bank has not answered; localstripe debits at once
 const failures = []; // answers to give instead of its own
 const inFlight = new Set();
 
@@ -65,6 +66,9 @@ async function complete(intent, authorization) {
   const captured = paid && charge.captured ? intent.amount - sum(refunds.filter(isRelease)) : 0;
   const given = refunds.filter((refund) => !isRelease(refund) && counts(refund));
   const own = disputes.filter((dispute) => dispute.payment_intent === intent.id);
+  if (paid && held.has(intent.payment_method)) {
+    return { ...intent, status: "processing", amount_received: 0, amount_capturable: 0, latest_charge: null };
+  }
   return {
     ...intent,
     amount_received: captured,
@@ -112,6 +116,15 @@ async function refund(req, authorization) {
   return ask("POST", "/v1/refunds", authorization, req.body);
 }
 
+// Stripe captures only what is authorized, and does not cancel what a bank is at work on.
+async function endIntent(req, id, verb, authorization) {
+  const intent = await complete((await ask("GET", `/v1/payment_intents/${id}`, authorization)).body, authorization);
+  if (verb === "capture" ? intent.status !== "requires_capture" : intent.status === "processing") {
+    return error(400, "payment_intent_unexpected_state", `The PaymentIntent has the status ${intent.status}`);
+  }
+  return ask("POST", req.path, authorization, req.body);
+}
+
 async function listIntents(req, authorization) {
   const { created, expand, ...query } = req.query;
   const answer = await ask("GET", `/v1/payment_intents?${qs.stringify(query)}`, authorization);
@@ -146,6 +159,9 @@ async function pass(req) {
   if (verb === "confirm") {
     return confirm(req, intentId, authorization);
   }
+  if (verb === "capture" || verb === "cancel") {
+    return endIntent(req, intentId, verb, authorization);
+  }
   return req.path === "/v1/refunds" ? refund(req, authorization) : ask("POST", req.path, authorization, req.body);
 }
 
@@ -159,6 +175,10 @@ app.post("/_standin/disputes", (req, res) => {
 });
 app.post("/_standin/refunds/:id", (req, res) => {
   refundChanges.set(req.params.id, req.body);
+  res.json(req.body);
+});
+app.post("/_standin/banks", (req, res) => {
+  req.body.answers === "later" ? held.add(req.body.payment_method) : held.delete(req.body.payment_method);
   res.json(req.body);
 });
 // The next request to a path that ends in `path` is answered with `status`, before or after it had its effect.

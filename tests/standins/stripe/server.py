@@ -41,7 +41,9 @@ class StripeStandIn:
         behind, before = _listen(), _listen()
         self.port, port_behind = before.getsockname()[1], behind.getsockname()[1]
         gunicorn = ["gunicorn", "--worker-class", "aiohttp.GunicornWebWorker", "--no-control-socket"]
-        self._start([LOCALSTRIPE, "-m", *gunicorn, "--bind", f"fd://{behind.fileno()}", "localstripe.server:app"], behind)
+        self._start(
+            [LOCALSTRIPE, "-m", *gunicorn, "--bind", f"fd://{behind.fileno()}", "localstripe.server:app"], behind
+        )
         self._start(["node", HERE / "front.js", INSTALLED, str(port_behind), str(before.fileno())], before)
         self._wait()
         return self
