@@ -35,7 +35,8 @@ def order_id_of(made: Json) -> str:
     metadata = made.get("metadata")
     if not isinstance(metadata, Mapping) or metadata.get("application") != APPLICATION:
         return ""
-    return str(metadata.get("order_id") or "")
+    order_id = metadata.get("order_id")
+    return order_id if isinstance(order_id, str) else ""
 
 
 def payment_response(intent: Json, payment_method: str) -> ProviderResponse:
