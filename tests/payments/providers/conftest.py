@@ -2,17 +2,18 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 import stripe
 
-from app.payments.providers.stripe.provider import StripeProvider
+from app.payments.providers.stripe.provider import StripeProvider, http_client
 from tests.standins.stripe import server
 from tests.standins.stripe.server import StripeStandIn
 
 pytest.register_assert_rewrite("tests.payments.providers.contract")
 
-from tests.payments.providers.stripe_contract import make_provider  # noqa: E402 - after the registration
+from tests.payments.providers.stripe_contract import TIMEOUT, make_provider  # noqa: E402 - after the registration
 
 
 @pytest.fixture(scope="session")
@@ -27,12 +28,14 @@ def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StripeStandIn]
 
 
 @pytest.fixture(scope="session")
-def provider(standin: StripeStandIn) -> StripeProvider:
+def provider(standin: StripeStandIn) -> Iterator[StripeProvider]:
     """The provider Stripe at the stand-in."""
-    return make_provider(server.KEY, standin.url)
+    with make_provider(server.KEY, standin.url) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")
-def client(standin: StripeStandIn) -> stripe.StripeClient:
+def client(standin: StripeStandIn) -> Iterator[stripe.StripeClient]:
     """Stripe's own client at the stand-in."""
-    return stripe.StripeClient(server.KEY, base_addresses={"api": standin.url})
+    with closing(http_client(TIMEOUT)) as http:
+        yield stripe.StripeClient(server.KEY, base_addresses={"api": standin.url}, http_client=http)

@@ -3,14 +3,14 @@
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import stripe
 from stripe import WebhookSignature
 
 from app.payments.provider_port import Provider, ProviderCall
-from app.payments.providers.stripe.provider import StripeProvider
+from app.payments.providers.stripe.provider import StripeProvider, http_client
 from tests.payments.providers.contract import Fault, ProviderControls
 from tools.chaos.proxy import Mode, Proxy
 
@@ -22,8 +22,11 @@ SHORT_TIMEOUT = 1.0
 MODES = {Fault.BEFORE: Mode.CUT, Fault.AFTER: Mode.ANSWERS_LOST}
 
 
-def make_provider(key: str, url: str = "", timeout: float = TIMEOUT) -> StripeProvider:
-    return StripeProvider(key, (WEBHOOK_SECRET,), timeout, url)
+@contextmanager
+def make_provider(key: str, url: str = "", timeout: float = TIMEOUT) -> Iterator[StripeProvider]:
+    """A provider whose connections are closed in the end."""
+    with closing(http_client(timeout)) as http:
+        yield StripeProvider(key, (WEBHOOK_SECRET,), http, url)
 
 
 def event(kind: str, about: dict[str, Any], event_id: str = "evt_1") -> bytes:
@@ -66,7 +69,6 @@ class StripeControls(ProviderControls):
 @contextmanager
 def behind_proxy(port: int, key: str, fault: Fault) -> Iterator[StripeProvider]:
     """A provider whose line to the stand-in fails."""
-    with Proxy(port) as proxy:
-        provider = make_provider(key, f"http://127.0.0.1:{proxy.port}", SHORT_TIMEOUT)
+    with Proxy(port) as proxy, make_provider(key, f"http://127.0.0.1:{proxy.port}", SHORT_TIMEOUT) as provider:
         proxy.set_mode(MODES[fault])
         yield provider

@@ -78,8 +78,9 @@ def scripted() -> Iterator[ScriptedStripe]:
 
 
 @pytest.fixture
-def stripe_provider(scripted) -> StripeProvider:
-    return make_provider("sk_test_key", f"http://127.0.0.1:{scripted.port}")
+def stripe_provider(scripted) -> Iterator[StripeProvider]:
+    with make_provider("sk_test_key", f"http://127.0.0.1:{scripted.port}") as provider:
+        yield provider
 
 
 def call_of(kind: CallKind) -> ProviderCall:
@@ -311,12 +312,12 @@ def test_an_error_of_the_look_that_follows_makes_the_outcome_unknown(scripted, s
 def test_where_nobody_listens_nothing_was_attempted():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        provider = make_provider("sk_test_key", f"http://127.0.0.1:{unused.getsockname()[1]}")
-        for kind in (CallKind.OPEN, CallKind.CHARGE, CallKind.CAPTURE, CallKind.VOID):
-            assert send(provider, kind).code == NOT_ATTEMPTED
-        # The look that comes first says nothing about an earlier refund with the same key.
-        assert send(provider, CallKind.REFUND).code == UNKNOWN
-        assert provider.find(call_of(CallKind.CHARGE)).code == UNKNOWN
+        with make_provider("sk_test_key", f"http://127.0.0.1:{unused.getsockname()[1]}") as provider:
+            for kind in (CallKind.OPEN, CallKind.CHARGE, CallKind.CAPTURE, CallKind.VOID):
+                assert send(provider, kind).code == NOT_ATTEMPTED
+            # The look that comes first says nothing about an earlier refund with the same key.
+            assert send(provider, CallKind.REFUND).code == UNKNOWN
+            assert provider.find(call_of(CallKind.CHARGE)).code == UNKNOWN
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"])
@@ -324,14 +325,16 @@ def test_a_line_that_is_cut_after_the_request_leaves_the_outcome_unknown(answer)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=_answer_and_hang_up, args=(listener, answer))
         thread.start()
-        provider = make_provider("sk_test_key", f"http://127.0.0.1:{listener.getsockname()[1]}")
-        assert send(provider, CallKind.CHARGE).code == UNKNOWN
+        with make_provider("sk_test_key", f"http://127.0.0.1:{listener.getsockname()[1]}") as provider:
+            assert send(provider, CallKind.CHARGE).code == UNKNOWN
         thread.join()
 
 
 def test_an_answer_that_never_comes_leaves_the_outcome_unknown():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        provider = make_provider("sk_test_key", f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=0.2)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        make_provider("sk_test_key", f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=0.2) as provider,
+    ):
         response = send(provider, CallKind.CHARGE)
         assert (response.code, response.reason) == (UNKNOWN, "Stripe did not answer: ReadTimeout")
 

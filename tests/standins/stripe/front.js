@@ -21,12 +21,14 @@ const inFlight = new Set();
 const error = (status, code, message, more = {}) =>
   ({ status, body: { error: { type: "invalid_request_error", code, message, ...more } } });
 
-function ask(method, path, authorization, body) {
+const form = (body) => qs.stringify(body, { arrayFormat: "indices" });
+
+function ask(method, path, authorization, body, encode = form) {
   return new Promise((resolve, reject) => {
-    const data = body === undefined ? undefined : qs.stringify(body, { arrayFormat: "indices" });
+    const data = body === undefined ? undefined : encode(body);
     const headers = { authorization };
     if (data !== undefined) {
-      headers["content-type"] = "application/x-www-form-urlencoded";
+      headers["content-type"] = encode === form ? "application/x-www-form-urlencoded" : "application/json";
       headers["content-length"] = Buffer.byteLength(data);
     }
     const asked = http.request({ host: "127.0.0.1", port: target, method, path, headers }, (answer) => {
@@ -96,7 +98,9 @@ async function confirm(req, id, authorization) {
     }
     const intent = await ask("GET", `/v1/payment_intents/${id}`, authorization);
     if (["requires_confirmation", "requires_payment_method"].includes(intent.body.status)) {
-      await ask("POST", `/v1/payment_intents/${id}`, authorization, { payment_method: known.body.id });
+      // Another card after a decline: localstripe would not try it.
+      const members = { payment_method: known.body.id, latest_charge: null };
+      await ask("POST", `/v1/payment_intents/${id}`, authorization, members, JSON.stringify);
     }
   }
   return ask("POST", `/v1/payment_intents/${id}/confirm`, authorization, {});

@@ -58,9 +58,9 @@ class StripeStandIn:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def control(self, path: str, **members: Any) -> dict:
+    def control(self, what: str, **members: Any) -> dict:
         """Make something happen at Stripe's side."""
-        answer = httpx.post(f"{self.url}/_standin/{path}", data=members, timeout=30)
+        answer = httpx.post(f"{self.url}/_standin/{what}", data=members, timeout=30)
         answer.raise_for_status()
         return answer.json()
 
@@ -72,6 +72,12 @@ class StripeStandIn:
         )
         answer.raise_for_status()
         return answer.json()
+
+    def notify(self, url: str, secret: str) -> None:
+        """Send signed notifications there, each once and a second after what happened."""
+        path = f"{self.url}/_config/webhooks/tests"
+        headers = {"Authorization": f"Bearer {KEY}"}
+        httpx.post(path, headers=headers, data={"url": url, "secret": secret}, timeout=30).raise_for_status()
 
     def _start(self, command: list[Any], listener: socket.socket) -> None:
         environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(HERE / "site"), "TMPDIR": str(self._folder)}

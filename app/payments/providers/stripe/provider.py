@@ -61,33 +61,29 @@ def _unknown_on_error(
     return call_or_unknown
 
 
+def http_client(timeout: float) -> stripe.HTTPXClient:
+    """The connections to Stripe, for calls that take up to `timeout` seconds."""
+    timeouts = httpx.Timeout(timeout * REQUEST_SHARE, connect=timeout * CONNECT_SHARE)
+    return stripe.HTTPXClient(timeout=timeouts, allow_sync_methods=True)
+
+
 class StripeProvider:
-    """Stripe, for calls that take up to `timeout` seconds. Any of `webhook_secrets` may have signed a notification."""
+    """Stripe. Any of `webhook_secrets` may have signed a notification; `api_base` is empty for Stripe's own address."""
 
     capabilities = CAPABILITIES
 
-    def __init__(self, key: str, webhook_secrets: tuple[str, ...], timeout: float, api_base: str = "") -> None:
+    def __init__(self, key: str, webhook_secrets: tuple[str, ...], http: stripe.HTTPClient, api_base: str = "") -> None:
         self._webhook_secrets = webhook_secrets
+        # The worker repeats calls, and looks first.
         self._client = stripe.StripeClient(
-            key,
-            base_addresses={"api": api_base or stripe.DEFAULT_API_BASE},
-            # The worker repeats calls, and looks first.
-            max_network_retries=0,
-            http_client=stripe.HTTPXClient(
-                timeout=httpx.Timeout(timeout * REQUEST_SHARE, connect=timeout * CONNECT_SHARE),
-                allow_sync_methods=True,
-            ),
+            key, base_addresses={"api": api_base or stripe.DEFAULT_API_BASE}, max_network_retries=0, http_client=http
         )
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "StripeProvider":
         """The provider that the STRIPE_… settings describe."""
-        return cls(
-            settings.stripe_secret_key,
-            settings.stripe_webhook_secrets,
-            settings.payment_timeout,
-            settings.stripe_api_base,
-        )
+        http = http_client(settings.payment_timeout)
+        return cls(settings.stripe_secret_key, settings.stripe_webhook_secrets, http, settings.stripe_api_base)
 
     def open(self, call: ProviderCall) -> ProviderResponse:
         """Create a PaymentIntent that nobody has confirmed."""
