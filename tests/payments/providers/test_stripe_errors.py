@@ -151,7 +151,14 @@ def test_an_error_of_a_look_proves_nothing(scripted, stripe_provider, row):
         scripted.answers = [(status, body, headers)]
         assert stripe_provider.find(call_of(kind)).code == UNKNOWN
     retrieved = stripe_provider.retrieve(call_of(CallKind.RETRIEVE))
-    assert retrieved.code in (UNKNOWN, NOT_ATTEMPTED)
+    assert retrieved.code == UNKNOWN
+
+
+def test_a_payment_that_the_account_does_not_have_is_refused(scripted, stripe_provider):
+    scripted.answer(404, error("resource_missing", param="intent"))
+    response = stripe_provider.retrieve(call_of(CallKind.RETRIEVE))
+    assert (response.code, response.blames_provider) == (REFUSED, False)
+    assert stripe_provider.find(call_of(CallKind.CHARGE)).code == UNKNOWN
 
 
 def test_the_sentence_about_a_wrong_key_names_the_setting(scripted, stripe_provider):

@@ -185,8 +185,7 @@ class StripeProvider:
         try:
             intent = self._read(call)
         except stripe.InvalidRequestError as exc:
-            reason = f"Stripe does not show the payment: {said(exc)}"
-            return ProviderResponse(code=ResponseCode.NOT_ATTEMPTED, reason=reason, blames_provider=False)
+            return response_to(exc)
         response = self._settled(intent, call)
         if response.code != ResponseCode.CAPTURED:
             return response
