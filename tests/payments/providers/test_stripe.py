@@ -331,7 +331,7 @@ def test_a_line_that_fails_at_random_charges_and_refunds_once(standin, distant, 
 
     def fail() -> None:
         while not ended.wait(chance.uniform(0.02, 0.2)):
-            line.set_mode(chance.choice([*[Mode.FORWARD] * 4, Mode.CUT, Mode.RESET, Mode.ANSWERS_LOST]))
+            line.set_mode(chance.choice([*[Mode.FORWARD] * 4, Mode.RESET, Mode.HALF_OPEN, Mode.ANSWERS_LOST]))
         line.set_mode(Mode.FORWARD)
 
     calls = [opened(distant, new_call(card())) for _ in range(6)]
