@@ -16,7 +16,7 @@ import pytest
 import stripe
 from bson import ObjectId
 
-from app.payments.provider_port import ActionType, CallKind, Provider, ProviderCall, ProviderResponse, ResponseCode
+from app.payments.provider_port import ActionKind, CallKind, Provider, ProviderCall, ProviderResponse, ResponseCode
 from tests.payments.providers.stripe_contract import SHORT_TIMEOUT, WEBHOOK_SECRET, make_provider
 from tests.standins.stripe.server import KEY, StripeStandIn
 from tools.chaos.proxy import Mode, Proxy
@@ -114,7 +114,7 @@ def settled(provider: Provider, send, call: ProviderCall) -> ProviderResponse:
 def test_without_a_payment_method_a_page_confirms_with_the_secret(provider, standin, client, card):
     charge = opened(provider, new_call())
     answer = provider.charge(charge)
-    assert (answer.code, answer.action.type) == (PENDING, ActionType.CONFIRM)
+    assert (answer.code, answer.action.type) == (PENDING, ActionKind.CONFIRM)
     assert answer.action.client_secret.startswith(f"{charge.reference}_secret_")
     assert provider.find(charge) is None
     assert retrieved(provider, charge).action == answer.action
@@ -128,7 +128,7 @@ def test_a_customer_at_the_page_may_try_another_card(provider, standin, client, 
     with pytest.raises(stripe.CardError):
         client.v1.payment_intents.confirm(charge.reference, {"payment_method": card(BAD)})
     waiting = retrieved(provider, charge)
-    assert (waiting.code, waiting.action.type) == (PENDING, ActionType.CONFIRM)
+    assert (waiting.code, waiting.action.type) == (PENDING, ActionKind.CONFIRM)
     client.v1.payment_intents.confirm(charge.reference, {"payment_method": card()})
     assert retrieved(provider, charge).code == CAPTURED
     assert taken(standin, charge.order_id) == [TOTAL]

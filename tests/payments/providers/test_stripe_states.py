@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.payments.provider_port import ActionType, DisputeStatus, NextAction, ResponseCode
+from app.payments.provider_port import ActionKind, DisputeStatus, NextAction, ResponseCode
 from app.payments.providers.stripe import states
 
 OURS = {"application": "orderflow", "order_id": "o"}
@@ -15,8 +15,8 @@ INTENT = {
     "metadata": OURS,
 }
 ERROR = {"code": "card_declined", "decline_code": "lost_card", "message": "Lost.", "advice_code": "do_not_try_again"}
-CONFIRM = NextAction(type=ActionType.CONFIRM, client_secret="pi_1_secret_2")
-REDIRECT = NextAction(type=ActionType.REDIRECT, url="https://hooks.stripe.com/3ds")
+CONFIRM = NextAction(type=ActionKind.CONFIRM, client_secret="pi_1_secret_2")
+REDIRECT = NextAction(type=ActionKind.REDIRECT, url="https://hooks.stripe.com/3ds")
 TO_URL = {"type": "redirect_to_url", "redirect_to_url": {"url": REDIRECT.url, "return_url": "https://shop.example"}}
 
 

@@ -31,7 +31,8 @@ function ask(method, path, authorization, body, encode = form) {
       headers["content-type"] = encode === form ? "application/x-www-form-urlencoded" : "application/json";
       headers["content-length"] = Buffer.byteLength(data);
     }
-    const asked = http.request({ host: "127.0.0.1", port: target, method, path, headers }, (answer) => {
+    // A connection of its own: one that is kept may be closed by the other side at the same moment.
+    const asked = http.request({ agent: false, host: "127.0.0.1", port: target, method, path, headers }, (answer) => {
       let text = "";
       answer.on("data", (chunk) => (text += chunk));
       answer.on("end", () => {

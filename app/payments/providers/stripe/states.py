@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.payments.provider_port import (
-    ActionType,
+    ActionKind,
     DisputeStatus,
     NextAction,
     ProviderDispute,
@@ -125,9 +125,9 @@ def _action(intent: Json) -> ProviderResponse:
     url = (wanted.get("redirect_to_url") or {}).get("url") or ""
     secret = str(intent.get("client_secret") or "")
     action = (
-        NextAction(type=ActionType.REDIRECT, url=url)
+        NextAction(type=ActionKind.REDIRECT, url=url)
         if url
-        else NextAction(type=ActionType.CONFIRM, client_secret=secret)
+        else NextAction(type=ActionKind.CONFIRM, client_secret=secret)
     )
     return ProviderResponse(
         code=ResponseCode.PENDING, reference=str(intent["id"]), reason="the customer must act", action=action
