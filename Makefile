@@ -23,8 +23,8 @@ test-all: $(VENV)/installed standins  ## Run all tests, also deployments, bench,
 	$(TESTS) $(PYTEST)
 
 test-stripe: $(VENV)/installed  ## Run the contract of payment providers against Stripe itself; STRIPE_TEST_KEY=sk_test_…
-	@if [ -z "$(STRIPE_TEST_KEY)" ]; then echo "Set STRIPE_TEST_KEY to a test key of Stripe to run these tests."; \
-	else STRIPE_TEST_KEY=$(STRIPE_TEST_KEY) $(BIN)/python -m pytest tests/payments/providers/stripe_sandbox.py $(PYTEST); fi
+	@if [ -z "$$STRIPE_TEST_KEY" ]; then echo "Set STRIPE_TEST_KEY to a test key of Stripe to run these tests."; \
+	else $(BIN)/python -m pytest tests/payments/providers/stripe_sandbox.py $(PYTEST); fi
 
 standins: $(VENV)/standins/installed  ## Install what stands in for Stripe in the tests: programs from PyPI and npm
 
