@@ -161,16 +161,24 @@ class Settings:
         return tuple(sorted(_split(self.stripe_webhook_secret)))
 
     @property
-    def stripe_warning(self) -> str:
-        """One sentence on a key of Stripe that does not suit the address; empty if there is none."""
+    def stripe_warnings(self) -> list[str]:
+        """Sentences on a key of Stripe that does not suit the address, and on notifications that nothing verifies."""
         if self.payment_provider != "stripe" or not self.runs("gateway"):
-            return ""
-        local, live = _is_loopback(self.published_on or self.bind), STRIPE_KEY.fullmatch(self.stripe_secret_key)
-        if local and live and live["mode"] == "live":
-            return "STRIPE_SECRET_KEY is a live key, and only this machine can reach the server: orders take real money"
-        if not local and live and live["mode"] == "test":
-            return "STRIPE_SECRET_KEY is a test key, and other machines can reach the server: no order takes any money"
-        return ""
+            return []
+        local, key = _is_loopback(self.published_on or self.bind), STRIPE_KEY.fullmatch(self.stripe_secret_key)
+        mode = key["mode"] if key else ""
+        warnings = {
+            "STRIPE_SECRET_KEY is a live key, and only this machine can reach the server: orders take real money": (
+                local and mode == "live"
+            ),
+            "STRIPE_SECRET_KEY is a test key, and other machines can reach the server: no order takes any money": (
+                not local and mode == "test"
+            ),
+            "STRIPE_WEBHOOK_SECRET is not set: Stripe's notifications are refused, and payments settle minutes later": (
+                mode and not self.stripe_webhook_secrets
+            ),
+        }
+        return [sentence for sentence, holds in warnings.items() if holds]
 
     @property
     def last_restore(self) -> datetime:

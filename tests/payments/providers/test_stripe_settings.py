@@ -1,5 +1,7 @@
 """The settings of Stripe, and that its library is imported only where they name it."""
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -103,9 +105,32 @@ def test_processes_without_payments_need_no_key():
     ],
 )
 def test_a_key_that_does_not_suit_the_address_is_a_sentence(changes, words):
-    warning = Settings(**{**STRIPE, **changes}).stripe_warning
-    assert words in warning
-    assert bool(words) == bool(warning)
+    warnings = Settings(**{**STRIPE, "stripe_webhook_secret": "whsec_1", **changes}).stripe_warnings
+    assert [words in warning for warning in warnings] == ([True] if words else [])
+
+
+def test_notifications_that_nothing_verifies_are_a_sentence():
+    [warning] = Settings(**STRIPE).stripe_warnings
+    assert "STRIPE_WEBHOOK_SECRET" in warning
+    # A process without payments does not know the secrets.
+    assert Settings(payment_provider="stripe", modules="gateway", bus_url="amqp://broker").stripe_warnings == []
+
+
+@pytest.mark.extended
+def test_the_server_logs_these_sentences_when_it_starts(tmp_path):
+    environ = {"PATH": os.environ["PATH"], "PAYMENT_PROVIDER": "stripe", "STRIPE_SECRET_KEY": LIVE_KEY}
+    # The database is never reached: the port is taken before.
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        environ |= {
+            "PORT": str(taken.getsockname()[1]),
+            "MONGODB_URI": "mongodb://127.0.0.1:9",
+            "TMPDIR": str(tmp_path),
+        }
+        command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py"]
+        done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert "orders take real money" in done.stderr
+    assert "STRIPE_WEBHOOK_SECRET is not set" in done.stderr
+    assert LIVE_KEY not in done.stderr
 
 
 def output_of(program: str) -> str:
