@@ -35,6 +35,7 @@ TO_URL = {"type": "redirect_to_url", "redirect_to_url": {"url": REDIRECT.url, "r
         # A page of the shop collects the card: its customer may try another one.
         ({"status": "requires_payment_method"}, "", ResponseCode.PENDING, 0, CONFIRM),
         ({"status": "requires_payment_method", "last_payment_error": ERROR}, "", ResponseCode.PENDING, 0, CONFIRM),
+        ({"status": "requires_confirmation"}, "", ResponseCode.PENDING, 0, CONFIRM),
         ({"status": "canceled"}, "pm_1", ResponseCode.VOIDED, 0, None),
         ({"status": "canceled", "last_payment_error": ERROR}, "pm_1", ResponseCode.DECLINED, 0, None),
         ({"status": "canceled", "latest_charge": {"status": "failed", "failure_code": "card_declined"}}, "pm_1", ResponseCode.DECLINED, 0, None),

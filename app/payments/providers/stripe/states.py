@@ -56,7 +56,7 @@ def payment_response(intent: Json, payment_method: str) -> ProviderResponse:
             return ProviderResponse(code=ResponseCode.PENDING, reference=reference, reason=reason)
         case "requires_action":
             return _action(intent)
-        case "requires_payment_method" if not payment_method:
+        case "requires_payment_method" | "requires_confirmation" if not payment_method:
             return _action(intent)
         case "requires_payment_method":
             return _declined(intent) or ProviderResponse(code=ResponseCode.OPENED, reference=reference)
