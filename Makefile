@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 XDIST ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all check picture chaos simulate split bench profile fuzz audit lock clean screenshots
+.PHONY: help run test test-all test-stripe standins check picture chaos simulate split bench profile fuzz audit lock clean screenshots
 
 help:  ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,8 +19,14 @@ TESTS := $(BIN)/python -m pytest -n $(XDIST) --dist worksteal
 test: $(VENV)/installed  ## Run the everyday tests: at most four minutes on two cores
 	$(TESTS) -m "not extended" $(PYTEST)
 
-test-all: $(VENV)/installed  ## Run all tests, also deployments, bench, console, fuzz, clusters and chaos
+test-all: $(VENV)/installed standins  ## Run all tests, also deployments, bench, console, fuzz, clusters and chaos
 	$(TESTS) $(PYTEST)
+
+test-stripe: $(VENV)/installed  ## Run the contract of payment providers against Stripe itself; STRIPE_TEST_KEY=sk_test_…
+	@if [ -z "$$STRIPE_TEST_KEY" ]; then echo "Set STRIPE_TEST_KEY to a test key of Stripe to run these tests."; \
+	else $(BIN)/python -m pytest tests/payments/providers/stripe_sandbox.py $(PYTEST); fi
+
+standins: $(VENV)/standins/installed  ## Install what stands in for Stripe in the tests: programs from PyPI and npm
 
 check: $(VENV)/installed  ## Lint, check types and import rules
 	$(BIN)/ruff check .
@@ -57,9 +63,10 @@ UV_COMPILE := $(BIN)/uv pip compile -q --no-config --universal --python-version 
 
 lock: $(VENV)/installed  ## Update the lock files from setup.cfg; UPGRADE=--upgrade for the newest versions
 	$(BIN)/pip install -q uv
-	$(UV_COMPILE) setup.cfg -o requirements.lock
+	$(UV_COMPILE) --extra stripe setup.cfg -o requirements.lock
 	$(UV_COMPILE) --extra test --extra embedded -c requirements.lock setup.cfg -o requirements-test.lock
 	$(UV_COMPILE) --extra bench --extra embedded -c requirements-test.lock setup.cfg -o requirements-bench.lock
+	$(UV_COMPILE) $(STANDIN)/requirements.in -o $(STANDIN)/requirements.lock
 
 picture: $(VENV)/installed  ## Draw docs/images/architecture.svg from the code
 	@$(BIN)/python -m docs.picture
@@ -75,6 +82,18 @@ $(VENV)/installed: setup.cfg requirements-test.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --require-hashes -r requirements-test.lock
 	@touch $@
+
+STANDIN := tests/standins/stripe
+
+# Programs of their own, which nothing of this project imports. Without npm, the tests that need them say so and are skipped.
+$(VENV)/standins/installed: $(STANDIN)/requirements.lock $(STANDIN)/package-lock.json
+	@mkdir -p $(VENV)/standins
+	@if ! command -v npm >/dev/null; then echo "npm is missing: what stands in for Stripe is not installed"; exit 0; fi; \
+	set -e; $(PYTHON) -m venv $(VENV)/standins/localstripe; \
+	$(VENV)/standins/localstripe/bin/pip install -q --require-hashes -r $(STANDIN)/requirements.lock; \
+	cp $(STANDIN)/package.json $(STANDIN)/package-lock.json $(VENV)/standins; \
+	npm ci --silent --no-audit --no-fund --ignore-scripts --prefix $(VENV)/standins; \
+	touch $@
 
 $(VENV)/benched: $(VENV)/installed requirements-bench.lock
 	$(BIN)/pip install -q --require-hashes -r requirements-bench.lock

@@ -90,7 +90,7 @@ def on_starting(server):
     server_log.start()
     atexit.register(server_log.stop)
     _refuse_unsafe_addresses(server)
-    if warning := alias_warning(os.environ):
+    for warning in filter(None, (alias_warning(os.environ), *settings.stripe_warnings)):
         server.log.warning(warning)
     if settings.identity:
         # In another process: workers must patch the modules that it imports for gevent before they are imported here.

@@ -85,6 +85,10 @@ class Settings:
     sweep_interval: float = 1.0
     background_stall: float = 90.0
 
+    stripe_secret_key: str = field(default="", repr=False)
+    stripe_webhook_secret: str = field(default="", repr=False)
+    stripe_api_base: str = ""
+
     simulated_demonstrations: str = "auto"
     simulated_unknown_product: str = "decline"
     simulated_latency_ms: int = 0
@@ -152,6 +156,31 @@ class Settings:
         A lease is longer than a call, so a call at the last moment still arrives while the provider remembers the key.
         """
         return self.provider_key_hours * 3600 - self.payment_lease
+
+    @property
+    def stripe_webhook_secrets(self) -> tuple[str, ...]:
+        """The secrets that may have signed a notification: the present one and, while it is replaced, the former."""
+        return tuple(sorted(_split(self.stripe_webhook_secret)))
+
+    @property
+    def stripe_warnings(self) -> list[str]:
+        """Sentences on a key of Stripe that does not suit the address, and on notifications that nothing verifies."""
+        if self.payment_provider != "stripe" or not self.runs("gateway"):
+            return []
+        local, key = _is_loopback(self.published_on or self.bind), STRIPE_KEY.fullmatch(self.stripe_secret_key)
+        mode = key["mode"] if key else ""
+        warnings = {
+            "STRIPE_SECRET_KEY is a live key, and only this machine can reach the server: orders take real money": (
+                local and mode == "live"
+            ),
+            "STRIPE_SECRET_KEY is a test key, and other machines can reach the server: no order takes any money": (
+                not local and mode == "test"
+            ),
+            "STRIPE_WEBHOOK_SECRET is not set: Stripe's notifications are refused, and payments settle minutes later": (
+                mode and not self.stripe_webhook_secrets
+            ),
+        }
+        return [sentence for sentence, holds in warnings.items() if holds]
 
     @property
     def last_restore(self) -> datetime:
@@ -239,9 +268,30 @@ class Settings:
                 all(0 <= percent <= 100 for percent in percents) and sum(percents) <= 100,
                 "SIMULATED_…_PERCENT must be between 0 and 100, and their sum at most 100",
             ),
+            *self._stripe_rules(),
             *self._bus_rules(),
             *self._identity_rules(),
             *self._safety_rules(),
+        ]
+
+    def _stripe_rules(self) -> list[tuple[bool, str]]:
+        if self.payment_provider != "stripe" or not self.runs("payments"):
+            return []
+        secrets = self.stripe_webhook_secrets
+        return [
+            (
+                bool(STRIPE_KEY.fullmatch(self.stripe_secret_key)),
+                "PAYMENT_PROVIDER is stripe: set STRIPE_SECRET_KEY_FILE to a file with a key such as sk_test_… or sk_live_…",
+            ),
+            (
+                len(secrets) <= 2 and all(secret.startswith("whsec_") for secret in secrets),
+                "STRIPE_WEBHOOK_SECRET must be one or two secrets that begin with whsec_, separated by a comma",
+            ),
+            (
+                not self.stripe_api_base or _is_safe_url(self.stripe_api_base),
+                "STRIPE_API_BASE must begin with https://, or with http:// on this machine, and have no path",
+            ),
+            (self.provider_key_hours <= 24, "PROVIDER_KEY_HOURS must be at most 24: Stripe forgets keys after that"),
         ]
 
     def _bus_rules(self) -> list[tuple[bool, str]]:
@@ -326,6 +376,7 @@ class Settings:
 EPOCH = datetime.fromtimestamp(0, UTC)
 MODULES = ("gateway", "orders", "payments")
 BUS_URL = re.compile(r"amqps?://(?:[^\s/@]*@)?[^\s/@]+(?:/\S*)?")
+STRIPE_KEY = re.compile(r"[sr]k_(?P<mode>test|live)_[!-~]{1,240}")
 HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}")
 ORIGIN = re.compile(r"[A-Za-z]+://[^/?#]+")
 BUS_PREFIX = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -425,6 +476,13 @@ def _without_brackets(address: str) -> str:
 def _is_local(url: str) -> bool:
     """Whether the broker is on this machine: RabbitMQ accepts its user guest only there."""
     return is_loopback(urlsplit(url).hostname or "localhost")
+
+
+def _is_safe_url(url: str) -> bool:
+    """Whether it is the root of an address that only the one named there can read."""
+    parts = urlsplit(url)
+    safe = parts.scheme == "https" or (parts.scheme == "http" and _is_local(url))
+    return safe and bool(parts.hostname) and parts.path in ("", "/") and not parts.query and not parts.fragment
 
 
 def _has_known_password(uri: str) -> bool:

