@@ -167,7 +167,7 @@ class Settings:
         """Sentences on a key of Stripe that does not suit the address, and on notifications that nothing verifies."""
         if self.payment_provider != "stripe" or not self.runs("gateway"):
             return []
-        local, key = _is_loopback(self.published_on or self.bind), STRIPE_KEY.fullmatch(self.stripe_secret_key)
+        local, key = is_loopback(self.published_on or self.bind), STRIPE_KEY.fullmatch(self.stripe_secret_key)
         mode = key["mode"] if key else ""
         warnings = {
             "STRIPE_SECRET_KEY is a live key, and only this machine can reach the server: orders take real money": (
