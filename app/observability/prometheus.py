@@ -3,6 +3,7 @@
 import fcntl
 import os
 import platform
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,10 +95,17 @@ def exposition(modules: Mapping[str, ModuleGauges]) -> bytes:
         return generate_latest(registry)
 
 
+# A file lock blocks a whole process, so a second scrape in the same process waits for this one instead.
+_one_at_a_time = threading.Lock()
+
+
 @contextmanager
 def _exclusive(folder: Path) -> Iterator[None]:
-    """Merge the files of dead processes, and let only one process at a time read the files."""
-    with (folder / "lock").open("w") as lock:
+    """Merge the files of dead processes, and let only one process at a time read the files.
+
+    The file `lock` in the folder is the server's, which holds it as long as it runs.
+    """
+    with _one_at_a_time, (folder / "scrape").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         merge_dead_processes(folder)
         yield

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,27 +150,45 @@ def test_a_dead_letter_is_counted_for_its_module(app, client, place, look, datab
     assert count(after, "orderflow_dead_letters") == count(before, "orderflow_dead_letters") + 1
 
 
-@pytest.fixture
-def gunicorn(settings, tmp_path):
-    """The address of two workers at work."""
-    folder = tmp_path / "metrics"
-    folder.mkdir()
+@contextmanager
+def serving(settings, **changes):
+    """Two workers at work: the address, and the process of their server."""
     environ = {
         **os.environ,
         "MONGODB_URI": settings.mongodb_uri,
         "MONGODB_DATABASE": settings.database,
         "PORT": "0",
         "WEB_CONCURRENCY": "2",
-        "WORKER_CLASS": "gthread",
-        "PROMETHEUS_MULTIPROC_DIR": str(folder),
         "SWEEP_INTERVAL": "0.2",
+        **changes,
     }
     command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "--keep-alive", "0"]
     server = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     address = next(line.split()[-2] for line in server.stderr if "Listening at" in line)
-    yield address, psutil.Process(server.pid), folder
-    server.send_signal(signal.SIGTERM)
-    server.communicate(timeout=60)
+    try:
+        yield address, psutil.Process(server.pid)
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.communicate(timeout=60)
+
+
+@pytest.fixture
+def gunicorn(settings, tmp_path):
+    """The address of two workers at work, their server, and the folder of their metrics."""
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    with serving(settings, WORKER_CLASS="gthread", PROMETHEUS_MULTIPROC_DIR=str(folder)) as (address, server):
+        yield address, server, folder
+
+
+def test_a_server_answers_scrapes_that_come_together(settings, tmp_path, eventually):
+    """The folder of metrics is the server's own, which locks it as long as it runs."""
+    with serving(settings, TMPDIR=str(tmp_path)) as (address, server), ThreadPoolExecutor(8) as pool:
+        eventually(lambda: httpx.get(f"{address}/readyz", timeout=30).status_code == 200, 60)
+        workers = {child.pid for child in server.children()}
+        answers = list(pool.map(lambda _: httpx.get(f"{address}/metrics", timeout=30).status_code, range(16)))
+        assert answers == [200] * 16
+        assert {child.pid for child in server.children()} == workers
 
 
 def test_two_workers_tell_one_sum_also_when_one_is_killed(gunicorn, new_order, eventually, database):

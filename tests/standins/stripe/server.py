@@ -5,9 +5,13 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +119,18 @@ def _listen() -> socket.socket:
     listener = socket.create_server(("127.0.0.1", 0))
     listener.set_inheritable(True)
     return listener
+
+
+def main() -> None:
+    """Serve until interrupted; prints the settings with which Orderflow uses it."""
+    notified = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:7000"
+    with tempfile.TemporaryDirectory() as folder, StripeStandIn(Path(folder)) as stand_in:
+        stand_in.notify(f"{notified}/providers/stripe/notifications", WEBHOOK_SECRET)
+        print(f"PAYMENT_PROVIDER=stripe STRIPE_API_BASE={stand_in.url} STRIPE_SECRET_KEY={KEY} \\")
+        print(f"  STRIPE_WEBHOOK_SECRET={WEBHOOK_SECRET} make run", flush=True)
+        with suppress(KeyboardInterrupt):
+            signal.pause()
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
 A PaymentIntent is created unconfirmed, and confirmed once its id is stored. Whatever happens to it afterwards is found by that id.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -42,6 +43,8 @@ AMOUNT_MEMBERS = ("amount", "currency")
 
 # Stripe's library would otherwise send times and names of this machine.
 stripe.enable_telemetry = False
+# Two lines a request, which the stage of the payment says already.
+logging.getLogger("stripe").setLevel(logging.WARNING)
 
 Answer = TypeVar("Answer")
 
