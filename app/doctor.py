@@ -26,6 +26,8 @@ OPEN_PAYMENT = frozenset({"Processing", "Refunding"})
 # Waits for a customer, a bank or a capture, and is looked at until it ends: `dueAt` is the time of the next look.
 WAITING = frozenset({"ActionRequired", "Pending", "Authorized"})
 DISPUTED = "Disputed"
+# Disputes that are open or lost.
+TAKEN_BACK = ("open", "lost")
 PARKED = "Unknown"
 SIMULATED = "simulated"
 
@@ -34,7 +36,7 @@ INVARIANTS = {
     "document format": "every document has the fields that Orderflow writes",
     "acknowledged order": "every acknowledged order is stored",
     "settled in time": "no order and no payment is open longer than the grace period",
-    "single charge": "at most one captured charge per order, of its total amount",
+    "single charge": "at most one captured charge per order, of its total or of the part that was captured",
     "ledger balance": "captured minus refunded is what the order's state requires",
     "payment balance": "the payment has captured and refunded what the order's state requires",
     "payment status": "order and payment have the same payment status",
@@ -233,25 +235,48 @@ def _charge_error(records: OrderRecords) -> str:
     if len(captured) > 1:
         return f"{len(captured)} captured charges"
     total = records.order["total"]
-    if captured and (captured[0]["value"], captured[0]["currency"]) != (total["value"], total["currency"]):
+    # Where a part was captured, the payment knows it first, and then the order.
+    amounts = {total["value"], records.order.get("captured"), (records.payment or {}).get("captured")}
+    if captured and (captured[0]["value"] not in amounts or captured[0]["currency"] != total["currency"]):
         return f"captured {captured[0]['value']} {captured[0]['currency']}"
     return ""
 
 
 def _balance_error(records: OrderRecords) -> str:
-    if not _is_settled(records) or (records.payment and records.payment.get("provider", SIMULATED) != SIMULATED):
+    order, payment = records.order, records.payment
+    disputed = order["paymentStatus"] == DISPUTED and payment is not None
+    if not (_is_settled(records) or disputed) or (payment and payment.get("provider", SIMULATED) != SIMULATED):
         return ""
-    order, due = records.order, _due(records.order)
-    net = sum(charge["value"] - charge["refunded"] for charge in records.charges if charge["answer"] == "captured")
+    net = sum(_held(charge) for charge in records.charges if charge["answer"] == "captured")
+    # A refund of a disputed order may wait: then the payment says what the provider holds.
+    due = _held_by(payment) if disputed and payment else _due(order)
     return "" if net == due else f"{order['orderStatus']}, the provider holds {net} instead of {due}"
+
+
+def _held(charge: Document) -> int:
+    """What the provider's ledger holds of a charge: captured, not refunded, and not taken back by a dispute."""
+    dispute = charge.get("dispute", {})
+    taken_back = dispute["value"] if dispute.get("status") in TAKEN_BACK else 0
+    held: int = charge["value"] - charge["refunded"] - taken_back
+    return held
+
+
+def _held_by(payment: Document) -> int:
+    taken_back: int = sum(one["value"] for one in payment.get("disputes", ()) if one["status"] in TAKEN_BACK)
+    return _net(payment) - taken_back
+
+
+def _net(payment: Document) -> int:
+    refunded = sum(refund["value"] for refund in payment["refunds"] if refund["status"] == "done")
+    net: int = payment["captured"] - refunded
+    return net
 
 
 def _payment_balance_error(records: OrderRecords) -> str:
     order, payment = records.order, records.payment
     if payment is None or not _is_settled(records) or _has_pending_events(records):
         return ""
-    net = payment["captured"] - sum(refund["value"] for refund in payment["refunds"] if refund["status"] == "done")
-    due = _due(order)
+    net, due = _net(payment), _due(order)
     return "" if net == due else f"{order['orderStatus']}, the payment holds {net} instead of {due}"
 
 

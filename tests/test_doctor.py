@@ -126,6 +126,22 @@ DAMAGE = {
             payment(db, one, refunds=[{"refund_id": "r", "value": 100, "status": "done", "reference": ""}]),
         ),
     ),
+    "a dispute that the payment does not know": (
+        "ledger balance",
+        lambda db, one: charge(db, one, dispute={"value": 9900, "status": "open", "at": LONG_AGO}),
+    ),
+    "a disputed order of which the ledger holds too much": (
+        "ledger balance",
+        lambda db, one: (
+            order(db, one, paymentStatus="Disputed", **{"events.1.paymentStatus": "Disputed"}),
+            payment(
+                db,
+                one,
+                status="Disputed",
+                disputes=[{"dispute_id": "d", "value": 9900, "status": "open"}],
+            ),
+        ),
+    ),
     "a payment that captured another amount": ("payment balance", lambda db, one: payment(db, one, captured=100)),
     "a customer who is awaited for ever": (
         "settled in time",
@@ -184,6 +200,21 @@ def test_each_kind_of_damage_is_found_and_nothing_else(doctor, paid, lift, datab
     report = doctor.examine(paid, 0.0)
     assert [finding.check for finding in report.violations] == [invariant]
     assert not report.healthy
+
+
+def test_a_part_that_was_captured_is_in_order(doctor, paid, database):
+    order(database, paid[0], captured=4000)
+    payment(database, paid[0], captured=4000)
+    charge(database, paid[0], value=4000, authorized=9900)
+    assert doctor.examine(paid, 0.0).violations == []
+
+
+def test_a_dispute_that_both_sides_know_is_in_order(doctor, paid, database):
+    order(database, paid[0], paymentStatus="Disputed", **{"events.1.paymentStatus": "Disputed"})
+    lost = [{"dispute_id": "d", "value": 9900, "status": "lost"}]
+    payment(database, paid[0], status="Disputed", disputes=lost)
+    charge(database, paid[0], dispute={"value": 9900, "status": "lost", "at": LONG_AGO})
+    assert doctor.examine(paid, 0.0).violations == []
 
 
 def test_an_acknowledged_order_that_is_gone_is_found(doctor, paid, database):
