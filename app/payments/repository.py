@@ -167,8 +167,10 @@ class PaymentRepository:
             return {doc["_id"]: self._read(doc).payment for doc in found}
 
     def captured_since(self, since: datetime, provider: str) -> Iterator[Payment]:
-        """The payments that were captured and requested since then at a provider."""
-        captured = {"captured": {"$gt": 0}, "requestedAt": {"$gte": since}, "provider": provider}
+        """The captured payments at a provider of orders that were placed since then."""
+        # An order id begins with the seconds of its time.
+        placed = {"_id": {"$gte": f"{int(since.timestamp()):08x}"}}
+        captured = {**placed, "captured": {"$gt": 0}, "provider": provider}
         with self._store.with_deadline() as documents:
             cursor = documents.find(captured).batch_size(CLAIM_CANDIDATES)
         for doc in cursor:

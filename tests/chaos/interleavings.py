@@ -318,7 +318,8 @@ def operator(world: World, rules: Rules) -> Steps:
         return
     retried = payments.retry(world.payment)
     call = payments.next_call(retried.payment)
-    if call and call.kind == CallKind.REFUND and not covers(world.books, call):
+    made = call and happened(world.books, call)
+    if call and call.kind == CallKind.REFUND and not made and not covers(world.books, call):
         # What the provider has declined, the notification that is on its way explains.
         if not world.notice and call.refund_id.partition("-")[0] != payments.CANCELLATION_REFUND:
             yield from resolutions(world, call)
@@ -743,9 +744,8 @@ def check(world: World) -> None:
     if not world.quiet():
         return
     order, payment = world.order, world.payment
-    if order.payment_status != payment.status.value:
-        raise Broken(f"the order says {order.payment_status}, the payment {payment.status}")
     if world.authorized:
+        check_status(order, payment)
         return
     if order.order_status == PROCESSING or order.payment_status in (PaymentStatus.PROCESSING, PaymentStatus.REFUNDING):
         raise Broken(f"stuck as {order.order_status} / {order.payment_status}")
@@ -753,6 +753,12 @@ def check(world: World) -> None:
     # What a dispute has taken back is not in the order's hands.
     if world.books.net() != held and order.payment_status != PaymentStatus.DISPUTED:
         raise Broken(f"{order.order_status}, the provider holds {world.books.net()} instead of {held}")
+    check_status(order, payment)
+
+
+def check_status(order: Order, payment: Payment) -> None:
+    if order.payment_status != payment.status.value:
+        raise Broken(f"the order says {order.payment_status}, the payment {payment.status}")
 
 
 def check_step(before: World, after: World) -> None:

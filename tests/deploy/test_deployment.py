@@ -723,7 +723,11 @@ def test_split_modules_have_the_rights_that_one_process_has_each_its_own():
         for user, role in ROLES.items()
         for each in role["privileges"]
     }
-    owned = {"gateway": ("rate_limits", "secrets", "stages"), "orders": ("orders",), "payments": ("payments", "ledger")}
+    owned = {
+        "gateway": ("rate_limits", "secrets", "stages"),
+        "orders": ("orders",),
+        "payments": ("secrets", "notifications", "payments", "ledger"),
+    }
     assert parts == {
         **{(module, module, name): whole[name] for module, names in owned.items() for name in ("", *names)},
         **{(module, "gateway", "stages"): {"insert"} for module in ("orders", "payments")},

@@ -372,6 +372,11 @@ CALLS: dict[tuple[type, str], Callable[[Parts], object]] = {
     (PaymentRepository, "attempts"): lambda parts: parts.payments.attempts(str(ObjectId()), "user-7"),
     (PaymentRepository, "list_parked"): lambda parts: parts.payments.list_parked(10),
     (PaymentRepository, "diagnostics"): lambda parts: parts.payments.diagnostics(str(ObjectId()), "user-7"),
+    (PaymentRepository, "find_many"): lambda parts: parts.payments.find_many([str(ObjectId())]),
+    (PaymentRepository, "find_order_id"): lambda parts: parts.payments.find_order_id("pi_1"),
+    (PaymentRepository, "captured_since"): lambda parts: list(
+        parts.payments.captured_since(parts.payments.now() - timedelta(hours=1), "simulated")
+    ),
     (PaymentRepository, "find"): lambda parts: parts.payments.find(str(ObjectId())),
     (PaymentRepository, "save"): saved_in,
     (PaymentRepository, "release"): lambda parts: parts.payments.release([leased_in(parts)]),
