@@ -166,7 +166,13 @@ def call(kind: CallKind, order_id: str, value: int = 9900) -> ProviderCall:
 def new_order(**changes) -> CreateOrder:
     given = dict.fromkeys(CreateOrder.__struct_fields__, "")
     given |= {"order_id": str(ObjectId()), "request_id": "r", "user_id": "user-7", "product_id": "1"}
-    given |= {"product_name": "Espresso machine", "total_text": "RM 99", "total_value": 9900, "total_currency": "MYR"}
+    given |= {
+        "product_name": "Espresso machine",
+        "total_text": "RM 99",
+        "total_value": 9900,
+        "total_currency": "MYR",
+        "manual_capture": False,
+    }
     return CreateOrder(**given | changes)
 
 
