@@ -23,6 +23,7 @@ FOUND_BY = {
     "no_lease_of_events": ("create", KILL, STUCK),
     "answer_before_the_write": ("pay", KILL, LOST),
     "payment_event_acknowledges_all": ("cancel, then the event of the charge", KILL, STUCK),
+    "charged_before_its_id_is_stored": ("open and pay", KILL, CHARGED_TWICE),
     "one_delivery_acknowledges_all": ("cancel, then an acknowledgement", KILL, STUCK),
 }
 # What the auditor, which reads as a client does, says of some of them.

@@ -12,8 +12,7 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 
 from app.messaging.outbox import Outbox, PendingEvents
 from app.payments import providers
-from app.payments.provider_port import ProviderCall, ProviderResponse, ResponseCode
-from app.payments.providers.simulated import CAPABILITIES
+from app.payments.provider_port import Capabilities, ProviderCall, ProviderResponse, ResponseCode
 from tests.chaos.crash.cells import TIMEOUT_SECONDS, Cell
 
 R = TypeVar("R")
@@ -100,7 +99,12 @@ class WatchedProvider:
     def prepare(self) -> None:
         self._provider.prepare()
 
-    capabilities = CAPABILITIES
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._provider.capabilities
+
+    def open(self, call: ProviderCall) -> ProviderResponse:
+        return self._around("open", call)
 
     def charge(self, call: ProviderCall) -> ProviderResponse:
         return self._around("charge", call)

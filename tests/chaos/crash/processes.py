@@ -18,11 +18,13 @@ from tests.chaos.crash import clients, judge
 from tests.chaos.crash.auditing import Auditing, getter
 from tests.chaos.crash.cells import TIMEOUT_SECONDS, Cell, settings_for
 from tests.chaos.crash.judge import Stored
+from tests.chaos.crash.opening_provider import charged_before_its_id_is_stored
 from tests.chaos.crash.scenario import Scenario
 from tests.chaos.crash.scenarios import SCENARIOS
 from tests.chaos.crash.world import World
 from tools.simulation.mutations import MUTATIONS
 
+VARIANTS = {**MUTATIONS, charged_before_its_id_is_stored.__name__: charged_before_its_id_is_stored}
 COLLECTIONS = ("orders", "payments", "ledger", "stages")
 
 
@@ -32,7 +34,7 @@ def victim(cell: Cell, pipe: Any) -> None:
     _check_backlogs_every_time()
     try:
         scenario = SCENARIOS[cell.scenario]
-        world = World(cell, scenario.settings, tell)
+        world = World(cell, scenario.settings, tell, scenario.make_provider)
         scenario.setup(world)
         world.points.counting = True
         scenario.act(world)
@@ -51,7 +53,8 @@ def successor(cell: Cell, pipe: Any, acknowledged: Sequence[str], meanwhile: str
     """
     tell = _teller(cell, pipe)
     try:
-        app = create_app(settings_for(cell, SCENARIOS[cell.scenario].settings))
+        scenario = SCENARIOS[cell.scenario]
+        app = create_app(settings_for(cell, scenario.settings), make_provider=scenario.make_provider)
         running = runtime(app)
         running.start()
         for violation in _troubles(cell, app, list(acknowledged), meanwhile):
@@ -73,7 +76,7 @@ def _teller(cell: Cell, pipe: Any) -> Callable[..., None]:
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
     if cell.variant:
-        MUTATIONS[cell.variant]()
+        VARIANTS[cell.variant]()
     guard = threading.Lock()
 
     def tell(kind: str, what: str) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.main import MakeProvider
+from app.payments import providers
 from tests.chaos.crash.clients import TOTAL
 from tests.chaos.crash.world import World
 
@@ -33,7 +35,7 @@ class Scenario:
 
     `ends` are the permitted end states of the order, `books` those of the provider's ledger. `least` is the minimum number
     of points, `through` names some of them. `operator` is the action of an operator once no work runs; until then the
-    order may wait for one.
+    order may wait for one. `make_provider` makes the provider of both processes.
     """
 
     act: Callable[[World], None]
@@ -47,6 +49,7 @@ class Scenario:
     fresh: bool = False
     threads: bool = False
     operator: Callable[[Any, str], None] | None = None
+    make_provider: MakeProvider = providers.make
 
 
 def nothing(world: World) -> None:

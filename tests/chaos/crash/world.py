@@ -8,7 +8,7 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.database import Database
 
-from app.main import create_app, runtime
+from app.main import MakeProvider, create_app, runtime
 from app.messaging.outbox import PendingEvents
 from app.payments import providers
 from tests.chaos.crash import clients
@@ -22,7 +22,14 @@ NEWER = "Newer"
 class World:
     """The application in this process; one thread runs its work in the order of the scenario."""
 
-    def __init__(self, cell: Cell, more: Mapping[str, Any], tell: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        more: Mapping[str, Any],
+        tell: Callable[..., None],
+        make_provider: MakeProvider = providers.make,
+    ) -> None:
+        self._make_provider = make_provider
         self.points = Points(cell, tell)
         self._tell = tell
         self._cell = cell
@@ -45,7 +52,7 @@ class World:
         return self._provider
 
     def _watched(self, settings: Any, ledger: Any) -> WatchedProvider:
-        self._provider = WatchedProvider(providers.make(settings, ledger), self.points)
+        self._provider = WatchedProvider(self._make_provider(settings, ledger), self.points)
         return self._provider
 
     # --- clients and operators
