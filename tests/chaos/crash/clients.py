@@ -3,6 +3,10 @@
 import json
 from typing import Any
 
+from app.main import runtime
+from app.payments.providers import signed_notifications
+from app.payments.providers.signed_notifications import NotificationMessage
+
 TOTAL = 9900
 REASON = "outcome queried at the provider"
 
@@ -29,6 +33,18 @@ def refund(client: Any, order_id: str, value: int, key: str) -> None:
         headers={"Idempotency-Key": key},
     )
     assert answer.status_code == 201, answer.text
+
+
+def notify(client: Any, order_id: str) -> None:
+    """Sends a notification about the payment of an order, signed as the simulated provider signs it."""
+    database = runtime(client.application).database
+    reference = f"sim_{order_id}:1"
+    message = NotificationMessage(id=f"evt-{order_id}", type="payment.changed", reference=reference, order_id=order_id)
+    body, headers = signed_notifications.encode(
+        message, database.secret("simulated-notifications"), database.clock.now()
+    )
+    answer = client.post("/providers/simulated/notifications", data=body, headers=headers)
+    assert answer.status_code == 200, answer.text
 
 
 def retry(client: Any, order_id: str) -> None:

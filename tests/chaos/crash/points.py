@@ -5,14 +5,14 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from app.messaging.outbox import Outbox, PendingEvents
 from app.payments import providers
-from app.payments.provider_port import Capabilities, ProviderCall, ProviderResponse, ResponseCode
+from app.payments.provider_port import Capabilities, ProviderCall, ProviderNotification, ProviderResponse, ResponseCode
 from tests.chaos.crash.cells import TIMEOUT_SECONDS, Cell
 
 R = TypeVar("R")
@@ -114,6 +114,12 @@ class WatchedProvider:
 
     def refund(self, call: ProviderCall) -> ProviderResponse:
         return self._around("refund", call)
+
+    def notifications(self, body: bytes, headers: Mapping[str, str]) -> tuple[ProviderNotification, ...]:
+        return self._provider.notifications(body, headers)
+
+    def retrieve(self, call: ProviderCall) -> ProviderResponse:
+        return self._around("retrieve", call)
 
     def find(self, call: ProviderCall) -> ProviderResponse | None:
         name = self._points.before("provider.find")

@@ -25,7 +25,7 @@ from tests.chaos.crash.world import World
 from tools.simulation.mutations import MUTATIONS
 
 VARIANTS = {**MUTATIONS, charged_before_its_id_is_stored.__name__: charged_before_its_id_is_stored}
-COLLECTIONS = ("orders", "payments", "ledger", "stages")
+COLLECTIONS = ("orders", "payments", "ledger", "notifications", "stages")
 
 
 def victim(cell: Cell, pipe: Any) -> None:
@@ -103,6 +103,7 @@ class Aftermath:
         self._client = app.test_client()
         self._database = runtime(app).database
         self._stored = stored
+        self._notifications = stored.payments.database["notifications"]
         self._acknowledged = acknowledged
         self._auditing = Auditing(stored, getter(self._client), acknowledged)
 
@@ -134,8 +135,10 @@ class Aftermath:
         yield from _wrong_ends(self._scenario, self._stored, max(1, len(self._acknowledged)))
 
     def _wait_until_settled(self) -> None:
+        # A notification that is applied has made its payment due before.
+        waiting = {"dueAt": {"$exists": True}}
         _wait_until(
-            lambda: judge.at_rest(self._stored),
+            lambda: self._notifications.find_one(waiting) is None and judge.at_rest(self._stored),
             lambda: f"settled in time: work does not end: {judge.under_way(self._stored)}",
         )
 

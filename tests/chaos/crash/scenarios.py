@@ -1,12 +1,13 @@
 """All scenarios, by name."""
 
-from tests.chaos.crash import cancelling, opening, operating, paying, refunding, running
+from tests.chaos.crash import cancelling, notifying, opening, operating, paying, refunding, running
 
 SCENARIOS = {
     **paying.SCENARIOS,
     **cancelling.SCENARIOS,
     **refunding.SCENARIOS,
     **opening.SCENARIOS,
+    **notifying.SCENARIOS,
     **operating.SCENARIOS,
     **running.SCENARIOS,
 }
