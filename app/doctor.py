@@ -218,27 +218,39 @@ def _format_error(records: OrderRecords) -> str:
 
 def _unsettled(records: OrderRecords, since: datetime) -> str:
     order = records.order
-    if order["updatedAt"] > since or order["paymentStatus"] in (PARKED, DISPUTED) or _waits(records):
+    if order["updatedAt"] > since or order["paymentStatus"] in (PARKED, DISPUTED) or _waits(records, since):
         return ""
     if order["orderStatus"] == PROCESSING or order["paymentStatus"] in OPEN_PAYMENT:
         return f"{order['orderStatus']} / {order['paymentStatus']} since {order['updatedAt']:%Y-%m-%d %H:%M:%S}"
     return ""
 
 
-def _waits(records: OrderRecords) -> bool:
+def _waits(records: OrderRecords, since: datetime) -> bool:
+    """Whether the payment may wait: it is looked at again, and its time has not passed."""
     payment = records.payment
-    return payment is not None and payment["status"] in WAITING and "dueAt" in payment
+    if payment is None or payment["status"] not in WAITING or "dueAt" not in payment:
+        return False
+    until = payment.get("waitsUntil")
+    return until is None or bool(until > since)
 
 
 def _charge_error(records: OrderRecords) -> str:
     captured = [charge for charge in records.charges if charge["answer"] == "captured"]
     if len(captured) > 1:
         return f"{len(captured)} captured charges"
-    total = records.order["total"]
-    # Where a part was captured, the payment knows it first, and then the order.
-    amounts = {total["value"], records.order.get("captured"), (records.payment or {}).get("captured")}
-    if captured and (captured[0]["value"] not in amounts or captured[0]["currency"] != total["currency"]):
-        return f"captured {captured[0]['value']} {captured[0]['currency']}"
+    order, total = records.order, records.order["total"]
+    # A part that a client asked to capture is captured by the provider first, then known to the payment and then to the order.
+    amounts = {
+        total["value"],
+        order.get("captureRequested"),
+        order.get("captured"),
+        (records.payment or {}).get("captured"),
+    }
+    for charge in captured:
+        if charge["value"] not in amounts or charge["currency"] != total["currency"]:
+            return f"captured {charge['value']} {charge['currency']}"
+        if charge["value"] > charge.get("authorized", charge["value"]):
+            return f"captured {charge['value']} of {charge['authorized']} that were authorized"
     return ""
 
 
@@ -274,10 +286,27 @@ def _net(payment: Document) -> int:
 
 def _payment_balance_error(records: OrderRecords) -> str:
     order, payment = records.order, records.payment
-    if payment is None or not _is_settled(records) or _has_pending_events(records):
+    if payment is None or _has_pending_events(records):
+        return ""
+    if order["paymentStatus"] == DISPUTED:
+        return _disputed_balance_error(order, payment)
+    if not _is_settled(records):
         return ""
     net, due = _net(payment), _due(order)
     return "" if net == due else f"{order['orderStatus']}, the payment holds {net} instead of {due}"
+
+
+def _disputed_balance_error(order: Document, payment: Document) -> str:
+    """What of a disputed payment differs from its order; refunds of it wait, or were made before the dispute."""
+    captured = order.get("captured", order["total"]["value"])
+    if payment["captured"] != captured:
+        return f"Disputed, the payment captured {payment['captured']} instead of {captured}"
+    if order["orderStatus"] in (DECLINED, CANCELLED):
+        # The cancellation gives back what the disputes leave, when they have ended.
+        return ""
+    reserved = sum(refund["value"] for refund in payment["refunds"] if refund["status"] != "failed")
+    requested = captured - _due(order)
+    return "" if reserved == requested else f"Disputed, the payment refunds {reserved} instead of {requested}"
 
 
 def _is_settled(records: OrderRecords) -> bool:

@@ -76,6 +76,22 @@ def stuck(database, order_id):
     payment(database, order_id, status="Refunding")
 
 
+def unanswered_capture(database, order_id, value):
+    """The provider has captured this value, and the order's payment still waits for the answer."""
+    waits = {"orderStatus": "Processing", "paymentStatus": "Authorized", "updatedAt": LONG_AGO}
+    order(database, order_id, **waits, **{"events.1.to": "Processing", "events.1.paymentStatus": "Authorized"})
+    payment(database, order_id, status="Authorized", captured=0, dueAt=datetime.now(UTC) + timedelta(seconds=30))
+    charge(database, order_id, value=value, authorized=9900)
+
+
+def refunded_in_part(database, order_id):
+    """A refund of 100 that all have made."""
+    order(database, order_id, refunds=[{"id": "r", "value": 100, "requested": "100 MYR", "at": LONG_AGO}])
+    payment(database, order_id, refunds=[{"refund_id": "r", "value": 100, "status": "done", "reference": ""}])
+    made = {"key": f"{order_id}:1:refund:r", "refundId": "r", "value": 100, "at": LONG_AGO}
+    charge(database, order_id, refunded=100, refunds=[made])
+
+
 def never_paid(database, order_id):
     [doc] = database.orders.find({"_id": ObjectId(order_id)})
     order(
@@ -142,6 +158,36 @@ DAMAGE = {
             ),
         ),
     ),
+    "a disputed order whose payment has a refund that it does not know": (
+        "payment balance",
+        lambda db, one: (
+            order(db, one, paymentStatus="Disputed", **{"events.1.paymentStatus": "Disputed"}),
+            payment(
+                db,
+                one,
+                status="Disputed",
+                disputes=[{"dispute_id": "d", "value": 9900, "status": "open"}],
+                refunds=[{"refund_id": "r", "value": 100, "status": "requested", "reference": ""}],
+            ),
+            charge(db, one, dispute={"value": 9900, "status": "open", "at": LONG_AGO}),
+        ),
+    ),
+    "a part that nobody asked to capture": (
+        "single charge",
+        lambda db, one: (unanswered_capture(db, one, 3000), order(db, one, captureRequested=4000)),
+    ),
+    "a capture of more than was authorized": ("single charge", lambda db, one: charge(db, one, authorized=9000)),
+    "a refund that failed and that the order counts": (
+        "ledger balance",
+        lambda db, one: (
+            refunded_in_part(db, one),
+            charge(db, one, refunded=0, refunds=[], failedRefunds=[{"key": f"{one}:1:refund:r", "value": 100}]),
+        ),
+    ),
+    "a payment that waits beyond its time": (
+        "settled in time",
+        lambda db, one: (unanswered_capture(db, one, 9900), payment(db, one, waitsUntil=LONG_AGO)),
+    ),
     "a payment that captured another amount": ("payment balance", lambda db, one: payment(db, one, captured=100)),
     "a customer who is awaited for ever": (
         "settled in time",
@@ -206,6 +252,21 @@ def test_a_part_that_was_captured_is_in_order(doctor, paid, database):
     order(database, paid[0], captured=4000)
     payment(database, paid[0], captured=4000)
     charge(database, paid[0], value=4000, authorized=9900)
+    assert doctor.examine(paid, 0.0).violations == []
+
+
+def test_a_part_whose_capture_is_not_answered_yet_is_in_order(doctor, paid, database):
+    unanswered_capture(database, paid[0], 4000)
+    order(database, paid[0], captureRequested=4000)
+    assert doctor.examine(paid, 0.0).violations == []
+
+
+def test_a_refund_that_failed_later_is_in_order(doctor, paid, database):
+    refunded_in_part(database, paid[0])
+    assert doctor.examine(paid, 0.0).violations == []
+    order(database, paid[0], failedRefunds=["r"])
+    payment(database, paid[0], refunds=[{"refund_id": "r", "value": 100, "status": "failed", "reference": ""}])
+    charge(database, paid[0], refunded=0, refunds=[], failedRefunds=[{"key": f"{paid[0]}:1:refund:r", "value": 100}])
     assert doctor.examine(paid, 0.0).violations == []
 
 
