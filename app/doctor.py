@@ -329,7 +329,7 @@ def _status_conflict(records: OrderRecords) -> str:
     if payment is None:
         return "" if order["paymentStatus"] == "Processing" else "has no payment"
     # After an operator has retried a parked payment, the order still says Unknown until the payment is settled.
-    retried = order["paymentStatus"] == PARKED and payment["status"] in OPEN_PAYMENT
+    retried = order["paymentStatus"] == PARKED and payment["status"] in OPEN_PAYMENT | WAITING
     same = retried or payment["status"] == order["paymentStatus"]
     return "" if same else f"the order says {order['paymentStatus']}, the payment {payment['status']}"
 

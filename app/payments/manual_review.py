@@ -54,8 +54,8 @@ class ManualReview:
         Once the provider may have forgotten the key, nothing is sent: the payment is settled by what the provider finds.
         """
         current = self._find(order_id)
-        if domain.may_send(current.payment, current.key_age(self._payments.now()), self._policy):
-            decision = _decide(domain.retry, current.payment)
+        decision = _decide(domain.retry, current.payment)
+        if domain.may_send(decision.payment, current.key_age(self._payments.now()), self._policy):
             return self._save(current, decision, ResponseCode.UNKNOWN, "retried by hand")
         found = self._find_at_provider(current)
         if found is None:

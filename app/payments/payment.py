@@ -141,11 +141,15 @@ class Payment:
     refreshes_made: int = 0
 
     @property
+    def reserved(self) -> int:
+        """The sum of all refunds that were made or are to be made."""
+        return sum(refund.value for refund in self.refunds if refund.status != RefundStatus.FAILED)
+
+    @property
     def unreserved(self) -> int:
         """The part of the captured amount that no refund, made or pending, and no lost dispute takes back."""
         lost = sum(dispute.value for dispute in self.disputes if dispute.status == DisputeStatus.LOST)
-        reserved = sum(refund.value for refund in self.refunds if refund.status != RefundStatus.FAILED)
-        return max(0, self.captured - reserved - lost)
+        return max(0, self.captured - self.reserved - lost)
 
     @property
     def refunded(self) -> int:
@@ -244,11 +248,9 @@ def may_send(payment: Payment, key_age: float, policy: RetryPolicy) -> bool:
     """Whether the next call may be sent, not only looked up: checked right before each call that changes something.
 
     `key_age` is how many seconds ago the provider may first have received its key. A key that it cannot have received may
-    be sent at any time. So may a call that moves no money, and one that names the payment by its reference, unless it is a
-    refund.
+    be sent at any time. So may a call that moves no money, and one that acts on the payment that its reference names.
     """
-    call = next_call(payment)
-    if call and (call.kind in MOVES_NOTHING or (call.reference and call.kind != CallKind.REFUND)):
+    if _next_kind(payment) in MOVES_NOTHING or _names_payment(payment):
         return True
     return not payment.key_sent or key_age < policy.key_life
 
@@ -452,6 +454,16 @@ def _next_kind(payment: Payment) -> CallKind | None:
     return CallKind.RETRIEVE if payment.refresh_requested and payment.reference else None
 
 
+def _names_payment(payment: Payment) -> bool:
+    """Whether the next call acts on the payment that its reference names, so that it has its effect once at any age.
+
+    A charge does so only where the provider has opened the payment; a refund never does.
+    """
+    kind = _next_kind(payment)
+    by_reference = kind in (CallKind.VOID, CallKind.CAPTURE) or (kind == CallKind.CHARGE and payment.opens)
+    return by_reference and bool(payment.reference)
+
+
 def _next_key(payment: Payment) -> str:
     call = next_call(_unparked(payment) if payment.status == PaymentStatus.UNKNOWN else payment)
     return call.key if call else ""
@@ -467,7 +479,10 @@ def _open_status(payment: Payment) -> PaymentStatus:
     """The status of a payment whose outcome is not known, by what is known of its money."""
     if payment.captured:
         return _captured_status(payment)
-    return PaymentStatus.AUTHORIZED if payment.authorized and not payment.cancelled else PaymentStatus.PROCESSING
+    if payment.cancelled or payment.waiting_since is None:
+        return PaymentStatus.PROCESSING
+    # It was charged, so that its outcome is only read.
+    return PaymentStatus.AUTHORIZED if payment.authorized else PaymentStatus.PENDING
 
 
 def _captured_status(payment: Payment) -> PaymentStatus:
@@ -666,12 +681,20 @@ def _refund_ended(payment: Payment, event: type[PaymentEvent], refund: Refund, d
 
 def _refund_failed(payment: Payment, refund: Refund, reason: str) -> PaymentDecision:
     """A refund that the provider had accepted, or made, has failed."""
-    payment, failed = _with_refund_status(payment, refund.refund_id, RefundStatus.FAILED, refund.reference)
     if payment.cancelled and not payment.disputed:
         # All of a cancelled order's money goes back, and this way does not work.
-        payment = _with_cancellation_refund(payment)
+        payment = _with_cancellation_refund(_with_failed(payment, refund))
         return _parked(payment, f"refund {refund.refund_id} failed, give it back by other means: {reason}")
-    return _refund_ended(payment, PaymentRefundFailed, failed, reason or "the refund failed at the provider")
+    return _given_up(payment, refund, reason or "the refund failed at the provider")
+
+
+def _with_failed(payment: Payment, refund: Refund) -> Payment:
+    return _with_refund_status(payment, refund.refund_id, RefundStatus.FAILED, refund.reference)[0]
+
+
+def _given_up(payment: Payment, refund: Refund, reason: str) -> PaymentDecision:
+    failed = replace(refund, status=RefundStatus.FAILED)
+    return _refund_ended(_with_failed(payment, refund), PaymentRefundFailed, failed, reason)
 
 
 def _retrieved(
@@ -753,21 +776,17 @@ def _refunded_elsewhere(payment: Payment, listed: ProviderRefund) -> PaymentDeci
 def _without_excess(payment: Payment) -> Payment:
     """The payment whose cancellation gives back no more than is left: the provider has not made it, and declines it."""
     refund = payment.open_refund
-    reserved = sum(one.value for one in payment.refunds if one.status != RefundStatus.FAILED)
-    if not refund or not _is_cancellation(refund.refund_id) or reserved <= payment.captured:
+    if not refund or not _is_cancellation(refund.refund_id) or payment.reserved <= payment.captured:
         return payment
-    payment, _ = _with_refund_status(payment, refund.refund_id, RefundStatus.FAILED, refund.reference)
-    return _with_cancellation_refund(payment)
+    return _with_cancellation_refund(_with_failed(payment, refund))
 
 
 def _refund_that_exceeds(payment: Payment) -> PaymentDecision | None:
     """A refund that the provider has not made and declines, since refunds at the provider have left too little for it."""
     refund = payment.open_refund
-    reserved = sum(one.value for one in payment.refunds if one.status != RefundStatus.FAILED)
-    if not refund or reserved <= payment.captured:
+    if not refund or payment.reserved <= payment.captured:
         return None
-    payment, failed = _with_refund_status(payment, refund.refund_id, RefundStatus.FAILED, refund.reference)
-    return _refund_ended(payment, PaymentRefundFailed, failed, "it is more than is left")
+    return _given_up(payment, refund, "it is more than is left")
 
 
 def _dispute_difference(payment: Payment, listed: tuple[ProviderDispute, ...]) -> PaymentDecision | None:
@@ -795,8 +814,7 @@ def _refund_lost_to_dispute(payment: Payment) -> PaymentDecision | None:
     refund = payment.open_refund
     if not ended or not refund:
         return None
-    payment, failed = _with_refund_status(payment, refund.refund_id, RefundStatus.FAILED, refund.reference)
-    return _refund_ended(payment, PaymentRefundFailed, failed, "the dispute was lost")
+    return _given_up(payment, refund, "the dispute was lost")
 
 
 def _dispute_closed(payment: Payment, closed: Dispute, reason: str) -> PaymentDecision:
@@ -818,9 +836,7 @@ def _retry_or_park(
     payment: Payment, response: ProviderResponse, key_age: float, policy: RetryPolicy
 ) -> PaymentDecision:
     payment = _after_failure(payment, response)
-    # A payment that is found by its reference is no older for its key's age.
-    by_key = not payment.reference or payment.captured > 0
-    too_old = by_key and key_age >= min(policy.horizon, policy.key_life)
+    too_old = not _names_payment(payment) and key_age >= min(policy.horizon, policy.key_life)
     if response.counts_as_try and (payment.retry_count >= policy.max_tries or too_old):
         return _parked(payment, response.reason)
     pause = max(backoff(payment.retry_count, policy), response.retry_after)

@@ -75,7 +75,7 @@ class Reconciliation:
             if listed.captured > listed.refunded:
                 detail = f"the provider has {moved}, beside the payment {payment.reference}"
                 yield _difference("charged twice", listed, detail, "refund it at the provider")
-        elif moved != _sums(payment):
+        elif moved != _sums(payment) or _open_disputes(payment):
             yield from self._confirmed(listed)
 
     def _confirmed(self, listed: ProviderPayment) -> Iterator[Difference]:
@@ -88,6 +88,9 @@ class Reconciliation:
         if moved != _sums(payment):
             detail = f"the provider has {moved}, the payment {_sums(payment)}"
             yield _difference("amounts", listed, detail, f"payments refresh {payment.order_id}")
+        elif ended := _ended_disputes(record, payment):
+            detail = f"the provider says {', '.join(ended)}, the payment open"
+            yield _difference("dispute", listed, detail, f"payments refresh {payment.order_id}")
 
     def _not_listed(self, payment: Payment) -> Iterator[Difference]:
         record = self._record(payment, payment.reference)
@@ -117,6 +120,17 @@ def _difference(kind: str, listed: ProviderPayment, detail: str, mend: str) -> D
 def _sums(payment: Payment) -> Amounts:
     lost = sum(dispute.value for dispute in payment.disputes if dispute.status != DisputeStatus.WON)
     return Amounts(captured=payment.captured, refunded=payment.refunded, disputed=lost)
+
+
+def _open_disputes(payment: Payment) -> set[str]:
+    return {dispute.dispute_id for dispute in payment.disputes if dispute.status == DisputeStatus.OPEN}
+
+
+def _ended_disputes(record: ProviderResponse, payment: Payment) -> list[str]:
+    """How disputes have ended that the payment has as open: a lost one takes no more than an open one did."""
+    ids = _open_disputes(payment)
+    ended = (one for one in record.disputes if one.reference in ids and one.status != DisputeStatus.OPEN)
+    return [one.status for one in ended]
 
 
 def _sums_of_record(record: ProviderResponse) -> Amounts:

@@ -179,8 +179,9 @@ class Worker:
 
     def call_provider(self, leased: LeasedPayment) -> ProviderResult:
         """Make the next call of one payment. Raises CallTimedOut."""
-        leased = replace(leased, payment=domain.expire_if_overdue(leased.payment, self._payments.now()))
-        payment = leased.payment
+        payment = domain.expire_if_overdue(leased.payment, self._payments.now())
+        if payment is not leased.payment:
+            leased = replace(leased, payment=payment)
         call = None if domain.park_if_exhausted(payment, self._policy) else domain.next_call(payment)
         if call is None:
             return ProviderResult(leased=leased, call=None, response=NOTHING_TO_CALL)

@@ -324,7 +324,7 @@ def operator(world: World, rules: Rules) -> Steps:
         if not world.notice and call.refund_id.partition("-")[0] != payments.CANCELLATION_REFUND:
             yield from resolutions(world, call)
         return
-    if rules.may_send(world.payment, world.age(world.payment, world.sent_on)):
+    if rules.may_send(retried.payment, world.age(world.payment, world.sent_on)):
         yield "an operator retries", recorded(world, world.payment, retried, logged=True)
     elif not world.books.afloat:
         yield from resolutions(world, payments.next_call(retried.payment))

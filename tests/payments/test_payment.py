@@ -1058,3 +1058,18 @@ def test_an_operator_cannot_let_a_payment_wait_that_is_not_found_again(code):
 
 def test_a_refresh_is_made_at_any_age_of_the_key():
     assert domain.may_send(replace(PENDING, reference=""), 10_000_000.0, POLICY)
+
+
+@pytest.mark.parametrize("waiting", [PENDING, ACTION_REQUIRED], ids=named)
+def test_a_payment_that_was_parked_while_it_waited_is_refreshed_and_not_charged_again(waiting):
+    parked = retrieved(waiting, "refunded").payment
+    assert parked.status == PaymentStatus.UNKNOWN
+    again = domain.retry(parked).payment
+    assert domain.next_call(again).kind == CallKind.RETRIEVE
+
+
+def test_an_old_key_is_not_sent_again_for_a_reference_unless_the_provider_opens_payments():
+    charging = replace(SENT, reference="ref-1")
+    assert not domain.may_send(charging, POLICY.key_life, POLICY)
+    assert domain.may_send(replace(charging, opens=True), POLICY.key_life, POLICY)
+    assert domain.may_send(replace(charging, cancelled=True), POLICY.key_life, POLICY)

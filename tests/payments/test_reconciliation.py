@@ -1,10 +1,18 @@
 """The provider's own list against the payments, by id and amount."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from app.payments.provider_port import ProviderPayment, ProviderRefund, ProviderResponse, ResponseCode
+from app.payments.provider_port import (
+    DisputeStatus,
+    ProviderDispute,
+    ProviderPayment,
+    ProviderRefund,
+    ProviderResponse,
+    ResponseCode,
+)
 from app.payments.reconciliation import Reconciliation
 
 
@@ -59,6 +67,21 @@ def test_equal_lists_have_no_difference(captured, listed, differences):
 def test_another_amount_is_a_difference_that_a_refresh_mends(captured, listed, differences, amount, refunded):
     listed(captured, captured=amount, refunded=refunded)
     assert differences() == [("amounts", captured, f"payments refresh {captured}")]
+
+
+@pytest.mark.parametrize(
+    ("status", "found"), [(DisputeStatus.OPEN, []), (DisputeStatus.LOST, ["dispute"]), (DisputeStatus.WON, ["amounts"])]
+)
+def test_a_dispute_that_has_ended_is_found_although_a_lost_one_moves_no_more_money(
+    captured, listed, differences, provider, database, status, found
+):
+    known = {"dispute_id": "dp_1", "value": 9900, "status": "open"}
+    database.payments.update_one({"_id": captured}, {"$set": {"status": "Disputed", "disputes": [known]}})
+    listed(captured)
+    provider.listed[0] = replace(provider.listed[0], disputed=0 if status == DisputeStatus.WON else 9900)
+    disputes = (ProviderDispute(reference="dp_1", value=9900, status=status),)
+    provider.responses = [ProviderResponse(code=ResponseCode.CAPTURED, value=9900, disputes=disputes)]
+    assert differences() == [(kind, captured, f"payments refresh {captured}") for kind in found]
 
 
 def test_a_second_charge_of_an_order_is_found(captured, listed, differences, provider):

@@ -42,7 +42,7 @@ class EntryUpdate:
     """A change of an entry by compare-and-set: only while the entry has the members `expected`.
 
     The others are members to set, to remove, and entries to remove from or append to its arrays. `notice` is the type of the
-    notification that tells of the change, empty for none.
+    notification about the change, empty for none.
     """
 
     expected: Entry

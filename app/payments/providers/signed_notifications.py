@@ -4,7 +4,6 @@ import hmac
 from collections.abc import Mapping
 from datetime import datetime
 from hashlib import sha256
-from typing import Any
 
 import msgspec
 
@@ -72,10 +71,10 @@ def _digest(seconds: str, body: bytes, secret: bytes) -> str:
 
 def _message(body: bytes) -> NotificationMessage:
     try:
-        message: Any = msgspec.json.decode(body, type=NotificationMessage)
+        message = msgspec.json.decode(body, type=NotificationMessage)
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise NotificationRefused(f"the notification is not valid: {type(exc).__name__}") from None
     texts = (message.id, message.type, message.reference, message.order_id)
     if not all(0 < len(text) <= MAX_TEXT_LENGTH and text.isprintable() for text in texts):
         raise NotificationRefused("a member of the notification is no short text")
-    return message  # type: ignore[no-any-return]
+    return message

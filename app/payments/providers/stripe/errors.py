@@ -1,5 +1,6 @@
 """What an error of Stripe's library says about the call: whether Stripe may have acted, and whether another try can help."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import httpx
@@ -79,9 +80,9 @@ def code_of(error: stripe.StripeError) -> str:
     return error.code or (error.error.code if error.error else None) or ""
 
 
-def is_replayed(headers: object) -> bool:
+def is_replayed(headers: Mapping[str, str] | None) -> bool:
     """Whether a response is the stored one to an earlier request with the same key."""
-    return bool(headers) and httpx.Headers(headers).get("idempotent-replayed") == "true"  # type: ignore[arg-type]
+    return bool(httpx.Headers(headers).get("idempotent-replayed") == "true")
 
 
 def retry_helps(decline_code: str, advice_code: str) -> bool:

@@ -120,7 +120,7 @@ class StripeProvider:
                 return self._not_confirmed(states.decline(call.reference, said(exc), "processing_error"), call)
             return response_to(exc)
         # A stored response says what was true when the key was new.
-        stored = is_replayed(intent.last_response and intent.last_response.headers)
+        stored = _is_stored(intent)
         return self._settled(self._read(call) if stored else intent.to_dict(), call)
 
     @_unknown_on_error
@@ -165,7 +165,7 @@ class StripeProvider:
             return states.decline("", said(exc), code_of(exc))
         except stripe.StripeError as exc:
             return response_to(exc)
-        if is_replayed(refund.last_response and refund.last_response.headers):
+        if _is_stored(refund):
             refund = self._client.v1.refunds.retrieve(refund.id)
         return states.refund_response(refund.to_dict())
 
@@ -318,3 +318,8 @@ def _new_intent(call: ProviderCall, amount: int) -> Any:
 
 def _confirmation(call: ProviderCall) -> Any:
     return {"payment_method": call.payment_method, **({"return_url": call.return_url} if call.return_url else {})}
+
+
+def _is_stored(answer: stripe.StripeObject) -> bool:
+    """Whether an answer is the stored one to an earlier request with the same key."""
+    return answer.last_response is not None and is_replayed(answer.last_response.headers)
