@@ -13,6 +13,10 @@ RUN python -m venv --without-pip /opt/venv \
 WORKDIR /srv/orderflow
 COPY gunicorn.conf.py ./
 COPY app app
+# The command, as pip would install it.
+RUN printf '#!/opt/venv/bin/python\nimport sys\nsys.path.insert(0, "/srv/orderflow")\nfrom app.__main__ import main\nmain()\n' \
+      > /opt/venv/bin/orderflow \
+ && chmod 555 /opt/venv/bin/orderflow
 # Readable for all users, whatever the umask of the checkout; writable for none.
 RUN /opt/venv/bin/python -m compileall -q . && chmod -R a=rX .
 
@@ -51,4 +55,4 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['PORT']), timeout=4); c.request('GET', '/readyz'); sys.exit(c.getresponse().status != 200)"]
 
-CMD ["gunicorn", "-c", "gunicorn.conf.py"]
+CMD ["orderflow", "run"]

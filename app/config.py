@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from app.addresses import is_loopback, web_origin
+from app.addresses import is_loopback, is_page_origin, web_origin
 
 
 class BadSettings(ValueError):
@@ -24,7 +24,10 @@ class Settings:
     port: int = 7000
     bind: str = "127.0.0.1"
     published_on: str = ""
+    published_port: int = 0
+    web_concurrency: int = 2
     allowed_hosts: str = ""
+    cors_origins: str = ""
     forwarded_allow_ips: str = ""
     allow_unsafe: str = ""
     mongodb_uri: str | None = field(default=None, repr=False)
@@ -32,13 +35,15 @@ class Settings:
     data: Path = Path(".orderflow")
     log_format: str = "auto"
     log_level: str = "info"
+    request_log: str = "failed"
 
-    modules: str = "gateway,orders,payments"
+    modules: str = "gateway,orders,payments,webhooks"
     bus_url: str = field(default="", repr=False)
     bus_prefix: str = "orderflow"
     gateway_database: str = ""
     orders_database: str = ""
     payments_database: str = ""
+    webhooks_database: str = ""
 
     auth_jwt_algorithm: str = ""
     auth_jwt_key: str | None = field(default=None, repr=False)
@@ -50,8 +55,10 @@ class Settings:
     metrics_public: bool = False
     rate_limit: str = ""
     cursor_key: str = field(default="", repr=False)
+    strict_bodies: bool = True
     streams_max: int = 256
     streams_per_caller: int = 16
+    exports_max: int = 4
 
     head_deadline: float = 5.0
     body_deadline: float = 10.0
@@ -70,6 +77,8 @@ class Settings:
     restored_at: str = ""
     payment_pending_hours: float = 24.0
     authorization_days: float = 6.0
+    payment_poll_min: float = 60.0
+    payment_poll_max: float = 21_600.0
     return_url_origins: str = ""
     payment_backoff: float = 2.0
     payment_backoff_max: float = 300.0
@@ -88,6 +97,12 @@ class Settings:
     stripe_secret_key: str = field(default="", repr=False)
     stripe_webhook_secret: str = field(default="", repr=False)
     stripe_api_base: str = ""
+
+    webhooks: bool = True
+    webhook_threads: int = 64
+    webhook_threads_per_endpoint: int = 8
+    webhook_ports: str = "443"
+    webhook_networks: str = ""
 
     simulated_demonstrations: str = "auto"
     simulated_unknown_product: str = "decline"
@@ -212,9 +227,47 @@ class Settings:
         """The origins in RETURN_URL_ORIGINS, in the form of `web_origin`."""
         return frozenset(map(web_origin, _split(self.return_url_origins)))
 
+    @property
+    def _no_page_origins(self) -> list[str]:
+        return sorted(origin for origin in self.page_origins if not is_page_origin(origin))
+
+    @property
+    def page_origins(self) -> frozenset[str]:
+        """The origins in CORS_ORIGINS, as browsers send them."""
+        return frozenset(_split(self.cors_origins))
+
+    @property
+    def webhooks_wanted(self) -> bool:
+        """Whether a process, this one or another, runs the module webhooks."""
+        return self.webhooks and (bool(self.bus_url) or "webhooks" in _split(self.modules))
+
+    @property
+    def webhook_port_numbers(self) -> frozenset[int]:
+        """The ports that webhooks may be sent to."""
+        return frozenset(map(int, _split(self.webhook_ports)))
+
+    @property
+    def webhook_private_networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        """The networks that are not public and that webhooks may be sent to nevertheless."""
+        return tuple(map(ipaddress.ip_network, sorted(_split(self.webhook_networks))))
+
+    @property
+    def is_development(self) -> bool:
+        """Whether this is a server on a laptop: a database of its own, simulated payments, no authentication, and no way in from
+        other machines, also not by way of a proxy.
+        """
+        alone = not self.mongodb_uri and not self.bus_url and self.payment_provider == "simulated"
+        reachable = self.published_on or self.forwarded_allow_ips or self.allowed_hosts or not is_loopback(self.bind)
+        return alone and not reachable and not self.identity and not self.allows("no_identity")
+
+    @property
+    def webhook_http(self) -> bool:
+        """Whether webhooks may go to this machine, and over http to any port."""
+        return self.allows("webhook_http") or self.is_development
+
     def runs(self, module: str) -> bool:
         """Whether this process runs the module."""
-        return module in _split(self.modules)
+        return module in _split(self.modules) and (module != "webhooks" or self.webhooks)
 
     def database_of(self, module: str) -> str:
         """The name of the module's database: its own, or else the one that all share."""
@@ -236,7 +289,13 @@ class Settings:
         return [
             *((0 < value < math.inf, f"{env_name(name)} must be a number above 0") for name, value in times),
             (self.simulated_latency_ms >= 0, "SIMULATED_LATENCY_MS must not be below 0"),
-            (0 <= self.port <= 65535, f"PORT is {self.port}: a port is between 0 and 65535"),
+            *(
+                (
+                    0 <= getattr(self, name) <= 65535,
+                    f"{env_name(name)} is {getattr(self, name)}: a port is between 0 and 65535",
+                )
+                for name in ("port", "published_port")
+            ),
             *((getattr(self, name) >= 1, f"{env_name(name)} must be at least 1") for name in AT_LEAST_1),
             *(
                 (getattr(self, name) in choices, f"{env_name(name)} is {getattr(self, name)!r}: use one of {choices}")
@@ -247,6 +306,7 @@ class Settings:
                 self.payment_horizon < self.key_life,
                 "PAYMENT_HORIZON must be less than PROVIDER_KEY_HOURS minus PAYMENT_LEASE",
             ),
+            (self.payment_poll_min <= self.payment_poll_max, "PAYMENT_POLL_MIN must not be above PAYMENT_POLL_MAX"),
             (
                 not self.restored_at or bool(_parse_time(self.restored_at)),
                 "RESTORED_AT must be a time with an offset from UTC, such as 2026-11-24T03:00:00Z",
@@ -254,6 +314,10 @@ class Settings:
             (
                 0 <= self.streams_per_caller <= self.streams_max,
                 "STREAMS_PER_CALLER must be between 0 and STREAMS_MAX",
+            ),
+            (
+                bool(REQUEST_LOG.fullmatch(self.request_log)),
+                f"REQUEST_LOG is {self.request_log!r}: use all, failed, off, or a share between 0 and 1 such as 0.1",
             ),
             (not self.cursor_key or len(self.cursor_key) >= 32, "CURSOR_KEY must have at least 32 characters"),
             (
@@ -269,6 +333,7 @@ class Settings:
                 "SIMULATED_…_PERCENT must be between 0 and 100, and their sum at most 100",
             ),
             *self._stripe_rules(),
+            *self._webhook_rules(),
             *self._bus_rules(),
             *self._identity_rules(),
             *self._safety_rules(),
@@ -294,6 +359,19 @@ class Settings:
             (self.provider_key_hours <= 24, "PROVIDER_KEY_HOURS must be at most 24: Stripe forgets keys after that"),
         ]
 
+    def _webhook_rules(self) -> list[tuple[bool, str]]:
+        return [
+            (1 <= self.webhook_threads <= 512, "WEBHOOK_THREADS must be between 1 and 512"),
+            (
+                all(PORT.fullmatch(port) and int(port) <= 65535 for port in _split(self.webhook_ports)),
+                "WEBHOOK_PORTS must be ports, separated by commas",
+            ),
+            (
+                self.webhook_networks != "*" and _are_networks(self.webhook_networks),
+                "WEBHOOK_NETWORKS must be addresses and networks such as 10.0.0.0/8, separated by commas",
+            ),
+        ]
+
     def _bus_rules(self) -> list[tuple[bool, str]]:
         here = _split(self.modules)
         return [
@@ -302,7 +380,7 @@ class Settings:
                 f"MODULES is {self.modules!r}: use {', '.join(MODULES)}",
             ),
             (
-                bool(self.bus_url) or here >= set(MODULES),
+                bool(self.bus_url) or here >= {*MODULES} - {"webhooks"},
                 "MODULES omits some modules: set BUS_URL, so that they can be reached in other processes",
             ),
             (
@@ -347,6 +425,10 @@ class Settings:
                 "RETURN_URL_ORIGINS must be origins such as https://shop.example, separated by commas; http is for this machine only",
             ),
             (
+                not self._no_page_origins,
+                f"CORS_ORIGINS has {', '.join(map(repr, self._no_page_origins))}: use exact origins such as https://shop.example, in lower case, without *, user name, path, final slash or default port, separated by commas; http is for this machine only",
+            ),
+            (
                 _split(self.allow_unsafe) <= set(UNSAFE),
                 f"ALLOW_UNSAFE is {self.allow_unsafe!r}: use {', '.join(UNSAFE)}",
             ),
@@ -374,15 +456,24 @@ class Settings:
 
 
 EPOCH = datetime.fromtimestamp(0, UTC)
-MODULES = ("gateway", "orders", "payments")
+MODULES = ("gateway", "orders", "payments", "webhooks")
 BUS_URL = re.compile(r"amqps?://(?:[^\s/@]*@)?[^\s/@]+(?:/\S*)?")
 STRIPE_KEY = re.compile(r"[sr]k_(?P<mode>test|live)_[!-~]{1,240}")
+PORT = re.compile(r"[1-9][0-9]{0,4}")
 HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}")
 ORIGIN = re.compile(r"[A-Za-z]+://[^/?#]+")
+REQUEST_LOG = re.compile(r"all|failed|off|0|0?\.[0-9]{1,6}|1(\.0{1,6})?")
 BUS_PREFIX = re.compile(r"[A-Za-z0-9_-]{1,64}")
 AT_LEAST_1 = (
-    *("requests_per_connection", "connections_per_address", "payment_tries", "relay_tries"),
-    *("breaker_failures", "backlog_limit", "open_orders_per_user"),
+    *(
+        "web_concurrency",
+        "requests_per_connection",
+        "connections_per_address",
+        "exports_max",
+        "payment_tries",
+        "relay_tries",
+    ),
+    *("breaker_failures", "backlog_limit", "open_orders_per_user", "webhook_threads_per_endpoint"),
 )
 CHOICES = {
     "log_format": ("auto", "console", "json"),
@@ -397,7 +488,7 @@ CHOICES = {
 }
 RATE = r"[1-9]\d{0,8}/(second|minute|hour|day)"
 RATE_LIMIT = re.compile(f"{RATE}(;{RATE}){{0,3}}")
-UNSAFE = ("no_identity", "default_password", "short_jwt_key")
+UNSAFE = ("no_identity", "default_password", "short_jwt_key", "webhook_http")
 URI_PASSWORD = re.compile(r"(?:mongodb(?:\+srv)?|amqps?)://(?P<user>[^:@/]*):(?P<password>[^@/]*)@")
 KNOWN_PASSWORDS = frozenset(
     [

@@ -5,21 +5,24 @@ moment, so only a violation that persists counts.
 """
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any
 
 from bson import ObjectId
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 
 from app.contracts.base import Unavailable
+from app.messaging.outbox import OUTBOX
+from app.orders.documents import CHANGES
 from app.orders.documents import SCHEMA as ORDER_SCHEMA
 from app.orders.order import CANCELLED, DECLINED, NEW, PROCESSING, fold
 from app.payments.documents import SCHEMA as PAYMENT_SCHEMA
 from app.storage.bulk import in_batches
-from app.storage.mongodb import Document, Store
+from app.storage.mongodb import Document, Store, is_transient
 
 BATCH = 500
 OPEN_PAYMENT = frozenset({"Processing", "Refunding"})
@@ -29,6 +32,8 @@ DISPUTED = "Disputed"
 # Disputes that are open or lost.
 TAKEN_BACK = ("open", "lost")
 PARKED = "Unknown"
+DELIVERY_GRACE = timedelta(minutes=15)
+FARTHEST_ATTEMPT = timedelta(days=2)
 SIMULATED = "simulated"
 
 # By name, as operators see it: what must hold.
@@ -37,7 +42,7 @@ INVARIANTS = {
     "acknowledged order": "every acknowledged order is stored",
     "settled in time": "no order and no payment is open longer than the grace period",
     "single charge": "at most one captured charge per order, of its total or of the part that was captured",
-    "ledger balance": "captured minus refunded is what the order's state requires",
+    "ledger balance": "captured minus refunded is what the order's state requires, and what was given back by other means",
     "payment balance": "the payment has captured and refunded what the order's state requires",
     "payment status": "order and payment have the same payment status",
     "timeline": "no gap, no repeat, and the last entry is the order's state",
@@ -45,41 +50,82 @@ INVARIANTS = {
     "event delivery": "no event and no payment is due longer than the grace period",
     "event schedule": "every undelivered event has a due time or is a dead letter",
     "no orphan": "no payment and no charge is without its order",
+    "delivery schedule": "every webhook that waits has a time for its next attempt, within two days, and no other has one",
+    "delivery sent": "no webhook is due longer than a quarter of an hour, unless its endpoint is failing or disabled",
 }
-NEEDS_OPERATOR = {"parked payment": "waits for an operator", "dead letter": "waits for an operator"}
+NEEDS_OPERATOR = {"parked payment": "no payment is parked", "dead letter": "no event is a dead letter"}
+# What mends each; ID stands for the order.
+MENDS = {
+    "document format": "orders show ID; another program or a restore wrote it: move it away, or restore the backup",
+    "acknowledged order": "restore the backup that has it, then payments reconcile",
+    "settled in time": "orders explain ID says what it waits for; then payments refresh ID",
+    "single charge": "payments reconcile names both charges: refund the later one at the provider",
+    "ledger balance": "payments refresh ID applies what the provider's record says; then payments reconcile",
+    "payment balance": "payments refresh ID; if it stays, orders show ID and a refund at the provider",
+    "payment status": "payments refresh ID; if it stays, restore the backup",
+    "timeline": "orders show ID; somebody changed the document: restore the backup",
+    "idempotency key": "orders show ID; cancel the order that its client does not know, and start a server, which makes the index",
+    "event delivery": "start the server; if it stays due, orders explain ID and the log's `event not delivered`",
+    "event schedule": "start the server: it schedules the events within a minute",
+    "no orphan": "restore the backup that has the order, or refund the charge at the provider: payments reconcile",
+    "delivery schedule": "somebody changed the document: send it again, with POST /webhooks/deliveries/ID/retry",
+    "delivery sent": "start a process that runs webhooks; if one runs, its log says what hinders it: `webhooks postponed`",
+    "parked payment": "payments list, then payments retry ID --reason …, or payments resolve ID OUTCOME --reason …",
+    "dead letter": "dead-letters list, mend the cause, then dead-letters replay ID --reason …",
+}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A violated invariant, or something that waits for an operator."""
+    """A violated invariant, or something that waits for an operator; of a webhook, `order_id` is the id of its delivery."""
 
     check: str
     order_id: str
     detail: str
 
+    @property
+    def mend(self) -> str:
+        """The commands that mend it, in a sentence."""
+        return MENDS[self.check].replace("ID", self.order_id)
+
+
+class DoctorState(StrEnum):
+    """What an examination has come to: a violated invariant is worse than work that waits for an operator."""
+
+    HEALTHY = "healthy"
+    NEEDS_OPERATOR = "needs an operator"
+    BROKEN = "broken"
+
 
 @dataclass
 class DoctorReport:
-    """The result of an examination; `orders` is how many were examined."""
+    """The result of an examination; `orders` is how many were examined.
+
+    `disabled_endpoints` and `held_deliveries` are for the users of these endpoints to look at, and no operator can mend them.
+    """
 
     orders: int = 0
+    disabled_endpoints: int = 0
+    held_deliveries: int = 0
     violations: list[Finding] = field(default_factory=list)
     needs_operator: list[Finding] = field(default_factory=list)
 
     @property
-    def healthy(self) -> bool:
-        """Whether every invariant holds."""
-        return not self.violations
+    def state(self) -> DoctorState:
+        """The worst that was found."""
+        if self.violations:
+            return DoctorState.BROKEN
+        return DoctorState.NEEDS_OPERATOR if self.needs_operator else DoctorState.HEALTHY
 
-    def table(self) -> list[tuple[str, str, int, str]]:
-        """A row for each check: name, meaning, number of findings, the first of them."""
-        details = defaultdict(list)
-        for finding in [*self.violations, *self.needs_operator]:
-            details[finding.check].append(f"{finding.order_id}: {finding.detail}")
-        return [
-            (name, meaning, len(details[name]), next(iter(details[name]), ""))
-            for name, meaning in (INVARIANTS | NEEDS_OPERATOR).items()
-        ]
+    @property
+    def findings(self) -> list[Finding]:
+        """All that was found, violations first."""
+        return [*self.violations, *self.needs_operator]
+
+    def table(self) -> list[tuple[str, str, int]]:
+        """A row for each check: name, meaning, number of findings."""
+        counts = Counter(finding.check for finding in self.findings)
+        return [(name, meaning, counts[name]) for name, meaning in (INVARIANTS | NEEDS_OPERATOR).items()]
 
 
 @dataclass(frozen=True)
@@ -92,9 +138,22 @@ class OrderRecords:
 
 
 class Doctor:
-    """Examines orders, payments and ledger; `grace` is how many seconds work may take before it counts as stuck."""
+    """Examines orders, payments, ledger and, where they are given, webhooks' endpoints and deliveries.
 
-    def __init__(self, orders: Store, payments: Store, ledger: Store, grace: float) -> None:
+    `grace` is how many seconds work may take before it counts as stuck.
+    """
+
+    def __init__(
+        self,
+        orders: Store,
+        payments: Store,
+        ledger: Store,
+        grace: float,
+        endpoints: Store | None = None,
+        deliveries: Store | None = None,
+    ) -> None:
+        self._endpoints = endpoints
+        self._deliveries = deliveries
         self._orders = orders
         self._payments = payments
         self._ledger = ledger
@@ -108,7 +167,10 @@ class Doctor:
         try:
             return self._examine(acknowledged, pause)
         except PyMongoError as exc:
-            raise Unavailable(f"the examination broke off: {exc}") from exc
+            if is_transient(exc):
+                raise Unavailable("the database does not answer, so nothing is known of the orders") from exc
+            said = exc.details.get("errmsg", "") if isinstance(exc, OperationFailure) and exc.details else ""
+            raise Unavailable(f"the database refuses to be read: {said or type(exc).__name__}") from exc
 
     def _examine(self, acknowledged: Iterable[str], pause: float) -> DoctorReport:
         report = DoctorReport()
@@ -123,7 +185,26 @@ class Doctor:
                 report.violations += [finding for records in batch for finding in self._check(records)]
         report.violations += [*self._missing(acknowledged), *self._repeated_keys(), *self._orphans()]
         report.needs_operator += [*self._parked_payments(), *self._dead_letters()]
+        if self._endpoints and self._deliveries:
+            self._examine_webhooks(report, self._endpoints, self._deliveries)
         return report
+
+    def _examine_webhooks(self, report: DoctorReport, endpoints: Store, deliveries: Store) -> None:
+        now = deliveries.clock.now()
+        since = now - DELIVERY_GRACE - self._grace
+        with endpoints.with_deadline() as documents:
+            found = list(documents.find({"deletedAt": {"$exists": False}}, {"disabledReason": 1, "failingSince": 1}))
+        disabled = [doc["_id"] for doc in found if "disabledReason" in doc]
+        excused = {doc["_id"] for doc in found if {"disabledReason", "failingSince"} & doc.keys()}
+        report.disabled_endpoints = len(disabled)
+        with deliveries.with_deadline() as documents:
+            report.held_deliveries = documents.count_documents({"endpointId": {"$in": disabled}, "status": "held"})
+            for doc in documents.find({"status": {"$exists": True}}, {"status": 1, "dueAt": 1, "endpointId": 1}):
+                if (doc["status"] == "pending") != ("dueAt" in doc) or doc.get("dueAt", now) > now + FARTHEST_ATTEMPT:
+                    due = f"{doc['dueAt']:%Y-%m-%d %H:%M:%S}" if "dueAt" in doc else "never"
+                    report.violations.append(Finding("delivery schedule", doc["_id"], f"{doc['status']}, due {due}"))
+                elif doc.get("dueAt", now) < since and doc["endpointId"] not in excused:
+                    report.violations.append(Finding("delivery sent", doc["_id"], f"due since {doc['dueAt']:%H:%M:%S}"))
 
     def _check(self, records: OrderRecords) -> list[Finding]:
         try:
@@ -202,8 +283,9 @@ class Doctor:
     def _dead_letters(self) -> Iterator[Finding]:
         for store in (self._orders, self._payments):
             with store.with_deadline() as documents:
-                for doc in documents.find({"deadLetter.at": {"$exists": True}}, {"deadLetter": 1}):
-                    yield Finding("dead letter", str(doc["_id"]), doc["deadLetter"].get("reason", ""))
+                for names in (OUTBOX, CHANGES) if store is self._orders else (OUTBOX,):
+                    for doc in documents.find({f"{names.dead}.at": {"$exists": True}}, {names.dead: 1}):
+                        yield Finding("dead letter", str(doc["_id"]), doc[names.dead].get("reason", ""))
 
 
 def _format_error(records: OrderRecords) -> str:
@@ -262,7 +344,19 @@ def _balance_error(records: OrderRecords) -> str:
     net = sum(_held(charge) for charge in records.charges if charge["answer"] == "captured")
     # A refund of a disputed order may wait: then the payment says what the provider holds.
     due = _held_by(payment) if disputed and payment else _due(order)
+    due += _given_back_elsewhere(records)
     return "" if net == due else f"{order['orderStatus']}, the provider holds {net} instead of {due}"
+
+
+def _given_back_elsewhere(records: OrderRecords) -> int:
+    """What operators gave back other than through the provider, on record with their names and reasons."""
+    made = {refund.get("refundId") for charge in records.charges for refund in charge["refunds"]}
+    value: int = sum(
+        refund["value"]
+        for refund in (records.payment or {}).get("refunds", ())
+        if refund["status"] == "done" and refund.get("by_other_means") and refund["refund_id"] not in made
+    )
+    return value
 
 
 def _held(charge: Document) -> int:
@@ -316,8 +410,13 @@ def _is_settled(records: OrderRecords) -> bool:
 
 def _due(order: Document) -> int:
     """What the order's state requires to be captured and not refunded, in minor units."""
+    # Orders that were stored before refunds had a status list those that failed.
     failed = order.get("failedRefunds", ())
-    refund_requested = sum(refund["value"] for refund in order.get("refunds", ()) if refund["id"] not in failed)
+    refund_requested = sum(
+        refund["value"]
+        for refund in order.get("refunds", ())
+        if refund.get("status") != "failed" and refund["id"] not in failed
+    )
     captured: int = order.get("captured", order["total"]["value"])
     return 0 if order["orderStatus"] in (DECLINED, CANCELLED) else captured - refund_requested
 
@@ -328,9 +427,9 @@ def _status_conflict(records: OrderRecords) -> str:
         return ""
     if payment is None:
         return "" if order["paymentStatus"] == "Processing" else "has no payment"
-    # After an operator has retried a parked payment, the order still says Unknown until the payment is settled.
-    retried = order["paymentStatus"] == PARKED and payment["status"] in OPEN_PAYMENT | WAITING
-    same = retried or payment["status"] == order["paymentStatus"]
+    # A cancellation reopens a parked payment: the order says Unknown until the payment is settled.
+    reopened = order["paymentStatus"] == PARKED and payment["status"] in OPEN_PAYMENT | WAITING
+    same = reopened or payment["status"] == order["paymentStatus"]
     return "" if same else f"the order says {order['paymentStatus']}, the payment {payment['status']}"
 
 
@@ -356,6 +455,8 @@ def _overdue(records: OrderRecords, since: datetime) -> str:
     for doc in (records.order, records.payment):
         if doc and "relayDue" in doc and doc["relayDue"] < since:
             return f"{len(doc['outbox'])} events due since {doc['relayDue']:%H:%M:%S}"
+    if records.order.get(CHANGES.due, since) < since:
+        return f"{len(records.order[CHANGES.events])} changes not told since {records.order[CHANGES.due]:%H:%M:%S}"
     if records.payment and "dueAt" in records.payment and records.payment["dueAt"] < since:
         return f"the payment is due since {records.payment['dueAt']:%H:%M:%S}"
     return ""
@@ -365,4 +466,6 @@ def _unscheduled(records: OrderRecords) -> str:
     for doc in (records.order, records.payment):
         if doc and doc["outbox"] and not {"relayDue", "deadLetter"} & doc.keys():
             return f"{len(doc['outbox'])} events without a due time"
+    if CHANGES.events in records.order and not {CHANGES.due, CHANGES.dead} & records.order.keys():
+        return f"{len(records.order[CHANGES.events])} changes without a due time"
     return ""

@@ -7,18 +7,21 @@ from typing import Any
 
 from flask import Flask
 
-from app import cli, gateway, orders, payments
+from app import cli, gateway, orders, payments, webhooks
 from app.config import BadSettings, Settings
 from app.doctor import Doctor
 from app.messaging.bus import Bus
 from app.messaging.live_feed import LiveFeed
-from app.messaging.outbox import Outbox
 from app.messaging.signal_bus import SignalBus
 from app.observability import metrics, stages, tracing
 from app.observability.logging import configure
+from app.orders.erasure_repository import ErasureRepository
+from app.orders.erasures import ErasureService
+from app.orders.subscribers import SubscribedUsers
 from app.payments import providers
 from app.payments.provider_port import Provider
 from app.runtime import BackgroundModule, Runtime
+from app.server.running_servers import server_url
 from app.storage import embedded_mongod
 from app.storage.mongodb import Database, Store
 from app.storage.rate_limits import RateLimitCounters
@@ -52,13 +55,18 @@ def create_app(
     feed = LiveFeed(open_collection("gateway", "stages"), creates_collection=runs_gateway)
     rate_limits = RateLimitCounters(open_collection("gateway", "rate_limits"))
     modules: dict[str, BackgroundModule] = {}
-    outboxes: dict[str, Outbox] = {}
     preparations: list[Callable[[], object]] = []
+    set_gauges: list[Callable[[], None]] = []
+    readiness: dict[str, Callable[[], str]] = {}
     payments_module: payments.Payments | None = None
     if settings.runs("orders"):
         store = open_collection("orders", "orders", settings.request_deadline)
-        orders_module = orders.Orders(bus, bus, store, settings)
-        modules["orders"], outboxes["orders"] = orders_module, orders_module.outbox
+        subscribed = SubscribedUsers(bus) if settings.webhooks_wanted else None
+        set_gauges += [subscribed.set_gauges] if subscribed else []
+        erasures = ErasureService(
+            ErasureRepository(store, open_collection("orders", "erasures")), bus, webhooks=settings.webhooks_wanted
+        )
+        modules["orders"] = orders.Orders(bus, bus, store, settings, subscribed=subscribed, erasures=erasures)
     if settings.runs("payments"):
         provider = make_provider(settings, open_collection("payments", "ledger"))
         payments_module = payments.Payments(
@@ -69,8 +77,16 @@ def create_app(
             provider,
             settings,
         )
-        modules["payments"], outboxes["payments"] = payments_module, payments_module.outbox
+        modules["payments"] = payments_module
+        set_gauges.append(payments_module.worker.set_gauges)
         preparations += [provider.prepare] if hasattr(provider, "prepare") else []
+    if settings.runs("webhooks"):
+        webhooks_module = webhooks.Webhooks(bus, *_webhook_collections(database, settings), settings)
+        modules["webhooks"] = webhooks_module
+        set_gauges.append(webhooks_module.sender.set_gauges)
+        if not runs_gateway:
+            # Not where clients are served: orders are taken whether webhooks are sent or not.
+            readiness["webhooks"] = webhooks_module.unready_reason
     if runs_gateway and settings.counts_requests:
         preparations.append(rate_limits.prepare)
     made = Runtime(
@@ -80,17 +96,36 @@ def create_app(
         feed,
         modules,
         preparations,
-        set_gauges=[payments_module.worker.set_gauges] if payments_module else [],
+        set_gauges=set_gauges,
+        readiness=readiness,
         hung_calls=lambda: payments_module.worker.hung if payments_module else 0,
     )
     app = Flask("app", static_folder=None)
     app.extensions["orderflow"] = made
     if runs_gateway:
         cursor_key = partial(_cursor_key, database, settings)
-        gateway.install(app, bus, made.ready, settings, rate_limits.increment, cursor_key, live=feed, alive=made.alive)
+        gateway.install(
+            app,
+            bus,
+            made.unready,
+            settings,
+            rate_limits.increment,
+            cursor_key,
+            live=feed,
+            alive=made.alive,
+            stopping=lambda: made.stopping,
+        )
     else:
-        gateway.install_probes(app, bus, made.ready, settings, made.alive)
-    cli.install(app, bus, feed, partial(make_doctor, database, settings), payments_module, outboxes)
+        gateway.install_probes(app, bus, made.unready, settings, made.alive)
+    cli.install(
+        app,
+        bus,
+        feed,
+        partial(server_url, settings),
+        partial(make_doctor, database, settings),
+        payments_module,
+        settings,
+    )
     return app
 
 
@@ -107,6 +142,7 @@ def make_doctor(database: Database, settings: Settings, grace: float) -> Doctor:
         _collection(database, settings, "payments", "payments"),
         _collection(database, settings, "payments", "ledger"),
         grace,
+        *(_webhook_collections(database, settings) if settings.webhooks else ()),
     )
 
 
@@ -121,11 +157,20 @@ def _make_bus(settings: Settings) -> Bus:
         settings.bus_prefix,
         request_seconds=settings.request_deadline,
         event_seconds=settings.background_deadline,
+        absent=() if settings.webhooks_wanted else ("webhooks",),
     )
 
 
 def _collection(database: Database, settings: Settings, module: str, name: str, deadline: float | None = None) -> Store:
     return database.collection(name, deadline or settings.background_deadline, settings.database_of(module))
+
+
+def _webhook_collections(database: Database, settings: Settings) -> tuple[Store, Store]:
+    """The collections of endpoints and of deliveries."""
+    endpoints, deliveries = (
+        _collection(database, settings, "webhooks", f"webhook_{name}") for name in ("endpoints", "deliveries")
+    )
+    return endpoints, deliveries
 
 
 def _start_tracing() -> None:

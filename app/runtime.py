@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 from app.config import Settings
@@ -10,6 +11,7 @@ from app.messaging.live_feed import LiveFeed
 from app.observability import stages, tracing
 from app.observability.logging import log
 from app.observability.metrics_flusher import MetricsFlusher
+from app.observability.readiness import ReadinessMonitor, UnreadyResult
 from app.observability.supervision import BackgroundThread, Heartbeat, Watchdog
 from app.storage.mongodb import Database, ForeignDocuments
 
@@ -40,8 +42,8 @@ class Runtime:
     """What runs behind the app. Each process that serves starts it once, after the fork.
 
     `modules` run in this process, and start and stop in this order. The `preparations` run after theirs. `stopping` is set
-    by `drain` and `stop`. `hung_calls` returns how many calls to the provider may never return; their threads keep the process
-    from ending by itself.
+    by `drain` and `stop`. `readiness` has further parts, each with why it is not ready. `hung_calls` returns how many calls to
+    the provider may never return; their threads keep the process from ending by itself.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Runtime:
         preparations: Sequence[Callable[[], object]] = (),
         set_gauges: Sequence[Callable[[], None]] = (),
         hung_calls: Callable[[], int] = lambda: 0,
+        readiness: Mapping[str, Callable[[], str]] = MappingProxyType({}),
     ) -> None:
         self.settings = settings
         self.bus = bus
@@ -66,9 +69,23 @@ class Runtime:
         self._watchdog = Watchdog(settings.background_stall)
         self._starter = BackgroundThread("start", self._start_modules)
         self._on_unusable: Callable[[], object] = lambda: None
+        self._on_ready: Callable[[], object] = lambda: None
         self._started = False
         self._prepared = False
+        self._foreign = False
         self.stopping = False
+        self._readiness = ReadinessMonitor(
+            {
+                "process": lambda: (
+                    "it is stopping: no new work is taken, and what runs is finished" if self.stopping else ""
+                ),
+                "collections": self._preparation_problem,
+                "broker": lambda: "" if bus.ready else "messages cannot be sent or received: there is no connection",
+                "database": lambda: "" if database.reachable() else "no primary answers within a second",
+                **readiness,
+            },
+            expected="process",
+        )
 
     def prepare(self) -> None:
         """Create collections, validators and indexes. Safe to repeat."""
@@ -76,14 +93,16 @@ class Runtime:
             prepare()
         self._prepared = True
 
-    def start(self, on_unusable: Callable[[], object] = lambda: None) -> None:
+    def start(
+        self, on_unusable: Callable[[], object] = lambda: None, on_ready: Callable[[], object] = lambda: None
+    ) -> None:
         """Start the bus and, as soon as the database is prepared, the modules. Call it after any fork.
 
         If the database holds documents of another program, `on_unusable` is called, no module starts, and the process
-        is never ready.
+        is never ready. `on_ready` is called once, when requests can be served.
         """
         self._started = True
-        self._on_unusable = on_unusable
+        self._on_unusable, self._on_ready = on_unusable, on_ready
         stages.subscribe(self.feed.ingest)
         self._metrics_flusher.start()
         self.bus.start()
@@ -99,6 +118,9 @@ class Runtime:
     def stop(self) -> None:
         """Drain, finish running work, return the leases of what was not begun, close all connections."""
         self.drain()
+        if self._started:
+            # No probe may come any more: the log has the change in any case.
+            self._readiness.check()
         timeout = self.settings.payment_timeout + self.settings.background_deadline
         if self._started:
             self._started = False
@@ -112,9 +134,9 @@ class Runtime:
         self.bus.stop()
         self.database.close()
 
-    def ready(self) -> bool:
-        """Whether requests can be served."""
-        return self._prepared and not self.stopping and self.bus.ready and self.database.reachable()
+    def unready(self) -> UnreadyResult | None:
+        """The part because of which requests cannot be served; None if they can."""
+        return self._readiness.check()
 
     def failing(self) -> list[Heartbeat]:
         """The background work that has died or makes no progress; a process with such work should be replaced."""
@@ -130,6 +152,13 @@ class Runtime:
         """Whether all background work makes progress."""
         return not self.failing()
 
+    def _preparation_problem(self) -> str:
+        if self._prepared:
+            return ""
+        if self._foreign:
+            return "the database holds documents of another program"
+        return "they are not prepared yet: the database has not answered so far"
+
     @property
     def _heartbeats(self) -> list[Heartbeat]:
         modules = [heartbeat for module in self.modules.values() for heartbeat in module.heartbeats]
@@ -142,6 +171,7 @@ class Runtime:
                 self.prepare()
             except ForeignDocuments as exc:
                 log.critical(str(exc))
+                self._foreign = True
                 self._on_unusable()
                 return
             except Exception as exc:
@@ -154,4 +184,9 @@ class Runtime:
             for module in self.modules.values():
                 module.start()
             self.bus.start_consuming()
-            return
+            break
+        while not self.stopping and self._readiness.check():
+            self._starter.beat()
+            pause.wait(RETRY_SECONDS)
+        if not self.stopping:
+            self._on_ready()

@@ -53,7 +53,10 @@ def draw(bus: SignalBus) -> str:
     orders_bottom = TOP + (len(orders_requests) + 2) * LINE
     gap = (max(len(orders_events), len(payments_events)) + 3) * LINE
     payments_top = orders_bottom + gap
-    bottom = payments_top + max(10 * LINE, (len(payments_requests) + 2) * LINE)
+    payments_bottom = payments_top + max(10 * LINE, (len(payments_requests) + 2) * LINE)
+    webhooks_requests, webhooks_events = requests_to(bus, "webhooks"), events_to(bus, "webhooks", payments=False)
+    webhooks_top = payments_bottom + 3 * LINE
+    bottom = webhooks_top + max(10 * LINE, (len(webhooks_requests) + 2) * LINE)
     parts = [
         *_box("outside", 10, TOP, 90, 60, "client"),
         *_box("module", GATEWAY, TOP, 150, bottom - TOP, "gateway", "HTTP;", "decides nothing"),
@@ -73,27 +76,46 @@ def draw(bus: SignalBus) -> str:
             MIDDLE,
             payments_top,
             200,
-            bottom - payments_top,
+            payments_bottom - payments_top,
             "payments",
             "worker with threads,",
             "circuit breaker,",
             "outbox and relay",
         ),
         *_box(
+            "module",
+            MIDDLE,
+            webhooks_top,
+            200,
+            bottom - webhooks_top,
+            "webhooks",
+            "sender with threads,",
+            "a breaker an endpoint,",
+            "checked addresses",
+        ),
+        *_box(
             "store", STORES, TOP, 240, 96, "orders in MongoDB", "one document an order:", "state, timeline and outbox"
         ),
         *_box("store", STORES, payments_top, 240, 80, "payments in MongoDB", "leases, attempts, outbox"),
-        *_box("outside", STORES, bottom - 60, 240, 60, "payment provider"),
+        *_box("outside", STORES, payments_bottom - 60, 240, 60, "payment provider"),
+        *_box("store", STORES, webhooks_top, 240, 80, "webhooks in MongoDB", "endpoints, deliveries, attempts"),
+        *_box("outside", STORES, bottom - 60, 240, 60, "endpoints of users"),
         _arrow(100, TOP + 30, GATEWAY, TOP + 30),
         _arrow(GATEWAY + 150, TOP + 20, MIDDLE, TOP + 20),
         _arrow(GATEWAY + 150, payments_top + 20, MIDDLE, payments_top + 20),
         _arrow(MIDDLE + 200, TOP + 48, STORES, TOP + 48),
         _arrow(MIDDLE + 200, payments_top + 40, STORES, payments_top + 40),
+        _arrow(MIDDLE + 200, payments_bottom - 30, STORES, payments_bottom - 30),
+        _arrow(GATEWAY + 150, webhooks_top + 20, MIDDLE, webhooks_top + 20),
+        _arrow(MIDDLE + 200, webhooks_top + 40, STORES, webhooks_top + 40),
         _arrow(MIDDLE + 200, bottom - 30, STORES, bottom - 30),
+        *_around(MIDDLE + 200, orders_bottom - 30, webhooks_top + 20),
         _arrow(MIDDLE + 60, orders_bottom, MIDDLE + 60, payments_top),
         _arrow(MIDDLE + 140, payments_top, MIDDLE + 140, orders_bottom),
         *_list(GATEWAY + 165, TOP + 20, "requests", orders_requests),
         *_list(GATEWAY + 165, payments_top + 20, "requests", payments_requests),
+        *_list(GATEWAY + 165, webhooks_top + 20, "requests", webhooks_requests),
+        *_list(MIDDLE + 240, orders_bottom + 4, "events", webhooks_events),
         *_list(MIDDLE + 50, orders_bottom + 4, "events", orders_events, anchor="end"),
         *_list(MIDDLE + 150, orders_bottom + 4, "events", payments_events),
     ]
@@ -121,6 +143,11 @@ def _box(kind: str, x: int, y: int, width: int, height: int, name: str, *more: s
 
 def _arrow(x: int, y: int, to_x: int, to_y: int) -> str:
     return f'<path class="arrow" d="M{x} {y} {to_x} {to_y}"/>'
+
+
+def _around(x: int, y: int, to_y: int) -> Iterator[str]:
+    """An arrow from one box to another below it, to the right of what is between them."""
+    yield f'<path class="arrow" d="M{x} {y} {x + 30} {y} {x + 30} {to_y} {x} {to_y}"/>'
 
 
 def _list(x: int, y: int, verb: str, names: Iterable[str], anchor: str = "start") -> Iterator[str]:

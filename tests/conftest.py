@@ -28,7 +28,17 @@ from tools.cluster import rabbitmq
 hypothesis.settings.register_profile("orderflow", deadline=None)
 hypothesis.settings.load_profile("orderflow")
 
+pytest_plugins = ["tests.operator_work"]
+
 MEMORY = Path("/dev/shm")
+# Each test drops its database. By default its files stay open for minutes, and thousands of tests would need more of them than a process may
+# have open: then mongod aborts.
+MONGOD_OPTIONS = (
+    "--setParameter=enableTestCommands=1",
+    "--setParameter=minSnapshotHistoryWindowInSeconds=0",
+    "--syncdelay=5",
+    "--wiredTigerEngineConfigString=file_manager=(close_idle_time=1,close_scan_interval=1,close_handle_minimum=0)",
+)
 MONGOD = pytest.StashKey[tuple[Mongod, Path]]()
 BROKER = pytest.StashKey[SessionBroker]()
 
@@ -37,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         return
     folder = Path(tempfile.mkdtemp(prefix="orderflow-test-", dir=MEMORY if MEMORY.is_dir() else None))
-    mongod = Mongod(folder, extra=["--setParameter=enableTestCommands=1"])
+    mongod = Mongod(folder, extra=MONGOD_OPTIONS)
     config.stash[MONGOD] = (mongod, folder)
     if rabbitmq.installed():
         config.stash[BROKER] = SessionBroker(folder)
@@ -120,15 +130,15 @@ def bus_prefix(bus_url: str) -> Iterator[str]:
     yield prefix
     with kombu.Connection(bus_url) as connection:
         channel = connection.channel()
-        for module in ("orders", "payments", "mail", "a", "b", "c", "d"):
+        for module in ("orders", "payments", "webhooks", "mail", "a", "b", "c", "d"):
             for kind in ("requests", "events", "dead"):
                 channel.queue_delete(f"{prefix}.{module}.{kind}")
 
 
 @pytest.fixture(scope="session")
 def mongo(mongodb_uri: str) -> Iterator[MongoClient]:
-    """A client that reads what was stored."""
-    with MongoClient(mongodb_uri, tz_aware=True) as client:
+    """A client that reads what was stored, and only what the application can read already."""
+    with MongoClient(mongodb_uri, tz_aware=True, readConcernLevel="majority") as client:
         yield client
 
 
@@ -139,6 +149,8 @@ def settings(mongodb_uri: str, mongo: MongoClient) -> Iterator[Settings]:
     yield Settings(
         mongodb_uri=mongodb_uri,
         database=name,
+        # Only tests of the deadline itself may see a 503 where a busy machine makes a command slow.
+        request_deadline=10.0,
         sweep_interval=0.05,
         relay_lease=0.5,
         payment_backoff=0.05,

@@ -24,14 +24,18 @@ OTHER = {
     "mongodb_uri": "mongodb://elsewhere/?replicaSet=rs0",
     "auth_jwt_algorithm": "ES256",
     "modules": "orders, payments",
+    "cors_origins": "https://shop.example, http://localhost:5173",
     "restored_at": "2026-11-24T03:00:00+08:00",
     "return_url_origins": "https://shop.example, http://localhost:3000",
     "bus_url": "amqps://a:drawn@one.example/flow;amqps://a:drawn@other.example/flow",
     "cursor_key": "a key of as many characters as it needs",
     "log_format": "console",
     "log_level": "debug",
+    "request_log": "0.25",
     "simulated_demonstrations": "off",
     "simulated_unknown_product": "capture",
+    "webhook_ports": "443,8443",
+    "webhook_networks": "10.20.0.0/16, fd00::/8",
 }
 # These belong together.
 IDENTITY = {
@@ -158,6 +162,16 @@ def test_return_origins_have_one_form():
     assert Settings().return_origins == frozenset()
 
 
+def test_page_origins_are_as_browsers_send_them():
+    origins = (
+        "https://shop.example, https://shop.example:8443,http://localhost:5173, http://127.0.0.1, http://[::1]:80801"
+    )
+    assert errors_of(CORS_ORIGINS=origins) != []
+    origins = origins.replace("80801", "8080")
+    assert Settings(cors_origins=origins).page_origins == {one.strip() for one in origins.split(",")}
+    assert Settings().page_origins == frozenset()
+
+
 def test_settings_cannot_be_changed():
     with pytest.raises(FrozenInstanceError):
         Settings().port = 1
@@ -193,12 +207,36 @@ def test_a_whole_number_has_no_fraction():
         ("RELAY_LEASE", "0"),
         ("RELAY_LEASE", "-10"),
         ("PAYMENT_HORIZON", "-1"),
+        ("PAYMENT_POLL_MIN", "21601"),
+        ("PAYMENT_POLL_MAX", "59"),
         *(
             ("RETURN_URL_ORIGINS", origin)
             for origin in (
                 *("shop.example", "http://shop.example", "https://shop.example/", "https://shop.example?x", "*"),
                 *("https://shop.example#x", "https://*.shop.example", "https://me@shop.example", "ftp://shop.example"),
                 *("https://shop.example:99999999", "https://shop.example https://b.example", "https://", "null"),
+            )
+        ),
+        *(
+            ("CORS_ORIGINS", origin)
+            for origin in (
+                *(
+                    "*",
+                    "null",
+                    "shop.example",
+                    "http://shop.example",
+                    "https://shop.example/",
+                    "https://shop.example/app",
+                ),
+                *(
+                    "https://shop.example?x",
+                    "https://shop.example#x",
+                    "https://me@shop.example",
+                    "https://*.shop.example",
+                ),
+                *("https://Shop.example", "HTTPS://shop.example", "https://shop.example:443", "http://localhost:80"),
+                *("https://shop.example:65536", "https://shop.example:08443", "https://shöp.example", "file://x"),
+                *("https://shop.example https://b.example", "https://shop.example, *", "https://[2001:db8::1]/"),
             )
         ),
         ("RESTORED_AT", "yesterday"),
@@ -400,3 +438,35 @@ def test_the_representation_of_settings_contains_no_secret():
     shown = repr(Settings.read(secret))
     assert "canary" not in shown
     assert "jwks" not in shown
+
+
+# --- development ---
+
+
+def test_a_laptop_may_send_webhooks_to_itself():
+    assert Settings.read({}).is_development
+    assert Settings.read({"BIND": "::1", "PORT": "7311"}).webhook_http
+    other = {"MONGODB_URI": "mongodb://127.0.0.1/?replicaSet=rs0", "ALLOW_UNSAFE": "webhook_http"}
+    assert (Settings.read(other).is_development, Settings.read(other).webhook_http) == (False, True)
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"MONGODB_URI": "mongodb://127.0.0.1/?replicaSet=rs0"},
+        {"BUS_URL": "amqp://localhost"},
+        {"BUS_URL": "amqp://localhost", "MODULES": "webhooks"},
+        IDENTITY,
+        {"PAYMENT_PROVIDER": "stripe", "STRIPE_SECRET_KEY": "sk_test_1"},
+        {"BIND": "0.0.0.0", "ALLOW_UNSAFE": "no_identity"},
+        {"ALLOW_UNSAFE": "no_identity"},
+        {"BIND": "0.0.0.0", "PUBLISHED_ON": "127.0.0.1"},
+        {"PUBLISHED_ON": "127.0.0.1"},
+        {"FORWARDED_ALLOW_IPS": "127.0.0.1"},
+        {"ALLOWED_HOSTS": "orders.example"},
+    ],
+    ids=str,
+)
+def test_no_other_server_sends_webhooks_to_itself_without_being_told(environ):
+    settings = Settings.read(environ)
+    assert (settings.is_development, settings.webhook_http) == (False, False)

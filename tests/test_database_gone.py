@@ -137,7 +137,11 @@ def test_every_route_answers_503_during_an_outage_and_works_afterwards(
         for send in requests_to_all_routes(new_order, order_id):
             check_unavailable(send(client))
         assert client.get("/readyz").status_code == 503
-        assert client.get("/readyz").get_json() == {"ok": False}
+        assert client.get("/readyz").get_json() == {
+            "ok": False,
+            "part": "database",
+            "reason": "no primary answers within a second",
+        }
         assert client.get("/healthz").status_code == 200
     eventually(ready(client), 60)
     assert [send(client).status_code for send in requests_to_all_routes(new_order, order_id)] == [
@@ -203,6 +207,7 @@ def test_a_server_that_starts_before_the_database_works_once_it_has_started(
 ):
     client = serve()
     assert client.get("/readyz").status_code == 503
+    assert client.get("/readyz").get_json()["part"] == "collections"
     assert client.get("/healthz").status_code == 200
     check_unavailable(client.post("/orders", json=new_order()))
     check_unavailable(client.get(f"/orders/one/{UNKNOWN}"))
@@ -219,3 +224,4 @@ def test_a_server_without_a_database_can_be_stopped(settings, port):
     stopping.join(60)
     assert not stopping.is_alive()
     assert app.test_client().get("/readyz").status_code == 503
+    assert app.test_client().get("/readyz").get_json()["part"] == "process"

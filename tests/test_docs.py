@@ -1,16 +1,24 @@
 """The documentation against the truth: calls that are shown are made, links lead somewhere, README stays short."""
 
 import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from argparse import ArgumentParser
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import click
 import httpx
 import pytest
+import yaml
 
+from app.cli.command import CommandRegistry
+from app.storage.embedded_mongod import Mongod
 from tools.cluster.servers import Server
 
 ROOT = Path(__file__).parents[1]
@@ -92,6 +100,10 @@ class Comparison:
             wanted = events(shown)
             for one, other in zip(wanted, events(text)[: len(wanted)], strict=True):
                 self.event(one, other)
+        elif media_type == "text/csv":
+            wanted = [line for line in shown.splitlines() if line != MORE]
+            for one, other in zip(wanted, text.splitlines()[: len(wanted)], strict=True):
+                self.text(one, other)
         else:
             assert shown.splitlines() == text.splitlines()
 
@@ -338,3 +350,221 @@ def test_a_path_that_does_not_exist_is_noticed():
 
 def test_the_readme_is_read_in_minutes():
     assert len(README.read_text().split()) <= 900
+
+
+# --- the first minute ---
+
+
+def typed(page):
+    """What a page has its reader type: the lines of its blocks that begin with make, curl or a program of .venv."""
+    for block in BLOCK.findall(page.read_text()):
+        for line in block.replace("\\\n", " ").splitlines():
+            command = line.removeprefix("$ ").partition("   #")[0].strip()
+            if command.startswith(("make ", "curl ", ".venv/bin/")):
+                yield command
+
+
+@pytest.mark.extended
+def test_what_the_readme_says_works_in_the_order_in_which_it_stands(tmp_path):
+    """From an empty data folder, with the database that `make run` starts, in the shell of the reader."""
+    first, *others = typed(README)
+    assert first == "make run"
+    assert {command.split()[0] for command in others} == {"curl", ".venv/bin/orderflow"}
+    environ = {"ORDERFLOW_DATA": str(tmp_path / "data"), "WEB_CONCURRENCY": "1"}
+    with Server(tmp_path, environ, command=[sys.executable, "-m", "app", "run"]) as server:
+        for command in others:
+            line = command.replace(SHOWN_AT, server.url.removeprefix("http://")).replace(
+                "curl ", "curl --fail --show-error ", 1
+            )
+            line = line.replace(".venv/bin/orderflow", f"{sys.executable} -m app")
+            done = subprocess.run(
+                ["bash", "-c", line],
+                cwd=ROOT,
+                env={**os.environ, **environ},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, (command, done.stdout, done.stderr)
+
+
+def test_make_run_becomes_the_server_with_the_command():
+    recipe = (ROOT / "Makefile").read_text().partition("\nrun:")[2].partition("\n\n")[0]
+    assert recipe.splitlines()[1:] == ["\t@exec $(BIN)/orderflow run"]
+    assert "requirements-test.lock" not in recipe.splitlines()[0]
+
+
+def test_a_system_without_the_packages_is_told_of_containers(tmp_path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nif [ "$2" = venv ]; then mkdir -p $3/bin; ln -s /bin/false $3/bin/pip; fi\n')
+    python.chmod(0o755)
+    command = ["make", "--no-print-directory", f"PYTHON={python}", f"VENV={tmp_path}/venv", "run"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stdout.splitlines()[-1].count("'docker compose up'") == 1
+
+
+def test_a_checkout_on_windows_has_scripts_that_run_in_a_container(tmp_path):
+    """git with Windows' setting, which makes CRLF of LF where nobody says otherwise."""
+    for name in (".gitattributes", "Makefile", "Dockerfile", "deploy/mongo/make-secrets", "deploy/backup"):
+        (tmp_path / "there" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / "there" / name)
+    who = ["-c", "user.name=a", "-c", "user.email=a@a.example"]
+    for words in (["init", "-q"], ["add", "-A"], [*who, "commit", "-q", "-m", "all"]):
+        subprocess.run(["git", *words], cwd=tmp_path / "there", check=True)
+    subprocess.run(["git", "clone", "-q", "-c", "core.autocrlf=true", "there", "here"], cwd=tmp_path, check=True)
+    for name in ("Makefile", "Dockerfile", "deploy/mongo/make-secrets", "deploy/backup"):
+        assert b"\r" not in (tmp_path / "here" / name).read_bytes(), name
+
+
+# --- at three in the morning ---
+
+NIGHT = ROOT / "docs/3am.md"
+ENVIRONMENTS = ["make run", "Docker", "Kubernetes"]
+SERVICES = {name for file in ROOT.glob("docker-compose*.yml") for name in yaml.safe_load(file.read_text())["services"]}
+WORKLOADS = {
+    f"{one['kind'].lower()}/{one['metadata']['name']}"
+    for file in (ROOT / "deploy/kubernetes/base").glob("*.yaml")
+    for one in yaml.safe_load_all(file.read_text())
+    if one["kind"] in ("Deployment", "CronJob")
+}
+
+
+def night_commands():
+    """The commands of docs/3am.md as (heading, command, environment)."""
+    for heading, text in re.findall(r"^### (.+?)\n(.*?)(?=^##|\Z)", NIGHT.read_text(), re.MULTILINE | re.DOTALL):
+        for block in BLOCK.findall(text):
+            for line in block.splitlines():
+                command, _, environment = line.rpartition("  # ")
+                yield heading, command.strip(), environment
+
+
+def test_every_symptom_and_alert_has_a_command_for_every_environment():
+    found = list(night_commands())
+    for heading in re.findall(r"^### (.+)$", NIGHT.read_text(), re.MULTILINE):
+        environments = [environment for title, _, environment in found if title == heading]
+        assert environments in (ENVIRONMENTS, 2 * ENVIRONMENTS), heading
+    assert all(command for _, command, _ in found)
+
+
+def test_every_command_of_the_night_is_one_of_the_application(app, settings, monkeypatch):
+    """With all its arguments, each a word that the command understands."""
+    # Otherwise the command looks for a running server, and other tests run some.
+    monkeypatch.setenv("MONGODB_URI", settings.mongodb_uri)
+    application = {
+        words
+        for _, command, _ in night_commands()
+        for words in re.findall(r"(?:/bin/|(?:app|--) )orderflow ([a-z].*)$", command)
+    }
+    assert {"doctor", "payments list", "orders explain ID"} <= application
+    for words in application:
+        command = CommandRegistry(lambda: app)
+        rest = words.split()
+        while isinstance(command, click.Group):
+            command = command.get_command(click.Context(command), rest.pop(0))
+            assert command, words
+        command.make_context(words, rest)
+
+
+def test_every_container_and_workload_of_the_night_exists():
+    services, workloads = set(), set()
+    for _, command, _ in night_commands():
+        for words in re.findall(r"docker compose (?:exec|restart|run --rm|logs --since 1h) ([a-z0-9 -]+)", command):
+            services |= set(words.split()) - {"orderflow", "rabbitmqctl"} if "logs" in command else {words.split()[0]}
+        workloads |= {
+            f"deployment/{name}" for name in re.findall(r"\bdeploy(?:ment)?/(\w+)", command) if "kubectl" in command
+        }
+        workloads |= {f"deployment/{name}" for name in re.findall(r"component=(\w+)", command)}
+        workloads |= {f"cronjob/{name}" for name in re.findall(r"cronjob/(\w+)", command)}
+    assert services
+    assert services <= SERVICES
+    assert workloads
+    assert workloads <= WORKLOADS | {"deployment/backup", "deployment/restore"}
+
+
+def test_the_scripts_of_the_night_can_be_run():
+    scripts = {script for _, command, _ in night_commands() for script in re.findall(r"^deploy/\w+", command)}
+    assert scripts == {"deploy/backup", "deploy/restore"}
+    assert all(os.access(ROOT / script, os.X_OK) for script in scripts)
+
+
+def test_every_line_that_the_night_looks_for_is_written_by_the_application():
+    source = "\n".join(file.read_text() for file in (ROOT / "app").rglob("*.py"))
+    wanted = {text for _, command, _ in night_commands() for text in re.findall(r'grep (?:-E )?"(.+?)"', command)}
+    assert wanted
+    missing = [line for text in wanted for line in text.split("|") if f'"{line}' not in source]
+    assert missing == []
+
+
+def night_searches():
+    """By heading, the patterns that docs/3am.md looks for in the log, one for each environment."""
+    found = {}
+    for heading, command, _ in night_commands():
+        for pattern in re.findall(r'grep (?:-E )?"(.+?)"', command):
+            found.setdefault(heading, []).append(pattern)
+    return found
+
+
+def test_the_night_looks_for_the_same_lines_in_every_environment():
+    searches = night_searches()
+    assert searches
+    assert {heading for heading, patterns in searches.items() if len(patterns) not in (1, len(ENVIRONMENTS))} == set()
+    assert {heading for heading, patterns in searches.items() if len({*patterns}) != 1} == set()
+
+
+@pytest.mark.extended
+def test_in_an_outage_of_the_database_the_night_finds_lines_that_say_so(tmp_path, new_order, eventually):
+    """The log of a server at the settings' defaults, whose database dies; then what the page says is typed."""
+    database, log = Mongod(tmp_path / "data"), tmp_path / "server.log"
+    with (
+        database,
+        Server(tmp_path, {"MONGODB_URI": database.uri, "WEB_CONCURRENCY": "1", "LOG_LEVEL": "info"}) as server,
+    ):
+        httpx.post(f"{server.url}/orders", json=new_order()).raise_for_status()
+        (tmp_path / "orderflow.log").symlink_to(log)
+        before = log.stat().st_size
+        database.kill()
+        refused = httpx.post(f"{server.url}/orders", json=new_order(), timeout=30)
+        assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+        assert httpx.get(f"{server.url}/readyz", timeout=30).json()["part"] == "database"
+        outage = tmp_path / "outage.log"
+
+        def finds(pattern):
+            outage.write_bytes(log.read_bytes()[before:])
+            done = subprocess.run(["grep", "-E", pattern, outage], capture_output=True, text=True, check=False)
+            return done.stdout.splitlines()
+
+        for heading in ("Clients get 503", "OrderflowHttpErrors", "OrderflowDatabaseErrors"):
+            [pattern] = {*night_searches()[heading]}
+            lines = eventually(lambda pattern=pattern: finds(pattern))
+            assert any("database" in line for line in lines), (heading, lines)
+        [command] = [
+            command
+            for heading, command, environment in night_commands()
+            if (heading, environment) == ("Clients get 503", "make run")
+        ]
+        typed_there = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert '"status":503' in typed_there.stdout
+
+
+@pytest.mark.extended
+def test_the_settings_of_development_start_a_server_that_accepts_the_token_of_the_command(tmp_path, settings):
+    """The four lines of docs/security.md, and the command below them."""
+    blocks = BLOCK.findall((ROOT / "docs/security.md").read_text())
+    [lines] = [block for block in blocks if "HS256" in block]
+    [command] = [block.strip() for block in blocks if "orderflow token" in block]
+    identity = dict(line.split("=", 1) for line in lines.splitlines())
+    environ = {
+        **identity,
+        "MONGODB_URI": settings.mongodb_uri,
+        "MONGODB_DATABASE": settings.database,
+        "WEB_CONCURRENCY": "1",
+    }
+    with Server(tmp_path, environ) as server:
+        words = command.replace(".venv/bin/orderflow", f"{sys.executable} -m app").split()
+        made = subprocess.run(
+            words, cwd=ROOT, env={**os.environ, **environ}, capture_output=True, text=True, check=True
+        )
+        headers = {"Authorization": f"Bearer {made.stdout.strip()}"}
+        assert httpx.get(f"{server.url}/orders").status_code == 401
+        assert httpx.get(f"{server.url}/orders", headers=headers).json()["ok"]

@@ -1,14 +1,18 @@
 """The doctor finds nothing on a healthy database, and each kind of damage under its own name."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from bson import ObjectId
+from pymongo.errors import OperationFailure
 
-from app.doctor import INVARIANTS, Doctor
-from app.main import create_app, runtime
+from app.config import Settings
+from app.contracts.base import Unavailable
+from app.doctor import INVARIANTS, MENDS, NEEDS_OPERATOR
+from app.main import create_app, make_doctor, runtime
 from app.storage.mongodb import Database
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -18,7 +22,7 @@ LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 def doctor(settings):
     """A doctor with a grace period of a minute."""
     database = Database(settings.mongodb_uri, settings.database)
-    yield Doctor(*(database.collection(name, 5.0) for name in ("orders", "payments", "ledger")), 60.0)
+    yield make_doctor(database, settings, 60.0)
     database.close()
 
 
@@ -46,7 +50,7 @@ def paid(app, settings, place, eventually, database):
 @pytest.fixture
 def lift(database):
     """Let the collections take what their validators would refuse."""
-    for name in ("orders", "payments", "ledger"):
+    for name in ("orders", "payments", "ledger", "webhook_deliveries"):
         database.command("collMod", name, validationLevel="off")
 
 
@@ -111,6 +115,17 @@ def same_key(database, order_id):
     database.orders.drop_index("one_order_a_key")
     database.orders.update_many({}, {"$set": {"idempotency": {"key": "k", "fingerprint": ""}}})
     database.orders.update_one({"orderStatus": "Declined"}, {"$unset": {"idempotency": ""}})
+
+
+def delivery(database, **members):
+    """A webhook for an endpoint that takes what it is sent, unless members say otherwise."""
+    doc = {"_id": "e.we_1", "endpointId": "we_1", "eventId": "e", "type": "order.created", "body": "{}", "tries": 0}
+    database.webhook_deliveries.insert_one({**doc, "createdAt": datetime.now(UTC), **members})
+
+
+def endpoint(database, **members):
+    doc = {"_id": "we_1", "userId": "u", "url": "https://shop.example/", "events": ["*"], "secrets": [], "version": 1}
+    database.webhook_endpoints.insert_one({**doc, "createdAt": LONG_AGO, "changedAt": LONG_AGO, **members})
 
 
 EVENT = {"type": "PaymentVoided", "event_id": "e"}
@@ -216,6 +231,24 @@ DAMAGE = {
     "a state the timeline does not tell of": ("timeline", lambda db, one: order(db, one, orderStatus="Confirm")),
     "two orders of one key": ("idempotency key", same_key),
     "an event due for an hour": ("event delivery", lambda db, one: order(db, one, outbox=[EVENT], relayDue=LONG_AGO)),
+    "a change that was not told for an hour": (
+        "event delivery",
+        lambda db, one: order(db, one, changes=[EVENT], changesDue=LONG_AGO),
+    ),
+    "a change that nobody will tell": ("event schedule", lambda db, one: order(db, one, changes=[EVENT])),
+    "a webhook that waits for nothing": ("delivery schedule", lambda db, one: delivery(db, status="pending")),
+    "a webhook that was taken and is due": (
+        "delivery schedule",
+        lambda db, one: delivery(db, status="succeeded", dueAt=datetime.now(UTC)),
+    ),
+    "a webhook claimed for ever": (
+        "delivery schedule",
+        lambda db, one: delivery(db, status="pending", claim="x", dueAt=datetime.now(UTC) + timedelta(days=9)),
+    ),
+    "a webhook due for an hour": (
+        "delivery sent",
+        lambda db, one: (endpoint(db), delivery(db, status="pending", dueAt=LONG_AGO)),
+    ),
     "an event nobody will deliver": ("event schedule", lambda db, one: payment(db, one, outbox=[EVENT])),
     "a payment due for an hour": ("event delivery", lambda db, one: payment(db, one, dueAt=LONG_AGO)),
     "a charge without its order": (
@@ -233,11 +266,11 @@ DAMAGE = {
 
 def test_a_healthy_database_has_no_violation(doctor, paid):
     report = doctor.examine(paid, 0.0)
-    assert (report.orders, report.violations, report.needs_operator, report.healthy) == (3, [], [], True)
+    assert (report.orders, report.violations, report.needs_operator, report.state) == (3, [], [], "healthy")
 
 
 def test_an_empty_database_is_healthy(app, doctor):
-    assert doctor.examine((), 0.0).healthy
+    assert doctor.examine((), 0.0).state == "healthy"
 
 
 @pytest.mark.parametrize(("invariant", "damage"), DAMAGE.values(), ids=DAMAGE)
@@ -245,7 +278,7 @@ def test_each_kind_of_damage_is_found_and_nothing_else(doctor, paid, lift, datab
     damage(database, paid[0])
     report = doctor.examine(paid, 0.0)
     assert [finding.check for finding in report.violations] == [invariant]
-    assert not report.healthy
+    assert report.state == "broken"
 
 
 def test_a_part_that_was_captured_is_in_order(doctor, paid, database):
@@ -278,6 +311,29 @@ def test_a_dispute_that_both_sides_know_is_in_order(doctor, paid, database):
     assert doctor.examine(paid, 0.0).violations == []
 
 
+@pytest.mark.parametrize("state", [{"failingSince": LONG_AGO}, {"disabledReason": "gone"}])
+def test_a_webhook_may_wait_for_an_endpoint_that_does_not_take_it(doctor, paid, database, state):
+    endpoint(database, **state)
+    delivery(database, status="pending", dueAt=LONG_AGO)
+    assert doctor.examine(paid, 0.0).state == "healthy"
+
+
+def test_disabled_endpoints_are_counted_and_are_no_finding(app, doctor, paid, database):
+    endpoint(database, disabledReason="it has only failed for five days")
+    endpoint(database, _id="we_2", deletedAt=LONG_AGO, disabledReason="deleted")
+    delivery(database, status="held")
+    report = doctor.examine(paid, 0.0)
+    assert (report.disabled_endpoints, report.held_deliveries, report.state) == (1, 1, "healthy")
+    result = app.test_cli_runner().invoke(args=["doctor", "--pause", "0"])
+    assert (result.exit_code, "1 disabled endpoints, 1 webhooks held" in result.output) == (0, True), result.output
+
+
+def test_where_webhooks_are_off_they_are_not_looked_at(settings, app, paid, database):
+    delivery(database, status="pending")
+    off = replace(settings, webhooks=False)
+    assert make_doctor(runtime(app).database, off, 60.0).examine(paid, 0.0).state == "healthy"
+
+
 def test_an_acknowledged_order_that_is_gone_is_found(doctor, paid, database):
     database.orders.delete_one({"_id": ObjectId(paid[1])})
     report = doctor.examine(paid, 0.0)
@@ -301,13 +357,13 @@ def test_every_invariant_is_put_to_the_test():
 
 def test_work_that_is_young_is_not_stuck(client, place, doctor):
     place(client)
-    assert doctor.examine((), 0.0).healthy
+    assert doctor.examine((), 0.0).state == "healthy"
 
 
 def test_a_violation_that_ends_within_the_pause_does_not_count(doctor, paid, database, monkeypatch):
     order(database, paid[0], orderStatus="Confirm")
     monkeypatch.setattr("app.doctor.time.sleep", lambda _: order(database, paid[0], orderStatus="Success"))
-    assert doctor.examine(paid, 1.0).healthy
+    assert doctor.examine(paid, 1.0).state == "healthy"
 
 
 def test_work_for_an_operator_is_reported_and_is_no_violation(doctor, paid, database):
@@ -317,14 +373,14 @@ def test_work_for_an_operator_is_reported_and_is_no_violation(doctor, paid, data
     letter = {"reason": "poison", "event_id": "e", "failures": 8, "at": LONG_AGO}
     order(database, paid[1], deadLetter=letter, outbox=[EVENT])
     report = doctor.examine(paid, 0.0)
-    assert report.healthy
+    assert report.state == "needs an operator"
     assert [(finding.check, finding.order_id, finding.detail) for finding in report.needs_operator] == [
         ("parked payment", paid[0], "nobody knows"),
         ("dead letter", paid[1], "poison"),
     ]
 
 
-def test_a_payment_that_an_operator_has_retried_may_differ_from_its_order(doctor, paid, database):
+def test_a_parked_payment_that_a_cancellation_has_reopened_may_differ_from_its_order(doctor, paid, database):
     """The order says Unknown until its payment is settled."""
     order(database, paid[0], paymentStatus="Unknown")
     database.orders.update_one({"_id": ObjectId(paid[0])}, {"$set": {"events.1.paymentStatus": "Unknown"}})
@@ -344,17 +400,58 @@ def test_the_command_ends_with_1_on_a_violation(app, paid, database):
     charge(database, paid[0], refunded=9900)
     result = app.test_cli_runner().invoke(args=["doctor", "--pause", "0"])
     assert result.exit_code == 1
-    assert paid[0][:10] in result.output
+    assert f"{paid[0]}: " in result.output
+    assert f"payments refresh {paid[0]}" in result.output
 
 
 def test_the_command_prints_json(app, paid, database):
     runner = app.test_cli_runner()
     result = json.loads(runner.invoke(args=["doctor", "--pause", "0", "--json"]).output)
-    assert result == {"orders": 3, "violations": [], "needs_operator": [], "healthy": True}
+    nothing = {"violations": [], "needs_operator": [], "disabled_endpoints": 0, "held_deliveries": 0}
+    assert result == {"orders": 3, **nothing, "state": "healthy", "healthy": True}
     charge(database, paid[0], refunded=9900)
     result = runner.invoke(args=["doctor", "--pause", "0", "--json"])
     [finding] = json.loads(result.output)["violations"]
     assert (result.exit_code, finding["check"], finding["order_id"]) == (1, "ledger balance", paid[0])
+    assert f"payments refresh {paid[0]}" in finding["mend"]
+
+
+def test_the_command_ends_with_2_where_only_an_operator_is_needed(app, paid, database):
+    letter = {"reason": "poison", "event_id": "e", "failures": 8, "at": LONG_AGO}
+    order(database, paid[1], deadLetter=letter)
+    result = app.test_cli_runner().invoke(args=["doctor", "--pause", "0"])
+    assert (result.exit_code, "needs an operator" in result.output) == (2, True)
+    assert f"dead-letters replay {paid[1]}" in result.output
+    charge(database, paid[0], refunded=9900)
+    assert app.test_cli_runner().invoke(args=["doctor", "--pause", "0"]).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["--grace", "-1"], ["--pause", "x"], ["--acknowledged", "/no/such/file"], ["--colour"]]
+)
+def test_wrong_usage_has_a_code_of_its_own(app, words):
+    result = app.test_cli_runner().invoke(args=["doctor", *words])
+    assert (result.exit_code, "Error: " in result.output) == (64, True), result.output
+
+
+def test_a_database_that_is_away_is_said_in_plain_words(app):
+    nowhere = create_app(Settings(mongodb_uri="mongodb://127.0.0.1:9/?replicaSet=orderflow", background_deadline=0.2))
+    result = nowhere.test_cli_runner().invoke(args=["doctor"])
+    runtime(nowhere).stop()
+    assert result.exit_code == 3
+    assert "the database does not answer" in result.output
+    assert "Topology" not in result.output
+
+
+def test_a_database_that_refuses_is_said_in_plain_words(doctor, paid, monkeypatch):
+    refused = OperationFailure("not authorized on shop, full error: {…}", 13, {"errmsg": "not authorized on shop"})
+
+    def refuse(*_: object) -> None:
+        raise refused
+
+    monkeypatch.setattr(doctor, "_examine", refuse)
+    with pytest.raises(Unavailable, match=r"^the database refuses to be read: not authorized on shop$"):
+        doctor.examine()
 
 
 def test_the_command_checks_the_orders_that_were_acknowledged(app, paid, tmp_path):
@@ -366,7 +463,12 @@ def test_the_command_checks_the_orders_that_were_acknowledged(app, paid, tmp_pat
     result = runner.invoke(args=["doctor", "--pause", "0", "--json", "--acknowledged", str(known)])
     assert result.exit_code == 1
     assert json.loads(result.output)["violations"] == [
-        {"check": "acknowledged order", "order_id": "0123456789abcdef01234567", "detail": "is not stored"}
+        {
+            "check": "acknowledged order",
+            "order_id": "0123456789abcdef01234567",
+            "detail": "is not stored",
+            "mend": MENDS["acknowledged order"],
+        }
     ]
 
 
@@ -374,7 +476,7 @@ def test_a_word_that_is_no_id_among_the_acknowledged_is_refused_in_a_sentence(ap
     known = tmp_path / "acknowledged"
     known.write_text("not an id\n")
     result = app.test_cli_runner().invoke(args=["doctor", "--pause", "0", "--acknowledged", str(known)])
-    assert result.exit_code != 0
+    assert result.exit_code == 64
     assert "not an id" in result.output
     assert result.exception is None or isinstance(result.exception, SystemExit)
 
@@ -383,10 +485,12 @@ def test_the_doctor_changes_nothing(doctor, paid, lift, database):
     charge(database, paid[0], refunded=9900)
     payment(database, paid[0], dueAt=LONG_AGO)
     before = [list(database[name].find().sort("_id")) for name in ("orders", "payments", "ledger")]
-    assert not doctor.examine(paid, 0.0).healthy
+    assert doctor.examine(paid, 0.0).state == "broken"
     assert [list(database[name].find().sort("_id")) for name in ("orders", "payments", "ledger")] == before
 
 
 def test_the_runbook_has_a_row_for_each_invariant():
     runbook = (Path(__file__).parents[1] / "docs" / "operations.md").read_text()
-    assert [name for name, meaning in INVARIANTS.items() if f"| {name} | {meaning} |" not in runbook] == []
+    rows = [*INVARIANTS.items(), *NEEDS_OPERATOR.items(), *MENDS.items()]
+    assert [name for name, text in rows if f"| {name} | {text} |" not in runbook] == []
+    assert MENDS.keys() == INVARIANTS.keys() | NEEDS_OPERATOR.keys()

@@ -17,7 +17,7 @@ ROW = re.compile(r"^\| *(?P<term>[^|]+?) *\| *(?P<meaning>[^|]+?) *\|$", re.MULT
 WORDS = """
 address amount bar buffer client clock code codec collector connection counter currency database
 decision diagnostics document entry error fault field finding flusher follower gauge kind
-limit limiter list logger message mongod money monitor notifier operation origin page parameter
+filter limit limiter list logger message mongod money monitor notifier operation origin page parameter
 patch plan policy publisher queries queue registry report repository response result rule
 runtime scheduler schema sender server service settings snapshot socket state store telemetry
 text thread topology tracer tracker update verifier view worker writer

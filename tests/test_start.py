@@ -1,5 +1,6 @@
 """How a server starts: the addresses that it may listen on, what it reports, and what other users of the machine cannot do."""
 
+import json
 import os
 import re
 import socket
@@ -140,7 +141,9 @@ def test_aliases_of_settings_are_reported_in_one_sentence(start):
         ORDERFLOW_DATA="/dev/null/nowhere",
     )
     [line] = [line for line in output.splitlines() if "are not read" in line]
-    assert line.endswith("Some variables in the environment are not read: set MONGODB_URI instead of MONGO_URL")
+    assert json.loads(line)["event"] == (
+        "Some variables in the environment are not read: set MONGODB_URI instead of MONGO_URL"
+    )
     assert "hunter2" not in output
 
 
@@ -223,3 +226,16 @@ def test_with_enough_descriptors_a_worker_accepts_a_thousand_clients(start):
     )
     assert "worker_connections: 1000" in output
     assert psutil.Process(process.pid).rlimit(psutil.RLIMIT_NOFILE)[0] >= 1256
+
+
+def test_the_lines_of_gunicorn_have_the_form_of_the_applications(start):
+    output, _ = start(LOG_FORMAT="json")
+    lines = [json.loads(line) for line in output.splitlines()]
+    assert all(line.keys() >= {"event", "level", "timestamp"} and line["module"] == "server" for line in lines)
+    assert {line["level"] for line in lines} >= {"info", "warning"}
+    assert "no authentication" in output
+
+
+def test_the_lines_of_gunicorn_are_readable_on_a_terminal(start):
+    output, _ = start(LOG_FORMAT="console")
+    assert re.search(r"^\S+ \[.*info.*\] .*Listening at: http", output, re.MULTILINE)

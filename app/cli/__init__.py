@@ -1,17 +1,17 @@
-"""The commands, `flask --app app.main …`: one file for each command or group of commands. `output` prints and has the exit codes.
+"""The commands, `orderflow …`: one file for each command or group of commands. `output` prints and has the exit codes.
 
 May import the doctor, the modules and what is below them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from flask import Flask
 
-from app.cli import dead_letters, demo, doctor, load, orders, payments, worker
+from app.cli import dead_letters, demo, doctor, load, orders, payments, serve, token, users, webhooks
+from app.config import Settings
 from app.doctor import Doctor
 from app.messaging.bus import RequestClient
 from app.messaging.live_feed import LiveFeed
-from app.messaging.outbox import Outbox
 from app.payments import Payments
 
 
@@ -19,18 +19,25 @@ def install(
     app: Flask,
     bus: RequestClient,
     feed: LiveFeed,
+    find_url: Callable[[], str],
     make_doctor: Callable[[float], Doctor],
     payments_module: Payments | None,
-    outboxes: Mapping[str, Outbox],
+    settings: Settings,
 ) -> None:
-    """Add the commands to `app`; those for payments only where this process runs payments."""
+    """Add the commands to `app`; those on the provider's own record only where this process runs payments.
+
+    `find_url` returns the address of the running server.
+    """
     for command in (
-        demo.command(feed),
+        demo.command(feed, find_url),
         orders.group(bus, feed),
-        *([payments.group(payments_module)] if payments_module else []),
-        dead_letters.group(outboxes),
+        payments.group(bus, payments_module),
+        dead_letters.group(bus),
+        webhooks.group(bus),
+        users.group(bus),
         doctor.command(make_doctor),
-        load.load,
-        worker.worker,
+        load.command(find_url),
+        token.command(settings),
+        serve.worker,
     ):
         app.cli.add_command(command)

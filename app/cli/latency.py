@@ -51,7 +51,7 @@ def draw(bars: Sequence[Bar]) -> None:
     """Print a line for each bar, ordered by its end."""
     first, last = min(bar.start for bar in bars), max(bar.end for bar in bars)
     scale = WIDTH / ((last - first) or 1.0)
-    table = Table(box=None, title="Latency", title_justify="left", pad_edge=False)
+    table = Table(box=None, title="Latency, times in UTC", title_justify="left", pad_edge=False)
     for column in ("at", "who", "what", "", "ms", ""):
         table.add_column(column, justify="right" if column == "ms" else "left", no_wrap=True)
     for bar in sorted(bars, key=lambda bar: (bar.end, bar.start)):

@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -18,13 +18,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from app.cli.output import Unreachable, as_json, print_json
+from app.cli.output import SECONDS, Unreachable, as_json, print_json
 
 PERCENTILES = (50, 90, 99)
 POLL_SECONDS = 0.25
 PROCESSING = "Processing"
 # The progress bar shows the latency of the latest LATENCY_WINDOW orders.
 LATENCY_WINDOW, REFRESH_EVERY = 500, 20
+ORDERS, CONNECTIONS, RATE = click.IntRange(1, 1_000_000), click.IntRange(1, 512), click.FloatRange(0.1, 10_000)
 
 
 @dataclass(frozen=True)
@@ -73,25 +74,33 @@ class LoadResult:
         }
 
 
-@click.command("load")
-@click.option("--orders", default=200, show_default=True, type=click.IntRange(1, 1_000_000), help="How many to place.")
-@click.option("--rate", default=50.0, show_default=True, type=click.FloatRange(0.1, 10_000), help="Orders per second.")
-@click.option("--connections", default=16, show_default=True, type=click.IntRange(1, 512), help="At most.")
-@click.option("--url", default="http://127.0.0.1:7000", show_default=True, help="Where Orderflow listens.")
-@click.option("--remote", is_flag=True, help="Allow a server that is not on this machine: be sure whose it is.")
-@click.option("--token", envvar="ORDERFLOW_TOKEN", help="The bearer token, if the server requires one.")
-@click.option("--user", default="load", show_default=True, help="The user of the orders.")
-@click.option("--product", default="1", show_default=True, help="The simulated provider declines product 2.")
-@click.option("--settle", default=30.0, show_default=True, help="How many seconds to wait for their payments.")
-@as_json
-def load(url: str, remote: bool, token: str | None, settle: float, as_json: bool, **options: Any) -> None:
-    """Place orders at a steady rate, then wait for their payments; exit code 1 unless all are settled.
+def command(find_url: Callable[[], str]) -> click.Command:
+    """The command; `find_url` returns the address of the running server."""
 
-    Latency counts from the moment an order was due to be sent, so that a server which falls behind cannot hide it.
-    """
-    if not remote and not _is_local(url):
-        raise click.UsageError(f"{url} is not on this machine; --remote allows to load it")
-    plan = LoadPlan(**options)
+    @click.command("load")
+    @click.option("--orders", default=200, show_default=True, type=ORDERS, help="How many to place.")
+    @click.option("--rate", default=50.0, show_default=True, type=RATE, help="Orders per second.")
+    @click.option("--connections", default=16, show_default=True, type=CONNECTIONS, help="At most.")
+    @click.option("--url", default=find_url, help="Where Orderflow listens; by default the running server.")
+    @click.option("--remote", is_flag=True, help="Allow a server that is not on this machine: be sure whose it is.")
+    @click.option("--token", envvar="ORDERFLOW_TOKEN", help="The bearer token, if the server requires one.")
+    @click.option("--user", default="load", show_default=True, help="The user of the orders.")
+    @click.option("--product", default="1", show_default=True, help="The simulated provider declines product 2.")
+    @click.option("--settle", default=30.0, show_default=True, type=SECONDS, help="How long their payments may take.")
+    @as_json
+    def load(url: str, remote: bool, token: str | None, settle: float, as_json: bool, **options: Any) -> None:
+        """Place orders at a steady rate, then wait for their payments; exit code 1 unless all are settled.
+
+        Latency counts from the moment an order was due to be sent, so that a server which falls behind cannot hide it.
+        """
+        if not remote and not _is_local(url):
+            raise click.UsageError(f"{url} is not on this machine; --remote allows to load it")
+        _load(url, token, settle, as_json, LoadPlan(**options))
+
+    return load
+
+
+def _load(url: str, token: str | None, settle: float, as_json: bool, plan: LoadPlan) -> None:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     limits = httpx.Limits(max_connections=plan.connections, max_keepalive_connections=plan.connections)
     with httpx.Client(base_url=url, headers=headers, timeout=30.0, limits=limits) as client:

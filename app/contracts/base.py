@@ -2,17 +2,24 @@
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any, ClassVar, Generic, TypeVar, get_args
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 import msgspec
 
 R = TypeVar("R", bound="Reply")
 
+# Who or what an order or its payment waits for; empty for nothing.
+WaitsFor = Literal["", "the relay", "the provider", "the customer", "a capture", "the payer's bank", "an operator"]
+
+
+# After how many seconds open work counts as stuck, wherever that is asked.
+STUCK_SECONDS = 60
+
 
 class Message(msgspec.Struct, frozen=True):
     """Data that modules exchange. Every message can be encoded to JSON and decoded again without loss.
 
-    Fields are text, integers, booleans and tuples of these. Times are integers in milliseconds since 1970, or RFC 3339
+    Fields are text, integers, booleans, tuples of these, and maps of text to text. Times are integers in milliseconds since 1970, or RFC 3339
     text in UTC. Money is an integer in minor units of an ISO 4217 currency, with its code in another field. An order id
     has 24 hexadecimal digits. `traceparent` is the W3C trace context of a message, empty for none.
 
@@ -35,6 +42,23 @@ def rfc3339(at: datetime, timespec: str = "milliseconds") -> str:
     return f"{at.isoformat(timespec=timespec).removesuffix('+00:00')}Z"
 
 
+# 31 December 9999, 14 hours before its end anywhere: what a time zone away is still a date.
+LAST_MILLISECOND = 253_402_214_400_000
+
+
+def milliseconds(at: datetime) -> int:
+    """A time with its zone in milliseconds since 1970; what is earlier, or too late to be stored, becomes the nearest that is not."""
+    return min(max(0, int(at.timestamp() * 1000)), LAST_MILLISECOND)
+
+
+def milliseconds_of(text: str) -> int:
+    """A time in RFC 3339 with its offset, in `milliseconds`. Raises ValueError."""
+    at = datetime.fromisoformat(text)
+    if at.tzinfo is None:
+        raise ValueError("a time without an offset")
+    return milliseconds(at)
+
+
 class Money(Message, frozen=True):
     """An amount in minor units of its currency, an ISO 4217 code: `Money(9900, "MYR")` is RM 99."""
 
@@ -53,7 +77,8 @@ class Request(Message, Generic[R], frozen=True, kw_only=True):
     same request twice has the same effect as handling it once, even with other requests in between. The broker may
     deliver a request again after its process died; the bus refuses it then if it is not repeatable.
 
-    Fields that many requests have: `on_behalf_of` is the user whose orders the request may see, empty for all users;
+    `request_id` is the id of the HTTP request that caused it. Fields that many requests have: `on_behalf_of` is the user whose
+    orders the request may see, empty for all users; `caller` is the user who sent it, empty where authentication is off;
     `expected_versions` are the versions that the order may have, empty for any.
     """
 
@@ -76,7 +101,8 @@ class Event(Message, frozen=True, kw_only=True, omit_defaults=True):
 
     `sequence` increases with each event that one module publishes about an order; a consumer ignores events that it has
     applied already. `required_consumers` are the modules that must handle the event, also if they are down when it is
-    published; other modules may subscribe too. `at` is in milliseconds since 1970.
+    published; other modules may subscribe too. `at` is in milliseconds since 1970. `request_id` is the HTTP request that caused
+    the event, also by way of other events; empty if none did.
     """
 
     required_consumers: ClassVar[tuple[str, ...]] = ()
@@ -123,6 +149,42 @@ class OrderIds(Reply, frozen=True, kw_only=True):
     more: bool
 
 
+class PersonalDataErased(Reply, frozen=True, kw_only=True):
+    """A module has erased what it had of a user: `documents` says in how many."""
+
+    documents: int
+
+
+class DeadLetter(Reply, frozen=True, kw_only=True, rename="camel"):
+    """An event of `module` that could not be delivered since `at`, RFC 3339 in UTC; `amount` is the order's total.
+
+    `failures` counts the failed deliveries, and `reason` is why the last one failed.
+    """
+
+    module: str
+    order_id: str
+    user_id: str
+    amount: Money
+    event: str
+    at: str
+    age_seconds: int
+    failures: int
+    reason: str
+
+
+class DeadLetterList(Reply, frozen=True, kw_only=True):
+    """Dead letters of one module, oldest first; `more` if there are further ones."""
+
+    dead_letters: tuple[DeadLetter, ...]
+    more: bool
+
+
+class DeadLetterRequeued(Reply, frozen=True, kw_only=True):
+    """`requeued` is false where the order has no dead letter in this module."""
+
+    requeued: bool
+
+
 class ApplicationError(Exception):
     """A declared error of a request: `code` identifies its kind, `detail` is one sentence, `members` are further data."""
 
@@ -144,6 +206,12 @@ class Conflict(ApplicationError):
     """Concurrent changes of the order won every compare-and-set."""
 
     code = "conflict"
+
+
+class NotPossible(ApplicationError):
+    """What an operator asks for cannot be done; the detail says why."""
+
+    code = "not_possible"
 
 
 class Overloaded(ApplicationError):

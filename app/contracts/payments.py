@@ -2,7 +2,20 @@
 
 from enum import StrEnum
 
-from app.contracts.base import ApplicationError, Backlog, Event, OrderIds, QueueCounts, Reply, Request
+from app.contracts.base import (
+    ApplicationError,
+    Backlog,
+    DeadLetterList,
+    DeadLetterRequeued,
+    Event,
+    Money,
+    OrderIds,
+    PersonalDataErased,
+    QueueCounts,
+    Reply,
+    Request,
+    WaitsFor,
+)
 
 
 class PaymentStatus(StrEnum):
@@ -25,8 +38,15 @@ class PaymentStatus(StrEnum):
     UNKNOWN = "Unknown"
 
 
+# The calls to a provider whose outcome may be unknown while a payment is parked.
+PENDING_CALLS = ("open", "charge", "capture", "void", "refund", "retrieve")
+
+
 class Attempt(Reply, frozen=True, kw_only=True):
-    """One call to the provider and its answer. The call ended at `at` and took `took_us` microseconds."""
+    """One call to the provider and its answer. The call ended at `at` and took `took_us` microseconds.
+
+    `request_id` is the HTTP request that caused it, empty where that is not known.
+    """
 
     attempt: int
     at: str
@@ -34,6 +54,7 @@ class Attempt(Reply, frozen=True, kw_only=True):
     answer: str
     reason: str
     took_us: int
+    request_id: str = ""
 
 
 class Attempts(Reply, frozen=True, kw_only=True):
@@ -51,7 +72,7 @@ class PaymentExplanation(Reply, frozen=True, kw_only=True):
     known: bool
     attempts: int
     next_attempt_at: str
-    waits_for: str
+    waits_for: WaitsFor
     sentence: str
 
 
@@ -83,6 +104,115 @@ class ExplainPayment(Request[PaymentExplanation], frozen=True, kw_only=True):
 
     order_id: str
     on_behalf_of: str
+
+
+class ParkedPayment(Reply, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """A payment that waits for an operator since `since`, for the `reason` given.
+
+    `pending_call` is the call whose outcome is not known, empty where none is, `amount` what it moves, and `provider_key` the key
+    that it was sent with. `provider_reference` is the provider's id of the payment, empty where it is not known. `attempts`
+    counts the calls so far; `last_answer` is the answer to the last one. Until `call_ends` that call may still reach the
+    provider; left out of the JSON where it cannot, as `refund_id` is where no refund is pending. Times are RFC 3339 in UTC.
+    """
+
+    order_id: str
+    user_id: str
+    amount: Money
+    payment_status: str
+    since: str
+    age_seconds: int
+    reason: str
+    pending_call: str
+    provider_key: str
+    provider_reference: str
+    attempts: int
+    last_answer: str
+    call_ends: str = ""
+    refund_id: str = ""
+
+
+class ParkedPaymentList(Reply, frozen=True, kw_only=True):
+    """Parked payments in the order of their order ids; `more` if there are further ones."""
+
+    payments: tuple[ParkedPayment, ...]
+    more: bool
+
+
+class PaymentReviewed(Reply, frozen=True, kw_only=True):
+    """The status of a payment after an operator's command."""
+
+    payment_status: str
+
+
+class ListParkedPayments(Request[ParkedPaymentList], frozen=True, kw_only=True):
+    """At most `limit` parked payments, of orders with an id greater than `after_id`; empty for the first ones."""
+
+    limit: int
+    after_id: str = ""
+
+
+class ErasePayments(Request[PersonalDataErased], frozen=True, kw_only=True):
+    """Replace the user's id in the payments of these orders, and remove how the user pays and comes back."""
+
+    withheld = frozenset({"former_user_id"})
+
+    former_user_id: str
+    pseudonym: str
+    order_ids: tuple[str, ...]
+
+
+class ReviewRequest(Request[PaymentReviewed], frozen=True, kw_only=True):
+    """A command of an operator about one payment; the order's timeline shows `operator` and `reason`.
+
+    Raises NotFound where the order has no payment, NotPossible, and Conflict where the payment changed meanwhile.
+
+    Not repeatable: the second time would act on a payment that another operator has settled in between.
+    """
+
+    repeatable = False
+
+    order_id: str
+    operator: str
+    reason: str
+
+
+class RetryPayment(ReviewRequest, frozen=True, kw_only=True):
+    """Call the provider again for a parked payment, with the same key."""
+
+
+class ResolvePayment(ReviewRequest, frozen=True, kw_only=True):
+    """Settle a parked payment as an operator found it at the provider, or correct an earlier resolution.
+
+    `outcome` is `captured`, `declined`, `voided` or `refunded`; `reference` is the provider's id, empty where there is none.
+    """
+
+    outcome: str
+    reference: str = ""
+
+
+class DropRefund(ReviewRequest, frozen=True, kw_only=True):
+    """Give up the refund that a parked payment waits for."""
+
+    refund_id: str
+
+
+class ListPaymentDeadLetters(Request[DeadLetterList], frozen=True, kw_only=True):
+    """At most `limit` dead letters of payments."""
+
+    limit: int
+
+
+class ReplayPaymentEvents(Request[DeadLetterRequeued], frozen=True, kw_only=True):
+    """Deliver the dead letter of an order's payment again; the order's timeline shows `operator` and `reason`.
+
+    Not repeatable: the same event may have become a dead letter again in between.
+    """
+
+    repeatable = False
+
+    order_id: str
+    operator: str
+    reason: str
 
 
 class NotificationsReceived(Reply, frozen=True, kw_only=True):
@@ -150,12 +280,18 @@ class PaymentEvent(Event, frozen=True, kw_only=True):
     It acknowledges that event and all before it, so that orders removes them from its outbox in the same write that
     applies this event; 0 acknowledges nothing. `user_id` routes the write where orders are sharded by user; empty
     where the user is not known.
+
+    Where an operator caused it, `operator` is the operator's name and `operator_note` what was done and why; `corrects` is the
+    outcome that an operator had recorded before, and that was wrong. Each is empty otherwise.
     """
 
     required_consumers = ("orders",)
 
     order_sequence: int = 0
     user_id: str = ""
+    operator: str = ""
+    operator_note: str = ""
+    corrects: str = ""
 
 
 class PaymentActionRequired(PaymentEvent, frozen=True, kw_only=True):
@@ -254,6 +390,27 @@ class PaymentDisputeClosed(PaymentEvent, frozen=True, kw_only=True):
 
 
 class PaymentParked(PaymentEvent, frozen=True, kw_only=True):
-    """It is unknown whether money moved (`reason`), and retries have ended; an operator must settle the payment."""
+    """It is unknown whether money moved (`reason`), and retries have ended; an operator must settle the payment.
+
+    `failed_refund_id` is a refund of `failed_refund_value` that has failed (`failed_refund_reason`), maybe after it had succeeded; empty
+    for none.
+    """
 
     reason: str
+    failed_refund_id: str = ""
+    failed_refund_value: int = 0
+    failed_refund_reason: str = ""
+
+
+class PaymentRetried(PaymentEvent, frozen=True, kw_only=True):
+    """An operator has a parked payment called for again; `payment_status` is its status until that call is answered."""
+
+    payment_status: str
+
+
+class DeadLetterReplayed(PaymentEvent, frozen=True, kw_only=True):
+    """An operator has an event of payments that could not be delivered delivered again; this event comes behind it."""
+
+
+# The types of changes in a timeline that payments causes.
+PAYMENT_EVENT_TYPES = tuple(event.__name__ for event in PaymentEvent.__subclasses__())

@@ -78,6 +78,7 @@ class LiveFeed:
 
     def __init__(self, store: Store, *, creates_collection: bool = True) -> None:
         self._store = store
+        self._unacknowledged = store.collection.with_options(write_concern=WriteConcern(w=0))
         self._creates_collection = creates_collection
         self._lines: queue.Queue[Document] = queue.Queue(2 * LINES_PER_SECOND)
         self._allowance = float(LINES_PER_SECOND)
@@ -225,9 +226,8 @@ class LiveFeed:
 
     def _send(self, batch: list[Document]) -> None:
         if batch:
-            unacknowledged = self._store.collection.with_options(write_concern=WriteConcern(w=0))
             with suppress(PyMongoError):
-                unacknowledged.insert_many(batch, ordered=False)
+                self._unacknowledged.insert_many(batch, ordered=False)
 
 
 def _next_batch(lines: Cursor[Document]) -> list[Document]:

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,58 +18,64 @@ from app.observability.supervision import BackgroundThread
 from app.system import SYSTEM, System
 
 MAINTENANCE_SECONDS = 60.0
+MAX_PAUSE_SECONDS = 0.03
 
 
 class Relay:
     """Delivers the events of one outbox, in its own thread, which also runs `maintenance_task` once a minute.
 
+    `stages` are what to record, by the module that must receive an event; nothing for others.
+    A module's further relays have a `name` of their own.
+
     An event that is refused `tries` times becomes a dead letter. If every event of its type is refused, the receiver is
     broken: then failures are not counted, and all events stay due.
 
     Events from the local queue are acknowledged `ack_delay` seconds after their delivery, or as soon as `ACK_BATCH`
-    documents wait for it; by then another write may have done it. Under load the relay pauses between batches: larger
-    batches cost less per event.
+    documents wait for it; by then another write may have done it. Under load the relay pauses between batches, for at
+    most `max_pause` seconds: larger batches cost less per event.
     """
 
     BATCH = 128
     ACK_BATCH = 512
     PAUSE_PER_DOCUMENT = 0.002
-    MAX_PAUSE = 0.03
 
     def __init__(
         self,
         module: str,
-        stage: Stage,
+        stages: Mapping[str, Stage],
         outbox: Outbox,
         bus: EventPublisher,
         *,
         interval: float,
         tries: int,
         ack_delay: float = 0.05,
+        max_pause: float = MAX_PAUSE_SECONDS,
         maintenance_task: Callable[[], object] | None = None,
         system: System = SYSTEM,
+        name: str = "",
     ) -> None:
         self._system = system
         self._module = module
-        self._stage = stage
+        self._stages = stages
         self._outbox = outbox
         self._bus = bus
         self._interval = interval
         self._tries = tries
         self._ack_delay = ack_delay
+        self._max_pause = max_pause
         self._acknowledge_at = float("inf")
-        self._receivers = ReceiverHealth(module, system.monotonic)
+        self._receivers = ReceiverHealth(name or module, system.monotonic)
         self._maintenance_task = maintenance_task
         self._next_maintenance = self._system.monotonic()
         self._stopping = threading.Event()
-        self.thread = BackgroundThread(f"{module}-relay", self.run)
+        self.thread = BackgroundThread(name or f"{module}-relay", self.run)
 
     def start(self) -> None:
         """Start the thread; it sweeps at once."""
         self.thread.start()
 
     def stop(self, timeout: float) -> None:
-        """Deliver what is in the local queue, then end."""
+        """Deliver what is in the local queue as long as its receiver takes it, then end."""
         self._stopping.set()
         self._outbox.wake()
         self.thread.join(timeout)
@@ -167,10 +173,13 @@ class Relay:
             pending.events = pending.events[1:]
 
     def _record_stages(self, events: list[Event], from_sweep: bool) -> None:
+        stage = next(filter(None, map(self._stages.get, events[0].required_consumers)), None)
+        if stage is None:
+            return
         now = time.time() * 1000
         more = {"from_sweep": True} if from_sweep else {}
         record_stages(
-            self._stage,
+            stage,
             [
                 stage_record(
                     module=self._module,
@@ -217,7 +226,15 @@ class Relay:
     def _dead_letter(self, pending: PendingEvents, reason: str, failures: int) -> None:
         metrics.dead_letters.labels(self._module).inc()
         event_id = pending.events[0].event_id
-        log.error("dead letter", module=self._module, event_id=event_id, failures=failures, reason=reason)
+        log.error(
+            "dead letter",
+            module=self._module,
+            order_id=str(pending.key),
+            event_id=event_id,
+            event_type=pending.event_type,
+            failures=failures,
+            reason=reason,
+        )
         self._outbox.dead_letter(pending.key, event_id, reason, failures)
 
     def run(self) -> None:
@@ -234,9 +251,18 @@ class Relay:
                 self._guarded(self._maintain)
                 next_sweep = self._system.monotonic() + (0.0 if swept == self.BATCH else self._jittered(self._interval))
             if len(batch) > 1:
-                self._system.wait(self._stopping, min(len(batch) * self.PAUSE_PER_DOCUMENT, self.MAX_PAUSE))
+                self._system.wait(self._stopping, min(len(batch) * self.PAUSE_PER_DOCUMENT, self._max_pause))
+        self.deliver_enqueued()
+
+    def deliver_enqueued(self) -> None:
+        """Deliver what is in the local queue, for a process that ends.
+
+        Once its receiver is away, the rest is left to other processes: it is in the database, and waiting would delay the end.
+        """
         while batch := self._dequeue(0.0):
             self._guarded(partial(self._deliver_local, batch))
+            if any(isinstance(pending.error, Unavailable) for pending in batch):
+                self._guarded(self._outbox.release_local)
         self._guarded(self._acknowledge)
 
     def _maintain(self) -> None:
@@ -274,8 +300,12 @@ class Relay:
 def _next_by_type(batch: Iterable[PendingEvents]) -> list[list[tuple[PendingEvents, Event]]]:
     """The next event of each document that has one, grouped by event type."""
     groups: dict[type[Event], list[tuple[PendingEvents, Event]]] = defaultdict(list)
+    keys = set()
     for pending in batch:
         event = pending.next_event()
-        if event:
+        # A document may be queued twice: then its later events wait for its earlier ones, also for those that failed.
+        if event and pending.key not in keys:
             groups[type(event)].append((pending, event))
+        if pending.events:
+            keys.add(pending.key)
     return list(groups.values())

@@ -62,38 +62,64 @@ def _write_nothing(_event: str, _lines: Sequence[dict[str, Any]]) -> None:
 _write_lines: Callable[[str, Sequence[dict[str, Any]]], None] = _write_one_by_one
 
 
+def write_to_standard_error() -> None:
+    """From now on the lines go to standard error: a command has its result on standard output."""
+    global _output
+    _output = sys.stderr
+
+
 def configure(log_format: str, log_level: str) -> None:
     """Configure all logging of this process, including libraries: one line per event, to standard output."""
     global _write_lines, _output
     _output = sys.stdout
-    console = log_format == "console" or (log_format == "auto" and sys.stdout.isatty())
-    shared: list[Any] = [
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    renderer: Any = (
-        structlog.dev.ConsoleRenderer(pad_event_to=26, exception_formatter=structlog.dev.plain_traceback)
-        if console
-        else structlog.processors.JSONRenderer(serializer=_json_text)
-    )
-    exceptions: list[Any] = [] if console else [structlog.processors.format_exc_info]
+    console = _is_console(log_format)
+    processors = _processors(console)
     level = logging.getLevelNamesMapping()[log_level.upper()]
     _write_lines = _write_one_by_one if console else _write_json if level <= logging.INFO else _write_nothing
     structlog.configure(
-        processors=[*shared, *exceptions, renderer],
+        processors=[*processors, _renderer(console)],
         wrapper_class=_never_raising(structlog.make_filtering_bound_logger(level)),
         logger_factory=structlog.WriteLoggerFactory(writer),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(writer)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), *exceptions],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-        )
-    )
+    handler.setFormatter(library_formatter(log_format))
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.basicConfig(handlers=[handler], level=max(level, logging.INFO), force=True)
+
+
+def library_formatter(
+    log_format: str, members: Callable[[logging.LogRecord], dict[str, Any]] = lambda _: {}
+) -> logging.Formatter:
+    """A formatter that gives the lines of a library the form of the application's own, with further `members`."""
+    console = _is_console(log_format)
+
+    def add_members(_logger: Any, _method: str, event: Any) -> Any:
+        return {**event, **members(event["_record"])}
+
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[add_members, structlog.stdlib.ExtraAdder(), *_processors(console)],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer(console)],
+    )
+
+
+def _is_console(log_format: str) -> bool:
+    return log_format == "console" or (log_format == "auto" and sys.stdout.isatty())
+
+
+def _processors(console: bool) -> list[Any]:
+    timestamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+    exceptions = [] if console else [structlog.processors.format_exc_info]
+    return [structlog.stdlib.add_log_level, timestamp, *exceptions]
+
+
+def _renderer(console: bool) -> Any:
+    if console:
+        # A pipe or a file gets the text without the codes of colours.
+        return structlog.dev.ConsoleRenderer(
+            colors=sys.stdout.isatty(), pad_event_to=26, exception_formatter=structlog.dev.plain_traceback
+        )
+    return structlog.processors.JSONRenderer(serializer=_json_text)
 
 
 def _never_raising(logger: type[Any]) -> type[Any]:

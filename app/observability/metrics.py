@@ -42,6 +42,14 @@ provider_notifications = _counter(
     "Notifications of the payment provider: received, repeated, refused, applied, or unmatched by any payment",
     ["outcome"],
 )
+webhook_attempts = _counter(
+    "orderflow_webhook_attempts", "Attempts to deliver a webhook: succeeded or failed", ["outcome"]
+)
+webhook_endpoints_disabled = _counter(
+    "orderflow_webhook_endpoints_disabled",
+    "Endpoints of webhooks that were disabled because they only failed, or are gone: their deliveries are held",
+    ["reason"],
+)
 payments_parked = _counter(
     "orderflow_payments_parked",
     "Payments whose outcome could not be learned in time: each needs an operator (payments retry, resolve)",
@@ -119,6 +127,15 @@ deliveries_failing = _gauge(
     "orderflow_deliveries_failing", "Event types of which every delivery fails, summed over all processes", ["module"]
 )
 broker_connections = _gauge("orderflow_broker_connections", "Open connections to the message broker")
+webhooks_in_flight = _gauge("orderflow_webhooks_in_flight", "Attempts to deliver a webhook that are being made")
+webhook_breakers_open = _gauge(
+    "orderflow_webhook_breakers_open",
+    "Endpoints that are left alone for a while because their last attempts failed, summed over all processes",
+)
+webhooks_unreachable = _gauge(
+    "orderflow_webhooks_unreachable",
+    "Processes of orders that the module webhooks does not answer: they publish the changes of all orders",
+)
 streams_open = _gauge("orderflow_streams_open", "Open long polls and event streams")
 
 

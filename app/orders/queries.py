@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 
+import msgspec
 from bson import ObjectId
 from bson.codec_options import CodecOptions
 
-from app.contracts.base import Backlog, OrderIds, QueueCounts
+from app.contracts.base import Backlog, DeadLetterList, OrderIds, QueueCounts, WaitsFor, rfc3339
 from app.contracts.orders import (
     AwaitOrder,
     AwaitTimeline,
@@ -18,8 +19,11 @@ from app.contracts.orders import (
     ExplainOrder,
     FindOrder,
     FindOrders,
+    FindRefund,
     ListAllOrders,
+    ListOrderDeadLetters,
     ListOrders,
+    ListRefunds,
     ListStuckOrders,
     OrderExplanation,
     OrderList,
@@ -27,29 +31,41 @@ from app.contracts.orders import (
     OrderStatusView,
     OrderView,
     PaymentStatusView,
+    RefundList,
+    RefundNotFound,
+    RefundView,
     StateMachine,
     Timeline,
     TransitionView,
 )
+from app.messaging.dead_letters import list_dead_letters
 from app.messaging.handlers import handles
 from app.messaging.outbox import Outbox
 from app.orders import order
 from app.orders.documents import (
     DIAGNOSTICS,
     NEWEST_FIRST,
+    NOT_LISTED,
+    OLDEST_FIRST,
     ORDER_ID,
+    REFUND_FAILED,
+    SELECTED_BY_INDEX,
     STATUS,
     TIMELINE,
     VIEW,
+    VIEW_WITH_ITEMS,
     WHOLE_VIEW,
     OrderDiagnostics,
     diagnostics_of,
     filter_of,
     filter_of_many,
+    having_metadata,
     key_of,
     not_found,
     timeline_entry_of,
     view_of,
+    view_with_items_of,
+    whole_view_of,
 )
 from app.orders.notifier import OrderChangeNotifier
 from app.storage.group_commit import GroupCommit
@@ -61,8 +77,9 @@ PAGES = 16
 # How many of the newest orders a list of one status over all users searches: there is no index for it.
 STATUS_SCAN_LIMIT = 10_000
 
-# A filter and how many orders.
-Page = tuple[Document, int]
+Sorting = list[tuple[str, int]]
+# A filter, how many orders, and their sorting.
+Page = tuple[Document, int, Sorting]
 # The key of an order and its user; the user is empty for any.
 Key = tuple[ObjectId, str]
 
@@ -74,6 +91,7 @@ class OrderQueries:
         self,
         store: Store,
         outbox: Outbox,
+        changes: Outbox,
         notifier: OrderChangeNotifier,
         deadline: float,
         backlog_limit: int,
@@ -81,6 +99,7 @@ class OrderQueries:
     ) -> None:
         self._store = store
         self._outbox = outbox
+        self._changes = changes
         self._notifier = notifier
         self._deadline = deadline
         self._backlog_limit = backlog_limit
@@ -102,7 +121,21 @@ class OrderQueries:
     @handles(FindOrder)
     def find_order(self, request: FindOrder) -> OrderView:
         """Raises NotFound."""
-        return view_of(self._find(self._views, request), request.with_next_action)
+        return whole_view_of(self._find(self._views, request), request.with_next_action)
+
+    @handles(ListRefunds)
+    def list_refunds(self, request: ListRefunds | FindRefund) -> RefundList:
+        """Raises NotFound."""
+        view = whole_view_of(self._find(self._views, request))
+        return RefundList(order_id=view.id, refunds=view.refunds or ())
+
+    @handles(FindRefund)
+    def find_refund(self, request: FindRefund) -> RefundView:
+        """Raises NotFound for the order, RefundNotFound."""
+        for refund in self.list_refunds(request).refunds:
+            if refund.id == request.refund_id:
+                return refund
+        raise RefundNotFound("the order has no refund with this id")
 
     @handles(CheckOrderStatus)
     def check_status(self, request: CheckOrderStatus | AwaitOrder | AwaitTimeline) -> OrderStatusView:
@@ -142,48 +175,46 @@ class OrderQueries:
         return Timeline(
             order_id=request.order_id,
             version=found["version"],
-            entries=tuple(timeline_entry_of(request.order_id, entry) for entry in entries),
+            entries=tuple(timeline_entry_of(request.order_id, entry, found) for entry in entries),
             ending=self._notifier.stopping,
         )
 
     @handles(ListOrders)
     def list_by_user(self, request: ListOrders) -> OrderList:
-        """A page of a user's orders, newest first."""
-        matching: Document = {"userId": request.user_id}
-        if request.order_status:
-            matching["orderStatus"] = request.order_status
-        if request.before_id:
-            at = datetime.fromisoformat(request.before_at).astimezone(UTC)
-            # The first condition is for the index; the second excludes orders of the same millisecond that were listed.
-            matching["createdAt"] = {"$lte": at}
-            matching["$or"] = [{"createdAt": {"$lt": at}}, {"_id": {"$lt": ObjectId(request.before_id)}}]
-        found = self._pages((matching, request.limit + 1), self._deadline)
+        """A page of a user's orders."""
+        matching: Document = {"userId": request.user_id, **_selection(request), **_place_in_time(request)}
+        sorting = OLDEST_FIRST if request.oldest_first else NEWEST_FIRST
+        found = self._pages((matching, request.limit + 1, sorting), self._deadline)
         views = tuple(view_of(doc) for doc in found[: request.limit])
         return OrderList(orders=views, more=len(found) > request.limit)
 
     @handles(ListAllOrders)
     def list_all(self, request: ListAllOrders) -> OrderPage:
-        """A page of all users' orders, newest first; those of one status among the newest STATUS_SCAN_LIMIT only."""
+        """A page of all users' orders; what no index selects is searched among STATUS_SCAN_LIMIT orders only."""
         limit = request.limit
-        older: Document = {"_id": {"$lt": key_of(request.before_id)}} if request.before_id else {}
+        following, searched, sorting = _plan(request)
         with self._store.with_deadline():
-            if not request.order_status:
-                found = list(self._documents.find(older, VIEW).sort("_id", -1).limit(limit + 1))
+            if not searched:
+                found = list(self._documents.find(following, VIEW).sort(sorting).limit(limit + 1))
                 return _page_of(found, limit)
-            found = list(self._documents.aggregate(_status_scan(older, request.order_status, limit + 1)))
+            found = list(self._documents.aggregate(_status_scan(following, searched, sorting, limit + 1)))
             if len(found) > limit:
                 return _page_of(found, limit)
-            last = self._documents.find(older, {"_id": 1}).sort("_id", -1).skip(STATUS_SCAN_LIMIT - 1).limit(1)
-            last_id = next((str(doc["_id"]) for doc in last), "")
-        return OrderPage(orders=tuple(view_of(doc) for doc in found), last_id=last_id)
+            scanned = self._documents.find(following, {"createdAt": 1}).sort(sorting)
+            last = next(scanned.skip(STATUS_SCAN_LIMIT - 1).limit(1), None)
+        views = tuple(view_of(doc) for doc in found)
+        if last is None:
+            return OrderPage(orders=views, last_id="")
+        return OrderPage(orders=views, last_id=str(last["_id"]), last_at=rfc3339(last["createdAt"]))
 
     @handles(FindOrders)
     def find_many(self, request: FindOrders) -> OrderList:
         """Those of some orders that exist, newest first."""
         keys = [(ObjectId(order_id), "") for order_id in request.order_ids if ORDER_ID.fullmatch(order_id)]
-        found = [doc for doc in self._read(VIEW, keys) if isinstance(doc, dict)]
+        projection = VIEW_WITH_ITEMS if request.with_items else VIEW
+        found = [doc for doc in self._read(projection, keys) if isinstance(doc, dict)]
         found.sort(key=lambda doc: doc["_id"], reverse=True)
-        return OrderList(orders=tuple(view_of(doc) for doc in found), more=False)
+        return OrderList(orders=tuple(view_with_items_of(doc) for doc in found), more=False)
 
     @handles(ListStuckOrders)
     def list_stuck(self, request: ListStuckOrders) -> OrderIds:
@@ -195,8 +226,8 @@ class OrderQueries:
     def explain(self, request: ExplainOrder) -> OrderExplanation:
         """Why an order is in its state, and what a client may do. Raises NotFound."""
         found = self.diagnose(request.order_id, request.on_behalf_of)
-        delayed_by = "an operator" if found.dead_letter else "the relay" if found.undelivered else ""
-        sentence = order.explanation(found.order_status, found.payment_status, found.last)
+        delayed_by: WaitsFor = "an operator" if found.dead_letter else "the relay" if found.undelivered else ""
+        sentence = order.explanation(found.order_status, found.payment_status, found.last, found.capture_unknown)
         if delayed_by and found.retried and not found.dead_letter:
             sentence += "; payments has not taken it in so far and is tried again"
         return OrderExplanation(
@@ -235,8 +266,14 @@ class OrderQueries:
     @handles(CheckOrderQueue)
     def check_queue(self, _request: CheckOrderQueue) -> QueueCounts:
         """Which events are not delivered yet."""
-        waiting, due, retrying, dead = self._outbox.queue(self._backlog_limit)
+        counts = zip(self._outbox.queue(self._backlog_limit), self._changes.queue(self._backlog_limit), strict=True)
+        waiting, due, retrying, dead = map(sum, counts)
         return QueueCounts(open=waiting, due=due, retrying=retrying, parked=0, dead=dead)
+
+    @handles(ListOrderDeadLetters)
+    def list_dead_letters(self, request: ListOrderDeadLetters) -> DeadLetterList:
+        """Events of orders that could not be delivered."""
+        return list_dead_letters((self._outbox, self._changes), "orders", request.limit)
 
     def diagnose(self, order_id: str, on_behalf_of: str) -> OrderDiagnostics:
         """An order's state and what delays its events. Raises NotFound."""
@@ -249,7 +286,7 @@ class OrderQueries:
     def _find(
         self,
         reads: GroupCommit[Key, Document | None],
-        request: FindOrder | CheckOrderStatus | AwaitOrder | AwaitTimeline,
+        request: FindOrder | ListRefunds | FindRefund | CheckOrderStatus | AwaitOrder | AwaitTimeline,
     ) -> Document:
         found = reads((key_of(request.order_id), request.on_behalf_of), self._deadline)
         # One command may read an order for several callers, so its user is compared here too.
@@ -269,28 +306,85 @@ class OrderQueries:
         joined = [{"$unionWith": {"coll": self._documents.name, "pipeline": stages}} for stages in others]
         found: list[list[Document]] = [[] for _ in pages]
         with self._store.with_deadline():
-            size = 1 + sum(limit for _, limit in pages)
+            size = 1 + sum(limit for _, limit, _ in pages)
             for doc in self._documents.aggregate([*first, *joined], batchSize=size):
                 found[doc["page"]].append(doc)
         return found
 
-    def _read_page(self, matching: Document, limit: int) -> list[Document]:
+    def _read_page(self, matching: Document, limit: int, sorting: Sorting) -> list[Document]:
         with self._store.with_deadline():
-            return list(self._documents.find(matching, VIEW).sort(NEWEST_FIRST).limit(limit))
+            return list(self._documents.find(matching, VIEW).sort(sorting).limit(limit))
 
 
-def _page_stages(number: int, matching: Document, limit: int) -> list[Document]:
+def _page_stages(number: int, matching: Document, limit: int, sorting: Sorting) -> list[Document]:
     """The pipeline that reads one page; its documents carry the number of the page."""
-    members = {**VIEW, "page": {"$literal": number}}
-    return [{"$match": matching}, {"$sort": dict(NEWEST_FIRST)}, {"$limit": limit}, {"$project": members}]
+    members: list[Document] = [{"$project": NOT_LISTED}, {"$addFields": {"page": {"$literal": number}}}]
+    return [{"$match": matching}, {"$sort": dict(sorting)}, {"$limit": limit}, *members]
 
 
-def _status_scan(older: Document, order_status: str, limit: int) -> list[Document]:
+def _place_in_time(request: ListOrders | ListAllOrders) -> Document:
+    """The conditions on the time of creation: its bounds, and the place where a page begins."""
+    bounds = {"$gte": request.created_from, "$lt": request.created_to}
+    created: Document = {
+        operator: datetime.fromtimestamp(milliseconds / 1000, UTC)
+        for operator, milliseconds in bounds.items()
+        if milliseconds
+    }
+    if not request.before_id:
+        return {"createdAt": created} if created else {}
+    at, beyond = datetime.fromisoformat(request.before_at).astimezone(UTC), "$gt" if request.oldest_first else "$lt"
+    # The first condition is for the index; the second excludes orders of the same millisecond that were listed.
+    return {
+        "createdAt": {**created, f"{beyond}e": max(at, created.get(f"{beyond}e", at))},
+        "$or": [{"createdAt": {beyond: at}}, {"_id": {beyond: key_of(request.before_id)}}],
+    }
+
+
+def _place_by_id(request: ListAllOrders) -> Document:
+    """The condition on the id: where a page begins."""
+    beyond = "$gt" if request.oldest_first else "$lt"
+    return {"_id": {beyond: key_of(request.before_id)}} if request.before_id else {}
+
+
+def _plan(request: ListAllOrders) -> tuple[Document, Document, Sorting]:
+    """What an index selects for a list of all users, what is searched among that, and the sorting, which the index has too."""
+    indexed, searched = _split_selection(_selection(request))
+    by_time = request.created_from or request.created_to
+    if by_time and not indexed:
+        return _place_in_time(request), searched, OLDEST_FIRST if request.oldest_first else NEWEST_FIRST
+    if by_time:
+        bounds = msgspec.structs.replace(request, before_id="")
+        searched = {**searched, **_place_in_time(bounds)}
+    return {**_place_by_id(request), **indexed}, searched, [("_id", 1 if request.oldest_first else -1)]
+
+
+def _selection(request: ListOrders | ListAllOrders) -> Document:
+    """The conditions on the orders of a list, the one that selects the fewest first."""
+    statuses = {"orderStatus": request.order_status, "paymentStatus": request.payment_status}
+    return {
+        **(having_metadata(request.metadata) if request.metadata else {}),
+        **{name: status for name, status in statuses.items() if status},
+        **(REFUND_FAILED if request.refund_failed else {}),
+    }
+
+
+def _split_selection(selection: Document) -> tuple[Document, Document]:
+    """The condition that an index over all users selects by, and the others."""
+    indexed = {
+        name: value
+        for name, value in selection.items()
+        if name == "metadata" or name in REFUND_FAILED or value in SELECTED_BY_INDEX
+    }
+    first = dict(list(indexed.items())[:1])
+    return first, {name: value for name, value in selection.items() if name not in first}
+
+
+def _status_scan(following: Document, searched: Document, sorting: Sorting, limit: int) -> list[Document]:
     return [
-        {"$match": older},
-        {"$sort": {"_id": -1}},
+        {"$match": following},
+        {"$sort": dict(sorting)},
         {"$limit": STATUS_SCAN_LIMIT},
-        {"$match": {"orderStatus": order_status}},
+        {"$match": searched},
         {"$limit": limit},
         {"$project": VIEW},
     ]
@@ -298,4 +392,6 @@ def _status_scan(older: Document, order_status: str, limit: int) -> list[Documen
 
 def _page_of(found: list[Document], limit: int) -> OrderPage:
     views = tuple(view_of(doc) for doc in found[:limit])
-    return OrderPage(orders=views, last_id=views[-1].id if len(found) > limit else "")
+    if len(found) <= limit:
+        return OrderPage(orders=views, last_id="")
+    return OrderPage(orders=views, last_id=views[-1].id, last_at=views[-1].created_at)

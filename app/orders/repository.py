@@ -1,25 +1,38 @@
 """Writes orders: each change is one compare-and-set of state, timeline and outbox together."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from bson import ObjectId
 from pymongo import ReturnDocument
 
 from app.contracts.base import Conflict, Event, NotFound
-from app.contracts.orders import CreateOrder, IdempotencyKeyReused
+from app.contracts.orders import (
+    CaptureOrder,
+    CreateOrder,
+    IdempotencyKeyReused,
+    OrderChanged,
+    RefundOrder,
+    UpdateMetadata,
+    UpdateOrder,
+)
 from app.contracts.payments import PaymentEvent
-from app.messaging.outbox import Outbox, decode_entries, encode_event
+from app.messaging.outbox import OUTBOX, Outbox, OutboxFields, decode_entries, encode_event
 from app.observability import metrics
+from app.orders.changes import Cause, order_changed
 from app.orders.documents import (
+    CHANGES,
     INDEXES,
     SCHEMA,
     SNAPSHOT,
     STATE,
+    STATE_WITH_METADATA,
     OrderSnapshot,
     filter_of,
     filter_of_many,
     fingerprint,
+    key_of,
     new_document,
     not_found,
     payment_choices,
@@ -28,7 +41,7 @@ from app.orders.documents import (
     state_of,
     transition_update,
 )
-from app.orders.order import PROCESSING, OrderState, OrderTransition
+from app.orders.order import NOT_STORED, PROCESSING, OrderState, OrderTransition
 from app.storage.bulk import InsertRejected, Patch, bulk_compare_and_set, bulk_insert
 from app.storage.group_commit import GroupCommit
 from app.storage.mongodb import Document, Store
@@ -40,9 +53,22 @@ RECENT_ORDERS = 8192
 
 
 class OrderRepository:
-    """Stores orders. `deadline` is how many seconds a new order may wait for its group commit."""
+    """Stores orders. `deadline` is how many seconds a new order may wait for its group commit.
 
-    def __init__(self, store: Store, outbox: Outbox, deadline: float, system: System = SYSTEM) -> None:
+    The changes of the orders of `subscribed` users are written to the outbox `changes`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        outbox: Outbox,
+        deadline: float,
+        subscribed: Container[str] = frozenset(),
+        system: System = SYSTEM,
+    ) -> None:
+        self._system = system
+        self.changes = Outbox(store, outbox.lease_seconds, system, CHANGES)
+        self._subscribed = subscribed
         self._store = store
         self._outbox = outbox
         self._deadline = deadline
@@ -57,6 +83,10 @@ class OrderRepository:
         """The database's time."""
         return self._store.clock.now()
 
+    def _time_after(self, updated_at: datetime) -> datetime:
+        """The database's time, but never before the order's last change: each process estimates it for itself."""
+        return max(self.now(), updated_at)
+
     def add(self, order: CreateOrder, transition: OrderTransition, event: Event, at: datetime) -> str:
         """Store a new order with its first event, and return its id. The order is durable when this returns.
 
@@ -65,6 +95,9 @@ class OrderRepository:
         request got no answer.
         """
         stored = new_document(order, transition, [encode_event(event)], at, self._outbox.lease_end())
+        change = self._changed(order, order.user_id, NOT_STORED, transition, at)
+        if change:
+            stored |= {CHANGES.events: [encode_event(change)], CHANGES.due: self.changes.lease_end()}
         try:
             self._inserts(stored, self._deadline)
         except InsertRejected as error:
@@ -75,9 +108,10 @@ class OrderRepository:
             if not self._is_stored(order):
                 raise
             return order.order_id
-        snapshot = OrderSnapshot(state=state_of(stored), newest_undelivered=event.sequence, created_at=at)
-        self._keep_recent(order.order_id, snapshot)
+        self._keep_recent(order.order_id, snapshot_of(stored))
         self._outbox.enqueue_local(stored["_id"], [event])
+        if change:
+            self.changes.enqueue_local(stored["_id"], [change])
         return order.order_id
 
     def count_open(self, user_id: str, limit: int) -> int:
@@ -91,42 +125,74 @@ class OrderRepository:
         with self._store.with_deadline() as documents:
             return documents.update_many(old, {"$unset": {"idempotency": ""}}).modified_count
 
+    def drop_changes(self) -> int:
+        """Remove the changes that were not told, where nobody is told any more; returns of how many orders."""
+        with self._store.with_deadline() as documents:
+            return sum(
+                documents.update_many({name: {"$exists": True}}, CHANGES.emptied).modified_count
+                for name in (CHANGES.due, f"{CHANGES.dead}.at")
+            )
+
     def transition(
         self,
-        order_id: str,
-        on_behalf_of: str,
+        request: UpdateOrder | CaptureOrder | RefundOrder | UpdateMetadata,
         decide: Callable[[OrderState], OrderTransition | None],
         make_event: Callable[[OrderTransition, int, datetime], Event | None],
     ) -> tuple[OrderState, bool]:
-        """Change one order by compare-and-set; `decide` is called again after each lost race.
+        """Change the order of a request by compare-and-set; `decide` is called again after each lost race.
 
         `make_event` gets the transition, the sequence of the new event and its time. Returns the new state, and whether
         anything changed. Raises NotFound, what `decide` raises, and Conflict if every attempt lost its race.
         """
-        one = filter_of(order_id, on_behalf_of)
+        one = filter_of(request.order_id, request.on_behalf_of)
+        members = STATE_WITH_METADATA if isinstance(request, UpdateMetadata) else STATE
         # One deadline for all attempts: a client waits for this.
         with self._store.with_deadline() as documents:
             for _ in range(RETRIES):
-                found = documents.find_one(one, STATE)
+                found = documents.find_one(one, members)
                 if found is None:
                     raise not_found()
                 state = state_of(found)
                 transition = decide(state)
                 if transition is None:
                     return state, False
-                at = self.now()
+                at = self._time_after(found["updatedAt"])
                 event = make_event(transition, state.sequence + 1, at)
+                change = self._changed(request, found["userId"], state, transition, at)
+                update = transition_update(state, transition, at)
+                _add_event(update, OUTBOX, self._outbox, event)
+                _add_event(update, CHANGES, self.changes, change)
                 after = documents.find_one_and_update(
                     {**one, "userId": found["userId"], "version": state.version},
-                    self._with_event(transition_update(state, transition, at), event),
-                    {**STATE, "outbox": 1},
+                    update,
+                    {**members, "outbox": 1, CHANGES.events: 1},
                     return_document=ReturnDocument.AFTER,
                 )
                 if after:
                     if event:
-                        earlier = decode_entries(after["outbox"][:-1])
-                        self._outbox.enqueue_local(one["_id"], [*earlier, event])
+                        self._outbox.enqueue_local(one["_id"], [*decode_entries(after["outbox"][:-1]), event])
+                    if change:
+                        earlier = decode_entries(after[CHANGES.events][:-1])
+                        self.changes.enqueue_local(one["_id"], [*earlier, change])
                     return state_of(after), True
+        raise Conflict("the order was changed by other requests each time; try again")
+
+    def replay(self, order_id: str, transition_of: Callable[[OrderState], OrderTransition]) -> bool:
+        """Make an order's dead letter due again, with a transition in its timeline; false where it has none.
+
+        That of a change that was not told has no transition: the order is not affected. Raises Conflict if every attempt lost its race.
+        """
+        key = key_of(order_id)
+        for _ in range(RETRIES):
+            with self._store.with_deadline() as documents:
+                found = documents.find_one({"_id": key}, {**STATE, "deadLetter.at": 1})
+            if found is None or "deadLetter" not in found:
+                return self.changes.replay(key)
+            state = state_of(found)
+            expected = {"userId": found["userId"], "version": state.version}
+            update = transition_update(state, transition_of(state), self._time_after(found["updatedAt"]))
+            if self._outbox.replay(key, expected, update):
+                return True
         raise Conflict("the order was changed by other requests each time; try again")
 
     def apply_payment_events(
@@ -142,11 +208,17 @@ class OrderRepository:
         for _ in range(RETRIES):
             snapshots |= self._read([event for event in events if event.order_id not in snapshots])
             patches: dict[str, Patch] = {}
+            changes: list[OrderChanged] = []
             for event in events:
                 snapshot = snapshots[event.order_id]
                 transition = None if event.order_id in patches else decide(snapshot.state, event)
                 if transition:
-                    patches[event.order_id] = payment_event_patch(snapshot, event, transition, self.now())
+                    at = self._time_after(snapshot.updated_at)
+                    patches[event.order_id] = payment_event_patch(snapshot, event, transition, at)
+                    change = self._changed(event, snapshot.user_id, snapshot.state, transition, at)
+                    if change:
+                        patches[event.order_id] = self._with_change(patches[event.order_id], change, snapshot.state)
+                        changes.append(change)
                     applied[event.event_id] = (event, transition)
             if not patches:
                 return list(applied.values())
@@ -154,6 +226,8 @@ class OrderRepository:
                 changed = bulk_compare_and_set(documents, list(patches.values()))
             if changed == len(events):
                 self._acknowledge(patches.values())
+                for change in changes:
+                    self.changes.enqueue_local(ObjectId(change.order_id), [change])
                 self._observe_settled(snapshots, patches)
                 return list(applied.values())
             snapshots = {}
@@ -171,8 +245,9 @@ class OrderRepository:
 
     def _acknowledge(self, patches: Iterable[Patch]) -> None:
         for patch in patches:
-            if "outbox" in patch.sets:
-                self._outbox.mark_acknowledged(patch.key)
+            for names, outbox in ((OUTBOX, self._outbox), (CHANGES, self.changes)):
+                if names.events in patch.sets:
+                    outbox.mark_acknowledged(patch.key)
 
     def _observe_settled(self, snapshots: dict[str, OrderSnapshot], patches: dict[str, Patch]) -> None:
         now = self.now()
@@ -184,11 +259,20 @@ class OrderRepository:
         if seconds:
             metrics.observations.add(metrics.settlement_duration, seconds)
 
-    def _with_event(self, update: Document, event: Event | None) -> Document:
-        if event:
-            update["$push"]["outbox"] = encode_event(event)
-            update["$set"]["relayDue"] = self._outbox.lease_end()
-        return update
+    def _changed(
+        self, cause: Cause, user_id: str, state: OrderState, transition: OrderTransition, at: datetime
+    ) -> OrderChanged | None:
+        """The event that tells a change, where somebody wants to hear it."""
+        if user_id not in self._subscribed:
+            return None
+        return order_changed(self._system.new_id(), cause, user_id, state, transition, at)
+
+    def _with_change(self, patch: Patch, change: OrderChanged, state: OrderState) -> Patch:
+        sets, added = {**patch.sets, CHANGES.due: self.changes.lease_end()}, {CHANGES.events: [encode_event(change)]}
+        if state.sequence == 1 and self.changes.is_delivered(patch.key):
+            # There is no change but that of the creation: this write acknowledges it.
+            return replace(patch, sets={**sets, **added})
+        return replace(patch, sets=sets, pushes={**patch.pushes, **added})
 
     def _read(self, events: Sequence[PaymentEvent]) -> dict[str, OrderSnapshot]:
         if not events:
@@ -198,6 +282,12 @@ class OrderRepository:
             found = documents.find(filter_of_many(keys), SNAPSHOT)
             snapshots = {str(doc["_id"]): snapshot_of(doc) for doc in found}
         missing = {event.order_id for event in events} - snapshots.keys()
+        if missing:
+            # Their user's id may have been erased since the events were stored.
+            with self._store.with_deadline() as documents:
+                found = documents.find(filter_of_many({(ObjectId(order_id), "") for order_id in missing}), SNAPSHOT)
+                snapshots |= {str(doc["_id"]): snapshot_of(doc) for doc in found}
+            missing -= snapshots.keys()
         if missing:
             raise NotFound(f"there is no order {min(missing)}")
         return snapshots
@@ -228,3 +318,9 @@ class OrderRepository:
         if found["idempotency"]["fingerprint"] != fingerprint(order):
             raise IdempotencyKeyReused("this Idempotency-Key belongs to another order")
         return str(found["_id"])
+
+
+def _add_event(update: Document, names: OutboxFields, outbox: Outbox, event: Event | None) -> None:
+    if event:
+        update["$push"][names.events] = encode_event(event)
+        update["$set"][names.due] = outbox.lease_end()

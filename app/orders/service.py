@@ -2,16 +2,18 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from typing import Any
 
-from app.contracts.base import Event
+from app.contracts.base import DeadLetterRequeued, Event
 from app.contracts.orders import (
     CaptureAccepted,
     CaptureOrder,
     CaptureRequested,
     CreateOrder,
+    MetadataUpdated,
     OrderAccepted,
     OrderCancelled,
     OrderCreated,
@@ -19,9 +21,12 @@ from app.contracts.orders import (
     RefundAccepted,
     RefundOrder,
     RefundRequested,
+    ReplayOrderEvents,
+    UpdateMetadata,
     UpdateOrder,
 )
 from app.contracts.payments import (
+    DeadLetterReplayed,
     PaymentActionRequired,
     PaymentAuthorized,
     PaymentCaptured,
@@ -33,17 +38,19 @@ from app.contracts.payments import (
     PaymentParked,
     PaymentRefunded,
     PaymentRefundFailed,
+    PaymentRetried,
     PaymentVoided,
 )
 from app.messaging.handlers import handles
+from app.observability.logging import log
 from app.observability.stages import Stage, record_stages, stage_record
-from app.orders import order
+from app.orders import order, refunds
 from app.orders.open_order_limit import OpenOrderLimit
 from app.orders.order import OrderState, OrderTransition
 from app.orders.repository import OrderRepository
 from app.system import SYSTEM, System
 
-Change = CreateOrder | UpdateOrder | CaptureOrder | RefundOrder
+Change = CreateOrder | UpdateOrder | CaptureOrder | RefundOrder | UpdateMetadata
 
 
 class OrderService:
@@ -74,7 +81,7 @@ class OrderService:
             return_url=request.return_url,
             manual_capture=request.manual_capture,
         )
-        order_id = self._orders.add(request, order.initial_transition(), created, at)
+        order_id = self._orders.add(request, _caused_by(request, order.initial_transition()), created, at)
         record_stages(Stage.ORDER_STORED, [{**_record(request, started), "order_id": order_id}])
         return OrderAccepted(order_id=order_id, version=1, replayed=order_id != request.order_id)
 
@@ -93,6 +100,18 @@ class OrderService:
         return OrderUpdated(
             order_id=request.order_id, order_status=state.order_status, version=state.version, changed=changed
         )
+
+    @handles(UpdateMetadata)
+    def update_metadata(self, request: UpdateMetadata) -> MetadataUpdated:
+        """Set or remove pairs of an order's metadata."""
+
+        def decide(state: OrderState) -> OrderTransition | None:
+            order.check_version(request.order_id, state, request.expected_versions)
+            return order.metadata_change(state, request.metadata)
+
+        state, changed = self._change(request, decide, lambda *_: None)
+        metadata = {**(state.metadata or {})}
+        return MetadataUpdated(order_id=request.order_id, metadata=metadata, version=state.version, changed=changed)
 
     @handles(CaptureOrder)
     def capture_order(self, request: CaptureOrder) -> CaptureAccepted:
@@ -123,23 +142,36 @@ class OrderService:
 
         def decide(state: OrderState) -> OrderTransition | None:
             # A repeated refund is no reason to refuse: the first one has changed the version itself.
-            if refund_id not in dict(state.refunds):
+            if not refunds.find(state.refunds, refund_id):
                 order.check_version(request.order_id, state, request.expected_versions)
-            return order.refund_reservation(state, refund_id, request.refund_value, request.currency)
+            return order.refund_reservation(state, refund_id, request.refund_value, request.currency, request.reason)
 
         def reservation(transition: OrderTransition, sequence: int, at: datetime) -> Event:
-            _, value = transition.refund or ("", 0)
-            return self._event(RefundRequested, request, sequence, at, refund_id=refund_id, refund_value=value)
+            return self._event(
+                RefundRequested, request, sequence, at, refund_id=refund_id, refund_value=transition.amount
+            )
 
         state, changed = self._change(request, decide, reservation)
         return RefundAccepted(
             order_id=request.order_id,
             refund_id=refund_id,
-            refund_value=dict(state.refunds)[refund_id],
+            refund_value=next(one.value for one in state.refunds if one.refund_id == refund_id),
             currency=state.total_currency,
             version=state.version,
             replayed=not changed,
         )
+
+    @handles(ReplayOrderEvents)
+    def replay_events(self, request: ReplayOrderEvents) -> DeadLetterRequeued:
+        """Have an order's dead letter delivered again. Raises NotFound for a malformed id."""
+        operator, reason, request_id = request.operator, request.reason, request.request_id
+        requeued = self._orders.replay(
+            request.order_id, lambda state: order.dead_letter_replay(state, operator, reason, request_id)
+        )
+        if requeued:
+            members = {"order_id": request.order_id, "request_id": request_id, "operator": operator, "reason": reason}
+            log.info("dead letter replayed", module="orders", **members)
+        return DeadLetterRequeued(requeued=requeued)
 
     @handles(
         PaymentActionRequired,
@@ -153,6 +185,8 @@ class OrderService:
         PaymentDisputed,
         PaymentDisputeClosed,
         PaymentParked,
+        PaymentRetried,
+        DeadLetterReplayed,
     )
     def on_payment_events(self, events: Sequence[PaymentEvent]) -> None:
         """Update orders by what their payments report; events that were applied before change nothing."""
@@ -169,7 +203,7 @@ class OrderService:
 
     def _change(
         self,
-        request: UpdateOrder | CaptureOrder | RefundOrder,
+        request: UpdateOrder | CaptureOrder | RefundOrder | UpdateMetadata,
         decide: Callable[[OrderState], OrderTransition | None],
         make_event: Callable[[OrderTransition, int, datetime], Event | None],
     ) -> tuple[OrderState, bool]:
@@ -182,10 +216,11 @@ class OrderService:
         def decide_on_found(state: OrderState) -> OrderTransition | None:
             # Recorded here and once only: an order that is not found, or is another user's, has no such stage.
             record_received()
-            return decide(state)
+            transition = decide(state)
+            return _caused_by(request, transition) if transition else None
 
         started = time.perf_counter()
-        state, changed = self._orders.transition(request.order_id, request.on_behalf_of, decide_on_found, make_event)
+        state, changed = self._orders.transition(request, decide_on_found, make_event)
         if changed:
             statuses = {"order_status": state.order_status, "payment_status": state.payment_status}
             record_stages(Stage.ORDER_UPDATED, [_record(request, started, **statuses)])
@@ -201,6 +236,10 @@ class OrderService:
             at=int(at.timestamp() * 1000),
             **members,
         )
+
+
+def _caused_by(request: Change, transition: OrderTransition) -> OrderTransition:
+    return replace(transition, request_id=request.request_id, caller=request.caller)
 
 
 def _record(message: Event | Change, started: float, **members: str) -> dict[str, object]:

@@ -10,6 +10,7 @@ from app.messaging.outbox import Outbox
 from app.messaging.relay import Relay
 from app.observability.stages import Stage
 from app.observability.supervision import Heartbeat
+from app.payments.erasures import PaymentErasureService
 from app.payments.manual_review import ManualReview
 from app.payments.notification_repository import NotificationRepository
 from app.payments.notifications import NotificationService
@@ -23,6 +24,7 @@ from app.payments.queries import PaymentQueries
 from app.payments.reconciliation import Reconciliation
 from app.payments.repository import PaymentRepository
 from app.payments.results import ResultWriter
+from app.payments.review_service import ReviewService
 from app.payments.service import PaymentService
 from app.payments.worker import Worker
 from app.storage.mongodb import Store
@@ -56,6 +58,8 @@ class Payments:
             backoff_max=settings.payment_backoff_max,
             pending_life=settings.payment_pending_hours * 3600,
             authorization_life=settings.authorization_days * 86_400,
+            poll_min=settings.payment_poll_min,
+            poll_max=settings.payment_poll_max,
         )
         results = ResultWriter(self._payments, policy, system)
         self.worker = Worker(
@@ -70,7 +74,7 @@ class Payments:
         )
         self.relay = Relay(
             "payments",
-            Stage.HANDED_TO_ORDERS,
+            {"orders": Stage.HANDED_TO_ORDERS},
             self.outbox,
             publisher,
             interval=settings.sweep_interval,
@@ -90,7 +94,13 @@ class Payments:
         self.reconciliation = Reconciliation(provider, self._payments)
         queries = PaymentQueries(self._payments, self.outbox, settings.backlog_limit)
         register_handlers(
-            bus, "payments", PaymentService(self.worker, results, provider.capabilities), self.notifications, queries
+            bus,
+            "payments",
+            PaymentService(self.worker, results, provider.capabilities),
+            self.notifications,
+            queries,
+            ReviewService(self.manual_review, self.outbox, results),
+            PaymentErasureService(self._payments),
         )
         self._sender: NotificationSender | None = None
         if isinstance(provider, SimulatedProvider) and provider.demonstrates:

@@ -9,7 +9,7 @@ received the key of the next call; the claim writes it before anything is sent, 
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 import pymongo
@@ -37,6 +37,7 @@ SCHEMA: Document = {
     "properties": {
         **{name: {"bsonType": "string"} for name in ("_id", "userId", "productId", "requestId", "reference", "provider")},
         **{name: {"bsonType": "string"} for name in ("parkedReason", "owner", "claim", "writeId", "traceparent", "paymentMethod", "returnUrl")},
+        **{name: {"bsonType": "string"} for name in ("captureRequestId", "cancelRequestId", "refreshRequestId")},
         "total": {
             "bsonType": "object",
             "required": ["value", "currency"],
@@ -50,6 +51,7 @@ SCHEMA: Document = {
             "items": {"bsonType": "object", "required": ["dispute_id", "value", "status"]},
         },
         "action": {"bsonType": ["object", "null"]},
+        "resolution": {"bsonType": "object", "required": ["outcome", "operator", "reason"]},
         **{name: {"bsonType": ["date", "null"]} for name in ("waitingSince", "waitsUntil")},
         "refunds": {"bsonType": "array", "items": {"bsonType": "object", "required": ["refund_id", "value", "status"]}},
         **{
@@ -73,16 +75,32 @@ FIELDS = {member.name: re.sub("_(.)", lambda letter: letter[1].upper(), member.n
 RARE = (
     "provider", "opens", "payment_method", "return_url", "manual_capture", "authorized", "capture_value", "expired",
     "waiting_since", "waits_until", "action", "disputes", "refreshes_requested", "refreshes_made",
+    "capture_request_id", "cancel_request_id", "refresh_request_id", "resolution",
 )  # fmt: skip
 DEFAULTS = {member.name: member.default for member in fields(Payment) if member.name in RARE}
 INDEXES = [
     pymongo.IndexModel([("dueAt", 1)], name="due", partialFilterExpression={"dueAt": {"$exists": True}}),
-    pymongo.IndexModel([("status", 1)], name="parked", partialFilterExpression={"status": PaymentStatus.UNKNOWN.value}),
+    pymongo.IndexModel(
+        [("status", 1), ("_id", 1)],
+        name="parked_by_order",
+        partialFilterExpression={"status": PaymentStatus.UNKNOWN.value},
+    ),
     pymongo.IndexModel([("reference", 1)], name="opened", partialFilterExpression={"opens": True}),
     *OUTBOX_INDEXES,
 ]
 DIAGNOSTICS = dict.fromkeys(
-    ("fencingToken", "dueAt", "owner", "status", "parkedReason", "waitsUntil", "outbox.type", "deadLetter.reason"), 1
+    (
+        "fencingToken",
+        "dueAt",
+        "owner",
+        "status",
+        "parkedReason",
+        "waitsUntil",
+        "action.expires_at",
+        "outbox.type",
+        "deadLetter.reason",
+    ),
+    1,
 )
 
 
@@ -91,7 +109,9 @@ class LeasedPayment:
     """A payment as it was read, with its undelivered events; `under_lease` is true while a process holds its lease.
 
     `last_recorded_attempt` is the fencing token of the last attempt with a recorded result, and `last_traceparent` its
-    span, empty where it has none. `unknown_since` is when its outcome was recorded as unknown, None where it is known.
+    span, empty where it has none. `unknown_since` is when its outcome was recorded as unknown, None where it is known, and
+    `call_ends` until when it may still reach the provider, None where that is not recorded.
+    `last_result_at` and `last_answer` are of the last entry of its log, `dead_letter`: its oldest event could not be delivered.
     """
 
     payment: Payment
@@ -102,6 +122,10 @@ class LeasedPayment:
     last_recorded_attempt: int = 0
     last_traceparent: str = ""
     unknown_since: datetime | None = None
+    call_ends: datetime | None = None
+    last_result_at: datetime | None = None
+    last_answer: str = ""
+    dead_letter: bool = False
 
     def key_age(self, now: datetime) -> float:
         """Seconds since the provider may first have received the key of the next call; 0 where it cannot have."""
@@ -114,7 +138,7 @@ class PaymentDiagnostics:
 
     `next_at` is the time of the next provider call, None while one is under way and where none is planned. `parked` and
     `dead_letter` are the reasons why an operator is needed, empty where none is. `waits_until` ends the wait for a customer, a bank
-    or a capture.
+    or a capture; the provider may give the customer less time than it is waited for.
     """
 
     status: PaymentStatus
@@ -180,15 +204,19 @@ def leased_payment(doc: Document, restored_at: datetime) -> LeasedPayment:
         last_recorded_attempt=last.get("attempt", 0),
         last_traceparent=last.get("traceparent", ""),
         unknown_since=last["at"] if last.get("answer") in UNKNOWN_OUTCOMES else None,
+        call_ends=_call_ends(doc["attempts"]),
+        last_result_at=last.get("at"),
+        last_answer=f"{last['answer']}: {last['reason']}".removesuffix(": ") if last else "",
+        dead_letter="deadLetter" in doc,
     )
 
 
 def diagnostics(doc: Document) -> PaymentDiagnostics:
     """The diagnostics in a document that was read with the projection DIAGNOSTICS."""
-    under_way = "owner" in doc
+    under_way, action = "owner" in doc, doc.get("action") or {}
     return PaymentDiagnostics(
         status=PaymentStatus(doc["status"]),
-        waits_until=doc.get("waitsUntil"),
+        waits_until=min(filter(None, (doc.get("waitsUntil"), action.get("expires_at"))), default=None),
         attempts=doc["fencingToken"],
         next_at=None if under_way else doc.get("dueAt"),
         under_way=under_way,
@@ -208,11 +236,19 @@ def _rare_fields(payment: Payment, before: Payment) -> Document:
         stored["disputes"] = [asdict(dispute) for dispute in payment.disputes]
     if payment.action:
         stored["action"] = asdict(payment.action)
+    if payment.resolution:
+        stored["resolution"] = asdict(payment.resolution)
     return stored
 
 
 def _payment(doc: Document) -> Payment:
     return msgspec.convert({member: doc[name] for member, name in FIELDS.items() if name in doc}, Payment)
+
+
+def _call_ends(attempts: Sequence[Document]) -> datetime | None:
+    """Until when the latest of the calls may reach the provider whose outcomes are unknown; their processes may differ in settings."""
+    recorded = (one for one in attempts if "callSeconds" in one)
+    return max((one["at"] + timedelta(seconds=one["callSeconds"]) for one in recorded), default=None)
 
 
 def _key_sent_at(doc: Document) -> datetime:

@@ -16,7 +16,7 @@ SCHEMA: Document = {
     "additionalProperties": False,
     "required": ["_id", "type", "reference", "orderId", "receivedAt"],
     "properties": {
-        **{name: {"bsonType": "string"} for name in ("_id", "type", "reference", "orderId", "outcome")},
+        **{name: {"bsonType": "string"} for name in ("_id", "type", "reference", "orderId", "outcome", "requestId")},
         **{name: {"bsonType": "date"} for name in ("receivedAt", "dueAt")},
     },
 }
@@ -40,8 +40,11 @@ class NotificationRepository:
         """The database's time."""
         return self._store.clock.now()
 
-    def insert(self, notifications: Sequence[ProviderNotification]) -> int:
-        """Store the notifications that are not stored yet, durably; returns how many those are."""
+    def insert(self, notifications: Sequence[ProviderNotification], request_id: str = "") -> int:
+        """Store the notifications that are not stored yet, durably; returns how many those are.
+
+        `request_id` is the HTTP request that brought them.
+        """
         if not notifications:
             return 0
         now = self.now()
@@ -53,6 +56,7 @@ class NotificationRepository:
                 "orderId": one.order_id,
                 "receivedAt": now,
                 "dueAt": now,
+                **({"requestId": request_id} if request_id else {}),
             }
             for one in {one.event_id: one for one in notifications}.values()
         ]

@@ -64,7 +64,7 @@ class NotificationService:
         if request.provider != capabilities.name or not capabilities.notifies:
             raise UnknownProvider("no payment provider of this name sends notifications here")
         notifications = self._verified(b64decode(request.body), _by_name(request.headers))
-        stored = self._notifications.insert(notifications)
+        stored = self._notifications.insert(notifications, request.request_id)
         _count(received=stored, repeated=len(notifications) - stored)
         if stored:
             self._received.set()
@@ -117,9 +117,12 @@ class NotificationService:
                 self._postpone(doc)
         return len(due)
 
-    def refresh(self, order_id: str) -> bool:
-        """Read the provider's record of an order's payment as soon as possible; false where there is no payment."""
-        if not self._results.request_refresh(order_id):
+    def refresh(self, order_id: str, request_id: str = "") -> bool:
+        """Read the provider's record of an order's payment as soon as possible; false where there is no payment.
+
+        `request_id` is the HTTP request that caused it.
+        """
+        if not self._results.request_refresh(order_id, request_id):
             return False
         self._results.work_due.set()
         return True
@@ -141,7 +144,7 @@ class NotificationService:
 
     def _apply(self, doc: Document) -> None:
         order_id = doc["orderId"] or self._payments.find_order_id(doc["reference"])
-        if order_id and self.refresh(order_id):
+        if order_id and self.refresh(order_id, doc.get("requestId", "")):
             self._finish(doc, "applied")
         else:
             self._postpone(doc)

@@ -71,11 +71,15 @@ class Capabilities:
 
 @dataclass(frozen=True, kw_only=True)
 class NextAction:
-    """What the customer must do: open `url`, or confirm with `client_secret` in a page of the shop."""
+    """What the customer must do: open `url`, or confirm with `client_secret` in a page of the shop.
+
+    `expires_at` is until when the provider lets the customer do it, in UTC; None where it does not say.
+    """
 
     type: ActionKind
     url: str = ""
     client_secret: str = ""
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +88,7 @@ class ProviderCall:
 
     `value` is in minor units of `currency`: the total of a charge, the part of a capture or refund. `reference` is the provider's
     id of the payment, empty where it is not known. `refresh` is the number of the latest request to refresh the payment.
+    `request_id` is the HTTP request that caused the call, for the records only; empty where none did.
     """
 
     kind: CallKind
@@ -99,6 +104,7 @@ class ProviderCall:
     return_url: str = ""
     manual_capture: bool = False
     refresh: int = 0
+    request_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +169,10 @@ class ProviderNotification:
 
 @dataclass(frozen=True, kw_only=True)
 class ProviderPayment:
-    """A payment in the provider's own list. Amounts in minor units; `order_id` is empty where another program made it."""
+    """A payment in the provider's own list. Amounts in minor units; `order_id` is empty where another program made it.
+
+    `disputed` is what disputes have taken back, and `disputes` how many took something at any time: won ones included.
+    """
 
     reference: str
     order_id: str
@@ -173,6 +182,7 @@ class ProviderPayment:
     captured: int = 0
     refunded: int = 0
     disputed: int = 0
+    disputes: int = 0
 
 
 class NotificationRefused(Exception):
@@ -203,7 +213,10 @@ class Provider(Protocol):
         """Make sure that the payment is never charged: voided, or the response to the charge that came before."""
 
     def refund(self, call: ProviderCall) -> ProviderResponse:
-        """Give `call.value` of the charge back: refunded, pending, declined, not attempted or unknown."""
+        """Give `call.value` of the charge back: refunded, pending, declined, not attempted or unknown.
+
+        One that was made and has failed is declined with its reference; one that is refused has none.
+        """
 
     def find(self, call: ProviderCall) -> ProviderResponse | None:
         """The response to an earlier `call`; None where the provider does not know of it, which proves nothing."""

@@ -1,6 +1,6 @@
 """Handlers of the requests that read payments."""
 
-from app.contracts.base import Backlog, OrderIds, QueueCounts, rfc3339
+from app.contracts.base import Backlog, OrderIds, QueueCounts, WaitsFor, rfc3339
 from app.contracts.payments import (
     Attempt,
     Attempts,
@@ -83,7 +83,7 @@ class PaymentQueries:
 
 
 # Who ends the wait of a payment that the provider has accepted.
-WAITS_FOR = {
+WAITS_FOR: dict[str, WaitsFor] = {
     PaymentStatus.ACTION_REQUIRED: "the customer",
     PaymentStatus.PENDING: "the provider",
     PaymentStatus.AUTHORIZED: "a capture",
@@ -101,7 +101,7 @@ def _waiting_sentence(diagnostics: PaymentDiagnostics) -> str:
     return f"{WAITING_SENTENCES[diagnostics.status]} until {until}, or it is voided{asked}"
 
 
-def _explained(diagnostics: PaymentDiagnostics) -> tuple[str, str]:
+def _explained(diagnostics: PaymentDiagnostics) -> tuple[WaitsFor, str]:
     so_far = f"{diagnostics.attempts} {'attempt' if diagnostics.attempts == 1 else 'attempts'} so far"
     if diagnostics.dead_letter:
         return "an operator", "the result of its payment could not be delivered to orders and waits for an operator"
@@ -128,4 +128,5 @@ def _attempt(entry: Document) -> Attempt:
         answer=entry["answer"],
         reason=entry["reason"],
         took_us=round(entry["tookMs"] * 1000),
+        request_id=entry.get("requestId", ""),
     )

@@ -50,7 +50,8 @@ class PaymentRepository:
     """Stores payments. An update of a claimed payment needs its fencing token and its version.
 
     `restored_at` is when the database was last restored from a backup. Calls for work that was requested by then may have
-    been made, though the restored documents do not show it: their keys count as sent.
+    been made, though the restored documents do not show it: their keys count as sent. A call of this process reaches the provider
+    within `call_seconds` after its outcome was recorded as unknown, or never.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class PaymentRepository:
         self._system = system
         self._store = store
         self._outbox = outbox
+        self.call_seconds = lease
         self._lease = timedelta(seconds=lease)
         self._restored_at = restored_at
         self._owner = system.new_id()
@@ -94,6 +96,26 @@ class PaymentRepository:
             if error and not error.duplicate:
                 raise error
         return [self._read(doc) for doc, error in zip(docs[:lease_count], errors, strict=False) if error is None]
+
+    def pseudonymize(self, order_ids: Sequence[str], user_id: str, pseudonym: str) -> int:
+        """Replace a user's id in the payments of these orders, and remove what is personal besides; returns of how many.
+
+        Its own state, and who works on it, stay: only what is written at the same time may still have the id.
+        """
+        renamed = {"$mergeObjects": ["$$entry", {"user_id": {"$literal": pseudonym}}]}
+        is_user = {"$eq": ["$$entry.user_id", {"$literal": user_id}]}
+        entry = {"$cond": [is_user, renamed, "$$entry"]}
+        update: list[Document] = [
+            {
+                "$set": {
+                    "userId": {"$literal": pseudonym},
+                    "outbox": {"$map": {"input": "$outbox", "as": "entry", "in": entry}},
+                }
+            },
+            {"$unset": ["paymentMethod", "returnUrl", "action"]},
+        ]
+        with self._store.with_deadline() as documents:
+            return documents.update_many({"_id": {"$in": [*order_ids]}}, update).matched_count
 
     def claim(self, limit: int, untried_first: bool = False) -> list[LeasedPayment]:
         """Take up to `limit` due payments under a new lease and fencing token.
@@ -195,17 +217,25 @@ class PaymentRepository:
         same = current and current.payment.fencing_token == token and current.last_recorded_attempt < token
         return current if same else None
 
-    def list_parked(self, limit: int) -> list[LeasedPayment]:
-        """Payments that wait for an operator."""
+    def list_parked(self, limit: int, after_id: str = "") -> list[LeasedPayment]:
+        """Payments that wait for an operator, of orders with an id greater than `after_id`, by order id."""
+        # Every id is greater than the empty text: one form of the query for all pages.
         with self._store.with_deadline() as documents:
-            return [self._read(doc) for doc in documents.find(PARKED).limit(limit)]
+            found = documents.find({**PARKED, "_id": {"$gt": after_id}}).sort([("status", 1), ("_id", 1)])
+            return [self._read(doc) for doc in found.limit(limit)]
+
+    def replay(self, current: LeasedPayment, event: PaymentEvent) -> bool:
+        """Make the dead letter of a payment due again, with `event` behind it; false where it has none or has changed."""
+        changes: Document = {"$inc": {"version": 1, "sequence": 1}, "$push": {"outbox": encode_event(event)}}
+        return self._outbox.replay(event.order_id, {"version": current.payment.version}, changes)
 
     def find_stuck(self, overdue: float, limit: int) -> list[str]:
-        """Ids of orders whose payment has been open for `overdue` seconds or is parked."""
+        """Ids of orders whose payment has been open for `overdue` seconds or is parked; one that may still wait is not."""
         since = self.now() - timedelta(seconds=overdue)
         with self._store.with_deadline() as documents:
             parked = documents.find(PARKED, {"_id": 1}).limit(limit)
-            slow = documents.find({"dueAt": {"$gte": EPOCH}, "requestedAt": {"$lte": since}}, {"_id": 1}).limit(limit)
+            open_work = {"dueAt": {"$gte": EPOCH}, "requestedAt": {"$lte": since}}
+            slow = documents.find({**open_work, "$or": _waits_no_more(since)}, {"_id": 1}).limit(limit)
             # One that is parked and due again at once would count twice.
             return list(dict.fromkeys(doc["_id"] for doc in [*parked, *slow]))[:limit]
 
@@ -295,6 +325,11 @@ def _unset_fields(update: PaymentUpdate) -> tuple[str, ...]:
 
 def _fence(payment: Payment) -> Document:
     return {"_id": payment.order_id, "fencingToken": payment.fencing_token}
+
+
+def _waits_no_more(since: datetime) -> list[Document]:
+    """Alternatives: a payment waits for no customer, bank or capture, or its time for that has passed."""
+    return [{"status": {"$nin": sorted(domain.WAITING)}}, {"waitsUntil": {"$lte": since}}]
 
 
 def _visible_to(order_id: str, on_behalf_of: str) -> Document:

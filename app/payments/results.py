@@ -8,13 +8,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from app.contracts.base import Event, Unavailable
-from app.contracts.payments import PaymentDisputed, PaymentEvent, PaymentParked, PaymentRefundFailed
+from app.contracts.payments import DeadLetterReplayed, PaymentDisputed, PaymentEvent, PaymentParked, PaymentRefundFailed
 from app.observability import metrics
 from app.observability.logging import log
 from app.observability.stages import Stage, record_stages, stage_record
-from app.payments import payment as domain
+from app.payments import payment_commands, provider_calls, provider_responses
 from app.payments.documents import LeasedPayment
-from app.payments.payment import Payment, PaymentDecision, RetryPolicy
+from app.payments.payment import NOT_SETTLED, Payment, PaymentDecision, RetryPolicy, act_until
 from app.payments.provider_port import DisputeStatus, ProviderCall, ProviderResponse
 from app.payments.repository import PaymentRepository, PaymentUpdate
 from app.storage.mongodb import Document
@@ -25,7 +25,8 @@ from app.system import SYSTEM, System
 class ProviderResult:
     """The result of one attempt: the provider's `response` to `call`, which took `took_ms` milliseconds.
 
-    `call` is None where none was due. `traceparent` names the call's span, empty where there is none.
+    `call` is None where none was due. `traceparent` names the call's span, empty where there is none. `request_id` is the request of
+    the operator who has recorded it, empty for a call's own.
     """
 
     leased: LeasedPayment
@@ -33,14 +34,15 @@ class ProviderResult:
     response: ProviderResponse
     took_ms: float = 0.0
     traceparent: str = ""
+    request_id: str = ""
 
     @property
     def order_id(self) -> str:
         """The order that the attempt was for."""
         return self.leased.payment.order_id
 
-    def log_entry(self, at: datetime) -> Document:
-        """The entry for the payment's log."""
+    def log_entry(self, at: datetime, call_seconds: float) -> Document:
+        """The entry for the payment's log; a call whose outcome is unknown may reach the provider for `call_seconds` more."""
         entry = {
             "attempt": self.leased.payment.fencing_token,
             "at": at,
@@ -50,10 +52,13 @@ class ProviderResult:
             "reason": self.response.reason,
             "tookMs": round(self.took_ms, 2),
         }
-        return {**entry, "traceparent": self.traceparent} if self.traceparent else entry
+        marks = {"requestId": self.call.request_id if self.call else self.request_id, "traceparent": self.traceparent}
+        # Kept with the payment, since whoever reads it may have other settings than the process that called.
+        ends = {"callSeconds": call_seconds} if self.response.code in NOT_SETTLED and call_seconds else {}
+        return entry | ends | {name: mark for name, mark in marks.items() if mark}
 
 
-# Events after which a person may have to act.
+# Events after which a person may have to act; the failed refund of a cancelled order parks its payment.
 COUNTERS = {
     PaymentParked: metrics.payments_parked,
     PaymentDisputed: metrics.payments_disputed,
@@ -114,12 +119,14 @@ class ResultWriter:
             payment = current.payment
             if event.sequence <= payment.order_sequence:
                 return
-            if self.save(current, domain.with_cause(payment, decide(payment), event)):
+            if self.save(current, payment_commands.with_cause(payment, decide(payment), event)):
                 return
         raise Unavailable(f"the payment of order {event.order_id} changed too often meanwhile")
 
-    def request_refresh(self, order_id: str) -> bool:
+    def request_refresh(self, order_id: str, request_id: str = "") -> bool:
         """Record that the provider's record of a payment is to be read; false where the order has no payment.
+
+        `request_id` is the HTTP request that caused it.
 
         Raises Unavailable after MAX_CONFLICTS concurrent changes.
         """
@@ -127,13 +134,41 @@ class ResultWriter:
             current = self._payments.find(order_id)
             if current is None:
                 return False
-            if self.save(current, domain.request_refresh(current.payment)):
+            if self.save(current, payment_commands.request_refresh(current.payment, request_id)):
+                return True
+        raise Unavailable(f"the payment of order {order_id} changed too often meanwhile")
+
+    def replay(self, order_id: str, operator: str, reason: str, request_id: str = "") -> bool:
+        """Have the dead letter of an order's payment delivered again; false where there is none.
+
+        Raises Unavailable after MAX_CONFLICTS concurrent changes.
+        """
+        for _ in range(self.MAX_CONFLICTS):
+            current = self._payments.find(order_id)
+            if current is None or not current.dead_letter:
+                return False
+            decision = PaymentDecision(
+                payment=current.payment,
+                event=DeadLetterReplayed,
+                operator=operator,
+                operator_note=f"dead letter of payments delivered again: {reason}",
+                request_id=request_id,
+            )
+            event = _event(self._system.new_id(), current, decision, self._payments.now(), 0.0)
+            if event and self._payments.replay(current, event):
                 return True
         raise Unavailable(f"the payment of order {order_id} changed too often meanwhile")
 
     def save(self, current: LeasedPayment, decision: PaymentDecision, result: ProviderResult | None = None) -> bool:
         """Write one decision; false where `current` is out of date. Without a result a call under way keeps its lease."""
-        return self._payments.save([self._update(current, decision, result)])[0]
+        update = self._update(current, decision, result)
+        saved = self._payments.save([update])[0]
+        if saved:
+            _warn_if_parked(update)
+            # What an operator does is no reason to call one.
+            if not decision.operator:
+                _count_event(update.event)
+        return saved
 
     def _write_safely(self, batch: list[ProviderResult]) -> None:
         try:
@@ -178,25 +213,29 @@ class ResultWriter:
     def _decide(self, current: LeasedPayment, result: ProviderResult) -> PaymentDecision:
         payment = current.payment
         if result.call is None:
-            unchanged = PaymentDecision(payment=payment, due_in=0.0 if domain.next_call(payment) else None)
-            return domain.park_if_exhausted(payment, self._policy) or unchanged
+            unchanged = PaymentDecision(payment=payment, due_in=0.0 if provider_calls.next_call(payment) else None)
+            return provider_responses.park_if_exhausted(payment, self._policy) or unchanged
         now = self._payments.now()
-        return domain.apply_response(payment, result.call, result.response, current.key_age(now), self._policy, now)
+        return provider_responses.apply_response(
+            payment, result.call, result.response, current.key_age(now), self._policy, now
+        )
 
     def _update(
         self, current: LeasedPayment, decision: PaymentDecision, result: ProviderResult | None
     ) -> PaymentUpdate:
-        decision = domain.with_refresh(decision)
+        decision = provider_calls.with_refresh(decision)
         now, due_in = self._payments.now(), decision.due_in
         event = _event(self._system.new_id(), current, decision, now, result.took_ms if result else 0.0)
-        payment = domain.reset_key_sent(current.payment, decision.payment)
+        payment = provider_calls.reset_key_sent(current.payment, decision.payment)
         call_under_way = result is None and current.under_lease and current.lease_end > now
         return PaymentUpdate(
             before=current,
             write_id=self._system.new_id(),
             payment=replace(payment, sequence=event.sequence) if event else payment,
             event=event,
-            log_entry=result.log_entry(now) if result else None,
+            log_entry=result.log_entry(now, 0 if decision.operator else self._payments.call_seconds)
+            if result
+            else None,
             due_at=None if due_in is None else now + timedelta(seconds=self._jittered(due_in)),
             due_at_once=due_in == 0.0,
             keeps_lease=call_under_way and due_in is not None,
@@ -225,11 +264,32 @@ class ResultWriter:
         for (kind, code), count in calls.items():
             metrics.provider_calls.labels(kind.value, code.value).inc(count)
         for _, update in recorded:
-            if update.event and (counter := COUNTERS.get(type(update.event))):
-                counter.inc()
+            _count_event(update.event)
+            _warn_if_parked(update)
             if update.due_at_once:
                 self.work_due.set()
         record_stages(Stage.PAYMENT_PROCESSED, [_stage_record(result, update) for result, update in recorded])
+
+
+def _count_event(event: PaymentEvent | None) -> None:
+    if event and (counter := COUNTERS.get(type(event))):
+        counter.inc()
+    if isinstance(event, PaymentParked) and event.failed_refund_id:
+        metrics.refunds_failed.inc()
+
+
+def _warn_if_parked(update: PaymentUpdate) -> None:
+    if isinstance(update.event, PaymentParked):
+        payment = update.payment
+        log.warning(
+            "payment parked",
+            module="payments",
+            order_id=payment.order_id,
+            request_id=update.event.request_id,
+            amount=payment.total.value,
+            currency=payment.total.currency,
+            reason=payment.parked_reason,
+        )
 
 
 def _event(
@@ -244,7 +304,7 @@ def _event(
         "sequence": before.sequence + 1,
         "order_sequence": after.order_sequence,
         "user_id": before.user_id,
-        "request_id": before.request_id,
+        "request_id": decision.request_id,
         "at": int(now.timestamp() * 1000),
         "traceparent": after.traceparent,
         "reference": decision.detail,
@@ -252,17 +312,24 @@ def _event(
         "took_ms": int(took_ms),
         "refund_id": refund.refund_id if refund else "",
         "refund_value": refund.value if refund else 0,
+        "failed_refund_id": refund.refund_id if refund else "",
+        "failed_refund_value": refund.value if refund else 0,
+        "failed_refund_reason": decision.refund_failure,
         "refunded_total": after.refunded,
         "authorized_value": after.authorized,
         "captured_value": after.captured,
         "action_type": after.action.type if after.action else "",
         "action_url": after.action.url if after.action else "",
         "client_secret": after.action.client_secret if after.action else "",
-        "expires_at": int(after.waits_until.timestamp() * 1000) if after.waits_until else 0,
+        "expires_at": int(ends.timestamp() * 1000) if (ends := act_until(after)) else 0,
         "dispute_id": dispute.dispute_id if dispute else "",
         "dispute_value": dispute.value if dispute else 0,
         "won": bool(dispute and dispute.status == DisputeStatus.WON),
         "disputed": after.disputed,
+        "payment_status": after.status.value,
+        "operator": decision.operator,
+        "operator_note": decision.operator_note,
+        "corrects": decision.corrects,
     }
     return decision.event(**{name: members[name] for name in decision.event.__struct_fields__})
 
@@ -271,7 +338,7 @@ def _stage_record(result: ProviderResult, update: PaymentUpdate) -> dict[str, ob
     return stage_record(
         module="payments",
         order_id=result.order_id,
-        request_id=result.leased.payment.request_id,
+        request_id=(result.call or result.leased.payment).request_id,
         took_ms=result.took_ms,
         answer=result.response.code.value,
         payment_status=update.payment.status.value,

@@ -9,6 +9,7 @@ from app.contracts.orders import CaptureRequested, OrderCancelled, OrderCreated,
 from app.messaging.handlers import handles
 from app.observability.stages import Stage, record_stages, stage_record
 from app.payments import payment as domain
+from app.payments import payment_commands
 from app.payments.payment import Refund
 from app.payments.provider_port import Capabilities
 from app.payments.results import ResultWriter
@@ -35,7 +36,7 @@ class PaymentService:
         """Void or refund the payments of cancelled orders."""
         _record_received(events)
         for event in events:
-            self._results.apply(event, domain.cancel)
+            self._results.apply(event, partial(payment_commands.cancel, request_id=event.request_id))
         self._worker.wake()
 
     @handles(CaptureRequested)
@@ -43,7 +44,8 @@ class PaymentService:
         """Capture what is authorized, or a part of it."""
         _record_received(events)
         for event in events:
-            self._results.apply(event, partial(domain.request_capture, value=event.capture_value))
+            asked = partial(payment_commands.request_capture, value=event.capture_value, request_id=event.request_id)
+            self._results.apply(event, asked)
         self._worker.wake()
 
     @handles(RefundRequested)
@@ -51,8 +53,8 @@ class PaymentService:
         """Refund a part of the captured amount."""
         _record_received(events)
         for event in events:
-            refund = Refund(refund_id=event.refund_id, value=event.refund_value)
-            self._results.apply(event, partial(domain.request_refund, refund=refund))
+            refund = Refund(refund_id=event.refund_id, value=event.refund_value, request_id=event.request_id)
+            self._results.apply(event, partial(payment_commands.request_refund, refund=refund))
         self._worker.wake()
 
 

@@ -18,6 +18,7 @@ from app.observability.logging import log
 from app.observability.stages import Stage
 from app.observability.supervision import BackgroundThread, Heartbeat
 from app.payments import payment as domain
+from app.payments import provider_calls, provider_responses
 from app.payments.documents import LeasedPayment
 from app.payments.fair_queue import FairQueue
 from app.payments.payment import Payment, RetryPolicy
@@ -129,7 +130,9 @@ class Worker:
         """Record new payments. Those within the capacity are leased and queued; a sweep takes the others."""
         accepted, rest = self._split(payments)
         self.submit(self._payments.insert([*accepted, *rest], len(accepted)))
-        self.wake()
+        # A sweep reads the database, which would delay the calls of those that this process has just leased.
+        if rest:
+            self.wake()
 
     def submit(self, leased: Sequence[LeasedPayment]) -> None:
         """Queue payments that this process has leased."""
@@ -182,7 +185,9 @@ class Worker:
         payment = domain.expire_if_overdue(leased.payment, self._payments.now())
         if payment is not leased.payment:
             leased = replace(leased, payment=payment)
-        call = None if domain.park_if_exhausted(payment, self._policy) else domain.next_call(payment)
+        call = (
+            None if provider_responses.park_if_exhausted(payment, self._policy) else provider_calls.next_call(payment)
+        )
         if call is None:
             return ProviderResult(leased=leased, call=None, response=NOTHING_TO_CALL)
         if payment.provider not in ("", self._provider.name):
@@ -306,7 +311,7 @@ class Worker:
         in_flight = self._in_flight.get((payment.order_id, payment.fencing_token))
         if in_flight is None or self._system.monotonic() - in_flight.started_at > self._timeout:
             return False
-        return domain.may_send(payment, leased.key_age(self._payments.now()), self._policy)
+        return provider_calls.may_send(payment, leased.key_age(self._payments.now()), self._policy)
 
     def _end(self, in_flight: InFlightCall) -> None:
         """Remove a call from those in flight. Raises CallTimedOut where it was removed before."""

@@ -2,7 +2,6 @@
 
 import json
 from typing import NamedTuple
-from uuid import uuid4
 
 from gunicorn.http import errors
 
@@ -51,9 +50,8 @@ HEADERS = (
 )
 
 
-def problem_response(refusal: ServerProblem) -> bytes:
+def problem_response(refusal: ServerProblem, request_id: str) -> bytes:
     """The whole HTTP response: status line, headers and the problem as JSON."""
-    request_id = uuid4().hex
     problem = {"ok": False, "type": f"/problems/{refusal.code}", **refusal._asdict(), "requestId": request_id}
     body = json.dumps(problem, separators=(",", ":"))
     return (

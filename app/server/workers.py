@@ -8,6 +8,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext, suppress
 from socket import SO_RCVBUF, SOL_SOCKET
 from typing import Any
+from uuid import uuid4
 
 from gevent.server import StreamServer
 from gunicorn import util
@@ -15,12 +16,17 @@ from gunicorn.workers.base import Worker
 from gunicorn.workers.ggevent import GeventWorker
 from gunicorn.workers.gthread import DEFAULT_WORKER_DATA_TIMEOUT, ThreadWorker
 
+from app.observability.request_log import FAILED, RequestLogger
+from app.server import once
 from app.server.connections import ALL_NETWORKS, ConnectionRegistry, FairScheduler
-from app.server.refusals import INTERNAL_ERROR, REFUSALS, TOO_MANY_CONNECTIONS, problem_response
+from app.server.refusals import INTERNAL_ERROR, REFUSALS, TOO_MANY_CONNECTIONS, ServerProblem, problem_response
 from app.server.sockets import READ_BYTES, ClientLimits, DeadlineSocket, PreemptiveScheduler
 
 # Set when the server is configured.
 limits = ClientLimits()
+request_logger = RequestLogger(FAILED)
+
+REFUSED_ROUTE = "(refused)"
 
 WARNING_SECONDS = 1.0
 # How many bytes of a chunked body are read at once: parsing each chunk costs time, however small it is.
@@ -30,8 +36,11 @@ CHUNKED_READ_BYTES = 1024
 class ProblemWorker(Worker):  # type: ignore[misc]
     """A worker that answers malformed requests with problems, and bounds the memory that the system uses for each client."""
 
+    cfg: Any
+
     def init_process(self) -> None:
         """Limit the receive buffer of each connection, then start."""
+        self.cfg = once.install(self.cfg)
         for listener in self.sockets:
             listener.setsockopt(SOL_SOCKET, SO_RCVBUF, limits.unread_bytes)
         super().init_process()
@@ -39,13 +48,14 @@ class ProblemWorker(Worker):  # type: ignore[misc]
     def handle_error(self, _req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Log the error, and answer with a problem that repeats nothing of the request."""
         refusal = next((refusal for kind, refusal in REFUSALS if isinstance(exc, kind)), INTERNAL_ERROR)
+        request_id = uuid4().hex
         if refusal is INTERNAL_ERROR:
-            self.log.error("error handling a request", exc_info=exc)
-        else:
-            self.log.warning("refused a request of %s: %s", (addr or ("",))[0], type(exc).__name__)
+            self.log.error("error handling a request", exc_info=exc, extra={"request_id": request_id})
+        count_refusal(refusal)
+        log_refusal(refusal, request_id, addr, type(exc).__name__)
         client.unread = True
         try:
-            util.write_nonblock(client, problem_response(refusal))
+            util.write_nonblock(client, problem_response(refusal, request_id))
         except Exception:
             self.log.debug("the client has closed the connection")
 
@@ -109,12 +119,15 @@ class BoundedGeventWorker(ProblemWorker, WatchdogWorker, GeventWorker):  # type:
             raise StopIteration
 
     def _refuse(self, sock: DeadlineSocket, addr: Any) -> None:
+        request_id = uuid4().hex
         with suppress(OSError):
-            sock.sendall(problem_response(TOO_MANY_CONNECTIONS))
+            sock.sendall(problem_response(TOO_MANY_CONNECTIONS, request_id))
         sock.close()
+        count_refusal(TOO_MANY_CONNECTIONS)
         if time.monotonic() - self._warned_at > WARNING_SECONDS:
             self._warned_at = time.monotonic()
             self.log.warning("refused a connection of %s, which has %s open", addr[0], limits.per_address)
+            log_refusal(TOO_MANY_CONNECTIONS, request_id, addr, "too many connections")
 
 
 class BoundedThreadWorker(ProblemWorker, WatchdogWorker, ThreadWorker):  # type: ignore[misc]
@@ -149,6 +162,33 @@ class BoundedThreadWorker(ProblemWorker, WatchdogWorker, ThreadWorker):  # type:
         conn.close = lambda **_: util.close(conn.sock)
 
 
+def log_refusal(refusal: ServerProblem, request_id: str, addr: Any, reason: str) -> None:
+    """Log a request that the application has not seen; nothing that the client has sent is repeated."""
+    if not request_logger.wants(refusal.status):
+        return
+    request_logger.write(
+        {
+            "request_id": request_id,
+            "caller": addr[0] if isinstance(addr, tuple) else "",
+            "method": "other",
+            "route": REFUSED_ROUTE,
+            "status": refusal.status,
+            "took_ms": 0.0,
+            "code": refusal.code,
+            "reason": reason,
+        }
+    )
+
+
+def count_refusal(refusal: ServerProblem) -> None:
+    """Count a request that the application has not seen."""
+    # Imported in the worker only: the folder that all workers share for their metrics must be known before.
+    from app.observability import metrics
+
+    metrics.problem_counter(refusal.code).inc()
+    metrics.observe_request(REFUSED_ROUTE, "other", refusal.status, 0.0)
+
+
 def begin_request(req: Any, sock: DeadlineSocket) -> None:
     """Start the body's deadline. Close the connection after its last request, and after a body that is too large to discard."""
     sock.start_body()
@@ -159,7 +199,10 @@ def begin_request(req: Any, sock: DeadlineSocket) -> None:
 
 def discard_body(body: Any) -> None:
     """Discard what the application has not read of a small body, so that the next request can be found."""
-    if not body.failed and getattr(body.reader, "length", 0) <= limits.unread_bytes:
+    left = getattr(body.reader, "length", None)
+    if left == 0 or body.failed:
+        return
+    if left is None or left <= limits.unread_bytes:
         with suppress(Exception):
             body.read(limits.unread_bytes)
 

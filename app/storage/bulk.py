@@ -2,11 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
-from pymongo.errors import BulkWriteError
+from pymongo.errors import BulkWriteError, WriteError
 
 from app.storage.mongodb import Document, Documents
 
@@ -33,6 +34,12 @@ class InsertRejected(Exception):
 
 def bulk_insert(documents: Documents, batch: list[Document]) -> list[InsertRejected | None]:
     """Insert the documents of `batch` in one command. Returns for each document None, or why it was rejected."""
+    if len(batch) == 1:
+        # Without the driver's machinery for bulk writes one document takes a fifth less time. Where it is rejected, the other way
+        # says why, and whether the write concern has failed as well.
+        with suppress(WriteError):
+            documents.insert_one(batch[0])
+            return [None]
     try:
         documents.insert_many(batch, ordered=False)
     except BulkWriteError as exc:

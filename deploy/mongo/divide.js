@@ -1,7 +1,12 @@
 // For mongosh after administer.js, while no server runs: copies what docker-compose.yml kept in one database into the
 // databases that docker-compose.split.yml uses. The one database stays as it is.
 
-const TARGETS = { orders: "orders", payments: "payments", ledger: "payments", notifications: "payments", secrets: "gateway" };
+const TARGETS = {
+  orders: "orders", erasures: "orders",
+  payments: "payments", ledger: "payments", notifications: "payments",
+  webhook_endpoints: "webhooks", webhook_deliveries: "webhooks",
+  secrets: "gateway",
+};
 const one = db.getSiblingDB("orderflow");
 
 for (const [collection, target] of Object.entries(TARGETS)) {

@@ -27,6 +27,7 @@ from app.contracts.payments import (
     PaymentParked,
     PaymentRefunded,
     PaymentRefundFailed,
+    PaymentRetried,
     PaymentStatus,
     PaymentVoided,
 )
@@ -34,6 +35,7 @@ from app.orders import order as orders
 from app.orders.order import CANCELLED, DECLINED, PROCESSING
 from app.orders.order import OrderState as Order
 from app.payments import payment as payments
+from app.payments import payment_commands, provider_calls, provider_responses
 from app.payments.payment import Payment, PaymentDecision, Refund, RetryPolicy
 from app.payments.provider_port import (
     CallKind,
@@ -113,7 +115,7 @@ class Books(NamedTuple):
     charges: tuple[tuple[str, ResponseCode, int, int], ...] = ()
     refunds: tuple[tuple[str, int, int], ...] = ()
     afloat: tuple[ProviderCall, ...] = ()
-    failed: tuple[tuple[str, int], ...] = ()
+    failed: tuple[tuple[str, int, int], ...] = ()
     dispute: tuple[int, DisputeStatus] | None = None
 
     def net(self) -> int:
@@ -221,7 +223,7 @@ def late_capture_kept(
 def answered(
     payment: Payment, call: ProviderCall, response: ProviderResponse, age: float, now: datetime
 ) -> PaymentDecision:
-    return payments.apply_response(payment, call, response, age, POLICY, now)
+    return provider_responses.apply_response(payment, call, response, age, POLICY, now)
 
 
 def unknown_is_declined(
@@ -232,7 +234,7 @@ def unknown_is_declined(
 
 
 def may_send(payment: Payment, age: float) -> bool:
-    return payments.may_send(payment, age, POLICY)
+    return provider_calls.may_send(payment, age, POLICY)
 
 
 def always(_payment: Payment, _age: float) -> bool:
@@ -316,8 +318,8 @@ def relays(world: World) -> Steps:
 def operator(world: World, rules: Rules) -> Steps:
     if not (world.payment and world.payment.status == PaymentStatus.UNKNOWN):
         return
-    retried = payments.retry(world.payment)
-    call = payments.next_call(retried.payment)
+    retried = payment_commands.retry(world.payment)
+    call = provider_calls.next_call(retried.payment)
     made = call and happened(world.books, call)
     if call and call.kind == CallKind.REFUND and not made and not covers(world.books, call):
         # What the provider has declined, the notification that is on its way explains.
@@ -327,20 +329,20 @@ def operator(world: World, rules: Rules) -> Steps:
     if rules.may_send(retried.payment, world.age(world.payment, world.sent_on)):
         yield "an operator retries", recorded(world, world.payment, retried, logged=True)
     elif not world.books.afloat:
-        yield from resolutions(world, payments.next_call(retried.payment))
+        yield from resolutions(world, provider_calls.next_call(retried.payment))
 
 
 def resolutions(world: World, call: ProviderCall) -> Steps:
     """What an operator does who sees the provider's books, which forget no money."""
     made = happened(world.books, call)
     if made is None and call.kind == CallKind.REFUND and call.refund_id != payments.CANCELLATION_REFUND:
-        change = payments.drop_refund(world.payment, call.refund_id, "not made")
+        change = payment_commands.drop_refund(world.payment, call.refund_id, "not made")
         yield "an operator drops the refund", recorded(world, world.payment, change, logged=True)
         return
     if made is None and call.kind == CallKind.REFUND:
         world, made = world._replace(books=refunded(world, call)), ResponseCode.REFUNDED
     response = ProviderResponse(code=made or ResponseCode.DECLINED, reference="ref")
-    change = payments.resolve(world.payment, response, POLICY, world.now)
+    change = payment_commands.resolve(world.payment, response, POLICY, world.now)
     yield f"an operator resolves it as {response.code}", recorded(world, world.payment, change, logged=True)
 
 
@@ -373,9 +375,9 @@ def facts(world: World) -> Steps:
 
 
 def failing_refunds(world: World) -> Steps:
-    for key, value, _ in world.books.refunds if world.left.facts else ():
-        rest = tuple(one for one in world.books.refunds if one[0] != key)
-        failed = world.books._replace(refunds=rest, failed=(*world.books.failed, (key, value)))
+    for refund in world.books.refunds if world.left.facts else ():
+        key, rest = refund[0], tuple(one for one in world.books.refunds if one is not refund)
+        failed = world.books._replace(refunds=rest, failed=(*world.books.failed, refund))
         yield f"{key} fails at the provider", noticed(spend(world, "facts"), failed)
 
 
@@ -391,7 +393,7 @@ def record(world: World) -> ProviderResponse:
     books = world.books
     _, answer, _, value = books.charges[-1] if books.charges else ("", ResponseCode.UNKNOWN, 0, 0)
     refunds = [(key, value, ResponseCode.REFUNDED) for key, value, _ in books.refunds]
-    refunds += [(key, value, ResponseCode.DECLINED) for key, value in books.failed]
+    refunds += [(key, value, ResponseCode.DECLINED) for key, value, _ in books.failed]
     dispute = books.dispute
     return ProviderResponse(
         code=answer,
@@ -421,14 +423,14 @@ def notices(world: World, rules: Rules) -> Steps:
         if not world.reading:
             yield "the notification's handler asks", arrived._replace(reading=(world.payment, record(world)))
         return
-    change = payments.request_refresh(world.payment)
+    change = payment_commands.request_refresh(world.payment)
     within = world.owned and change.due_in is not None
     yield "a notification arrives", recorded(arrived, world.payment, change, keeps_lease=within)
 
 
 def settled_by_notice(world: World, before: Payment, response: ProviderResponse) -> World:
-    call = payments.retrieval(before, "ref")
-    change = payments.apply_response(before, call, response, 0.0, POLICY, world.now)
+    call = provider_calls.retrieval(before, "ref")
+    change = provider_responses.apply_response(before, call, response, 0.0, POLICY, world.now)
     return recorded(world, before, change)
 
 
@@ -468,7 +470,7 @@ def claims(world: World, number: int, rules: Rules) -> Steps:
 
 def polls(payment: Payment, now: datetime) -> bool:
     """Whether the next call is a refresh that nothing but time asks for."""
-    call = payments.next_call(payments.expire_if_overdue(payment, now))
+    call = provider_calls.next_call(payments.expire_if_overdue(payment, now))
     return call is not None and call.kind == CallKind.RETRIEVE and not payment.refresh_requested
 
 
@@ -481,14 +483,14 @@ def works(world: World, number: int, task: Task, rules: Rules) -> Steps:
         return
     claimed = payments.expire_if_overdue(task.claimed, world.now)
     task = task._replace(claimed=claimed)
-    call = None if payments.park_if_exhausted(claimed, POLICY) else payments.next_call(claimed)
+    call = None if provider_responses.park_if_exhausted(claimed, POLICY) else provider_calls.next_call(claimed)
     if call is None:
         yield f"worker {number} has nothing to ask", settled(idle(world, number), task, rules)
         return
     call = rules.key(call, task.claimed.fencing_token)
     if call.kind == CallKind.OPEN and not rules.stores_reference:
         # The variant keeps the id in memory and charges at once.
-        call = replace(payments.next_call(replace(claimed, reference=f"pi {claimed.fencing_token}")))
+        call = replace(provider_calls.next_call(replace(claimed, reference=f"pi {claimed.fencing_token}")))
     again = task.claimed.fencing_token > 1 or not rules.may_send(task.claimed, world.age(task.claimed, task.sent_on))
     looks_up = again and call.kind not in (CallKind.OPEN, CallKind.RETRIEVE)
     known = found(world, call) if looks_up else None
@@ -521,7 +523,8 @@ def ordered(world: World, change: orders.OrderTransition, kind: type[Event] | No
     order = applied(world.order, change)
     if kind is None:
         return world._replace(order=order)
-    more = {"refund_id": change.refund[0], "refund_value": change.refund[1]} if change.refund else {}
+    requested = kind is RefundRequested and change.refunds
+    more = {"refund_id": change.refunds[-1].refund_id, "refund_value": change.amount} if requested else {}
     more |= {"capture_value": change.capture_value} if change.capture_value else {}
     return world._replace(order=order, to_payments=(*world.to_payments, make_event(kind, order.sequence, **more)))
 
@@ -532,8 +535,7 @@ def applied(order: Order, change: orders.OrderTransition, **more: int) -> Order:
         order_status=change.order_status,
         payment_status=change.payment_status,
         sequence=order.sequence + 1,
-        refunds=(*order.refunds, change.refund) if change.refund else order.refunds,
-        failed_refunds=(*order.failed_refunds, change.failed_refund) if change.failed_refund else order.failed_refunds,
+        refunds=order.refunds if change.refunds is None else change.refunds,
         authorized=change.authorized or order.authorized,
         capture_value=change.capture_value or order.capture_value,
         captured=change.captured or order.captured,
@@ -553,7 +555,7 @@ def receive(world: World, event: Event) -> Steps:
     elif event.sequence <= world.payment.order_sequence:
         yield "is known", world
     else:
-        change = payments.with_cause(world.payment, requested(world.payment, event), event)
+        change = payment_commands.with_cause(world.payment, requested(world.payment, event), event)
         yield "arrives", recorded(world, world.payment, change)
         if world.owned and change.due_in is not None:
             yield "arrives within the lease", recorded(world, world.payment, change, keeps_lease=True)
@@ -562,10 +564,10 @@ def receive(world: World, event: Event) -> Steps:
 def requested(payment: Payment, event: Event) -> PaymentDecision:
     match event:
         case OrderCancelled():
-            return payments.cancel(payment)
+            return payment_commands.cancel(payment)
         case CaptureRequested():
-            return payments.request_capture(payment, event.capture_value)
-    return payments.request_refund(payment, Refund(refund_id=event.refund_id, value=event.refund_value))
+            return payment_commands.request_capture(payment, event.capture_value)
+    return payment_commands.request_refund(payment, Refund(refund_id=event.refund_id, value=event.refund_value))
 
 
 def opens(world: World, event: OrderCreated) -> Steps:
@@ -588,16 +590,16 @@ def settled(world: World, task: Task, rules: Rules) -> World:
     if task.call:
         change = rules.meaning(current, task.call, task.response, world.age(current, world.sent_on), world.now)
     else:
-        again = 0.0 if payments.next_call(current) else None
-        change = payments.park_if_exhausted(current, POLICY) or PaymentDecision(payment=current, due_in=again)
+        again = 0.0 if provider_calls.next_call(current) else None
+        change = provider_responses.park_if_exhausted(current, POLICY) or PaymentDecision(payment=current, due_in=again)
     return recorded(world, current, change, logged=True)
 
 
 def recorded(
     world: World, before: Payment, change: PaymentDecision, *, logged: bool = False, keeps_lease: bool = False
 ) -> World:
-    change = payments.with_refresh(change)
-    after, entries = payments.reset_key_sent(before, change.payment), world.to_orders
+    change = provider_calls.with_refresh(change)
+    after, entries = provider_calls.reset_key_sent(before, change.payment), world.to_orders
     if change.event:
         after = replace(after, sequence=before.sequence + 1)
         entries = (*entries, EVENTS[change.event](change, after))
@@ -657,6 +659,7 @@ def found(world: World, call: ProviderCall) -> ProviderResponse | None:
         Books(
             charges=tuple(entry for entry in books.charges if entry[2] == today or call.reference),
             refunds=tuple(entry for entry in books.refunds if entry[-1] == today),
+            failed=tuple(entry for entry in books.failed if entry[-1] == today),
         ),
         call,
     )
@@ -667,6 +670,8 @@ def found(world: World, call: ProviderCall) -> ProviderResponse | None:
 def happened(books: Books, call: ProviderCall) -> ResponseCode | None:
     """What became of a key. A void or a capture is not answered by what the charge came to so far."""
     if call.kind == CallKind.REFUND:
+        if any(key == call.key for key, *_ in books.failed):
+            return ResponseCode.DECLINED
         return ResponseCode.REFUNDED if any(key == call.key for key, *_ in books.refunds) else None
     key = call.reference if call.product_id == OPENED else call.charge_key
     answer = next((answer for one, answer, *_ in books.charges if one == key), None)
@@ -697,6 +702,7 @@ EVENTS: dict[type[Event], Callable[[PaymentDecision, Payment], Event]] = {
     PaymentDeclined: lambda _, after: make_event(PaymentDeclined, after.sequence, reason="", took_ms=0),
     PaymentVoided: lambda _, after: make_event(PaymentVoided, after.sequence),
     PaymentParked: lambda _, after: make_event(PaymentParked, after.sequence, reason=""),
+    PaymentRetried: lambda _, after: make_event(PaymentRetried, after.sequence, payment_status=after.status.value),
     PaymentDelayed: lambda _, after: make_event(PaymentDelayed, after.sequence, reason="", expires_at=0),
     PaymentAuthorized: lambda _, after: make_event(
         PaymentAuthorized, after.sequence, reference="", authorized_value=after.authorized, expires_at=0
@@ -741,6 +747,8 @@ def check(world: World) -> None:
         raise Broken("more was given back than was taken")
     if len({key for key, *_ in world.books.refunds}) < len(world.books.refunds):
         raise Broken("a refund was made twice")
+    if parked_needlessly(world):
+        raise Broken("parked, though the provider's record says that the refund has failed")
     if not world.quiet():
         return
     order, payment = world.order, world.payment
@@ -754,6 +762,15 @@ def check(world: World) -> None:
     if world.books.net() != held and order.payment_status != PaymentStatus.DISPUTED:
         raise Broken(f"{order.order_status}, the provider holds {world.books.net()} instead of {held}")
     check_status(order, payment)
+
+
+def parked_needlessly(world: World) -> bool:
+    """Whether an operator is asked for what the provider's record tells; a cancelled order's refund is parked for good."""
+    payment = world.payment
+    if payment is None or payment.status != PaymentStatus.UNKNOWN or payment.cancelled or not payment.open_refund:
+        return False
+    call = provider_calls.next_call(payment_commands.retry(payment).payment)
+    return call is not None and any(key == call.key for key, *_ in world.books.failed)
 
 
 def check_status(order: Order, payment: Payment) -> None:

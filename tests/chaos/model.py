@@ -4,10 +4,11 @@ Nothing runs by itself: hints, sweeps and jobs wait until they are called for, s
 and a process can die between any two.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from unittest.mock import patch
 
@@ -15,9 +16,18 @@ from app.config import Settings
 from app.contracts.base import Event
 from app.main import create_app, runtime
 from app.messaging.bus import DeliveryResult
+from app.messaging.handlers import register_handlers
 from app.messaging.signal_bus import SignalBus
-from app.payments.provider_port import ProviderCall, ProviderResponse, ResponseCode
+from app.payments.provider_port import (
+    ProviderCall,
+    ProviderNotification,
+    ProviderPayment,
+    ProviderResponse,
+    ResponseCode,
+)
 from app.payments.providers import make
+from app.payments.providers.decisions import DecisionService
+from app.payments.providers.notification_sender import NotificationSender
 from app.payments.providers.simulated import CAPABILITIES
 
 
@@ -79,14 +89,26 @@ class Moody:
     def charge(self, call: ProviderCall) -> ProviderResponse:
         return self._moodily("charge", call)
 
+    def capture(self, call: ProviderCall) -> ProviderResponse:
+        return self._moodily("capture", call)
+
     def void(self, call: ProviderCall) -> ProviderResponse:
         return self._moodily("void", call)
 
     def refund(self, call: ProviderCall) -> ProviderResponse:
         return self._moodily("refund", call)
 
+    def retrieve(self, call: ProviderCall) -> ProviderResponse:
+        return self._moodily("retrieve", call)
+
     def find(self, call: ProviderCall) -> ProviderResponse | None:
         return self.real.find(call)
+
+    def notifications(self, body: bytes, headers: Mapping[str, str]) -> tuple[ProviderNotification, ...]:
+        return self.real.notifications(body, headers)
+
+    def list_payments(self, since: datetime) -> Iterator[ProviderPayment]:
+        return self.real.list_payments(since)
 
     def land(self, number: int) -> None:
         verb, call = self.floating.pop(number % len(self.floating))
@@ -146,6 +168,10 @@ class Process:
         self.hands: Hands = self.payments.worker._pool
         self.bus: Recorder = self.orders.relay._bus
         self.database = running.database
+        if self._real is None:
+            # The module sends its provider's notifications and has its pages only where it knows it.
+            self.sender = NotificationSender(provider.real.ledger, self.payments.notifications.deliver)
+            register_handlers(running.bus, "payments", DecisionService(provider.real.ledger, self.sender.wake))
 
     def prepare(self) -> None:
         """Make the collections."""
@@ -176,6 +202,12 @@ class Process:
         self.orders.relay.sweep()
         self.payments.relay.sweep()
         self.payments.worker.sweep()
+
+    def send_notifications(self, *, remembers: bool = True) -> None:
+        """The provider lets its payments change that are due to, and tells of all changes; again where it does not remember."""
+        forgets = patch.object(self.provider.real.ledger, "remove_notices")
+        with nullcontext() if remembers else forgets:
+            self.sender.send_due()
 
     def work(self, number: int = 0, mood: str = "", meanwhile: Callable[[], None] | None = None) -> None:
         """Do one of the jobs that wait for a thread; the process may die over it."""

@@ -58,11 +58,31 @@ class Stored:
         return self
 
     def request_refund(self, refund_id, value):
-        self.order["refunds"].append({"id": refund_id, "value": value})
+        self.order["refunds"].append({"id": refund_id, "value": value, "status": "pending"})
+        return self
+
+    def give_up_refund(self, refund_id):
+        """The order knows that a refund has failed."""
+        for refund in self.order["refunds"]:
+            if refund["id"] == refund_id:
+                refund["status"] = "failed"
         return self
 
     def refund(self, refund_id, value):
         self.charge["refunds"].append({"key": f"{self.id}:1:refund:{refund_id}", "value": value, "at": AT})
+        return self
+
+    def fail_refund(self, refund_id, value, known=True):
+        """A refund that was made and failed later; `known` to the order."""
+        self.charge.setdefault("failedRefunds", []).append({"key": f"{self.id}:1:refund:{refund_id}", "value": value})
+        if known:
+            self.give_up_refund(refund_id)
+        return self
+
+    def dispute(self, status, known=None, value=900):
+        """A dispute in the ledger, and as the payment knows it."""
+        self.charge["dispute"] = {"value": value, "status": status, "at": AT}
+        self.payment["disputes"] = [{"dispute_id": "d", "value": value, "status": known or status}]
         return self
 
 
@@ -178,6 +198,100 @@ def test_an_acknowledged_cancellation_whose_money_did_not_go_back_is_missed(stor
     stored.move("Cancelled", "Refunded")
 
     assert audit.CANCEL in kinds(judge(stored, cancelled=True))
+
+
+def test_a_part_that_was_asked_for_is_captured(stored, judge):
+    stored.order |= {"captureRequested": 400, "captured": 400}
+    stored.charge |= {"value": 400, "authorized": 900}
+
+    assert not judge(stored).findings
+
+
+@pytest.mark.parametrize("members", [{}, {"captureRequested": 500, "captured": 500}])
+def test_a_part_that_nobody_asked_for_is_wrong(stored, judge, members):
+    stored.order |= members
+    stored.charge |= {"value": 400, "authorized": 900}
+
+    assert audit.MONEY in kinds(judge(stored))
+
+
+def test_a_charge_of_another_amount_is_wrong_also_while_its_payment_is_parked(stored, judge):
+    stored.move("Success", "Unknown").payment["parkedReason"] = "the provider did not answer in time"
+    stored.order["captureRequested"] = 500
+    stored.charge["value"] = 400
+
+    assert kinds(judge(stored, aged={stored.id})) == {audit.MONEY}
+
+
+def test_a_refund_that_was_given_up_is_never_made(stored, judge):
+    stored.request_refund("one", 300).give_up_refund("one")
+
+    assert not judge(stored, refunded=[("one", 300)]).findings
+
+
+def test_a_refund_that_failed_later_is_the_merchants_again_and_is_counted(stored, judge):
+    stored.request_refund("one", 300).fail_refund("one", 300)
+    result = judge(stored, refunded=[("one", 300)])
+
+    assert not result.findings
+    assert (result.settled, result.refunds_failed_later) == ({stored.id}, 1)
+
+
+def test_a_refund_that_failed_later_and_that_the_order_still_counts_is_wrong(stored, judge):
+    stored.request_refund("one", 300).fail_refund("one", 300, known=False)
+
+    assert audit.MONEY in kinds(judge(stored))
+
+
+def test_a_refund_that_failed_and_was_made_again_under_its_key_is_one_too_many(stored, judge):
+    stored.request_refund("one", 300).fail_refund("one", 300, known=False).refund("one", 300)
+
+    assert audit.OVER_REFUNDED in kinds(judge(stored))
+
+
+@pytest.mark.parametrize(
+    ("status", "payment_status"), [("open", "Disputed"), ("lost", "Disputed"), ("won", "Captured")]
+)
+def test_a_dispute_that_the_order_knows_is_settled(stored, judge, status, payment_status):
+    result = judge(stored.move("Success", payment_status).dispute(status))
+
+    assert not result.findings
+    assert (result.settled, result.disputes) == ({stored.id}, {status: 1})
+
+
+def test_a_refund_waits_while_a_dispute_is_open(stored, judge):
+    stored.request_refund("one", 300).move("Success", "Disputed").dispute("open")
+
+    assert not judge(stored, refunded=[("one", 300)]).findings
+
+
+@pytest.mark.parametrize(
+    ("status", "known", "payment_status"),
+    [("open", "open", "Captured"), ("won", "open", "Disputed"), ("lost", "won", "Captured")],
+)
+def test_a_dispute_that_the_order_does_not_know_is_wrong(stored, judge, status, known, payment_status):
+    assert audit.MONEY in kinds(judge(stored.move("Success", payment_status).dispute(status, known)))
+
+
+def test_a_refund_of_what_a_dispute_has_taken_back_is_too_much(stored, judge):
+    stored.request_refund("one", 300).refund("one", 300).move("Success", "Disputed").dispute("lost")
+
+    assert audit.OVER_REFUNDED in kinds(judge(stored))
+
+
+def test_a_payment_that_still_waits_at_the_end_is_stuck(stored, judge):
+    stored.move("Success", "Authorized").payment["dueAt"] = AT
+
+    assert judge(stored).orders_with(audit.STUCK) == {stored.id}
+
+
+def test_a_payment_may_be_parked_where_the_refund_of_a_cancellation_has_failed(stored, judge):
+    stored.move("Cancelled", "Unknown").fail_refund("cancel", 900, known=False)
+    stored.payment["parkedReason"] = "refund cancel failed, resolve it as refunded, then give it back by other means"
+    result = judge(stored, cancelled=True)
+
+    assert not result.findings
+    assert result.failed_cancellations == result.parked == {stored.id}
 
 
 @pytest.mark.parametrize(

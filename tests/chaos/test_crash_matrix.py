@@ -1,8 +1,9 @@
 """At whichever point a process dies, the next one settles every order, with one effect at the provider.
 
 The data after a death change only with each write and each answer to a client; reads, provider calls and memory change
-nothing. Of the deaths that leave the same data one is played. `CRASH_MATRIX=full` plays all, with delivery from the local
-queue and by sweeps, and at every point also stops the process past its leases and continues it.
+nothing, nor does the key of notifications, which is made once. Of the deaths that leave the same data one is played.
+`CRASH_MATRIX=full` plays all, with delivery from the local queue and by sweeps, and at every point also stops the process
+past its leases and continues it.
 """
 
 import os
@@ -82,7 +83,7 @@ def _leaves_new_data(point: str) -> bool:
     step = what.rpartition(".")[2]
     if when == "after":
         return what in ("orders.insert", "orders.findAndModify")
-    return not (step in READS or step in IN_MEMORY or what.startswith("provider."))
+    return not (step in READS or step in IN_MEMORY or what.startswith(("provider.", "secrets.")))
 
 
 def _has_unshared_knowledge(point: str) -> bool:

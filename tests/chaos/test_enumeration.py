@@ -45,6 +45,7 @@ LIVES = {
         Bounds(cancels=0, refunds=0, copies=0, expiries=0, deaths=0, days=1),
     ),
     "refunded in part, and a fact": ("1", Bounds(cancels=0, copies=0, expiries=0, faults=0, deaths=0, facts=1)),
+    "refunded in part, a fact, and a worker dies": ("1", Bounds(cancels=0, copies=0, expiries=0, faults=0, facts=1)),
     "cancelled, and a fact": ("1", Bounds(refunds=0, copies=0, expiries=0, faults=0, deaths=0, facts=1)),
     "two facts": ("1", Bounds(cancels=0, refunds=0, copies=0, expiries=0, deaths=0, facts=2)),
     "a worker dies, and the provider forgets twice": ("1", Bounds(refunds=0, copies=0, expiries=0, days=2)),
@@ -55,6 +56,7 @@ if "ENUMERATE_ALL" in os.environ:
         "everything while it is pending": (PENDING, Bounds(copies=0)),
         "everything while it is authorized": (AUTHORIZED, Bounds(copies=0, captures=1)),
         "everything, and two facts": ("1", Bounds(copies=0, expiries=0, facts=2)),
+        "refunded in part, a fact, and a response is lost": ("1", Bounds(cancels=0, copies=0, expiries=0, facts=1)),
         "everything, and the provider forgets": ("1", Bounds(copies=0, expiries=0, days=1)),
     }
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from app.payments.provider_port import CallKind, ProviderCall, ResponseCode
+from app.payments.providers.simulated import Faults, SimulatedProvider
 from app.storage.mongodb import Database
 from tools.chaos.expiring_keys import ExpiringKeyLedger
 from tools.chaos.time_jump import older
@@ -63,6 +64,27 @@ def test_a_known_refund_is_made_once_and_an_expired_one_again_while_the_charge_c
         refunded.append((ledger.refund(REFUND), database.ledger.find_one({})["refunded"]))
 
     assert refunded == [(True, 400), (True, 400), (True, 800), (False, 800)]
+
+
+def test_a_refund_that_failed_is_not_made_again_and_none_of_a_disputed_charge_is(ledger, database):
+    ledger.record(CHARGE, ResponseCode.CAPTURED)
+    failed = {"key": REFUND.key, "value": 400, "at": ledger.now()}
+    database.ledger.update_one({}, {"$set": {"failedRefunds": [failed]}})
+    assert not ledger.refund(REFUND)
+
+    dispute = {"value": 900, "status": "open", "at": ledger.now()}
+    database.ledger.update_one({}, {"$set": {"dispute": dispute}, "$unset": {"failedRefunds": ""}})
+    assert not ledger.refund(REFUND)
+
+
+def test_a_payment_that_is_held_is_voided_by_its_id_when_its_key_has_expired(ledger, database, wait):
+    provider = SimulatedProvider(ledger, Faults())
+    held = provider.charge(replace(CHARGE, manual_capture=True))
+    wait(LIFE + 60)
+
+    voided = provider.void(replace(CHARGE, kind=CallKind.VOID, reference=held.reference))
+    assert voided.code == ResponseCode.VOIDED
+    assert [entry["answer"] for entry in database.ledger.find()] == ["voided"]
 
 
 def test_nothing_goes_back_of_what_was_not_captured(ledger):

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from bson import ObjectId
 
+from app.contracts.base import NotPossible
 from app.main import make_doctor
-from app.payments import payment as domain
-from app.payments.manual_review import NotPossible
+from app.payments import provider_calls
 from app.payments.provider_port import CallKind, ResponseCode
 from tests.chaos.expiring_provider import ExpiringKeyProvider
 from tests.chaos.model import Process, unhurried
@@ -179,7 +179,7 @@ def test_an_operator_who_resolves_the_refund_lets_the_cancellation_give_back_the
     world.pass_hours(72)
     world.cancel(refunding)
     world.settle()
-    world.process.payments.manual_review.resolve(refunding, ResponseCode.REFUNDED, "", "seen in the dashboard")
+    world.process.payments.manual_review.resolve(refunding, ResponseCode.REFUNDED, "", "Ada", "seen in the dashboard")
     world.settle()
     assert world.provider.refunded(refunding) == TOTAL
     assert world.statuses(refunding) == ("Cancelled", "Refunded")
@@ -201,7 +201,7 @@ def test_an_operator_cannot_have_an_old_key_sent(world, charged):
     world.pass_hours(25)
     world.settle()
     with pytest.raises(NotPossible, match="forgotten"):
-        world.process.payments.manual_review.retry(charged)
+        world.process.payments.manual_review.retry(charged, "Ada", "it works again")
     assert world.provider.charged(charged) == 1
 
 
@@ -213,7 +213,7 @@ def test_a_retry_that_is_taken_up_after_the_keys_life_sends_nothing(world, order
         {"_id": order}, {"$set": {"status": "Unknown", "parkedReason": "?"}, "$unset": {"dueAt": 1}}
     )
     world.pass_hours(23)
-    assert world.process.payments.manual_review.retry(order) == "Processing"
+    assert world.process.payments.manual_review.retry(order, "Ada", "it works again") == "Processing"
     world.pass_hours(2)
     world.settle()
     assert world.provider.charged(order) == 1
@@ -271,7 +271,7 @@ def test_a_probe_without_an_answer_begins_the_keys_life(world, order):
 
 def test_the_rule_is_what_protects(world, charged, monkeypatch):
     """Without it the same way ends in a second charge."""
-    monkeypatch.setattr(domain, "may_send", lambda *_: True)
+    monkeypatch.setattr(provider_calls, "may_send", lambda *_: True)
     world.pass_hours(25)
     world.settle()
     assert world.provider.charged(charged) == 2
@@ -388,7 +388,10 @@ def timeline(world, order_id):
 
 def test_a_dropped_refund_releases_its_reservation(world, refused):
     order_id, refund_id = refused
-    assert world.process.payments.manual_review.drop_refund(order_id, refund_id, "the card was closed") == "Captured"
+    assert (
+        world.process.payments.manual_review.drop_refund(order_id, refund_id, "Ada", "the card was closed")
+        == "Captured"
+    )
     world.settle()
     assert world.statuses(order_id) == ("Success", "Captured")
     assert timeline(world, order_id)[-1] == "PaymentRefundFailed"
@@ -404,7 +407,10 @@ def test_a_dropped_refund_of_a_cancelled_order_goes_back_with_the_rest(world, re
     world.cancel(order_id)
     world.settle()
     assert world.statuses(order_id) == ("Cancelled", "Unknown")
-    assert world.process.payments.manual_review.drop_refund(order_id, refund_id, "the card was closed") == "Refunding"
+    assert (
+        world.process.payments.manual_review.drop_refund(order_id, refund_id, "Ada", "the card was closed")
+        == "Refunding"
+    )
     world.settle()
     assert world.provider.refunded(order_id) == TOTAL
     assert world.statuses(order_id) == ("Cancelled", "Refunded")
@@ -413,7 +419,7 @@ def test_a_dropped_refund_of_a_cancelled_order_goes_back_with_the_rest(world, re
 
 def test_a_cancellation_after_a_dropped_refund_gives_all_back(world, refused):
     order_id, refund_id = refused
-    world.process.payments.manual_review.drop_refund(order_id, refund_id, "the card was closed")
+    world.process.payments.manual_review.drop_refund(order_id, refund_id, "Ada", "the card was closed")
     world.settle()
     world.cancel(order_id)
     world.settle()
@@ -429,7 +435,7 @@ def test_a_refund_that_was_made_cannot_be_dropped(world, refunding):
     )
     refund_id = world.stored.payments.find_one({"_id": refunding})["refunds"][0]["refund_id"]
     with pytest.raises(NotPossible, match="refunded"):
-        world.process.payments.manual_review.drop_refund(refunding, refund_id, "a mistake")
+        world.process.payments.manual_review.drop_refund(refunding, refund_id, "Ada", "a mistake")
 
 
 def test_the_same_request_for_a_dropped_refund_is_not_made_again(world, paid):
@@ -438,7 +444,7 @@ def test_the_same_request_for_a_dropped_refund_is_not_made_again(world, paid):
     ask = {"path": f"/orders/one/{paid}/refunds", "json": {"amount": "RM 9"}, "headers": {"Idempotency-Key": "k"}}
     first = world.process.client.post(**ask).json["refund"]
     world.settle()
-    world.process.payments.manual_review.drop_refund(paid, first["id"], "the card was closed")
+    world.process.payments.manual_review.drop_refund(paid, first["id"], "Ada", "the card was closed")
     world.settle()
     world.provider.refuses = lambda call: False
     again = world.process.client.post(**ask)
@@ -449,9 +455,9 @@ def test_the_same_request_for_a_dropped_refund_is_not_made_again(world, paid):
 
 def test_the_doctor_finds_the_books_right_after_a_refund_was_dropped(world, refused):
     order_id, refund_id = refused
-    world.process.payments.manual_review.drop_refund(order_id, refund_id, "the card was closed")
+    world.process.payments.manual_review.drop_refund(order_id, refund_id, "Ada", "the card was closed")
     world.settle()
     charge = {"_id": f"{order_id}:1", "orderId": order_id, "answer": "captured", "value": TOTAL, "currency": "MYR"}
     world.stored.ledger.insert_one({**charge, "refunded": 0, "refunds": []})
     report = make_doctor(world.process.database, world.settings, 5.0).examine([order_id], 0.0)
-    assert report.healthy, report.violations
+    assert report.violations == []

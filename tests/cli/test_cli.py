@@ -2,12 +2,13 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,73 +16,12 @@ from bson import ObjectId
 from werkzeug.serving import make_server
 
 from app.cli.load import percentile
+from app.contracts.base import rfc3339
 from app.main import NO_DATABASE, create_app, runtime
 from app.observability.stages import Stage
-from app.payments.provider_port import ProviderResponse, ResponseCode
-from app.payments.providers import make
-from app.payments.providers.simulated import CAPABILITIES
 
 UNKNOWN = "692000000000000000000000"
-PAST = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-class UnresponsiveProvider:
-    """The simulated provider while its calls time out, `after` their effect or before it."""
-
-    def __init__(self, real):
-        self._real = real
-        self.unresponsive = True
-        self.after = False
-        self.charged = []
-
-    def __getattr__(self, name):
-        return getattr(self._real, name)
-
-    capabilities = CAPABILITIES
-
-    def find(self, call):
-        return None if self.unresponsive else self._real.find(call)
-
-    def charge(self, call):
-        self.charged.append(call.key)
-        if self.unresponsive and not self.after:
-            return ProviderResponse(code=ResponseCode.UNKNOWN, reason="no response")
-        outcome = self._real.charge(call)
-        return ProviderResponse(code=ResponseCode.UNKNOWN, reason="no response") if self.unresponsive else outcome
-
-
-@pytest.fixture
-def unresponsive(settings):
-    """A running application with an unresponsive provider, and that provider; a payment is parked after two tries."""
-    made = []
-
-    def provider(given, store):
-        made.append(UnresponsiveProvider(make(given, store)))
-        return made[-1]
-
-    app = create_app(replace(settings, payment_tries=2), make_provider=provider)
-    runtime(app).prepare()
-    runtime(app).start()
-    yield app, made[0]
-    runtime(app).stop()
-
-
-@pytest.fixture
-def parked(unresponsive, place, eventually, database):
-    """The id of an order whose payment is parked, by default so long ago that its last call has ended."""
-    app, provider = unresponsive
-
-    def make(after=False, call_ended=True, **changes):
-        provider.after = after
-        order_id = place(app.test_client(), **changes)
-        eventually(lambda: database.payments.count_documents({"_id": order_id, "status": "Unknown"}))
-        eventually(lambda: database.orders.count_documents({"_id": ObjectId(order_id), "paymentStatus": "Unknown"}))
-        provider.unresponsive = False
-        if call_ended:
-            database.payments.update_one({"_id": order_id}, {"$set": {"attempts.$[].at": PAST}})
-        return order_id
-
-    return make
+WHY = ["--operator", "Ada", "--reason", "x", "--yes"]
 
 
 @pytest.fixture
@@ -108,39 +48,36 @@ def served(app, running):
     server.server_close()
 
 
-@pytest.fixture
-def becomes(database, eventually):
-    """Wait until an order has this state."""
-
-    def wait(order_id, *statuses):
-        wanted = dict(zip(("orderStatus", "paymentStatus"), statuses, strict=True))
-        eventually(lambda: database.orders.count_documents({"_id": ObjectId(order_id), **wanted}))
-
-    return wait
-
-
-@pytest.fixture
-def dead_letter(client, place, database):
-    """The id of an order whose first event became a dead letter."""
-    order_id = place(client)
-    database.orders.update_one({}, {"$set": {"outbox.0.type": "Nonsense"}})
-    relay = runtime(client.application).modules["orders"].relay
-    for _ in range(relay._tries):
-        runtime(client.application).modules["orders"].outbox.dequeue_local(128, 0.0)
-        database.orders.update_one({}, {"$set": {"relayDue": database.orders.find_one()["createdAt"]}})
-        relay.sweep()
-    return order_id
-
-
 def test_the_demo_shows_nine_stages_of_a_good_order_and_of_a_declined_one(run, served):
     code, output = run("demo", "--url", served)
     assert code == 0, output
     good, declined = output.split("an order that is declined")
     for result in (good, declined):
         # A sweep may deliver once more what has just been delivered.
-        assert {line.split()[0] for line in result.splitlines() if line.startswith("  ")} == {*"123456789"}
+        assert set(re.findall(r"^  (\d)  ", result, re.MULTILINE)) == {*"123456789"}
     assert "is now Success" in output
     assert "is now Declined" in output
+
+
+def test_the_demo_shows_who_passes_what_to_whom_and_the_order_itself(run, served):
+    code, output = run("demo", "--url", served)
+    assert code == 0, output
+    for result, outcome in zip(output.split("an order that is declined"), ("Captured", "Declined"), strict=True):
+        passed = re.findall(r"^  (\d)  .* (\w+) → (\w+) +(.+)$", result, re.MULTILINE)
+        assert {*passed} >= {
+            ("1", "client", "gateway", "POST /orders"),
+            ("2", "gateway", "orders", "CreateOrder"),
+            ("3", "orders", "database", "the order and OrderCreated"),
+            ("4", "orders", "bus", "OrderCreated"),
+            ("5", "bus", "payments", "OrderCreated"),
+            ("6", "payments", "provider", f"a charge, which is {outcome.lower()}"),
+            ("7", "payments", "bus", f"Payment{outcome}"),
+            ("8", "bus", "orders", f"Payment{outcome}"),
+            ("9", "orders", "database", f"{outcome.replace('Captured', 'Success')}, payment {outcome}"),
+        }
+        assert re.search(rf'^POST {served}/orders  {{"userId": "demo", "productId": "[12]", ', result, re.MULTILINE)
+        assert re.search(rf"^     paymentStatus +{outcome}$", result, re.MULTILINE)
+        assert re.search(r'^     total +{"value": 9900, "currency": "MYR"}$', result, re.MULTILINE)
 
 
 def test_the_demo_reports_that_nothing_listens(run):
@@ -172,10 +109,11 @@ def test_lists_are_empty_where_all_is_well(run, group):
 def test_parked_payments_are_listed_with_their_reason(run, parked):
     order_id = parked()
     [row] = json.loads(run("payments", "list", "--json")[1])
-    assert (row["orderId"], row["reason"], row.keys()) == (
+    assert (row["orderId"], row["reason"], row["pendingCall"], row["amount"]) == (
         order_id,
         "no response",
-        {"orderId", "since", "reason", "refundId", "callEnds"},
+        "charge",
+        {"value": 9900, "currency": "MYR"},
     )
     assert order_id in run("payments", "list")[1]
 
@@ -183,7 +121,7 @@ def test_parked_payments_are_listed_with_their_reason(run, parked):
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_a_retried_payment_is_settled_with_the_same_key(run, parked, unresponsive, becomes, database, after):
     order_id = parked(after)
-    assert run("payments", "retry", order_id) == (0, f"{order_id} is now Processing\n")
+    assert run("payments", "retry", order_id, *WHY) == (0, f"{order_id} is now Processing\n")
     becomes(order_id, "Success", "Captured")
     assert database.ledger.count_documents({"answer": "captured"}) == 1
     assert set(unresponsive[1].charged) == {f"{order_id}:1"}
@@ -193,7 +131,7 @@ def test_a_retry_is_refused_when_the_provider_may_have_forgotten_the_key(run, pa
     order_id = parked()
     unresponsive[1].charged.clear()
     grow_old(database, order_id, settings)
-    code, output = run("payments", "retry", order_id)
+    code, output = run("payments", "retry", order_id, *WHY)
     assert (code, "may have forgotten this key" in output) == (1, True)
     assert database.payments.find_one()["status"] == "Unknown"
     assert unresponsive[1].charged == []
@@ -202,7 +140,7 @@ def test_a_retry_is_refused_when_the_provider_may_have_forgotten_the_key(run, pa
 def test_a_retry_settles_an_old_payment_by_what_the_provider_still_knows(run, parked, becomes, database, settings):
     order_id = parked(after=True)
     grow_old(database, order_id, settings)
-    assert run("payments", "retry", order_id) == (0, f"{order_id} is now Captured\n")
+    assert run("payments", "retry", order_id, *WHY) == (0, f"{order_id} is now Captured\n")
     becomes(order_id, "Success", "Captured")
     assert database.ledger.count_documents({"answer": "captured"}) == 1
 
@@ -245,13 +183,13 @@ def test_a_refund_that_is_refused_for_good_is_given_up(run, live, place, becomes
     becomes(order_id, "Success", "Unknown")
     [row] = json.loads(run("payments", "list", "--json")[1])
     assert (row["refundId"], "declined" in row["reason"]) == (refund, True)
-    code, output = run("payments", "drop-refund", order_id, "another", "--reason", "x")
+    code, output = run("payments", "drop-refund", order_id, "another", *WHY)
     assert (code, "does not wait" in output) == (1, True)
-    result = run("payments", "drop-refund", order_id, refund, "--reason", "the card was closed")
+    result = run("payments", "drop-refund", order_id, refund, "--reason", "the card was closed", "--yes")
     assert result == (0, f"{order_id} is now Captured\n")
     becomes(order_id, "Success", "Captured")
     # As the application sees it: what a majority has, which may be a moment behind what the primary has.
-    eventually(lambda: "could not give money back" in live.get(f"/orders/one/{order_id}/explain").json["sentence"])
+    eventually(lambda: "dropped: the card was closed" in live.get(f"/orders/one/{order_id}/explain").json["sentence"])
     assert "the card was closed" in database.orders.find_one()["events"][-1]["detail"]
 
 
@@ -259,35 +197,40 @@ def test_a_payment_is_not_resolved_while_its_last_call_may_still_reach_the_provi
     order_id = parked(call_ended=False)
     [row] = json.loads(run("payments", "list", "--json")[1])
     last = database.payments.find_one()["attempts"][-1]["at"] + timedelta(seconds=settings.payment_lease)
-    assert row["callEnds"] == f"{last:%Y-%m-%dT%H:%M:%SZ}"
+    assert row["callEnds"] == rfc3339(last)
     code, output = run("payments", "resolve", order_id, "declined", "--reason", "x", "--yes")
-    assert (code, f"look there after {row['callEnds']}" in output) == (1, True), output
+    assert (code, f"look there after {last:%Y-%m-%dT%H:%M:%SZ}" in output) == (1, True), output
     assert database.payments.find_one()["status"] == "Unknown"
 
 
 @pytest.mark.parametrize(("answered", "code"), [("y\n", 0), ("n\n", 1), ("\n", 1), ("", 1)])
 def test_a_payment_is_resolved_only_after_confirmation(run, parked, database, answered, code):
     order_id = parked(after=True)
-    result = run("payments", "resolve", order_id, "captured", "--reason", "x", typed=answered)
+    result = run("payments", "resolve", order_id, "captured", "--reason", "x", "--operator", "Ada", typed=answered)
     assert result[0] == code, result[1]
-    assert f"{order_id} is recorded as captured for good" in result[1]
+    assert f"{order_id} is recorded as captured by Ada" in result[1]
     assert database.payments.find_one()["status"] == ("Unknown" if code else "Captured")
 
 
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["retry", "0123456789abcdef01234567"], 1, "there is no payment for order"),
+        (["retry", "0123456789abcdef01234567", *WHY], 1, "there is no payment for order"),
+        (["retry", "x"], 2, "--reason"),
         (
             ["resolve", "0123456789abcdef01234567", "captured", "--reason", "x", "--yes"],
             1,
             "there is no payment for order",
         ),
         (["resolve", "x", "captured"], 2, "--reason"),
-        (["drop-refund", "0123456789abcdef01234567", "r", "--reason", "x"], 1, "there is no payment for order"),
+        (["drop-refund", "0123456789abcdef01234567", "r", *WHY], 1, "there is no payment for order"),
         (["drop-refund", "x", "r"], 2, "--reason"),
         (["resolve", "x", "perhaps", "--reason", "x"], 2, "perhaps"),
         (["retry"], 2, "Missing argument"),
+        (["retry", "x", "--operator", "Ada", "--reason", "4242 4242 4242 4242", "--yes"], 1, "card number"),
+        (["retry", "x", "--operator", "4242424242424242", "--reason", "x", "--yes"], 1, "card number"),
+        (["retry", "x", "--operator", "Ada", "--reason", "", "--yes"], 2, "must not be empty"),
+        (["retry", "x", "--operator", "Ada", "--reason", "a\u202eb", "--yes"], 2, "invisible"),
     ],
 )
 def test_a_command_on_a_payment_that_fails_says_why_in_a_sentence(run, words, code, said):
@@ -299,7 +242,7 @@ def test_a_command_on_a_payment_that_fails_says_why_in_a_sentence(run, words, co
 def test_a_payment_that_is_not_parked_is_left_alone(run, served, place, app, becomes, database):
     order_id = place(app.test_client())
     becomes(order_id, "Success", "Captured")
-    for words in (["retry", order_id], ["resolve", order_id, "declined", "--reason", "x", "--yes"]):
+    for words in (["retry", order_id, *WHY], ["resolve", order_id, "declined", *WHY]):
         code, output = run("payments", *words)
         assert (code, "not parked" in output) == (1, True)
     assert database.payments.find_one()["status"] == "Captured"
@@ -321,16 +264,16 @@ def test_dead_letters_are_listed_with_their_reason(run, dead_letter):
 
 def test_a_replayed_dead_letter_is_delivered(run, dead_letter, app, database, becomes):
     database.orders.update_one({}, {"$set": {"outbox.0.type": "OrderCreated"}})
-    assert run("dead-letters", "replay", dead_letter) == (0, f"{dead_letter}: due again in orders\n")
+    assert run("dead-letters", "replay", dead_letter, *WHY) == (0, f"{dead_letter}: due again in orders\n")
     assert json.loads(run("dead-letters", "list", "--json")[1]) == []
     runtime(app).start()
     becomes(dead_letter, "Success", "Captured")
 
 
 def test_a_replay_without_a_dead_letter_says_so_in_a_sentence(run):
-    for order_id in ("0123456789abcdef01234567", "x"):
-        code, output = run("dead-letters", "replay", order_id)
-        assert (code, f"order {order_id} has no dead letter" in output) == (1, True)
+    for order_id, said in ((UNKNOWN, f"order {UNKNOWN} has no dead letter"), ("x", "there is no order with this id")):
+        code, output = run("dead-letters", "replay", order_id, *WHY)
+        assert (code, said in output) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -360,6 +303,8 @@ def test_the_demo_prints_the_same_stages_as_json(run, served):
     assert code == 0
     assert {line["stage"] for line in result if "stage" in line} == {*Stage}
     assert [line["orderStatus"] for line in result if "stage" not in line] == ["Success", "Declined"]
+    assert [line["order"]["paymentStatus"] for line in result if "stage" not in line] == ["Captured", "Declined"]
+    assert all(line["from"] and line["to"] and line["passed"] for line in result if "stage" in line)
 
 
 def test_orders_of_a_user_are_listed_newest_first(run, client, place):
@@ -382,12 +327,110 @@ def test_orders_of_all_are_listed_whole_or_by_status(run, client, place):
     assert json.loads(run("orders", "list", "--status", "Success", "--json")[1]) == []
 
 
+def test_orders_are_listed_by_time_and_from_the_oldest(run, client, place, database):
+    placed = [place(client, userId="ada") for _ in range(3)]
+    for at, order_id in enumerate(placed):
+        database.orders.update_one({"_id": ObjectId(order_id)}, {"$set": {"createdAt": datetime(2030, 1, 1, at)}})
+    times = ["--created-from", "2030-01-01T01:00:00Z", "--created-to", "2030-01-01T03:00:00+01:00"]
+    for user in ([], ["--user", "ada"]):
+        for words, wanted in (([], placed[::-1]), (["--oldest-first"], placed), (times, placed[1:2])):
+            found = json.loads(run("orders", "list", *words, *user, "--json")[1])
+            assert [order["id"] for order in found] == wanted
+
+
+def test_orders_are_exported_and_taken_up_again(run, client, place):
+    placed = [place(client, userId=user) for user in ("ada", "bob", "ada")]
+    lines = run("orders", "export", "--oldest-first")[1].splitlines()
+    assert [json.loads(line)["id"] for line in lines] == placed
+    assert run("orders", "export", "--oldest-first", "--after", placed[0])[1].splitlines() == lines[1:]
+    header, *records = run("orders", "export", "--user", "ada", "--format", "csv")[1].splitlines()
+    assert header.startswith("id,createdAt,")
+    assert [record[:24] for record in records] == [placed[2], placed[0]]
+    assert run("orders", "export", "--status", "Success")[1] == ""
+    code, output = run("orders", "export", "--after", "692000000000000000000000")
+    assert (code, "no order with this id" in output) == (1, True)
+
+
 def test_stuck_orders_are_listed(run, dead_letter, client, place):
     late = place(client, userId="ada")
     assert [order["id"] for order in json.loads(run("orders", "list", "--stuck", "--json")[1])] == [dead_letter]
     result = json.loads(run("orders", "list", "--stuck", "--user", "ada", "--overdue", "-60", "--json")[1])
     assert [order["id"] for order in result] == [late]
     assert json.loads(run("orders", "list", "--stuck", "--status", "Success", "--json")[1]) == []
+
+
+def test_disputed_orders_and_failed_refunds_are_found(run, client, place, database):
+    disputed, failed = place(client), place(client)
+    place(client)
+    database.orders.update_one({"_id": ObjectId(disputed)}, {"$set": {"paymentStatus": "Disputed"}})
+    refunds = [{"id": "r", "value": 1, "requested": "1 MYR", "status": "failed"}]
+    database.orders.update_one({"_id": ObjectId(failed)}, {"$set": {"refunds": refunds}})
+    for words, order_id in ((["--payment-status", "Disputed"], disputed), (["--refund-failed"], failed)):
+        for user in ([], ["--user", "user-7"]):
+            found = json.loads(run("orders", "list", *words, *user, "--json")[1])
+            assert [order["id"] for order in found] == [order_id]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--status", "Disputed"], "Disputed is a paymentStatus"),
+        (["--status", "success"], "write Success"),
+        (["--payment-status", "disputed"], "'Disputed'"),
+        (["--stuck", "--refund-failed"], "cannot be combined"),
+        (["--stuck", "--created-to", "2030-01-01T00:00:00Z"], "cannot be combined with --created-to"),
+        (["--created-from", "2030-01-01"], "with an offset"),
+    ],
+)
+def test_a_choice_of_orders_that_selects_nothing_is_refused(run, words, said):
+    code, output = run("orders", "list", *words)
+    assert (code, said in output) == (2, True)
+
+
+def test_an_order_is_shown_with_its_changes_their_amounts_and_requests(run, live, place, eventually):
+    order_id = place(live)
+    eventually(lambda: live.get(f"/orders/one/{order_id}").json["order"]["paymentStatus"] == "Captured")
+    live.post(
+        f"/orders/one/{order_id}/refunds",
+        json={"amount": "RM 10", "reason": "scratched"},
+        headers={"X-Request-Id": "the-refund"},
+    )
+    eventually(lambda: live.get(f"/orders/one/{order_id}").json["order"]["refunded"]["value"] == 1000)
+    [line] = [
+        line for line in run("orders", "show", order_id)[1].splitlines() if "RefundRequested" in line and "→" in line
+    ]
+    assert re.search(r"^2\S+Z +3 ", line)
+    assert [text in line for text in ("MYR 10", "scratched", "the-refund")] == [True] * 3
+    assert re.search(rf"{order_id}\s+\S+T\S+Z", run("orders", "list")[1])
+
+
+def test_differences_have_titles_for_people_and_amounts_a_currency(run, live, place, becomes, database):
+    order_id = place(live)
+    becomes(order_id, "Success", "Captured")
+    database.ledger.update_one({"orderId": order_id}, {"$set": {"value": 9800}})
+    code, output = run("payments", "reconcile")
+    assert code == 1
+    assert "order_id" not in output
+    assert "the provider has captured 9800, refunded 0, disputed 0 in minor units of MYR" in output
+
+
+def test_a_server_that_asks_for_a_token_is_answered_in_a_sentence(run, settings, served):
+    def refuse(environ, start_response):
+        start_response("401 Unauthorized", [("Content-Type", "application/problem+json")])
+        return [json.dumps({"detail": "a bearer token is required", "code": "unauthorized"}).encode()]
+
+    server = make_server("127.0.0.1", 0, refuse)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(server.serve_forever)
+        code, output = run("demo", "--url", f"http://127.0.0.1:{server.port}")
+        server.shutdown()
+    server.server_close()
+    assert (code, "a bearer token is required; --token takes one" in output, "{" in output.split("answered")[1]) == (
+        1,
+        True,
+        False,
+    )
+    assert run("demo", "--url", served, "--token", "x")[0] == 0
 
 
 def test_orders_whose_payment_is_parked_are_stuck(run, parked):
@@ -469,6 +512,62 @@ def test_a_wrong_capture_takes_nothing(run, authorized, database, amount, code):
     assert database.orders.find_one({"_id": ObjectId(authorized)}) == before
 
 
+@pytest.fixture
+def paid(client, place, database):
+    """The id of an order of 5000 yen that was paid."""
+    order_id = place(client, totalOrderAmount="JPY 5000")
+    state = {"orderStatus": "Success", "paymentStatus": "Captured"}
+    database.orders.update_one({"_id": ObjectId(order_id)}, {"$set": state})
+    return order_id
+
+
+def test_an_order_is_refunded_in_part_and_once_for_one_key(run, paid, database):
+    asked = ("orders", "refund", paid, "--amount", "JPY 1000", "--reason", "damaged", "--key", "k1")
+    code, output = run(*asked)
+    [refund] = database.orders.find_one({"_id": ObjectId(paid)})["refunds"]
+    assert (code, output) == (0, f"{paid}: the refund {refund['id']} of JPY 1000 is on record\n")
+    assert (refund["value"], refund["reason"], refund["status"]) == (1000, "damaged", "pending")
+    again = json.loads(run(*asked, "--json")[1])
+    assert again == {"orderId": paid, "refundId": refund["id"], "amount": "JPY 1000", "replayed": True}
+    assert run("orders", "refund", paid, "--key", "k1")[0] == 1
+    assert json.loads(run("orders", "refund", paid, "--json")[1])["amount"] == "JPY 4000"
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (("--amount", "1000"), 2),
+        (("--amount", "JPY 5001"), 1),
+        (("--amount", "USD 1"), 1),
+        (("--reason", "two\nlines"), 2),
+        (("--reason", "4242 4242 4242 4242"), 1),
+    ],
+)
+def test_a_wrong_refund_gives_nothing_back(run, paid, database, options, code):
+    before = database.orders.find_one({"_id": ObjectId(paid)})
+    assert run("orders", "refund", paid, *options)[0] == code
+    assert database.orders.find_one({"_id": ObjectId(paid)}) == before
+
+
+def test_an_order_is_shown_with_its_money(run, paid, database):
+    run("orders", "refund", paid, "--amount", "JPY 1000", "--reason", "damaged")
+    shown = run("orders", "show", paid)[1]
+    for name, text in (
+        ("captured", "JPY 5000"),
+        ("refunded", "JPY 0"),
+        ("pending", "JPY 1000"),
+        ("refundable", "JPY 4000"),
+    ):
+        assert re.search(rf"^\s*{name}\s+{text}\s*$", shown, re.MULTILINE), name
+    [refund] = database.orders.find_one({"_id": ObjectId(paid)})["refunds"]
+    assert f"{refund['id']} of JPY 1000 at" in shown
+    assert "pending (damaged)" in shown
+    [row] = [line for line in run("orders", "list")[1].splitlines() if paid in line]
+    assert row.split()[3:] == ["JPY", "5000", "JPY", "5000", "-", "Success", "Refunding"]
+    watched = run("orders", "watch", paid, "--seconds", "0.1")[1]
+    assert "payment Refunding  JPY 1000, damaged" in watched
+
+
 def test_an_authorized_order_is_shown_with_its_amount_and_no_secret(run, authorized):
     shown = run("orders", "show", authorized)[1]
     assert "MYR 99.00" in shown
@@ -489,7 +588,7 @@ def test_an_unknown_order_is_reported_in_a_sentence(run, command, order_id):
 
 @pytest.mark.parametrize(
     ("word", "more", "status"),
-    [("retry", [], "Processing"), ("resolve", ["captured", "--reason", "x", "--yes"], "Captured")],
+    [("retry", WHY, "Processing"), ("resolve", ["captured", "--reason", "x", "--yes"], "Captured")],
 )
 def test_commands_on_payments_print_json(run, parked, word, more, status):
     order_id = parked()
@@ -498,7 +597,7 @@ def test_commands_on_payments_print_json(run, parked, word, more, status):
 
 
 def test_a_replay_prints_json(run, dead_letter):
-    result = json.loads(run("dead-letters", "replay", dead_letter, "--json")[1])
+    result = json.loads(run("dead-letters", "replay", dead_letter, *WHY, "--json")[1])
     assert result == {"orderId": dead_letter, "replayedIn": ["orders"]}
 
 
@@ -563,7 +662,15 @@ def test_a_shell_completes_the_commands(tmp_path):
     completion = {"_FLASK_COMPLETE": "bash_complete", "COMP_WORDS": "flask --app app.main orders ", "COMP_CWORD": "4"}
     environ = {**os.environ, **completion, "ORDERFLOW_DATA": str(tmp_path)}
     result = subprocess.run([flask], env=environ, capture_output=True, text=True, timeout=60, check=False)
-    assert {line.partition(",")[2] for line in result.stdout.split()} == {"capture", "explain", "list", "show", "watch"}
+    assert {line.partition(",")[2] for line in result.stdout.split()} == {
+        "capture",
+        "explain",
+        "export",
+        "list",
+        "refund",
+        "show",
+        "watch",
+    }
 
 
 def test_every_command_prints_json_and_has_a_help(app):
@@ -576,6 +683,7 @@ def test_every_command_prints_json_and_has_a_help(app):
 
     found = dict(commands(app.cli))
     assert found.pop("worker").help  # It becomes the server, and answers nothing.
+    assert found.pop("orders export").help  # Its output has a format of its own.
     assert {"demo", "doctor", "load", "orders list", "payments resolve", "dead-letters replay"} <= found.keys()
     for name, command in found.items():
         assert command.help, name
@@ -586,3 +694,37 @@ def grow_old(database, order_id, settings):
     first = database.payments.find_one({"_id": order_id})["keySentAt"]
     older = first - timedelta(hours=settings.provider_key_hours, minutes=1)
     database.payments.update_one({"_id": order_id}, {"$set": {"keySentAt": older}})
+
+
+def test_orders_are_listed_and_shown_with_their_metadata(run, client, place):
+    place(client, metadata={"cart": "A-1"})
+    order_id = place(client, metadata={"cart": "B=2", "table": "7"})
+    pairs = ("--metadata", "cart=B=2", "--metadata", "table=7")
+    for user in ((), ("--user", "user-7")):
+        [row] = json.loads(run("orders", "list", "--json", *pairs, *user)[1])
+        assert (row["id"], row["metadata"]) == (order_id, {"cart": "B=2", "table": "7"})
+    assert "cart=B=2" in run("orders", "show", order_id)[1]
+    for wrong in ("cart", "=7"):
+        code, output = run("orders", "list", "--metadata", wrong)
+        assert (code, "write KEY=VALUE" in output) == (2, True)
+    assert run("orders", "list", "--stuck", *pairs)[0] == 2
+
+
+def test_an_order_is_shown_with_its_items(run, client):
+    item = {"productId": "1", "productName": "Beans", "quantity": 3, "unitAmount": "RM 33"}
+    placed = client.post("/orders", json={"userId": "user-7", "items": [item]}).json["created"]["id"]
+    assert "3 × Beans (1), each MYR 33.00" in run("orders", "show", placed)[1]
+
+
+def test_a_users_personal_data_is_erased_by_a_server(run, client, place, app, database, eventually):
+    order_id = place(client, userId="ada")
+    code, output = run("users", "erase", "ada", "--operator", "Eve", "--yes")
+    assert (code, "the money of an order of this user moves" in output) == (1, True)
+    settled = {"orderStatus": "Success", "paymentStatus": "Captured", "outbox": []}
+    database.orders.update_one({"_id": ObjectId(order_id)}, {"$set": settled, "$unset": {"relayDue": ""}})
+    assert run("users", "erase", "ada", "--operator", "Eve", "--yes")[0] == 0
+    [row] = json.loads(run("users", "erasures", "--json")[1])
+    assert (row["requestedBy"], row["pseudonym"][:7], "completedAt" in row) == ("Eve", "erased-", False)
+    assert "not yet" in run("users", "erasures")[1]
+    runtime(app).start()
+    eventually(lambda: database.orders.count_documents({"userId": row["pseudonym"]}) == 1)

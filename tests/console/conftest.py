@@ -5,10 +5,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.console.server import Server, browser, installed, running
+from tests.webhooks import receiver as webhooks
+from tests.webhooks.receiver import Receiver
 
 # Other tests take the processors as well.
 PATIENCE_MS = 30_000
@@ -43,8 +46,30 @@ def console_database(mongo) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def server(chromium, mongodb_uri, console_database, tmp_path_factory) -> Iterator[Server]:
     folder: Path = tmp_path_factory.mktemp("console")
-    with running(mongodb_uri, console_database, folder, PAYMENT_BACKOFF="2") as started:
+    with running(mongodb_uri, console_database, folder, PAYMENT_BACKOFF="2", ALLOW_UNSAFE="webhook_http") as started:
         yield started
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A receiver of webhooks that takes everything, until the test has it answer otherwise."""
+    with webhooks.running(Receiver()) as started:
+        yield started
+
+
+@pytest.fixture
+def add_endpoint(server, receiver) -> Iterator[Callable[..., str]]:
+    """Add an endpoint past the page, by default the receiver; its id."""
+    made = []
+
+    def add(**members) -> str:
+        answer = httpx.post(f"{server.url}/webhooks/endpoints", json={"url": receiver.url, **members})
+        made.append(str(answer.raise_for_status().json()["endpoint"]["id"]))
+        return made[-1]
+
+    yield add
+    for endpoint_id in made:
+        httpx.delete(f"{server.url}/webhooks/endpoints/{endpoint_id}")
 
 
 @pytest.fixture

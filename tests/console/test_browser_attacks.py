@@ -4,6 +4,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.console.pages import dialog, open_order, row
 from tests.console.server import ARGUMENTS, installed
 
 pytestmark = pytest.mark.extended
@@ -112,13 +113,56 @@ def test_what_a_client_calls_things_is_text_in_the_console_and_nothing_else(open
     eventually(lambda: server.get(f"/orders/status/{order_id}")["orderStatus"] == "Success")
     moved = httpx.put(f"{server.url}/orders", json={"orderId": order_id, "orderStatus": payload})
     assert moved.status_code == 200, moved.text
-    page = open_page(f"{server.url}/#order={order_id}")
-    expect(page.locator(".order-name strong")).to_have_text(payload)
-    expect(page.locator(".order-name")).to_contain_text(f"for {payload}")
-    expect(page.locator(".chips .chip").nth(0)).to_contain_text(payload)
-    expect(page.locator(f'.orders a[data-id="{order_id}"] .name')).to_have_text(payload)
+    page = open_order(open_page("about:blank"), server.url, order_id)
+    expect(page.locator("#order-title")).to_contain_text(payload)
+    expect(page.locator("#order-for")).to_contain_text(f"for {payload}")
+    expect(page.locator("#chips .chip").nth(0)).to_contain_text(payload)
+    check_harmless(page)
+    page.get_by_role("button", name="Cancel order…").click()
+    expect(dialog(page)).to_contain_text(payload)
+    check_harmless(page)
+    page.goto(server.url)
+    expect(row(page, order_id).locator(".product")).to_have_text(payload)
     page.get_by_label("Status", exact=True).fill(payload)
     page.get_by_role("button", name="Apply").click()
-    expect(page.locator(f'.orders a[data-id="{order_id}"]')).to_be_visible()
+    expect(row(page, order_id)).to_be_visible()
+    check_harmless(page)
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_what_an_endpoint_is_called_and_what_it_answers_is_text(open_page, server, receiver, add_endpoint, payload):
+    receiver.answer = lambda *_: (500, {}, payload.encode())
+    url = f"{receiver.url}?{payload.replace(' ', '/')}"
+    endpoint_id = add_endpoint(url=url, description=payload)
+    page = open_page(f"{server.url}/console/webhooks")
+    shown = page.locator("#endpoints tr", has=page.locator(f'a[href="/console/webhooks/{endpoint_id}"]'))
+    expect(shown.locator("a")).to_have_text(url)
+    expect(shown.locator(".description")).to_have_text(payload)
+    check_harmless(page)
+    shown.locator("a").click()
+    expect(page.locator("#endpoint-title")).to_have_text(url)
+    page.get_by_role("button", name="Delete…").click()
+    expect(dialog(page)).to_contain_text(url)
+    check_harmless(page)
+    dialog(page).get_by_role("button", name="Back").click()
+    page.get_by_role("button", name="Send a test event…").click()
+    dialog(page).get_by_role("button", name="Send").click()
+    page.get_by_role("link", name="its delivery").click()
+    page.get_by_text("What attempt 1 was answered").click()
+    expect(page.locator(".answer .command")).to_have_text(payload)
+    check_harmless(page)
+
+
+def test_a_description_that_reverses_what_follows_it_reverses_itself_only(open_page, server, add_endpoint):
+    """Its direction ends with it: the state beside it reads as ever."""
+    endpoint_id = add_endpoint(description="\u05e9\u05dc\u05d5\u05dd elbasid")
+    page = open_page(f"{server.url}/console/webhooks/{endpoint_id}")
+    described = page.locator("#about dt", has_text="Description").locator("xpath=following-sibling::dd[1]/bdi")
+    expect(described).to_be_visible()
+    assert page.evaluate("getComputedStyle(document.querySelector('#about bdi')).unicodeBidi") == "isolate"
+    expect(page.locator("#about .chip")).to_have_text("State: Enabled")
+
+
+def check_harmless(page):
     assert page.evaluate("window.xss") is None
     assert page.locator("#xss, iframe, [onerror], [onload], [onfocus], a[href^=javascript]").count() == 0

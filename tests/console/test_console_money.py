@@ -19,13 +19,14 @@ from app.orders.open_order_limit import OpenOrderLimit
 from app.orders.repository import OrderRepository
 from app.orders.service import OrderService
 from app.storage.mongodb import Database
+from tests.console.pages import dialog, fits, open_order, place, send, statuses
 from tests.console.server import running
-from tests.console.test_console import shown, statuses
 
 pytestmark = pytest.mark.extended
 
 EXPIRES = 1_800_000_000_000
 PAGE = "https://bank.example/3ds?order=one"
+DECISION = "/providers/simulated/actions/0123456789abcdef"
 SECRET = "pi_1_secret_2"
 REDIRECT = {"action_type": "redirect", "action_url": PAGE, "client_secret": "", "expires_at": EXPIRES}
 AUTHORIZED = {"reference": "ref-1", "authorized_value": 9900, "expires_at": EXPIRES}
@@ -68,40 +69,40 @@ def page(open_page, shop):
     return found
 
 
-def place(page, **choices):
-    """Place an order as a visitor does, with these choices; its id."""
-    if not page.get_by_label("Payment method").is_visible():
-        page.get_by_text("How it is paid").click()
-    page.get_by_label("Payment method").fill(choices.get("method", ""))
-    page.locator('select[name="capture"]').select_option(choices.get("capture", ""))
-    before = shown(page)
-    page.get_by_role("button", name="Place order").click()
-    page.wait_for_function("before => location.hash.startsWith('#order=') && location.hash !== before", arg=before)
-    return shown(page).removeprefix("#order=")
+def placed(page, shop, **choices):
+    """Place an order with these choices and open its page; its id."""
+    order_id = place(page, **choices)
+    open_order(page, shop.url, order_id)
+    return order_id
 
 
-def test_an_order_is_placed_with_a_payment_method_authorized_and_captured_in_part(page, mongo, database_name, tell):
-    order_id = place(page, method="pm_card_visa", capture="manual")
+def test_an_order_is_placed_with_a_payment_method_authorized_and_captured_in_part(
+    page, shop, mongo, database_name, tell
+):
+    order_id = placed(page, shop, method="pm_card_visa", capture="manual")
     stored = mongo[database_name].orders.find_one({"_id": ObjectId(order_id)})
     assert (stored["paymentMethod"], stored["capture"]) == ("pm_card_visa", "manual")
     statuses(page, "Processing", "Processing")
     tell(order_id, PaymentAuthorized, **AUTHORIZED)
     statuses(page, "Processing", "Authorized")
-    expect(page.locator(".order-name")).to_contain_text("authorized MYR")
+    expect(page.locator("#money")).to_contain_text("AuthorizedMYR 99.00")
     expect(page.locator("#payment-machine .here")).to_have_text("Authorized")
     expect(page.locator("#payment-note")).to_have_text("Authorized: the amount is held until it is captured.")
-    page.get_by_role("textbox", name="Amount to capture, empty for all").fill("RM 40")
-    page.get_by_role("button", name="curl of: Capture").click()
-    expect(page.locator(".order .command")).to_contain_text(f"/orders/one/{order_id}/capture")
-    page.get_by_role("button", name="Capture", exact=True).click()
-    expect(page.locator(".message").filter(has_text="Capture of MYR 40.00: done").first).to_be_visible()
-    expect(page.get_by_role("button", name="Capture", exact=True)).to_have_count(0)
-    expect(page.locator(".timeline")).to_contain_text("Capture requested by a client")
+    page.get_by_role("button", name="Capture…").click()
+    send(page)
+    expect(dialog(page).locator(".field-error")).to_have_text("Write an amount: an empty field moves nothing.")
+    dialog(page).get_by_label("Amount in MYR").fill("40")
+    dialog(page).get_by_text("curl", exact=True).click()
+    expect(dialog(page).locator(".command")).to_contain_text(f"/orders/one/{order_id}/capture")
+    dialog(page).get_by_role("button", name="Capture MYR 40.00").click()
+    expect(page.locator("#message")).to_have_text("Capture of MYR 40.00: on its way.")
+    expect(page.get_by_role("button", name="Capture…")).to_have_count(0)
+    expect(page.locator(".timeline")).to_contain_text("Capture requested MYR 40.00 by a client")
     tell(order_id, PaymentCaptured, reference="ref-1", took_ms=1, captured_value=4000)
     statuses(page, "Success", "Captured")
-    expect(page.locator(".order-name")).to_contain_text("captured MYR")
+    expect(page.locator("#money")).to_contain_text("CapturedMYR 40.00")
     expect(page.locator("#payment-machine .been")).to_have_text(["Processing", "Authorized"])
-    expect(page.get_by_role("button", name="Refund", exact=True)).to_be_visible()
+    expect(page.get_by_role("button", name="Refund…")).to_be_visible()
 
 
 def test_an_ordinary_order_is_placed_without_a_word_about_how_it_is_paid(page, mongo, database_name):
@@ -110,17 +111,18 @@ def test_an_ordinary_order_is_placed_without_a_word_about_how_it_is_paid(page, m
 
 
 def test_a_card_number_is_refused_and_the_page_says_so(page):
+    page.get_by_role("button", name="Place an order").click()
     page.get_by_text("How it is paid").click()
     page.get_by_label("Payment method").fill("4242 4242 4242 4242")
-    page.get_by_role("button", name="Place order").click()
-    expect(page.locator("#message")).to_contain_text("Not placed: the body contains a card number")
+    page.get_by_role("button", name="Place order", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("Not placed. The body contains a card number")
 
 
-def test_a_customer_continues_at_the_provider_until_the_payment_goes_on(page, tell):
+def test_a_customer_continues_at_the_provider_until_the_payment_goes_on(page, shop, tell):
     page.context.route(
         "https://bank.example/**", lambda route: route.fulfill(body="<h1>Bank</h1>", content_type="text/html")
     )
-    order_id = place(page)
+    order_id = placed(page, shop)
     tell(order_id, PaymentActionRequired, **REDIRECT)
     statuses(page, "Processing", "ActionRequired")
     link = page.get_by_role("link", name="Continue")
@@ -143,23 +145,27 @@ def test_a_customer_continues_at_the_provider_until_the_payment_goes_on(page, te
         {"action_type": "redirect", "action_url": "javascript:window.xss=1", "client_secret": SECRET},
     ],
 )
-def test_a_secret_or_a_script_of_the_provider_is_not_in_the_page(page, tell, action):
-    order_id = place(page)
+def test_a_secret_or_a_script_of_the_provider_is_not_in_the_page(page, shop, tell, action):
+    order_id = placed(page, shop)
     tell(order_id, PaymentActionRequired, **action, expires_at=EXPIRES)
-    expect(page.locator(".next")).to_contain_text("The customer must confirm the payment in a page of the shop.")
+    expect(page.locator("#next")).to_contain_text("The customer must confirm the payment in a page of the shop.")
     expect(page.get_by_role("link", name="Continue")).to_have_count(0)
     assert SECRET not in page.content()
     assert "javascript:" not in page.content()
 
 
-def test_a_disputed_order_offers_no_refund_and_says_why(page, tell):
-    order_id = place(page)
+def test_a_disputed_order_offers_no_refund_and_says_why(page, shop, tell):
+    order_id = placed(page, shop)
     tell(order_id, PaymentCaptured, reference="ref-1", took_ms=1)
-    expect(page.get_by_role("button", name="Refund", exact=True)).to_be_visible()
-    tell(order_id, PaymentDisputed, dispute_id="d1", dispute_value=9900, reason="fraudulent")
+    expect(page.get_by_role("button", name="Refund…")).to_be_visible()
+    tell(order_id, PaymentDisputed, dispute_id="d1", dispute_value=9900, reason=f"look at {DECISION} or javascript:x")
     statuses(page, "Success", "Disputed")
-    expect(page.get_by_role("button", name="Refund", exact=True)).to_have_count(0)
-    expect(page.locator(".actions")).to_contain_text("a refund is started if the dispute is won")
+    link = page.locator(".timeline .detail a").last
+    expect(link).to_have_text(DECISION)
+    expect(link).to_have_attribute("href", DECISION)
+    expect(link.locator("xpath=..")).to_have_text(f"look at {DECISION} or javascript:x")
+    expect(page.get_by_role("button", name="Refund…")).to_have_count(0)
+    expect(page.locator("#actions")).to_contain_text("a refund is started if the dispute is won")
     expect(page.locator("#payment-note")).to_contain_text("the payer has objected to the charge")
 
 
@@ -170,13 +176,12 @@ def test_the_new_controls_keep_nobody_out_in_light_and_dark(open_page, shop, tel
     tell(held, PaymentAuthorized, **AUTHORIZED)
     tell(waiting, PaymentActionRequired, **REDIRECT)
     for order_id, payment_status in ((waiting, "ActionRequired"), (held, "Authorized")):
-        page.goto(f"{shop.url}/#order={order_id}")
+        open_order(page, shop.url, order_id)
         statuses(page, "Processing", payment_status)
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)
             expect(page.locator("html")).to_have_attribute("data-theme", scheme)
             found = Axe().run(page)
             assert found.violations_count == 0, found.generate_report()
-    for width in (360, 390, 768, 1280):
-        page.set_viewport_size({"width": width, "height": 800})
-        assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+        fits(page, 360, 390, 768, 1280)
+        page.set_viewport_size({"width": 1440, "height": 1000})

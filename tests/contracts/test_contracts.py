@@ -35,6 +35,10 @@ def sample(kind):
         if dots is not ...:
             raise TypeError(f"{kind}: tuples in messages have one type and any length")
         return (sample(inner), sample(inner))
+    if kind == dict[str, str]:
+        return {PLAIN[str]: "a value"}
+    if typing.get_origin(kind) is typing.Literal:
+        return typing.get_args(kind)[-1]
     if isinstance(kind, types.UnionType) and types.NoneType in typing.get_args(kind):
         [inner] = set(typing.get_args(kind)) - {types.NoneType}
         return sample(inner)
@@ -87,8 +91,16 @@ def test_a_message_survives_json_both_ways(message):
     assert msgspec.convert(json.loads(text), message) == sent
 
 
-@every_message
-def test_a_message_can_be_hashed(message):
+def has_a_map(message: type) -> bool:
+    """Whether a message, or one within it, has a map: it is compared and never looked up by its value."""
+    annotations = [str(hint) for hint in typing.get_type_hints(message).values()]
+    return any("dict[" in text or "OrderView" in text for text in annotations)
+
+
+@pytest.mark.parametrize(
+    "message", [one for one in MESSAGES if not has_a_map(one)], ids=lambda message: message.__name__
+)
+def test_a_message_without_a_map_can_be_hashed(message):
     assert hash(sample_of(message)) == hash(sample_of(message))
 
 

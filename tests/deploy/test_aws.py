@@ -26,9 +26,9 @@ from app.gateway.http.long_poll import MAX_WAIT_SECONDS
 
 ROOT = Path(__file__).parents[2]
 AWS = ROOT / "deploy/aws"
-TEMPLATES = [AWS / "network.yaml", AWS / "orderflow.yaml"]
+TEMPLATES = [AWS / "network.yaml", AWS / "orderflow.yaml", AWS / "webhooks.yaml"]
 README = (AWS / "README.md").read_text()
-MODULES = {"gateway": "Gateway", "orders": "Orders", "payments": "Payments"}
+MODULES = {"gateway": "Gateway", "orders": "Orders", "payments": "Payments", "webhooks": "Webhooks"}
 SECRET = {"MONGODB_URI", "BUS_URL", "AUTH_JWT_KEY", "AUTH_JWT_JWKS", "CURSOR_KEY"}
 NOT_SETTINGS = {"WEB_CONCURRENCY", "GUNICORN_CMD_ARGS", "TMPDIR"}
 UNKNOWN_TO_MOTO = {
@@ -40,6 +40,7 @@ UNKNOWN_TO_MOTO = {
     "AWS::SecretsManager::Secret",
 }
 ANYWHERE = "0.0.0.0/0"
+WORKERS = ("orders", "payments", "webhooks")
 every_module = pytest.mark.parametrize("module", MODULES)
 pytestmark = pytest.mark.extended
 
@@ -58,8 +59,19 @@ def stack():
     return read(AWS / "orderflow.yaml")
 
 
+def stacks():
+    """The stacks of the modules: that of webhooks is one of its own."""
+    return [stack(), read(AWS / "webhooks.yaml")]
+
+
+def of_both(part):
+    """Parameters, conditions or resources of both stacks."""
+    return {name: one for template in stacks() for name, one in template[part].items()}
+
+
 def resources():
-    return stack()["Resources"]
+    assert not stacks()[0]["Resources"].keys() & stacks()[1]["Resources"].keys()
+    return of_both("Resources")
 
 
 def of_type(kind):
@@ -91,16 +103,24 @@ def test_a_template_is_small_enough_to_be_sent_as_it_is_and_explains_what_it_ask
     assert all(one["Description"].endswith(".") for one in read(template)["Parameters"].values())
 
 
-def test_every_parameter_is_used_shown_in_a_group_and_every_one_the_readme_names_is_there():
-    text = (AWS / "orderflow.yaml").read_text()
-    names = set(stack()["Parameters"])
-    groups = stack()["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+@pytest.mark.parametrize("template", TEMPLATES[1:], ids=lambda file: file.name)
+def test_every_parameter_is_used_shown_in_a_group_and_every_one_the_readme_names_is_there(template):
+    text, parameters = template.read_text(), read(template)["Parameters"]
+    names = set(parameters)
+    groups = read(template)["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
     assert sorted(name for group in groups for name in group["Parameters"]) == sorted(names)
     used = set(re.findall(r"!Ref (\w+)", text)) | set(re.findall(r"\$\{(\w+)\}", text))
     assert names <= used
-    required = {name for name, one in stack()["Parameters"].items() if "Default" not in one}
+    required = {name for name, one in parameters.items() if "Default" not in one}
     given = set(re.findall(r"^\s+(\w+)=", README, re.MULTILINE))
-    assert required <= given <= names | set(read(AWS / "network.yaml")["Parameters"])
+    assert required <= given <= of_both("Parameters").keys() | set(read(AWS / "network.yaml")["Parameters"])
+
+
+def test_what_both_stacks_are_asked_means_the_same():
+    first, second = (one["Parameters"] for one in stacks())
+    shared = (first.keys() & second.keys()) - {"TargetBacklog"}
+    assert "DatabaseCidr" in shared
+    assert {name: first[name] for name in shared} == {name: second[name] for name in shared}
 
 
 # --- the stacks, made by moto ---
@@ -117,7 +137,11 @@ class Made:
         secrets = client("secretsmanager")
         self.secrets = {
             name: secrets.create_secret(Name=name, SecretString="x")["ARN"]
-            for name in ("TokenKeySecret", *(f"{title}DatabaseSecret" for title in MODULES.values()))
+            for name in (
+                "TokenKeySecret",
+                "WebhooksBusSecret",
+                *(f"{title}DatabaseSecret" for title in MODULES.values()),
+            )
         }
         certificate = client("acm").request_certificate(DomainName="orders.example")["CertificateArn"]
         shared = ("VpcId", "PublicSubnetCidrs", "PublicSubnets", "PrivateSubnets")
@@ -125,7 +149,12 @@ class Made:
         self.given = {**self.secrets, **{name: network[name] for name in shared}}
         self.given |= {"Version": "1", "Certificate": certificate, "TokenIssuer": "https://issuer.example"}
         self.given["DatabaseCidr"] = "10.50.0.0/24"
-        self.outputs = self._make("orderflow", TEMPLATES[1], self.given)
+        self.outputs = self._make("orderflow", TEMPLATES[1], self._of(TEMPLATES[1]))
+        self._make("orderflow-webhooks", TEMPLATES[2], self._of(TEMPLATES[2]))
+
+    def _of(self, template):
+        """What is given of a template's parameters."""
+        return {name: value for name, value in self.given.items() if name in read(template)["Parameters"]}
 
     def _make(self, name, template, given):
         parameters = [{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()]
@@ -134,7 +163,7 @@ class Made:
         )
         [stack] = self.cloudformation.describe_stacks(StackName=name)["Stacks"]
         assert stack["StackStatus"] == "CREATE_COMPLETE"
-        return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+        return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", ())}
 
     def task(self, module):
         ecs = client("ecs")
@@ -193,7 +222,7 @@ def test_private_subnets_go_out_through_their_own_zone_and_public_ones_straight(
 def test_only_the_load_balancer_is_open_and_each_lets_in_only_whom_it_must(made):
     found = client("ec2").describe_security_groups()["SecurityGroups"]
     groups = {one["GroupId"]: one for one in found if one["GroupName"].startswith("orderflow-")}
-    names = {group: one["GroupName"].split("-")[1] for group, one in groups.items()}
+    names = {group: re.search(r"-(\w+Group)-", one["GroupName"])[1] for group, one in groups.items()}
     ways_in = {
         (names[group], rule["FromPort"], rule["ToPort"], who)
         for group, one in groups.items()
@@ -245,7 +274,8 @@ def test_a_task_may_read_its_own_secrets_and_write_its_own_log_and_nothing_else(
     own = [made.secrets[f"{MODULES[module]}DatabaseSecret"]]
     own += [made.secrets["TokenKeySecret"]] if module == "gateway" else []
     # The address of the broker is of a type that moto does not know.
-    assert may.pop("secretsmanager:GetSecretValue") == [*own, None]
+    bus = made.secrets["WebhooksBusSecret"] if module == "webhooks" else None
+    assert may.pop("secretsmanager:GetSecretValue") == [*own, bus]
     assert may == {
         "['logs:CreateLogStream', 'logs:PutLogEvents']": f"arn:aws:logs:eu-central-1:123456789012:log-group:/orderflow/{module}"
     }
@@ -260,7 +290,7 @@ def test_no_right_is_for_everything_but_to_sign_in_at_the_registry():
         if document
         for statement in document["Statement"]
     ]
-    assert [action for action, resource in rights if resource == "*"] == ["ecr:GetAuthorizationToken"]
+    assert [action for action, resource in rights if resource == "*"] == ["ecr:GetAuthorizationToken"] * 2
     assert "*" not in str([action for action, _ in rights])
     for role in of_type("AWS::IAM::Role").values():
         [trusted] = role["AssumeRolePolicyDocument"]["Statement"]
@@ -308,12 +338,20 @@ def test_a_task_is_given_what_the_application_starts_with(made, module):
         assert settings.forwarded_allow_ips == "10.40.0.0/20,10.40.16.0/20,10.40.32.0/20"
 
 
-HAS_ONE_USER = {"gateway": "GatewayHasOneUser", "orders": "OrdersHaveOneUser", "payments": "PaymentsHaveOneUser"}
+HAS_ONE_USER = {
+    "gateway": "GatewayHasOneUser",
+    "orders": "OrdersHaveOneUser",
+    "payments": "PaymentsHaveOneUser",
+}
 
 
 @every_module
 def test_a_module_can_have_a_user_of_its_own_at_the_broker_and_then_reads_no_other(module):
-    own = {"Fn::If": [HAS_ONE_USER[module], {"Ref": "BusUrl"}, {"Ref": f"{MODULES[module]}BusSecret"}]}
+    own = {"Ref": f"{MODULES[module]}BusSecret"}
+    if module in HAS_ONE_USER:
+        own = {"Fn::If": [HAS_ONE_USER[module], {"Ref": "BusUrl"}, own]}
+        condition = {"Fn::Equals": [{"Ref": f"{MODULES[module]}BusSecret"}, ""]}
+        assert stack()["Conditions"][HAS_ONE_USER[module]] == condition
     assert {"Name": "BUS_URL", "ValueFrom": own} in containers(module)[module]["Secrets"]
     rights = [
         statement["Resource"]
@@ -322,7 +360,6 @@ def test_a_module_can_have_a_user_of_its_own_at_the_broker_and_then_reads_no_oth
         if statement["Action"] == "secretsmanager:GetSecretValue"
     ]
     assert [one for one in rights[0] if "Bus" in str(one)] == [own]
-    assert stack()["Conditions"][HAS_ONE_USER[module]] == {"Fn::Equals": [{"Ref": f"{MODULES[module]}BusSecret"}, ""]}
 
 
 def test_where_the_database_is_has_to_be_said():
@@ -337,7 +374,7 @@ def test_where_the_database_is_has_to_be_said():
 def test_no_secret_lies_in_the_open(module):
     for container in containers(module).values():
         assert not {one["Name"] for one in container.get("Environment", ())} & SECRET
-    assert not any("NoEcho" in one for one in stack()["Parameters"].values())
+    assert not any("NoEcho" in one for one in of_both("Parameters").values())
     assert "Secret" in properties(f"{MODULES[module]}Task")["ContainerDefinitions"][0]["Secrets"][0]["ValueFrom"]["Ref"]
 
 
@@ -380,7 +417,8 @@ def test_ways_out_are_named_and_few(module):
     ports = {(way["FromPort"] if isinstance(way["FromPort"], int) else way["FromPort"]["Ref"]) for way in ways}
     assert ports == {443, 5671, "DatabaseFirstPort"}
     [to_broker] = [way for way in ways if way["FromPort"] == 5671]
-    assert to_broker["DestinationSecurityGroupId"] == {"Ref": "BrokerGroup"}
+    shared = {"Fn::ImportValue": {"Fn::Sub": "${Orderflow}-BrokerGroup"}}
+    assert to_broker["DestinationSecurityGroupId"] == (shared if module == "webhooks" else {"Ref": "BrokerGroup"})
 
 
 def test_the_broker_is_private_and_speaks_tls_only():
@@ -431,15 +469,18 @@ def scraped(client):
     return found
 
 
+NAMESPACES = ({"Ref": "AWS::StackName"}, {"Ref": "Orderflow"})
+
+
 def watched():
     """Returns name and module of each application metric that an alarm or a policy uses."""
     for alarm in of_type("AWS::CloudWatch::Alarm").values():
-        if alarm.get("Namespace") == {"Ref": "AWS::StackName"}:
+        if alarm.get("Namespace") in NAMESPACES:
             yield alarm["MetricName"], alarm["Dimensions"][0]["Value"]
     for policy in of_type("AWS::ApplicationAutoScaling::ScalingPolicy").values():
         given = policy["TargetTrackingScalingPolicyConfiguration"].get("CustomizedMetricSpecification", {})
         for metric in (one["MetricStat"]["Metric"] for one in given.get("Metrics", ()) if "MetricStat" in one):
-            if metric["Namespace"] == {"Ref": "AWS::StackName"}:
+            if metric["Namespace"] in NAMESPACES:
                 yield metric["MetricName"], metric["Dimensions"][0]["Value"]
 
 
@@ -447,19 +488,23 @@ def test_every_metric_that_is_watched_is_told_by_its_module_and_carried(scraped)
     names = set(watched())
     assert ("orderflow_backlog_due", "orders") in names
     assert ("orderflow_backlog_due", "payments") in names
+    assert ("orderflow_backlog_due", "webhooks") in names
     assert all(module in scraped[name] for name, module in names)
-    for module in ("orders", "payments"):
+    for module in WORKERS:
         keep = collector(module)["receivers"]["prometheus"]["config"]["scrape_configs"][0]["metric_relabel_configs"]
         kept = re.compile(keep[0]["regex"])
-        assert {name for name in scraped if kept.fullmatch(name)} == {name for name, _ in names}
+        assert {name for name in scraped if kept.fullmatch(name)} == {
+            name for name, of in names if (of == "webhooks") == (module == "webhooks")
+        }
 
 
 def collector(module):
     [one] = containers(module)["collector"]["Environment"]
-    return yaml.safe_load(one["Value"]["Fn::Sub"].replace("${AWS::StackName}", "orderflow"))
+    text = one["Value"]["Fn::Sub"]
+    return yaml.safe_load(text.replace("${AWS::StackName}", "orderflow").replace("${Orderflow}", "orderflow"))
 
 
-@pytest.mark.parametrize("module", ["orders", "payments"])
+@pytest.mark.parametrize("module", WORKERS)
 def test_the_collector_reads_beside_it_and_writes_where_it_may(module, made):
     config = collector(module)
     assert config["receivers"]["prometheus"]["config"]["scrape_configs"][0]["static_configs"] == [
@@ -487,12 +532,13 @@ def test_prometheus_would_read_it_alike(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_both_workers_are_scaled_by_their_backlog_for_each_task_and_the_gateway_by_requests():
+def test_workers_are_scaled_by_their_backlog_for_each_task_and_the_gateway_by_requests():
     policies = of_type("AWS::ApplicationAutoScaling::ScalingPolicy")
     assert set(policies) == {
         "GatewayByCpu", "GatewayByRequests", "OrdersByCpu", "OrdersByBacklog", "PaymentsByCpu", "PaymentsByBacklog",
+        "WebhooksByCpu", "WebhooksByBacklog",
     }  # fmt: skip
-    for title in ("Orders", "Payments"):
+    for title in ("Orders", "Payments", "Webhooks"):
         given = policies[f"{title}ByBacklog"]["TargetTrackingScalingPolicyConfiguration"]
         metrics = {one["Id"]: one for one in given["CustomizedMetricSpecification"]["Metrics"]}
         assert metrics["each"]["Expression"] == "due / tasks"
@@ -505,7 +551,7 @@ def test_both_workers_are_scaled_by_their_backlog_for_each_task_and_the_gateway_
 def test_the_paths_of_health_checks_exist(app):
     paths = {rule.rule for rule in app.url_map.iter_rules()}
     assert properties("GatewayTargets")["HealthCheckPath"] in paths
-    for module in ("orders", "payments"):
+    for module in WORKERS:
         command = containers(module)[module]["HealthCheck"]["Command"]
         assert command[:3] == ["CMD", "python", "-c"]
         assert re.search(r"'GET', '(\S+)'", command[3])[1] in paths

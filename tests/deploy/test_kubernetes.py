@@ -9,6 +9,7 @@ import subprocess
 import sysconfig
 from dataclasses import fields
 from importlib import import_module
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.config import Settings, env_name
 from app.gateway.http.long_poll import MAX_WAIT_SECONDS
+from app.webhooks.public_addresses import AddressRules
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy/kubernetes"
 README = (KUBERNETES / "README.md").read_text()
 OVERLAYS = ("production", "small")
-MODULES = ("gateway", "orders", "payments")
-WORKERS = ("orders", "payments")
+MODULES = ("gateway", "orders", "payments", "webhooks")
+WORKERS = ("orders", "payments", "webhooks")
 CUSTOM = {"ScaledObject": "keda.v1alpha1", "PodMonitor": "prometheus_operator.v1"}
 OLDEST, NEWEST = "1.30", "1.37"
 SECRET = {"MONGODB_URI", "BUS_URL", "AUTH_JWT_KEY", "AUTH_JWT_JWKS", "CURSOR_KEY"}
@@ -274,7 +276,50 @@ def test_every_way_that_is_not_named_is_closed(built, overlay):
         *((name, "kubernetes.io/metadata.name", 53) for name in everybody),
         *((module, broker, 5671) for module in MODULES),
         *((name, database, 27017) for name in everybody),
+        ("webhooks", "0.0.0.0/0", 443),
+        ("webhooks", "2000::/3", 443),
     }
+
+
+@every_overlay
+def test_webhooks_reach_the_internet_and_nothing_that_is_private(built, overlay):
+    [rule] = built(overlay)["NetworkPolicy", "webhooks-to-receivers"]["spec"]["egress"]
+    blocks = [peer["ipBlock"] for peer in rule["to"]]
+
+    def reachable(address):
+        return any(
+            address in ip_network(block["cidr"]) and not any(address in ip_network(one) for one in block["except"])
+            for block in blocks
+            if ip_network(block["cidr"]).version == address.version
+        )
+
+    public = ("1.1.1.1", "100.128.0.1", "172.32.0.1", "223.255.255.1", "2606:4700::1111", "2a00:1450::1")
+    assert all(reachable(ip_address(text)) for text in public)
+    private = (
+        "10.0.0.1",
+        "100.64.0.1",
+        "127.0.0.1",
+        "169.254.169.254",
+        "172.16.0.1",
+        "192.168.1.1",
+        "198.18.0.1",
+        "168.63.129.16",
+    )
+    private += (
+        "224.0.0.1",
+        "255.255.255.255",
+        "::1",
+        "::ffff:10.0.0.1",
+        "fd00::1",
+        "fe80::1",
+        "64:ff9b::a00:1",
+        "2002:a00:1::",
+    )
+    assert not any(reachable(ip_address(text)) for text in private)
+    assert Settings().webhook_port_numbers == {port["port"] for port in rule["ports"]}
+    # No policy may be wider than what the module itself allows.
+    assert all(map(AddressRules().allow, public))
+    assert not any(map(AddressRules().allow, private))
 
 
 def test_the_readme_names_every_label_that_opens_a_way(built):

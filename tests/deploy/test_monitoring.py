@@ -20,7 +20,7 @@ PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
 METRIC = re.compile(r"\borderflow_\w+")
 ENDINGS = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"], "gauge": [""]}
-OPERATIONS = (ROOT / "docs/operations.md").read_text()
+OPERATIONS, NIGHT = ((ROOT / f"docs/{name}.md").read_text() for name in ("operations", "3am"))
 
 
 def promtool(*words):
@@ -88,7 +88,7 @@ def test_operations_names_no_metric_that_is_not_there(scraped):
 
 def test_the_dashboard_has_a_row_for_each_concern_and_no_panels_on_top_of_each_other():
     rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
-    assert rows == ["Traffic", "Order processing", "Payments", "Database", "Capacity", "Message broker"]
+    assert rows == ["Traffic", "Order processing", "Payments", "Database", "Capacity", "Message broker", "Webhooks"]
     cells = [
         (panel["gridPos"]["x"] + x, panel["gridPos"]["y"] + y)
         for panel in DASHBOARD["panels"]
@@ -105,5 +105,14 @@ def test_the_dashboard_has_a_row_for_each_concern_and_no_panels_on_top_of_each_o
 def test_an_alert_has_a_summary_and_a_runbook(rule):
     assert rule["labels"]["severity"] in ("page", "ticket")
     assert rule["annotations"]["summary"]
-    assert rule["annotations"]["runbook"] == f"docs/operations.md#{rule['alert'].lower()}"
+    page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+    assert page == "https://docs.example/orderflow/3am.md"
+    assert anchor == rule["alert"].lower()
+    assert f"### {rule['alert']}\n" in NIGHT.partition("\n## Alerts\n")[2]
+    assert f"[Runbook](operations.md#{anchor})" in NIGHT
     assert f"### {rule['alert']}\n" in OPERATIONS
+
+
+def test_the_night_knows_no_alert_that_is_not_there():
+    named = re.findall(r"^### (\w+)$", NIGHT.partition("\n## Alerts\n")[2], re.MULTILINE)
+    assert sorted(named) == sorted(rule["alert"] for rule in RULES)

@@ -19,12 +19,14 @@ from pymongo.monitoring import CommandListener
 from app.messaging.outbox import Outbox
 from app.orders import documents as of_orders
 from app.orders import order
+from app.orders.documents import NEWEST_FIRST
 from app.orders.order import OrderTransition
 from app.orders.queries import OrderQueries
 from app.orders.repository import OrderRepository
 from app.payments import documents as of_payments
 from app.payments.repository import PaymentRepository
 from tests.deploy.sharded import ENVELOPE, ROUTED, SHARDS, ShardedCluster
+from tests.orders.reads import an_update
 from tests.storage.test_indexes import USES, captured, new_in, parts  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.extended
@@ -169,7 +171,7 @@ def change_status(parts):  # noqa: F811
             type="OrderUpdated", actor="client", order_status="x", payment_status=state.payment_status
         )
 
-    parts.orders.transition(new_in(parts), "user-7", decide, lambda change, sequence, at: None)
+    parts.orders.transition(an_update(new_in(parts), "user-7"), decide, lambda change, sequence, at: None)
 
 
 def apply_events(parts, at_once):  # noqa: F811
@@ -227,7 +229,7 @@ def test_a_users_pages_that_share_a_command_go_to_that_users_shards_alone(filled
         [home] = filled.run("find", {"find": "orders", "filter": {"userId": user}})[1]
         homes[home].append(user)
     commands.sent.clear()
-    parts.reads.queries._read_pages([({"userId": user}, 5) for user in homes[SHARDS[0]][:3]])
+    parts.reads.queries._read_pages([({"userId": user}, 5, NEWEST_FIRST) for user in homes[SHARDS[0]][:3]])
     [(name, command, reply)] = commands.sent
     again, shards = filled.run(name, command)
     assert shards == {SHARDS[0]}

@@ -23,7 +23,12 @@ def shared_settings(mongodb_uri, mongo) -> Iterator[Settings]:
     # The tests of one worker place more orders than a user may have open.
     limit = 1_000_000
     yield Settings(
-        mongodb_uri=mongodb_uri, database=name, log_format="json", log_level="warning", open_orders_per_user=limit
+        mongodb_uri=mongodb_uri,
+        database=name,
+        request_deadline=10.0,  # A busy machine may make a command slow.
+        log_format="json",
+        log_level="warning",
+        open_orders_per_user=limit,
     )
     mongo.drop_database(name)
 

@@ -107,7 +107,7 @@ def start_process(settings):
         outbox = Outbox(store, lease)
         relay = Relay(
             "sender",
-            Stage.HANDED_TO_PAYMENTS,
+            {"payments": Stage.HANDED_TO_PAYMENTS},
             outbox,
             bus,
             interval=interval,
@@ -618,6 +618,24 @@ def test_stopping_delivers_the_local_queue(process, record, scratch, eventually)
     assert settled(scratch)
 
 
+def test_a_process_that_ends_leaves_the_rest_to_others_once_the_receiver_is_away(
+    process, start_process, record, scratch
+):
+    count = 2 * Relay.BATCH + 44
+    for number in range(count):
+        record(created(f"o{number}"), due=NEVER)
+        process.outbox.enqueue_local(f"o{number}", [created(f"o{number}")])
+    process.receiver.errors = {f"o{number}": Unavailable("away") for number in range(count)}
+    process.relay._stopping.set()
+    process.relay.run()
+    assert [len(batch) for batch in process.receiver.batches] == [Relay.BATCH]
+    other = start_process()
+    while other.relay.sweep():
+        pass
+    # The others are due a moment later, as after any attempt.
+    assert {f"o{number}-1" for number in range(Relay.BATCH, count)} <= {*other.receiver.ids()}
+
+
 def test_stopping_wakes_an_idle_relay(process, eventually):
     process.relay.start()
     eventually(lambda: process.outbox._enqueued._cond._waiters)
@@ -766,6 +784,18 @@ def test_a_late_acknowledgement_leaves_the_dead_letter_of_a_later_event(
     assert other.outbox.replay("a")
 
 
+def test_events_of_one_document_that_were_queued_apart_are_all_acknowledged(
+    delivered_and_not_acknowledged, push, scratch
+):
+    sender = delivered_and_not_acknowledged
+    push(cancelled("a", 2), sender)
+    sender.outbox.enqueue_local("a", [cancelled("a", 2)])
+    sender.relay._deliver_local(sender.outbox.dequeue_local(10, 0))
+    assert sender.receiver.ids() == ["a-1", "a-2"]
+    sender.outbox.acknowledge_all()
+    assert settled(scratch)
+
+
 def test_what_waits_behind_a_dead_letter_is_due_once_that_was_delivered_after_all(
     delivered_and_not_acknowledged, start_process, push, hurry, scratch
 ):
@@ -842,7 +872,7 @@ store = Database(uri, name).collection("scratch", 5.0)
 bus = SignalBus()
 for kind in (OrderCreated, OrderCancelled):
     bus.subscribe("receiver", kind, receive)
-relay = Relay("sender", Stage.HANDED_TO_PAYMENTS, Outbox(store, 3600.0), bus, interval=3600.0, tries=3)
+relay = Relay("sender", {"payments": Stage.HANDED_TO_PAYMENTS}, Outbox(store, 3600.0), bus, interval=3600.0, tries=3)
 while relay.sweep():
     pass
 """
@@ -996,7 +1026,7 @@ def test_what_lies_behind_a_poison_event_waits(process, record, hurry):
     bus = SignalBus()
     for kind in KINDS:
         bus.subscribe("receiver", kind, only_cancellations)
-    relay = Relay("sender", Stage.HANDED_TO_PAYMENTS, process.outbox, bus, interval=NEVER, tries=3)
+    relay = Relay("sender", {"payments": Stage.HANDED_TO_PAYMENTS}, process.outbox, bus, interval=NEVER, tries=3)
     for _ in range(4):
         hurry()
         relay.sweep()
@@ -1100,7 +1130,7 @@ def test_failures_of_a_delivered_event_do_not_count_against_the_next(process, re
 
     bus = SignalBus()
     bus.subscribe("receiver", OrderCancelled, refuse_cancellations)
-    relay = Relay("sender", Stage.HANDED_TO_PAYMENTS, process.outbox, bus, interval=NEVER, tries=3)
+    relay = Relay("sender", {"payments": Stage.HANDED_TO_PAYMENTS}, process.outbox, bus, interval=NEVER, tries=3)
     for _ in range(2):
         hurry()
         relay.sweep()

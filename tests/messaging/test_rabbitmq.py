@@ -441,6 +441,19 @@ def test_a_process_that_ends_waits_for_receipts_only_a_moment(join, monkeypatch)
     assert "no receipt" in str(sender.publish([CANCELLED])["payments"])
 
 
+def test_a_process_that_begins_to_end_waits_no_longer_for_receipts(join, monkeypatch, eventually):
+    monkeypatch.setattr(publisher, "DRAINING_TIMEOUT", 0.05)
+    sender = join(event_seconds=3600.0)
+    sender.start()
+    assert sender._sending.connected.wait(10)
+    with ThreadPoolExecutor(1) as pool:
+        published = pool.submit(sender.publish, [CANCELLED])
+        eventually(lambda: sender._publisher._pending)
+        assert not published.done()
+        sender.drain()
+        assert "no receipt" in str(published.result(60)["payments"])
+
+
 def test_a_process_that_ends_takes_up_nothing_from_then_on(serving, channel, bus_prefix, eventually):
     owner = serving()
 
@@ -581,7 +594,7 @@ def test_a_bus_of_which_a_thread_has_died_is_not_ready(join, serving, eventually
 def test_the_watchdog_of_a_process_watches_the_threads_of_its_bus(settings, bus_url, bus_prefix, eventually):
     running = runtime(create_app(replace(settings, bus_url=bus_url, bus_prefix=bus_prefix)))
     running.start()
-    eventually(running.ready)
+    eventually(lambda: running.unready() is None)
     assert running.alive()
     running.bus.heartbeats[1]._thread = ended = threading.Thread(target=lambda: None)
     ended.start()
@@ -979,7 +992,7 @@ def test_an_event_that_kills_each_process_that_takes_it_ends_as_a_dead_letter_an
         due = datetime(2000, 1, 1, tzinfo=UTC)
         documents.insert_one({"_id": event.order_id, "outbox": [encode_event(event)], "relayDue": due})
     sender = join(event_seconds=0.2 - TRAVEL_SECONDS)
-    relay = Relay("orders", Stage.HANDED_TO_PAYMENTS, outbox, sender, interval=0.05, tries=1)
+    relay = Relay("orders", {"payments": Stage.HANDED_TO_PAYMENTS}, outbox, sender, interval=0.05, tries=1)
     relay.start()
     with deaths.open("w") as told:
         mortal = subprocess.Popen(

@@ -167,6 +167,10 @@ def test_a_line_on_the_console_can_be_read():
         assert part in told
 
 
+def test_into_a_pipe_the_text_has_no_codes_of_colours():
+    assert "\x1b" not in said(STORED + 'library.warning("slow")', "console")
+
+
 def test_stages_are_in_a_column_on_the_console():
     program = 'for stage in Stage: record_stage(stage, module="m", order_id="o", request_id="r", took_ms=0)'
     told = [COLOUR.sub("", line) for line in said(program, "console").splitlines()]
@@ -189,12 +193,14 @@ def test_on_a_terminal_auto_means_console():
     try:
         source = PRELUDE.format(log_format="auto", log_level="info") + STORED
         subprocess.run([sys.executable, "-c", source], stdout=theirs, check=True, timeout=60)
-        told = COLOUR.sub("", os.read(ours, 4096).decode())
+        coloured = os.read(ours, 4096).decode()
+        told = COLOUR.sub("", coloured)
     finally:
         os.close(ours)
         os.close(theirs)
     assert "order stored" in told
     assert "module=orders" in told
+    assert told != coloured
 
 
 def test_subscribers_get_the_lines_of_every_stage_at_once(monkeypatch):

@@ -12,7 +12,9 @@ from pymongo.synchronous.change_stream import ChangeStream
 from app.contracts.base import NotFound, Unavailable
 from app.contracts.orders import AwaitOrder, AwaitTimeline
 from app.contracts.payments import PaymentCaptured
+from app.messaging.outbox import Outbox
 from app.orders import notifier as watching
+from app.orders.documents import CHANGES
 from app.orders.notifier import OrderChangeNotifier
 from app.orders.open_order_limit import OpenOrderLimit
 from app.orders.queries import OrderQueries
@@ -40,7 +42,7 @@ def pool():
 @pytest.fixture
 def queries(store, outbox, watch):
     """The reads that wait with this notifier."""
-    return OrderQueries(store, outbox, watch, 10.0, 100)
+    return OrderQueries(store, outbox, Outbox(store, 10.0, fields=CHANGES), watch, 10.0, 100)
 
 
 @pytest.fixture

@@ -2,9 +2,11 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 from bson import Int64, ObjectId
+from msgspec.structs import replace
 from pymongo.errors import WriteError
 
 from app.contracts.base import Conflict, Money, NotFound
@@ -12,10 +14,11 @@ from app.contracts.orders import IllegalTransition, OrderList, OrderView, StaleV
 from app.contracts.payments import PaymentCaptured, PaymentDeclined, PaymentRefunded
 from app.messaging.outbox import decode_event
 from app.orders import order
-from app.orders.documents import view_of
+from app.orders.documents import NEWEST_FIRST, NOT_LISTED, view_of
 from app.orders.open_order_limit import OpenOrderLimit
 from app.orders.order import OrderTransition
 from app.orders.service import OrderService
+from tests.orders.reads import an_update
 
 NO_LIMIT = OpenOrderLimit(lambda *_: 0, 1)
 
@@ -118,7 +121,7 @@ def test_of_many_stepping_one_order_exactly_one_wins_each_version(orders, rival,
             text = f"step {walker}-{stride}"
             while True:
                 try:
-                    state, changed = repository.transition(order_id, "", step_to(text), silent)
+                    state, changed = repository.transition(an_update(order_id, ""), step_to(text), silent)
                 except Conflict:
                     continue
                 assert changed
@@ -153,7 +156,7 @@ def test_a_step_is_decided_anew_when_another_was_faster(orders, create, update, 
         return order.client_transition(state, "Confirm")
 
     with pytest.raises(IllegalTransition) as refusal:
-        orders.transition(order_id, "", decide, silent)
+        orders.transition(an_update(order_id, ""), decide, silent)
     assert seen == ["Success", "Cancelled"]
     assert refusal.value.members["from"] == "Cancelled"
     assert stored(order_id)["orderStatus"] == "Cancelled"
@@ -165,11 +168,11 @@ def test_whoever_is_outrun_every_time_gets_a_conflict_and_changes_nothing(orders
 
     def decide(state):
         outrun.append(state.version)
-        rival.transition(order_id, "", step_to(f"rival {len(outrun)}"), silent)
+        rival.transition(an_update(order_id, ""), step_to(f"rival {len(outrun)}"), silent)
         return step_to("never")(state)
 
     with pytest.raises(Conflict):
-        orders.transition(order_id, "", decide, silent)
+        orders.transition(an_update(order_id, ""), decide, silent)
     assert 1 < len(outrun) < 100
     assert "never" not in [entry["to"] for entry in stored(order_id)["events"]]
 
@@ -365,7 +368,7 @@ def test_news_that_is_outrun_every_time_is_a_conflict_and_can_be_heard_later(
 
     def decide(state, event):
         outrun.append(state.version)
-        rival.transition(order_id, "", step_to(f"rival {len(outrun)}"), silent)
+        rival.transition(an_update(order_id, ""), step_to(f"rival {len(outrun)}"), silent)
         return order.apply_payment_event(state, event)
 
     with pytest.raises(Conflict):
@@ -423,7 +426,7 @@ def test_a_malformed_or_unknown_id_names_no_order(reads, orders, create):
         with pytest.raises(NotFound):
             reads.status(order_id, "")
         with pytest.raises(NotFound):
-            orders.transition(order_id, "", step_to("anything"), silent)
+            orders.transition(an_update(order_id, ""), step_to("anything"), silent)
 
 
 def test_an_order_has_one_name_so_its_id_in_capitals_is_unknown(reads, orders, update, create, stored):
@@ -452,6 +455,11 @@ def test_an_order_is_told_as_it_was_stored(reads, orders, create, update, stored
         version=2,
         created_at=view.created_at,
         updated_at=view.updated_at,
+        captured=Money(0, "MYR"),
+        refunded=Money(0, "MYR"),
+        pending=Money(0, "MYR"),
+        refundable=Money(0, "MYR"),
+        refunds=(),
     )
     for text, at in ((view.created_at, doc["createdAt"]), (view.updated_at, doc["updatedAt"])):
         assert text == at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -480,10 +488,11 @@ def test_pages_that_share_a_command_are_the_same_as_alone(reads, orders, create,
     asked = [(f"reader-{at % 5}", 1 + at % 7) for at in range(15)]
     alone = [reads.list_by_user(*one) for one in asked]
     started = reads.list_by_user("reader-1", 2, "", oldest.created_at, oldest.id)
-    wanted = [({"userId": user_id}, size + 1) for user_id, size in asked]
+    wanted = [({"userId": user_id}, size + 1, NEWEST_FIRST) for user_id, size in asked]
     commands.sent.clear()
-    together = reads.queries._read_pages([*wanted, ({"userId": "nobody"}, 5)])
+    together = reads.queries._read_pages([*wanted, ({"userId": "nobody"}, 5, NEWEST_FIRST)])
     assert [name for name, _ in commands.sent] == ["aggregate"]
+    assert not any({*NOT_LISTED} & doc.keys() for page in together for doc in page)
     assert [[view_of(doc) for doc in page[:size]] for page, (_, size) in zip(together, asked, strict=False)] == [
         list(one.orders) for one in alone
     ]
@@ -523,7 +532,7 @@ def test_a_list_ends_at_its_limit_with_the_newest(reads, orders, create):
 
 def test_a_listed_order_is_the_one_that_is_found(reads, orders, create):
     order_id = create(user_id="lister")
-    assert list(reads.list_by_user("lister", 1).orders) == [reads.view(order_id, "")]
+    assert list(reads.list_by_user("lister", 1).orders) == [replace(reads.view(order_id, ""), refunds=None)]
 
 
 def test_many_at_once_read_what_they_have_just_written(reads, orders, rival, request_for, update):
@@ -644,7 +653,7 @@ def test_a_step_on_old_knowledge_is_judged_with_the_write_itself(orders, rival, 
         return order.client_transition(state, "Packed")
 
     with pytest.raises(StaleVersion) as refused:
-        orders.transition(order_id, "", decide, silent)
+        orders.transition(an_update(order_id, ""), decide, silent)
     assert refused.value.members == {"order_id": order_id, "version": 3}
     assert stored(order_id)["orderStatus"] == "Confirm"
     assert update(order_id, "Packed", expected=(1, 3)).version == 4
@@ -681,3 +690,19 @@ def test_a_page_begins_behind_the_order_it_is_told(reads, orders, create, databa
                 break
             before = (page.orders[-1].created_at, page.orders[-1].id)
         assert found == ids[::-1]
+
+
+def test_the_times_of_an_order_never_run_backwards_where_another_process_is_behind(
+    store, create, update, tell, monkeypatch
+):
+    order_id = create()
+    created = store.collection.find_one()["createdAt"]
+    behind = timedelta(seconds=1)
+    exact = store.clock.now
+    monkeypatch.setattr(store.clock, "now", lambda: exact() - behind)
+    tell(order_id, PaymentCaptured)
+    update(order_id, "Confirm")
+    stored = store.collection.find_one()
+    times = [created, *(entry["at"] for entry in stored["events"]), stored["updatedAt"]]
+    assert times == sorted(times)
+    assert len(stored["events"]) == 3

@@ -54,6 +54,7 @@ def test_a_notification_leads_to_a_refresh_and_to_nothing_else(service, captured
     after = stored(captured)
     assert {name for name in after if before.get(name) != after[name]} <= {
         "refreshesRequested",
+        "refreshRequestId",
         "dueAt",
         "version",
         "writeId",

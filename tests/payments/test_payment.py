@@ -7,8 +7,9 @@ import pytest
 
 from app.contracts.base import Money
 from app.contracts.orders import OrderCancelled, OrderCreated
-from app.contracts.payments import PaymentParked, PaymentRefundFailed, PaymentStatus
+from app.contracts.payments import PaymentParked, PaymentRefundFailed, PaymentRetried, PaymentStatus
 from app.payments import payment as domain
+from app.payments import payment_commands, provider_calls, provider_responses
 from app.payments.payment import Dispute, Payment, Refund, RefundStatus, RetryPolicy
 from app.payments.provider_port import (
     ActionKind,
@@ -185,7 +186,7 @@ ANSWERS = {
         "authorized": "Unknown, PaymentParked, never",
         "pending": "Refunding, no event, later",
         "captured": "Unknown, PaymentParked, never",
-        "declined": "Unknown, PaymentParked, never",
+        "declined": "Captured, PaymentRefundFailed, never",
         "voided": "Unknown, PaymentParked, never",
         "refunded": "Captured, PaymentRefunded, never",
         "not attempted": "Refunding, no event, later",
@@ -226,14 +227,16 @@ def named(given):
 
 def call_of(payment: Payment, kind: CallKind) -> ProviderCall:
     """The call that was made: for a charge that was cancelled meanwhile, the one from before."""
-    call = domain.next_call(replace(payment, cancelled=kind == CallKind.VOID))
+    call = provider_calls.next_call(replace(payment, cancelled=kind == CallKind.VOID))
     assert call.kind == kind
     return call
 
 
 def respond(work: str, response: ProviderResponse, age: float = 1.0, **changes) -> domain.PaymentDecision:
     payment, kind = WAITING[work]
-    return domain.apply_response(replace(payment, **changes), call_of(payment, kind), response, age, POLICY, NOW)
+    return provider_responses.apply_response(
+        replace(payment, **changes), call_of(payment, kind), response, age, POLICY, NOW
+    )
 
 
 def summary(decision: domain.PaymentDecision) -> str:
@@ -280,7 +283,7 @@ def test_no_answer_ever_takes_or_returns_more_than_there_is(work, given):
 @pytest.mark.parametrize(("work", "given"), CASES)
 def test_whatever_is_due_has_something_to_ask_and_whatever_is_not_has_nothing(work, given):
     decision = respond(work, ProviderResponse(code=given))
-    assert (domain.next_call(decision.payment) is None) == (decision.due_in is None)
+    assert (provider_calls.next_call(decision.payment) is None) == (decision.due_in is None)
 
 
 def test_a_capture_takes_the_whole_total_and_keeps_the_reference():
@@ -308,20 +311,22 @@ def test_a_decline_moves_no_money_and_tells_why():
 def test_after_a_cancellation_an_unsettled_charge_is_voided_with_the_same_key():
     for given in (ResponseCode.NOT_ATTEMPTED, ResponseCode.UNKNOWN):
         after = respond("charging, cancelled meanwhile", ProviderResponse(code=given)).payment
-        call = domain.next_call(after)
+        call = provider_calls.next_call(after)
         assert (call.kind, call.key) == (CallKind.VOID, f"{ORDER}:1")
 
 
 def test_several_refunds_are_made_one_after_the_other():
     both = replace(REFUNDING, refunds=(PART, Refund(refund_id="cancel", value=9000)))
-    first = domain.next_call(both)
+    first = provider_calls.next_call(both)
     assert (first.refund_id, first.value) == ("r-1", 900)
-    decision = domain.apply_response(both, first, ProviderResponse(code=ResponseCode.REFUNDED), 1.0, POLICY, NOW)
+    decision = provider_responses.apply_response(
+        both, first, ProviderResponse(code=ResponseCode.REFUNDED), 1.0, POLICY, NOW
+    )
     assert summary(decision) == "Refunding, PaymentRefunded, at once"
     assert (decision.refund.refund_id, decision.refund.value, decision.payment.refunded) == ("r-1", 900, 900)
-    second = domain.next_call(decision.payment)
+    second = provider_calls.next_call(decision.payment)
     assert (second.refund_id, second.value) == ("cancel", 9000)
-    decision = domain.apply_response(
+    decision = provider_responses.apply_response(
         decision.payment, second, ProviderResponse(code=ResponseCode.REFUNDED), 1.0, POLICY, NOW
     )
     assert summary(decision) == "Refunded, PaymentRefunded, never"
@@ -330,34 +335,34 @@ def test_several_refunds_are_made_one_after_the_other():
 
 @pytest.mark.parametrize(("payment", "expected", "then"), CANCELLING, ids=named)
 def test_what_a_cancellation_leads_to(payment, expected, then):
-    decision = domain.cancel(payment)
+    decision = payment_commands.cancel(payment)
     assert summary(decision) == expected
     assert decision.payment.cancelled
-    call = domain.next_call(decision.payment)
+    call = provider_calls.next_call(decision.payment)
     assert (call.kind if call else None) == then
 
 
 @pytest.mark.parametrize(("payment", "expected", "then"), CANCELLING, ids=named)
 def test_a_cancellation_sends_back_what_was_captured_and_no_more(payment, expected, then):
-    after = domain.cancel(payment).payment
+    after = payment_commands.cancel(payment).payment
     assert after.captured == payment.captured
     assert sum(refund.value for refund in after.refunds) == (0 if after.disputed else after.captured)
 
 
 @pytest.mark.parametrize(("payment", "expected", "then"), CANCELLING, ids=named)
 def test_a_second_cancellation_adds_no_refund(payment, expected, then):
-    once = domain.cancel(payment).payment
-    assert domain.cancel(once).payment.refunds == once.refunds
+    once = payment_commands.cancel(payment).payment
+    assert payment_commands.cancel(once).payment.refunds == once.refunds
 
 
 def test_a_cancellation_keeps_a_refund_that_is_under_way():
-    after = domain.cancel(PART_REFUNDING).payment
+    after = payment_commands.cancel(PART_REFUNDING).payment
     assert after.refunds == (PART, Refund(refund_id="cancel", value=9000))
 
 
 def test_a_cancellation_begins_the_count_of_tries_anew():
     for payment in (replace(SENT, retry_count=11), PARKED, replace(CAPTURED, retry_count=3)):
-        after = domain.cancel(payment).payment
+        after = payment_commands.cancel(payment).payment
         assert (after.retry_count, after.parked_reason) == (0, "")
 
 
@@ -380,7 +385,7 @@ def test_a_cancellation_begins_the_count_of_tries_anew():
     ids=named,
 )
 def test_the_next_call_to_the_provider(payment, kind):
-    call = domain.next_call(payment)
+    call = provider_calls.next_call(payment)
     assert (call.kind if call else None) == kind
 
 
@@ -391,26 +396,29 @@ def test_every_attempt_of_a_charge_and_its_void_has_the_same_key():
         for retry_count in range(13)
         for cancelled in (False, True)
     ]
-    calls = [domain.next_call(payment) for payment in leased]
+    calls = [provider_calls.next_call(payment) for payment in leased]
     assert {call.kind for call in calls} == {CallKind.CHARGE, CallKind.VOID}
     assert {(call.key, call.charge_key) for call in calls} == {(f"{ORDER}:1", f"{ORDER}:1")}
 
 
 def test_the_key_changes_with_the_order_and_the_generation_only():
-    assert domain.next_call(replace(SENT, generation=2)).key == f"{ORDER}:2"
-    assert domain.next_call(replace(SENT, order_id="0" * 24)).key == "0" * 24 + ":1"
+    assert provider_calls.next_call(replace(SENT, generation=2)).key == f"{ORDER}:2"
+    assert provider_calls.next_call(replace(SENT, order_id="0" * 24)).key == "0" * 24 + ":1"
 
 
 def test_a_refund_has_a_key_of_its_own_that_stays():
-    calls = [domain.next_call(replace(REFUNDING, fencing_token=at, retry_count=at, version=at)) for at in range(2, 14)]
+    calls = [
+        provider_calls.next_call(replace(REFUNDING, fencing_token=at, retry_count=at, version=at))
+        for at in range(2, 14)
+    ]
     assert {(call.key, call.charge_key) for call in calls} == {(f"{ORDER}:1:refund:cancel", f"{ORDER}:1")}
-    assert domain.next_call(PART_REFUNDING).key == f"{ORDER}:1:refund:r-1"
+    assert provider_calls.next_call(PART_REFUNDING).key == f"{ORDER}:1:refund:r-1"
 
 
 def test_a_call_says_all_that_a_provider_needs():
-    call = domain.next_call(SENT)
+    call = provider_calls.next_call(SENT)
     assert (call.order_id, call.product_id, call.value, call.currency) == (ORDER, "1", 9900, "MYR")
-    call = domain.next_call(PART_REFUNDING)
+    call = provider_calls.next_call(PART_REFUNDING)
     assert (call.value, call.currency, call.refund_id) == (900, "MYR", "r-1")
 
 
@@ -487,9 +495,9 @@ def test_a_call_that_the_circuit_breaker_stopped_costs_no_try():
 
 def test_a_payment_claimed_more_often_than_allowed_is_parked():
     for retry_count in (0, 1, 12):
-        assert domain.park_if_exhausted(replace(SENT, retry_count=retry_count), POLICY) is None
+        assert provider_responses.park_if_exhausted(replace(SENT, retry_count=retry_count), POLICY) is None
     for payment in (replace(SENT, retry_count=13), replace(REFUNDING, retry_count=13)):
-        decision = domain.park_if_exhausted(payment, POLICY)
+        decision = provider_responses.park_if_exhausted(payment, POLICY)
         assert summary(decision) == "Unknown, PaymentParked, never"
         assert decision.payment.parked_reason
         assert decision.event == PaymentParked
@@ -506,8 +514,8 @@ REFUNDABLE = [
     (REFUNDING, 1, "Refunding, PaymentRefundFailed, at once"),
     (REFUNDED, 1, "Refunded, PaymentRefundFailed, never"),
     (DISPUTED, 9901, "Disputed, PaymentRefundFailed, never"),
-    (DECLINED, 1, None),
-    (VOIDED, 1, None),
+    (DECLINED, 1, "Declined, PaymentRefundFailed, never"),
+    (VOIDED, 1, "Voided, PaymentRefundFailed, never"),
     (SENT, 1, None),
 ]
 
@@ -517,21 +525,21 @@ def test_a_refund_on_request_never_exceeds_what_is_left(payment, value, expected
     refund = Refund(refund_id="on request", value=value)
     if expected is None:
         with pytest.raises(ValueError, match="nothing was captured"):
-            domain.request_refund(payment, refund)
+            payment_commands.request_refund(payment, refund)
         return
-    decision = domain.request_refund(payment, refund)
+    decision = payment_commands.request_refund(payment, refund)
     assert summary(decision) == expected
     failed = decision.event is not None
     status = RefundStatus.FAILED if failed else RefundStatus.REQUESTED
     assert decision.payment.refunds == (*payment.refunds, replace(refund, status=status))
     made = [one.value for one in decision.payment.refunds if one.status != RefundStatus.FAILED]
     assert sum(made) <= decision.payment.captured
-    assert domain.request_refund(decision.payment, refund).event is None
+    assert payment_commands.request_refund(decision.payment, refund).event is None
 
 
 def test_a_refund_requested_again_is_not_added_again():
     for payment in (PART_REFUNDING, PART_REFUNDED):
-        assert domain.request_refund(payment, PART).payment.refunds == payment.refunds
+        assert payment_commands.request_refund(payment, PART).payment.refunds == payment.refunds
 
 
 NOT_PARKED = [FRESH, SENT, CAPTURED, REFUNDING, REFUNDED, DECLINED, VOIDED]
@@ -540,9 +548,9 @@ NOT_PARKED = [FRESH, SENT, CAPTURED, REFUNDING, REFUNDED, DECLINED, VOIDED]
 @pytest.mark.parametrize("payment", NOT_PARKED, ids=named)
 def test_only_what_is_parked_is_for_an_operator(payment):
     with pytest.raises(ValueError, match="not parked"):
-        domain.retry(payment)
+        payment_commands.retry(payment)
     with pytest.raises(ValueError, match="not parked"):
-        domain.resolve(payment, ProviderResponse(code=ResponseCode.CAPTURED), POLICY, NOW)
+        payment_commands.resolve(payment, ProviderResponse(code=ResponseCode.CAPTURED), POLICY, NOW)
 
 
 @pytest.mark.parametrize(
@@ -550,14 +558,14 @@ def test_only_what_is_parked_is_for_an_operator(payment):
     [(PARKED, f"{ORDER}:1"), (PARKED_PART, f"{ORDER}:1:refund:r-1"), (replace(PARKED, cancelled=True), f"{ORDER}:1")],
 )
 def test_a_payment_retried_by_hand_keeps_its_key(payment, key):
-    decision = domain.retry(payment)
+    decision = payment_commands.retry(payment)
     assert (decision.due_in, decision.event, decision.payment.retry_count, decision.payment.parked_reason) == (
         0.0,
-        None,
+        PaymentRetried,
         0,
         "",
     )
-    assert domain.next_call(decision.payment).key == key
+    assert provider_calls.next_call(decision.payment).key == key
 
 
 @pytest.mark.parametrize(
@@ -574,7 +582,7 @@ def test_a_payment_retried_by_hand_keeps_its_key(payment, key):
         (PARKED_REFUND, "refunded", "Refunded, PaymentRefunded, never"),
         (PARKED_PART, "refunded", "Captured, PaymentRefunded, never"),
         (PARKED_PART, "captured", None),
-        (PARKED_PART, "declined", None),
+        (PARKED_PART, "declined", "Captured, PaymentRefundFailed, never"),
         (PARKED_PART, "unknown", None),
     ],
 )
@@ -582,27 +590,27 @@ def test_what_an_operator_may_find_out(payment, found, expected):
     response = ProviderResponse(code=ResponseCode(found), reference="ref-9")
     if expected is None:
         with pytest.raises(ValueError, match="cannot be resolved"):
-            domain.resolve(payment, response, POLICY, NOW)
+            payment_commands.resolve(payment, response, POLICY, NOW)
         return
-    decision = domain.resolve(payment, response, POLICY, NOW)
+    decision = payment_commands.resolve(payment, response, POLICY, NOW)
     assert summary(decision) == expected
     assert decision.payment.parked_reason == ""
 
 
 @pytest.mark.parametrize("age", [0.0, 85_999.9])
 def test_a_key_may_be_sent_while_the_provider_knows_it(age):
-    assert domain.may_send(SENT, age, POLICY)
+    assert provider_calls.may_send(SENT, age, POLICY)
 
 
 @pytest.mark.parametrize("age", [86_000.0, 10_000_000.0])
 @pytest.mark.parametrize("payment", [SENT, CANCELLED, REFUNDING, PARKED, PARKED_PART], ids=named)
 def test_a_key_is_never_sent_once_the_provider_may_have_forgotten_it(payment, age):
-    assert not domain.may_send(payment, age, POLICY)
+    assert not provider_calls.may_send(payment, age, POLICY)
 
 
 @pytest.mark.parametrize("age", [0.0, 10_000_000.0])
 def test_a_key_that_the_provider_cannot_have_received_may_be_sent_at_any_age(age):
-    assert domain.may_send(FRESH, age, POLICY)
+    assert provider_calls.may_send(FRESH, age, POLICY)
 
 
 @pytest.mark.parametrize("work", BY_KEY)
@@ -610,7 +618,7 @@ def test_what_is_unsettled_past_the_keys_life_is_parked_though_the_horizon_were_
     patient = replace(POLICY, horizon=1_000_000.0)
     payment, kind = WAITING[work]
     unknown = ProviderResponse(code=ResponseCode.UNKNOWN)
-    decision = domain.apply_response(payment, call_of(payment, kind), unknown, 86_000.0, patient, NOW)
+    decision = provider_responses.apply_response(payment, call_of(payment, kind), unknown, 86_000.0, patient, NOW)
     assert summary(decision) == "Unknown, PaymentParked, never"
 
 
@@ -654,8 +662,8 @@ def test_another_key_has_not_been_sent():
         (replace(PARKED, first_send=True), replace(sent, status=PaymentStatus.REFUNDING, refunds=(WHOLE,))),
         (PART_REFUNDING, replace(PART_REFUNDING, refunds=(replace(PART, status=RefundStatus.DONE), WHOLE))),
     ):
-        assert not domain.reset_key_sent(before, after).key_sent
-        assert not domain.reset_key_sent(before, after).first_send
+        assert not provider_calls.reset_key_sent(before, after).key_sent
+        assert not provider_calls.reset_key_sent(before, after).first_send
 
 
 def test_the_same_key_stays_sent_whatever_else_changes():
@@ -667,14 +675,14 @@ def test_the_same_key_stays_sent_whatever_else_changes():
         (PART_REFUNDING, replace(PART_REFUNDING, refunds=(PART, WHOLE))),
         (SENT, CAPTURED),
     ):
-        assert domain.reset_key_sent(before, after) == after
+        assert provider_calls.reset_key_sent(before, after) == after
 
 
 def test_the_time_of_the_work_is_that_of_the_event_that_requested_it_first():
     event = OrderCancelled(event_id="e", order_id=ORDER, sequence=7, request_id="r", at=500, traceparent="t")
 
     def caused(before):
-        return domain.with_cause(before, domain.cancel(before), event).payment
+        return payment_commands.with_cause(before, payment_commands.cancel(before), event).payment
 
     assert (caused(CAPTURED).requested_at, caused(CAPTURED).order_sequence, caused(CAPTURED).traceparent) == (
         at(500),
@@ -708,7 +716,7 @@ BOTH = replace(PARKED_PART, cancelled=True, refunds=(PART, Refund(refund_id="can
     ],
 )
 def test_what_giving_up_a_refund_leads_to(payment, expected, refunds):
-    decision = domain.drop_refund(payment, "r-1", "the card was closed")
+    decision = payment_commands.drop_refund(payment, "r-1", "the card was closed")
     assert summary(decision) == expected
     assert decision.payment.refunds == refunds
     assert (decision.refund.refund_id, decision.detail) == ("r-1", "the card was closed")
@@ -727,7 +735,7 @@ def test_what_giving_up_a_refund_leads_to(payment, expected, refunds):
 )
 def test_only_the_refund_that_is_parked_can_be_given_up_and_no_cancellation(payment, refund_id, why):
     with pytest.raises(ValueError, match=why):
-        domain.drop_refund(payment, refund_id, "why")
+        payment_commands.drop_refund(payment, refund_id, "why")
 
 
 @pytest.mark.parametrize("work", [work for work in WAITING if work not in BY_KEY])
@@ -735,36 +743,36 @@ def test_what_is_found_by_its_reference_has_no_horizon(work):
     decision = respond(work, ProviderResponse(code=ResponseCode.UNKNOWN), age=10_000_000.0, retry_count=2)
     assert (decision.event, decision.payment.status) == (None, WAITING[work][0].status)
     payment, _ = WAITING[work]
-    assert domain.may_send(payment, 10_000_000.0, POLICY)
+    assert provider_calls.may_send(payment, 10_000_000.0, POLICY)
 
 
 def test_a_refund_is_sent_within_its_keys_life_only_though_the_charge_has_a_reference():
     refunding = replace(REFUNDING, opens=True, key_sent=True)
-    assert not domain.may_send(refunding, POLICY.key_life, POLICY)
-    assert domain.may_send(refunding, POLICY.key_life - 1, POLICY)
+    assert not provider_calls.may_send(refunding, POLICY.key_life, POLICY)
+    assert provider_calls.may_send(refunding, POLICY.key_life - 1, POLICY)
 
 
 def test_each_attempt_to_open_has_a_key_of_its_own_and_the_charge_one_for_all():
-    opening = [domain.next_call(replace(OPENS, fencing_token=token)) for token in (1, 2, 3)]
+    opening = [provider_calls.next_call(replace(OPENS, fencing_token=token)) for token in (1, 2, 3)]
     assert [call.key for call in opening] == [f"{ORDER}:1:open:{token}" for token in (1, 2, 3)]
-    charging = {domain.next_call(replace(OPENED, fencing_token=token)).key for token in (2, 3)}
+    charging = {provider_calls.next_call(replace(OPENED, fencing_token=token)).key for token in (2, 3)}
     assert charging == {f"{ORDER}:1"}
 
 
 def test_the_provider_id_of_the_first_opening_stays():
     response = ProviderResponse(code=ResponseCode.OPENED, reference="pi_2")
     assert respond("waiting to open", response).payment.reference == "pi_2"
-    again = domain.apply_response(OPENED, call_of(OPENS, CallKind.OPEN), response, 1.0, POLICY, NOW)
+    again = provider_responses.apply_response(OPENED, call_of(OPENS, CallKind.OPEN), response, 1.0, POLICY, NOW)
     assert (again.payment.reference, again.due_in) == ("pi_1", 0.0)
 
 
 def test_a_payment_cancelled_while_it_is_opened_is_never_charged():
     call = call_of(OPENS, CallKind.OPEN)
-    voided = domain.cancel(OPENS).payment
-    decision = domain.apply_response(
+    voided = payment_commands.cancel(OPENS).payment
+    decision = provider_responses.apply_response(
         voided, call, ProviderResponse(code=ResponseCode.OPENED, reference="pi_1"), 1.0, POLICY, NOW
     )
-    assert (summary(decision), domain.next_call(decision.payment)) == ("Voided, no event, never", None)
+    assert (summary(decision), provider_calls.next_call(decision.payment)) == ("Voided, no event, never", None)
 
 
 def test_what_the_customer_must_do_and_until_when_is_kept():
@@ -773,14 +781,16 @@ def test_what_the_customer_must_do_and_until_when_is_kept():
     after = decision.payment
     assert (after.action, after.waiting_since, after.reference) == (ACTION, NOW, "r")
     assert (after.waits_until - NOW).total_seconds() == POLICY.pending_life
-    assert domain.next_call(after).kind == CallKind.RETRIEVE
+    assert provider_calls.next_call(after).kind == CallKind.RETRIEVE
 
 
 def retrieved(payment: Payment, code: str, now: datetime = NOW, refresh: int = 0, **record) -> domain.PaymentDecision:
-    call = domain.next_call(payment)
+    call = provider_calls.next_call(payment)
     assert call.kind == CallKind.RETRIEVE
     response = ProviderResponse(code=ResponseCode(code), **record)
-    return domain.apply_response(payment, replace(call, refresh=refresh or call.refresh), response, 1.0, POLICY, now)
+    return provider_responses.apply_response(
+        payment, replace(call, refresh=refresh or call.refresh), response, 1.0, POLICY, now
+    )
 
 
 LOOKED_AT = {
@@ -847,7 +857,7 @@ def test_what_the_record_of_the_provider_leads_to(work, code):
 def test_a_refresh_counts_neither_as_a_try_nor_ends_with_the_tries():
     decision = retrieved(replace(PENDING, retry_count=500), "unknown")
     assert (decision.event, decision.payment.retry_count) == (None, 0)
-    assert domain.park_if_exhausted(replace(PENDING, retry_count=500), POLICY) is None
+    assert provider_responses.park_if_exhausted(replace(PENDING, retry_count=500), POLICY) is None
 
 
 @pytest.mark.parametrize(
@@ -864,13 +874,13 @@ def test_what_has_waited_too_long_is_voided_and_never_guessed(payment):
     ends = payment.waits_until
     assert domain.expire_if_overdue(payment, ends - timedelta(seconds=1)) == payment
     overdue = domain.expire_if_overdue(payment, ends)
-    call = domain.next_call(overdue)
+    call = provider_calls.next_call(overdue)
     assert call.kind == CallKind.VOID
     response = ProviderResponse(code=ResponseCode.VOIDED)
-    decision = domain.apply_response(overdue, call, response, 1.0, POLICY, ends)
+    decision = provider_responses.apply_response(overdue, call, response, 1.0, POLICY, ends)
     assert (summary(decision), decision.detail) == ("Voided, PaymentVoided, never", "it waited too long")
     response = ProviderResponse(code=ResponseCode.CAPTURED)
-    assert summary(domain.apply_response(overdue, call, response, 1.0, POLICY, ends)) == (
+    assert summary(provider_responses.apply_response(overdue, call, response, 1.0, POLICY, ends)) == (
         "Captured, PaymentCaptured, never"
     )
 
@@ -880,27 +890,27 @@ def test_a_requested_capture_does_not_expire():
 
 
 def test_a_capture_takes_what_was_asked_for_once():
-    decision = domain.request_capture(AUTHORIZED, 5000)
-    call = domain.next_call(decision.payment)
+    decision = payment_commands.request_capture(AUTHORIZED, 5000)
+    call = provider_calls.next_call(decision.payment)
     assert (decision.due_in, call.kind, call.value, call.key) == (0.0, CallKind.CAPTURE, 5000, f"{ORDER}:1:capture")
-    assert domain.request_capture(decision.payment, 9900).payment == decision.payment
+    assert payment_commands.request_capture(decision.payment, 9900).payment == decision.payment
     captured = respond("waiting to capture", ProviderResponse(code=ResponseCode.CAPTURED)).payment
     assert (captured.captured, captured.unreserved) == (5000, 5000)
-    assert domain.request_refund(captured, Refund(refund_id="r", value=5001)).event is PaymentRefundFailed
+    assert payment_commands.request_refund(captured, Refund(refund_id="r", value=5001)).event is PaymentRefundFailed
 
 
 @pytest.mark.parametrize("value", [0, 9901])
 def test_no_more_is_captured_than_is_authorized(value):
     with pytest.raises(ValueError, match="exceeds"):
-        domain.request_capture(AUTHORIZED, value)
+        payment_commands.request_capture(AUTHORIZED, value)
 
 
 @pytest.mark.parametrize("payment", [SENT, CAPTURED, VOIDED, replace(AUTHORIZED, cancelled=True)], ids=named)
 def test_a_capture_of_what_is_not_authorized_changes_nothing(payment):
-    decision = domain.request_capture(payment, 100)
+    decision = payment_commands.request_capture(payment, 100)
     assert decision.payment == payment
     # What was due before stays due.
-    assert (decision.due_in is None) == (domain.next_call(payment) is None)
+    assert (decision.due_in is None) == (provider_calls.next_call(payment) is None)
 
 
 def listed(reference: str, code: str, value: int = 900, refund_id: str = "") -> ProviderRefund:
@@ -914,7 +924,33 @@ def test_a_refund_that_the_provider_has_accepted_waits_and_is_not_sent_again():
     decision = respond("waiting to refund a part", ProviderResponse(code=ResponseCode.PENDING, reference="re_1"))
     assert summary(decision) == "Refunding, no event, later"
     assert decision.payment.refunds == REFUND_PENDING.refunds
-    assert domain.next_call(decision.payment).kind == CallKind.RETRIEVE
+    assert provider_calls.next_call(decision.payment).kind == CallKind.RETRIEVE
+
+
+@pytest.mark.parametrize(
+    ("payment", "expected", "statuses"),
+    [
+        (PART_REFUNDING, "Captured, PaymentRefundFailed, never", [("r-1", "failed")]),
+        (
+            replace(PART_REFUNDING, cancelled=True, refunds=(WHOLE,)),
+            "Unknown, PaymentParked, never",
+            [("cancel", "failed"), ("cancel-2", "requested")],
+        ),
+    ],
+)
+def test_a_refund_that_was_made_unseen_and_has_failed_ends_like_one_that_fails_later(payment, expected, statuses):
+    failed = ProviderResponse(code=ResponseCode.DECLINED, reference="re_1", reason="the card is closed")
+    decision = provider_responses.apply_response(payment, provider_calls.next_call(payment), failed, 0.0, POLICY, NOW)
+    assert summary(decision) == expected
+    assert [(one.refund_id, one.status) for one in decision.payment.refunds] == statuses
+    assert decision.payment.refunds[0].reference == "re_1"
+
+
+def test_a_refund_that_is_refused_waits_for_an_operator():
+    decision = respond("waiting to refund a part", ProviderResponse(code=ResponseCode.DECLINED, reason="closed"))
+    assert summary(decision) == "Unknown, PaymentParked, never"
+    with pytest.raises(ValueError, match="cannot be resolved"):
+        payment_commands.resolve(decision.payment, ProviderResponse(code=ResponseCode.DECLINED), POLICY, NOW)
 
 
 @pytest.mark.parametrize(
@@ -930,13 +966,13 @@ def test_a_refund_that_the_provider_has_accepted_waits_and_is_not_sent_again():
         (CAPTURED, [listed("re_7", "refunded")], "Captured, PaymentRefunded, at once", "re_7"),
         (CAPTURED, [listed("re_7", "refunded", 9900)], "Refunded, PaymentRefunded, at once", "re_7"),
         (CAPTURED, [listed("re_7", "pending"), listed("re_8", "declined")], "Captured, no event, never", None),
-        (REFUNDED, [listed("re_1", "declined", 9900, "cancel")], "Unknown, PaymentParked, at once", None),
+        (REFUNDED, [listed("re_1", "declined", 9900, "cancel")], "Unknown, PaymentParked, at once", "cancel"),
     ],
 )
 def test_what_the_refunds_in_the_record_lead_to(payment, refunds, expected, refund):
     if payment is not REFUND_PENDING:
         payment = replace(payment, refreshes_requested=1)
-    decision = domain.with_refresh(retrieved(payment, "captured", refunds=tuple(refunds)))
+    decision = provider_calls.with_refresh(retrieved(payment, "captured", refunds=tuple(refunds)))
     assert summary(decision) == expected
     assert (decision.refund.refund_id if decision.refund else None) == refund
 
@@ -947,6 +983,19 @@ def test_a_refund_made_at_the_provider_is_recorded_once_and_cannot_be_given_agai
     assert (again.event, again.payment.refunded, again.payment.unreserved) == (None, 9000, 900)
 
 
+def test_what_a_cancelled_order_has_left_goes_back_where_a_refund_at_the_provider_left_too_little_for_a_requested_one():
+    asked = Refund(refund_id="r-1", value=9900)
+    parked = replace(CAPTURED, status=PaymentStatus.UNKNOWN, parked_reason="why", refunds=(asked,), cancelled=True)
+    record = {"refunds": (listed("re_7", "refunded", 9000),)}
+    found = retrieved(replace(parked, refreshes_requested=1), "captured", **record).payment
+    again = replace(found, status=PaymentStatus.UNKNOWN, parked_reason="why", refreshes_requested=1)
+    given_up = retrieved(again, "captured", **record)
+    assert summary(given_up) == "Refunding, PaymentRefundFailed, at once"
+    assert given_up.refund.refund_id == "r-1"
+    call = provider_calls.next_call(given_up.payment)
+    assert (call.kind, call.refund_id, call.value) == (CallKind.REFUND, "cancel", 900)
+
+
 def test_the_refund_of_a_cancelled_order_that_fails_later_waits_for_an_operator_under_a_new_key():
     failed = retrieved(
         replace(REFUNDED, refreshes_requested=1), "captured", refunds=(listed("re_1", "declined", 9900, "cancel"),)
@@ -955,9 +1004,9 @@ def test_the_refund_of_a_cancelled_order_that_fails_later_waits_for_an_operator_
         ("cancel", "failed", 9900),
         ("cancel-2", "requested", 9900),
     ]
-    again = domain.retry(failed).payment
-    assert domain.next_call(again).key == f"{ORDER}:1:refund:cancel-2"
-    by_hand = domain.resolve(failed, ProviderResponse(code=ResponseCode.REFUNDED), POLICY, NOW)
+    again = payment_commands.retry(failed).payment
+    assert provider_calls.next_call(again).key == f"{ORDER}:1:refund:cancel-2"
+    by_hand = payment_commands.resolve(failed, ProviderResponse(code=ResponseCode.REFUNDED), POLICY, NOW)
     assert summary(by_hand) == "Refunded, PaymentRefunded, at once"
     again = retrieved(by_hand.payment, "captured", refunds=(listed("re_1", "declined", 9900, "cancel"),))
     assert summary(again) == "Refunded, no event, never"
@@ -972,7 +1021,7 @@ def test_a_dispute_opens_and_is_won():
     assert (summary(opened), opened.dispute) == ("Disputed, PaymentDisputed, at once", DISPUTE)
     same = retrieved(opened.payment, "captured", **disputes("open"))
     assert summary(same) == "Disputed, no event, never"
-    won = retrieved(domain.request_refresh(same.payment).payment, "captured", **disputes("won"))
+    won = retrieved(payment_commands.request_refresh(same.payment).payment, "captured", **disputes("won"))
     assert summary(won) == "Captured, PaymentDisputeClosed, at once"
     assert (won.payment.unreserved, won.payment.disputed) == (9900, False)
 
@@ -981,7 +1030,7 @@ def test_a_lost_dispute_leaves_nothing_to_refund():
     lost = retrieved(replace(DISPUTED, refreshes_requested=1), "captured", **disputes("lost"))
     assert summary(lost) == "Disputed, PaymentDisputeClosed, at once"
     assert (lost.payment.unreserved, lost.payment.disputed) == (0, True)
-    assert domain.request_refund(lost.payment, PART).event is PaymentRefundFailed
+    assert payment_commands.request_refund(lost.payment, PART).event is PaymentRefundFailed
 
 
 def test_a_dispute_that_ended_before_it_was_seen_is_recorded_in_two_steps():
@@ -996,24 +1045,24 @@ def test_a_dispute_that_ended_before_it_was_seen_is_recorded_in_two_steps():
 
 
 def test_no_refund_is_made_while_a_dispute_is_open():
-    asked = domain.request_refund(DISPUTED, PART)
+    asked = payment_commands.request_refund(DISPUTED, PART)
     assert summary(asked) == "Disputed, no event, never"
-    assert domain.next_call(asked.payment) is None
-    assert domain.next_call(domain.cancel(DISPUTED).payment) is None
+    assert provider_calls.next_call(asked.payment) is None
+    assert provider_calls.next_call(payment_commands.cancel(DISPUTED).payment) is None
 
 
 def test_what_a_dispute_held_back_is_refunded_once_it_is_won():
-    waiting = replace(domain.request_refund(DISPUTED, PART).payment, refreshes_requested=1)
+    waiting = replace(payment_commands.request_refund(DISPUTED, PART).payment, refreshes_requested=1)
     won = retrieved(waiting, "captured", **disputes("won"))
     assert summary(won) == "Refunding, PaymentDisputeClosed, at once"
-    assert domain.next_call(won.payment).kind == CallKind.REFUND
-    cancelled = replace(domain.cancel(DISPUTED).payment, refreshes_requested=1)
+    assert provider_calls.next_call(won.payment).kind == CallKind.REFUND
+    cancelled = replace(payment_commands.cancel(DISPUTED).payment, refreshes_requested=1)
     won = retrieved(cancelled, "captured", **disputes("won"))
     assert [(one.refund_id, one.value) for one in won.payment.refunds] == [("cancel", 9900)]
 
 
 def test_a_refund_that_waited_for_a_dispute_fails_once_it_is_lost():
-    waiting = replace(domain.request_refund(DISPUTED, PART).payment, refreshes_requested=1)
+    waiting = replace(payment_commands.request_refund(DISPUTED, PART).payment, refreshes_requested=1)
     lost = retrieved(waiting, "captured", **disputes("lost"))
     given_up = retrieved(lost.payment, "captured", **disputes("lost"))
     assert summary(given_up) == "Disputed, PaymentRefundFailed, at once"
@@ -1023,17 +1072,17 @@ def test_a_refund_that_waited_for_a_dispute_fails_once_it_is_lost():
 
 def test_a_refresh_requested_while_another_is_made_is_made_as_well():
     refreshing = replace(CAPTURED, refreshes_requested=1)
-    call = domain.next_call(refreshing)
-    meanwhile = domain.request_refresh(refreshing).payment
+    call = provider_calls.next_call(refreshing)
+    meanwhile = payment_commands.request_refresh(refreshing).payment
     response = ProviderResponse(code=ResponseCode.CAPTURED)
-    decision = domain.apply_response(meanwhile, call, response, 1.0, POLICY, NOW)
+    decision = provider_responses.apply_response(meanwhile, call, response, 1.0, POLICY, NOW)
     assert decision.due_in == 0.0
     assert (decision.payment.refreshes_requested, decision.payment.refreshes_made) == (2, 1)
 
 
 def test_a_refresh_requested_during_a_charge_follows_it():
-    charging = domain.request_refresh(SENT).payment
-    decision = domain.apply_response(
+    charging = payment_commands.request_refresh(SENT).payment
+    decision = provider_responses.apply_response(
         charging,
         call_of(SENT, CallKind.CHARGE),
         ProviderResponse(code=ResponseCode.CAPTURED, reference="r"),
@@ -1041,35 +1090,99 @@ def test_a_refresh_requested_during_a_charge_follows_it():
         POLICY,
         NOW,
     )
-    assert (decision.due_in, domain.with_refresh(decision).due_in) == (None, 0.0)
+    assert (decision.due_in, provider_calls.with_refresh(decision).due_in) == (None, 0.0)
 
 
 def test_a_payment_without_a_reference_is_not_again_at():
-    decision = domain.request_refresh(replace(VOIDED, reference=""))
-    assert (decision.due_in, domain.next_call(decision.payment)) == (None, None)
+    decision = payment_commands.request_refresh(replace(VOIDED, reference=""))
+    assert (decision.due_in, provider_calls.next_call(decision.payment)) == (None, None)
 
 
 @pytest.mark.parametrize("code", [ResponseCode.PENDING, ResponseCode.AUTHORIZED])
 def test_an_operator_cannot_let_a_payment_wait_that_is_not_found_again(code):
     with pytest.raises(ValueError, match="cannot be resolved"):
-        domain.resolve(PARKED, ProviderResponse(code=code), POLICY, NOW)
-    assert domain.resolve(PARKED, ProviderResponse(code=code, reference="pi_1"), POLICY, NOW).due_in
+        payment_commands.resolve(PARKED, ProviderResponse(code=code), POLICY, NOW)
+    assert payment_commands.resolve(PARKED, ProviderResponse(code=code, reference="pi_1"), POLICY, NOW).due_in
 
 
 def test_a_refresh_is_made_at_any_age_of_the_key():
-    assert domain.may_send(replace(PENDING, reference=""), 10_000_000.0, POLICY)
+    assert provider_calls.may_send(replace(PENDING, reference=""), 10_000_000.0, POLICY)
 
 
 @pytest.mark.parametrize("waiting", [PENDING, ACTION_REQUIRED], ids=named)
 def test_a_payment_that_was_parked_while_it_waited_is_refreshed_and_not_charged_again(waiting):
     parked = retrieved(waiting, "refunded").payment
     assert parked.status == PaymentStatus.UNKNOWN
-    again = domain.retry(parked).payment
-    assert domain.next_call(again).kind == CallKind.RETRIEVE
+    again = payment_commands.retry(parked).payment
+    assert provider_calls.next_call(again).kind == CallKind.RETRIEVE
 
 
 def test_an_old_key_is_not_sent_again_for_a_reference_unless_the_provider_opens_payments():
     charging = replace(SENT, reference="ref-1")
-    assert not domain.may_send(charging, POLICY.key_life, POLICY)
-    assert domain.may_send(replace(charging, opens=True), POLICY.key_life, POLICY)
-    assert domain.may_send(replace(charging, cancelled=True), POLICY.key_life, POLICY)
+    assert not provider_calls.may_send(charging, POLICY.key_life, POLICY)
+    assert provider_calls.may_send(replace(charging, opens=True), POLICY.key_life, POLICY)
+    assert provider_calls.may_send(replace(charging, cancelled=True), POLICY.key_life, POLICY)
+
+
+ASKED = {"capture_request_id": "capturing", "cancel_request_id": "cancelling", "refresh_request_id": "notified"}
+PART_ASKED = replace(PART, request_id="refunding")
+
+
+@pytest.mark.parametrize(
+    ("payment", "kind", "request_id"),
+    [
+        (SENT, CallKind.CHARGE, "r-1"),
+        (OPENS, CallKind.OPEN, "r-1"),
+        (PENDING, CallKind.RETRIEVE, "r-1"),
+        (replace(PENDING, refreshes_requested=1), CallKind.RETRIEVE, "r-1"),
+        (replace(PENDING, expired=True, cancel_request_id=""), CallKind.VOID, "r-1"),
+        (CANCELLED, CallKind.VOID, "cancelling"),
+        (CAPTURING, CallKind.CAPTURE, "capturing"),
+        (replace(PART_REFUNDING, refunds=(PART_ASKED,)), CallKind.REFUND, "refunding"),
+        (
+            replace(PART_REFUNDING, refunds=(replace(PART_ASKED, status=RefundStatus.PENDING),)),
+            CallKind.RETRIEVE,
+            "refunding",
+        ),
+        (replace(CAPTURED, refreshes_requested=1), CallKind.RETRIEVE, "notified"),
+    ],
+)
+def test_a_call_names_the_request_that_caused_it(payment, kind, request_id):
+    asked = {name: value for name, value in ASKED.items() if not (payment.expired and name == "cancel_request_id")}
+    call = provider_calls.next_call(replace(payment, **asked))
+    assert (call.kind, call.request_id) == (kind, request_id)
+
+
+@pytest.mark.parametrize("payment", [CAPTURING, PART_REFUNDING, CANCELLED])
+def test_what_an_earlier_release_began_is_ascribed_to_the_request_that_placed_the_order(payment):
+    assert provider_calls.next_call(payment).request_id == "r-1"
+
+
+def test_an_event_names_the_request_that_caused_it():
+    refunding = replace(PART_REFUNDING, refunds=(PART_ASKED,))
+    refunded = ProviderResponse(code=ResponseCode.REFUNDED)
+    decision = provider_responses.apply_response(
+        refunding, provider_calls.next_call(refunding), refunded, 1.0, POLICY, NOW
+    )
+    assert decision.request_id == "refunding"
+    exhausted = provider_responses.park_if_exhausted(replace(refunding, retry_count=13), POLICY)
+    assert exhausted.request_id == "refunding"
+    assert payment_commands.resolve(exhausted.payment, refunded, POLICY, NOW).request_id == "refunding"
+    assert payment_commands.drop_refund(exhausted.payment, "r-1", "wrong").request_id == "refunding"
+
+
+def test_what_happened_at_the_provider_names_the_notification_and_not_the_order():
+    refreshing = payment_commands.request_refresh(CAPTURED, "notified").payment
+    assert retrieved(refreshing, "captured", refunds=(listed("re_7", "refunded"),)).request_id == "notified"
+    assert retrieved(refreshing, "captured", **disputes("open")).request_id == "notified"
+    by_hand = payment_commands.request_refresh(CAPTURED).payment
+    assert retrieved(by_hand, "captured", **disputes("open")).request_id == ""
+
+
+def test_the_refund_of_a_charge_that_lands_after_its_cancellation_names_the_cancellation():
+    charged = payment_commands.cancel(SENT, "cancelling").payment
+    captured = provider_responses.apply_response(
+        charged, call_of(SENT, CallKind.CHARGE), ProviderResponse(code=ResponseCode.CAPTURED), 1.0, POLICY, NOW
+    )
+    assert captured.request_id == "r-1"
+    assert provider_calls.next_call(captured.payment).request_id == "cancelling"

@@ -279,9 +279,9 @@ def test_the_time_of_the_first_try_stays_until_something_new_begins(payments, le
     )
     payments.save([PaymentUpdate(before=again, payment=refund, due_at=payments.now())])[0]
     assert payments.now() - stored(order_id)["requestedAt"] < timedelta(minutes=1)
-    assert stored(order_id)["refunds"] == [
-        {"refund_id": "cancel", "value": 9900, "status": "requested", "reference": ""}
-    ]
+    [kept] = stored(order_id)["refunds"]
+    texts = dict.fromkeys(("reference", "request_id", "by_other_means"), "")
+    assert kept == {"refund_id": "cancel", "value": 9900, "status": "requested", **texts}
 
 
 def test_parked_payments_are_listed_up_to_a_limit(payments, new_payment, database):

@@ -84,6 +84,25 @@ def test_a_dispute_that_has_ended_is_found_although_a_lost_one_moves_no_more_mon
     assert differences() == [(kind, captured, f"payments refresh {captured}") for kind in found]
 
 
+def test_a_dispute_that_was_opened_and_won_unseen_is_found_although_the_amounts_are_equal(
+    captured, listed, differences, provider
+):
+    listed(captured)
+    provider.listed[0] = replace(provider.listed[0], disputes=1)
+    disputes = (ProviderDispute(reference="dp_1", value=9900, status=DisputeStatus.WON),)
+    provider.responses = [ProviderResponse(code=ResponseCode.CAPTURED, value=9900, disputes=disputes)]
+    assert differences() == [("dispute", captured, f"payments refresh {captured}")]
+
+
+def test_a_dispute_that_is_recorded_and_won_is_no_difference(captured, listed, differences, provider, database):
+    known = {"dispute_id": "dp_1", "value": 9900, "status": "won"}
+    database.payments.update_one({"_id": captured}, {"$set": {"disputes": [known]}})
+    listed(captured)
+    provider.listed[0] = replace(provider.listed[0], disputes=1)
+    provider.responses.clear()
+    assert (differences(), provider.calls[1:]) == ([], [])
+
+
 def test_a_second_charge_of_an_order_is_found(captured, listed, differences, provider):
     listed(captured)
     listed(captured, reference="pi_other")

@@ -12,6 +12,7 @@ from app.contracts.payments import PaymentCaptured, PaymentParked, PaymentStatus
 from app.messaging.outbox import decode_event
 from app.observability.supervision import Watchdog
 from app.payments import payment as domain
+from app.payments import provider_calls, provider_responses
 from app.payments.payment import RetryPolicy
 from app.payments.provider_port import ProviderResponse, ResponseCode
 from app.payments.providers.simulated import CAPABILITIES
@@ -276,9 +277,8 @@ def test_cancelled_while_it_is_charged_it_is_refunded_exactly_once(
     worker.process(take_up(order_id))
     doc = stored(order_id)
     assert (doc["status"], events(doc)) == ("Refunded", ["PaymentCaptured", "PaymentRefunded"])
-    assert doc["refunds"] == [
-        {"refund_id": "cancel", "value": 9900, "status": "done", "reference": f"ref-{order_id}:1:refund:cancel"}
-    ]
+    refund = {"refund_id": "cancel", "value": 9900, "status": "done", "request_id": "r-cancel"}
+    assert doc["refunds"] == [{**refund, "reference": f"ref-{order_id}:1:refund:cancel", "by_other_means": ""}]
     assert [verb for verb, _ in provider.calls] == ["charge", "find", "refund"]
     assert payments.claim(10) == []
 
@@ -486,6 +486,16 @@ def test_the_sweep_alone_pays_when_every_hint_is_lost(make_worker, payments, pro
     assert len(provider.calls) == 10
 
 
+def test_a_sweep_is_woken_for_payments_without_a_lease_only(make_worker, payments, created):
+    worker, woken = make_worker(payments), []
+    worker.wake = lambda: woken.append(True)
+    service_of(worker).on_orders_created([created()])
+    assert woken == []
+    worker.capacity = lambda: 0
+    service_of(worker).on_orders_created([created()])
+    assert woken == [True]
+
+
 def test_work_that_another_process_recorded_is_swept_while_this_one_runs(
     make_worker, payments, other, provider, new_payment, stored, eventually
 ):
@@ -633,8 +643,8 @@ def test_a_decision_on_an_outdated_payment_is_not_written(payments, lease_paymen
     leased = lease_payment()
     policy = RetryPolicy(max_tries=1, horizon=1.0, key_life=2.0, backoff=1.0, backoff_max=1.0)
     results = ResultWriter(payments, policy)
-    call = domain.next_call(leased.payment)
-    decision = domain.apply_response(leased.payment, call, DECLINED, 0.0, policy, payments.now())
+    call = provider_calls.next_call(leased.payment)
+    decision = provider_responses.apply_response(leased.payment, call, DECLINED, 0.0, policy, payments.now())
     result = ProviderResult(leased=leased, call=call, response=DECLINED)
     assert results.save(leased, decision, result) is True
     assert results.save(leased, decision, result) is False

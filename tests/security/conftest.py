@@ -22,7 +22,7 @@ from tests.stored import hash_of
 NEW_ORDER = BODIES["POST", "/orders"]
 ISSUER, AUDIENCE = "https://issuer.example", "orderflow"
 # All that a user may be given for their own orders; what each scope alone allows is tried in test_api5.
-USER_SCOPES = "orders:read orders:write orders:fulfil orders:refund"
+USER_SCOPES = "orders:read orders:write orders:fulfil orders:refund webhooks:manage"
 MEMBERS = {"ok", "type", "title", "status", "detail", "code", "requestId"}
 INSIDES = re.compile(
     r"Traceback|File \"|line \d+, in|pymongo|bson|mongo|marshmallow|werkzeug|gunicorn|python|jwt\b|/app/|<html",
@@ -101,6 +101,12 @@ def fort(fort_settings) -> Iterator:
 def orders(fort_settings, mongo):
     """Its orders, to look into."""
     return mongo[fort_settings.database].orders
+
+
+@pytest.fixture(scope="session")
+def endpoints(fort_settings, mongo):
+    """Its endpoints of webhooks, to look into."""
+    return mongo[fort_settings.database].webhook_endpoints
 
 
 @pytest.fixture(scope="session")

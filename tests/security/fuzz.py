@@ -51,7 +51,9 @@ def attack(port: int, folder: Path, *, examples: int, seed: int) -> tuple[bool, 
     now = int(time.time())
     claims = {"iss": "fuzz", "aud": "orderflow", "sub": "user-7", "iat": now, "exp": now + 86400}
     token = jwt.encode(
-        {**claims, "scope": "orders:read orders:write orders:fulfil orders:refund"}, KEY, algorithm="HS256"
+        {**claims, "scope": "orders:read orders:write orders:fulfil orders:refund webhooks:manage"},
+        KEY,
+        algorithm="HS256",
     )
     command = [
         *(str(Path(sys.executable).parent / "schemathesis"), "--config-file", str(ROOT / "schemathesis.toml"), "run"),

@@ -1,15 +1,19 @@
 """API1:2023 Broken object level authorization: an order of another user and an absent order have the same response."""
 
+import json
+from datetime import UTC, datetime
 from urllib.parse import quote
 
 import pytest
 from bson import ObjectId
 
 from tests.security import surface
-from tests.security.surface import ABSENT, OF_ONE_ORDER, OF_ONE_USER, named
+from tests.security.conftest import User
+from tests.security.surface import ABSENT, OF_ONE_DELIVERY, OF_ONE_ENDPOINT, OF_ONE_ORDER, OF_ONE_USER, named
 
 every_route_to_an_order = pytest.mark.parametrize(("method", "rule"), OF_ONE_ORDER, ids=named(OF_ONE_ORDER))
 
+LISTS_OF_ONE_USER = [route for route in OF_ONE_USER if route[0] == "GET"]
 # Spellings of the id of another user's order.
 SPELLINGS = {
     "plain": lambda order_id: order_id,
@@ -30,6 +34,8 @@ SPELLINGS = {
     "with a second id": lambda order_id: f"{order_id},{order_id}",
     "with dots": lambda order_id: f"{order_id}%2f..%2f{order_id}",
 }
+# The query parameter of WAYS that a route has.
+PARAMETERS = {"/orders/status/<order_id>": "wait", "/orders/one/<order_id>/events": "after"}
 WAYS = {
     "": {},
     "with a wait": {"query": "wait=0"},
@@ -83,6 +89,8 @@ def ready_of(order_of, orders):
         if rule.endswith("/capture"):
             authorized = {"orderStatus": "Processing", "paymentStatus": "Authorized", "authorized": 9900}
             orders.update_one({"_id": ObjectId(order_id)}, {"$set": authorized})
+        if rule.endswith("/<refund_id>"):
+            orders.update_one({"_id": ObjectId(order_id)}, {"$set": surface.REFUNDED})
         return order_id
 
     return place
@@ -103,7 +111,12 @@ def test_an_operator_may_see_and_move_every_order(operator, ready_of, method, ru
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_a_foreign_order_and_an_absent_one_have_the_same_response(ada, of_bob, refused, method, rule, way):
     foreign = ask(ada, method, rule, of_bob, **way)
-    refused(foreign, 404, "order_not_found")
+    if foreign.status_code == 400:
+        # Refused before any order is looked for, and only where the route does not have the parameter.
+        refused(foreign, 400, "invalid_parameter")
+        assert way["query"].split("=")[0] != PARAMETERS.get(rule)
+    else:
+        refused(foreign, 404, "order_not_found")
     assert whole(foreign) == whole(ask(ada, method, rule, ABSENT, **way))
     assert "secret" not in foreign.text
 
@@ -128,12 +141,17 @@ def test_the_orders_of_every_other_user_are_absent_alike(ada, of_bob, refused, m
         assert whole(other) == whole(ada.open(method, surface.address(rule, user_id="never-was")))
 
 
-@pytest.mark.parametrize(("method", "rule"), OF_ONE_USER, ids=named(OF_ONE_USER))
+def orders_in(answer) -> list[dict]:
+    """The orders of a list, or of an export in lines."""
+    return answer.json["orders"] if answer.is_json else [json.loads(line) for line in answer.text.splitlines()]
+
+
+@pytest.mark.parametrize(("method", "rule"), LISTS_OF_ONE_USER, ids=named(LISTS_OF_ONE_USER))
 def test_ones_own_list_holds_ones_own_orders_alone(ada, operator, of_ada, of_bob, method, rule):
-    listed = ada.open(method, surface.address(rule)).json["orders"]
+    listed = orders_in(ada.open(method, surface.address(rule)))
     assert {order["userId"] for order in listed} == {"ada"}
     assert of_ada in {order["id"] for order in listed}
-    seen = operator.open(method, surface.address(rule, user_id="bob")).json["orders"]
+    seen = orders_in(operator.open(method, surface.address(rule, user_id="bob")))
     assert of_bob in {order["id"] for order in seen}
 
 
@@ -187,3 +205,60 @@ def test_without_a_name_a_user_sees_their_own_orders_and_an_operator_everybodys(
 def test_what_waits_of_everybody_is_for_operators(ada, operator, refused, query):
     assert refused(ada.open("GET", f"/orders?{query}"), 403, "insufficient_scope")["scope"] == "orders:admin"
     assert operator.open("GET", f"/orders?{query}").status_code == 200
+
+
+# --- endpoints of webhooks, and what was delivered to them ---
+
+OF_WEBHOOKS = [*OF_ONE_ENDPOINT, *OF_ONE_DELIVERY]
+every_route_of_webhooks = pytest.mark.parametrize(("method", "rule"), OF_WEBHOOKS, ids=named(OF_WEBHOOKS))
+
+
+@pytest.fixture
+def webhooks_of(fort, fort_settings, mongo, issuer, endpoints):
+    """Add an endpoint of a user and a delivery to it; returns their ids."""
+    deliveries = mongo[fort_settings.database].webhook_deliveries
+
+    def add(user_id):
+        user = User(fort.test_client(), issuer.token(user_id))
+        endpoint_id = user.open("POST", "/webhooks/endpoints", json={"url": "https://shop.example/"}).json["endpoint"][
+            "id"
+        ]
+        delivery_id = f"e1.{endpoint_id}"
+        known = {"eventId": "e1", "type": "order.updated", "body": "{}", "status": "failed", "tries": 1}
+        deliveries.insert_one({"_id": delivery_id, "endpointId": endpoint_id, "createdAt": datetime.now(UTC), **known})
+        return endpoint_id, delivery_id
+
+    yield add
+    endpoints.delete_many({})
+    deliveries.delete_many({})
+
+
+def ask_about(user, method, rule, endpoint_id, delivery_id):
+    address = surface.address(rule, endpoint_id=endpoint_id, delivery_id=delivery_id)
+    return user.open(method, address, **surface.body(method, rule))
+
+
+@every_route_of_webhooks
+def test_ones_own_endpoint_is_there(ada, operator, webhooks_of, method, rule):
+    for user in (ada, operator):
+        assert ask_about(user, method, rule, *webhooks_of("ada")).status_code in {200, 202}
+
+
+@every_route_of_webhooks
+@pytest.mark.parametrize("spelling", SPELLINGS.values(), ids=SPELLINGS)
+def test_a_foreign_endpoint_and_an_absent_one_have_the_same_response(
+    ada, webhooks_of, endpoints, refused, method, rule, spelling
+):
+    of_bob = webhooks_of("bob")
+    before = [*endpoints.find()]
+    foreign = ask_about(ada, method, rule, *map(spelling, of_bob))
+    refused(foreign, 404)
+    absent = (neighbour(of_bob[0]), f"e2.{of_bob[0]}")
+    assert whole(foreign) == whole(ask_about(ada, method, rule, *map(spelling, absent)))
+    assert [*endpoints.find()] == before
+
+
+def test_ones_own_list_of_endpoints_holds_ones_own_alone(ada, operator, webhooks_of):
+    (of_ada, _), (of_bob, _) = webhooks_of("ada"), webhooks_of("bob")
+    assert [one["id"] for one in ada.open("GET", "/webhooks/endpoints").json["endpoints"]] == [of_ada]
+    assert [one["id"] for one in operator.open("GET", "/webhooks/endpoints").json["endpoints"]] == [of_ada, of_bob]

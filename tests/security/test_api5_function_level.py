@@ -16,7 +16,7 @@ from app.main import create_app, runtime
 from app.messaging.signal_bus import SignalBus
 from tests.security import surface
 from tests.security.conftest import User
-from tests.security.surface import ADMIN, FULFIL, PUBLIC, READ, REFUND, ROUTES, ROWS, WRITE, named
+from tests.security.surface import ADMIN, FULFIL, PUBLIC, READ, REFUND, ROUTES, ROWS, WEBHOOKS, WRITE, named
 
 VERBS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "BREW")
 ALIKE = {"HEAD": "GET"}
@@ -32,6 +32,7 @@ CALLERS = {
     "who fulfils": {FULFIL},
     "who refunds": {REFUND},
     "who does all but refund": {READ, WRITE, FULFIL},
+    "who manages webhooks": {WEBHOOKS},
     "an operator": {ADMIN},
     "with scopes of another service": {"orders", "orders:*", "admin", "Orders:Admin", "orders:admin2", "*"},
 }
@@ -97,8 +98,9 @@ def test_a_method_that_a_route_has_not_is_405_and_says_which_it_has(fort, operat
 @pytest.mark.parametrize("override", ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "_method"])
 def test_a_method_is_not_overridden(fort, issuer, override):
     headers = {"Authorization": f"Bearer {issuer.token(scope=READ)}", override: "PUT"}
+    assert fort.test_client().get("/orders/ada", headers=headers).status_code == 200
     answer = fort.test_client().get("/orders/ada?_method=DELETE", headers=headers)
-    assert answer.status_code == 200
+    assert (answer.status_code, answer.json["code"]) == (400, "invalid_parameter")
 
 
 SPELLINGS = [
@@ -138,12 +140,12 @@ def test_a_route_without_a_declared_scope_prevents_the_start():
     app = Flask("app", static_folder=None)
     app.add_url_rule("/secret", view_func=lambda: "all of it")
     with pytest.raises(UndeclaredRoute, match="/secret"):
-        gateway.install(app, SignalBus(), lambda: True, Settings(), lambda *_: (), lambda: b"")
+        gateway.install(app, SignalBus(), lambda: None, Settings(), lambda *_: (), lambda: b"")
 
 
 def test_a_route_that_came_later_is_for_operators(fort_settings, issuer):
     app = Flask("app", static_folder=None)
-    gateway.install(app, SignalBus(), lambda: True, fort_settings, lambda *_: (), lambda: b"")
+    gateway.install(app, SignalBus(), lambda: None, fort_settings, lambda *_: (), lambda: b"")
     app.add_url_rule("/secret", view_func=lambda: "all of it")
     assert open_as(app, issuer, None, "GET", "/secret").status_code == 401
     assert open_as(app, issuer, {READ, WRITE}, "GET", "/secret").status_code == 403

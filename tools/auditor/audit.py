@@ -9,9 +9,14 @@ from typing import Any
 from tools.auditor.history import (
     ACCEPTED,
     CAPTURE,
+    DISPUTE,
+    FAILED_REFUND,
+    LOST_DISPUTE,
     REFUND,
     REFUSED,
+    WON_DISPUTE,
     Answer,
+    CaptureAnswer,
     FinalOrder,
     History,
     Movement,
@@ -28,13 +33,19 @@ LOST, STUCK, CHARGED, MONEY = "lost", "stuck", "charged twice", "money"
 TIMELINE, CONTRADICTION, REPEATED_KEY, TOLD = "timeline", "contradiction", "repeated key", "told"
 UNSPREAD = "retries not spread"
 
-# The payment statuses in which each status of a settled order may be; any other status means that the order was paid.
-SETTLED = {"Declined": {"Declined", "Voided"}, "Cancelled": {"Declined", "Voided", "Refunded"}}
-SETTLED_PAID = {"Captured", "Refunded"}
-UNPAID = frozenset(SETTLED)
-# The steps by which a client sets a status, and the events that tell of a movement of money.
+# The payment statuses of a settled order that keeps no money, and of any other one.
+# A charge of a declined order may land late, and goes back; a dispute has no end that Orderflow could set.
+DISPUTED = "Disputed"
+UNPAID = frozenset({"Declined", "Cancelled"})
+SETTLED_UNPAID = frozenset({"Declined", "Voided", "Refunded", DISPUTED})
+SETTLED_PAID = frozenset({"Captured", "Refunded", DISPUTED})
+# A payment in one of them waits until the end that its step names.
+WAITING = frozenset({"ActionRequired", "Pending", "Authorized"})
+# What each movement changes in the amount that the provider holds for the merchant.
+SIGNS = {CAPTURE: 1, REFUND: -1, FAILED_REFUND: 1, DISPUTE: -1, WON_DISPUTE: 1, LOST_DISPUTE: 0}
+# The steps by which a client sets a status, and the events and steps that tell of a movement of money.
 SET_BY_CLIENTS = frozenset({"OrderUpdated", "OrderCancelled"})
-MOVED_BY = {"PaymentCaptured": CAPTURE, "PaymentRefunded": REFUND}
+MOVED_BY = {"PaymentCaptured": CAPTURE, "PaymentRefunded": REFUND, "PaymentDisputed": DISPUTE}
 # So many orders with exactly the same pause before a retry are no coincidence.
 SAME_PAUSES = 3
 # Pauses shorter than this have too few different values in milliseconds.
@@ -64,7 +75,7 @@ def audit(history: History) -> list[Violation]:
         movements[movement.order_id].append(movement)
     for order_id in {**answers, **movements, **history.final}:
         final = history.final.get(order_id)
-        settles = order_id not in history.operator_list
+        settles = order_id not in history.operator_list and not (final and _still_waits(final, history.ended_at))
         rules = _order_rules(final, answers[order_id], movements[order_id], settles)
         found += [Violation(kind, order_id, detail) for kind, detail in rules]
     found += [Violation(REPEATED_KEY, "", detail) for detail in _repeated_keys(history)]
@@ -76,7 +87,7 @@ def _order_rules(
     final: FinalOrder | None, answers: Sequence[Answer], movements: Sequence[Movement], settles: bool
 ) -> Iterator[tuple[str, str]]:
     captures = [movement.value for movement in movements if movement.kind == CAPTURE]
-    yield from _book_rules(captures, [movement for movement in movements if movement.kind == REFUND])
+    yield from _book_rules(captures, movements)
     if final is None:
         if any(_took(answer) for answer in answers):
             yield LOST, "was acknowledged and is not found"
@@ -87,52 +98,137 @@ def _order_rules(
     yield from _answer_rules(final, answers)
     yield from _status_rules(final, [answer for answer in answers if isinstance(answer, StatusAnswer)])
     yield from _refund_rules(final, [answer for answer in answers if isinstance(answer, RefundAnswer)])
+    yield from _capture_rules(final, captures, [answer for answer in answers if isinstance(answer, CaptureAnswer)])
     yield from _contradictions(answers, final.version)
-    if any(value != final.value for value in captures):
-        yield MONEY, f"captured {captures} for a total of {final.value}"
     if settles:
         yield from _settled_rules(final, movements)
 
 
-def _book_rules(captures: Sequence[int], refunds: Sequence[Movement]) -> Iterator[tuple[str, str]]:
+def _still_waits(final: FinalOrder, ended_at: str) -> bool:
+    """Whether the payment waits for a customer, a bank or a capture, and may still do so at the end of the run."""
+    until = next((step.until for step in reversed(final.timeline) if step.payment_status in WAITING and step.until), "")
+    return final.payment_status in WAITING and bool(ended_at) and until > ended_at
+
+
+def _book_rules(captures: Sequence[int], movements: Sequence[Movement]) -> Iterator[tuple[str, str]]:
     """What the provider's books show by themselves."""
     if len(captures) > 1:
         yield CHARGED, f"captured {len(captures)} times"
-    for key, times in Counter(refund.key for refund in refunds).items():
+    for key, times in Counter(one.key for one in movements if one.kind == REFUND).items():
         if key and times > 1:
             yield MONEY, f"the refund {key} was made {times} times"
-    refunded = sum(refund.value for refund in refunds)
-    if refunded > sum(captures):
-        yield MONEY, f"{refunded} went back of {sum(captures)} captured"
+    held = _held(movements)
+    if held < 0:
+        yield MONEY, f"{sum(captures) - held} went back of {sum(captures)} captured"
+
+
+def _held(movements: Iterable[Movement]) -> int:
+    return sum(SIGNS[one.kind] * one.value for one in movements)
+
+
+def _capture_rules(
+    final: FinalOrder, captures: Sequence[int], answers: Sequence[CaptureAnswer]
+) -> Iterator[tuple[str, str]]:
+    """The whole total was captured, or the part that was asked for; each acknowledged capture was asked for, once."""
+    requested = _values(final.timeline, "CaptureRequested")
+    if any(value not in (requested or {final.value}) for value in captures):
+        yield MONEY, f"captured {captures} for a total of {final.value}, where {_sorted(requested)} was asked for"
+    if requested.total() > 1:
+        yield CONTRADICTION, f"captures of {_sorted(requested)} were accepted"
+    missing = {answer.value for answer in answers if _took(answer)} - requested.keys()
+    if missing:
+        yield MONEY, f"captures of {sorted(missing)} were acknowledged and are not on the timeline"
+    if answers and requested and all(answer.outcome == REFUSED for answer in answers):
+        yield CONTRADICTION, f"every capture was refused, and {_sorted(requested)} was asked for"
 
 
 def _settled_rules(final: FinalOrder, movements: Sequence[Movement]) -> Iterator[tuple[str, str]]:
     state = f"{final.order_status} / {final.payment_status}"
-    if final.order_status == "Processing" or final.payment_status not in SETTLED.get(final.order_status, SETTLED_PAID):
+    settled = SETTLED_UNPAID if final.order_status in UNPAID else SETTLED_PAID
+    if final.order_status == "Processing" or final.payment_status not in settled:
         yield STUCK, f"ended as {state}"
         return
-    held = sum(one.value if one.kind == CAPTURE else -one.value for one in movements)
-    refunded = _values(final.timeline, "PaymentRefunded")
-    expected = 0 if final.order_status in UNPAID else final.value - sum(refunded.elements())
+    taken_back = _taken_back(final.timeline)
+    if (final.payment_status == DISPUTED) != bool(taken_back):
+        yield TIMELINE, f"is {state}, and disputes take {taken_back} back"
+    movements = _without_unseen(final.timeline, movements)
+    held, expected = _held(movements), _expected(final, movements)
     if held != expected:
         yield MONEY, f"the provider holds {held}, and {state} means {expected}"
-    yield from _booked_steps(final.timeline, movements)
-    requested, failed = _values(final.timeline, "RefundRequested"), _values(final.timeline, "PaymentRefundFailed")
-    if final.order_status not in UNPAID and requested != refunded + failed:
+    yield from _booked_steps(final, movements)
+    if final.order_status not in UNPAID:
+        yield from _refund_sums(final, movements)
+
+
+def _without_unseen(timeline: Iterable[TimelineStep], movements: Sequence[Movement]) -> Sequence[Movement]:
+    """The movements without refunds that failed before anybody knew that they were made: they are on the timeline as failed only."""
+    made = Counter(one.value for one in movements if one.kind == REFUND)
+    failed = Counter(one.value for one in movements if one.kind == FAILED_REFUND)
+    unseen = (made - _values(timeline, "PaymentRefunded")) & failed
+    left = Counter({(kind, value): times for value, times in unseen.items() for kind in (REFUND, FAILED_REFUND)})
+    seen = []
+    for one in movements:
+        if left[one.kind, one.value] > 0:
+            left[one.kind, one.value] -= 1
+        else:
+            seen.append(one)
+    return seen
+
+
+def _expected(final: FinalOrder, movements: Iterable[Movement]) -> int:
+    """What the provider has to hold: what was taken, less what went back and what disputes take."""
+    if final.order_status in UNPAID:
+        return 0
+    captured = next((step.value for step in final.timeline if step.type == "PaymentCaptured"), 0) or final.value
+    refunded = sum(_values(final.timeline, "PaymentRefunded").elements())
+    failed_later = sum(one.value for one in movements if one.kind == FAILED_REFUND)
+    return captured - refunded + failed_later - _taken_back(final.timeline)
+
+
+def _taken_back(timeline: Iterable[TimelineStep]) -> int:
+    """What disputes that are open or lost take back."""
+    steps = [*timeline]
+    won = sum(step.value for step in steps if step.won)
+    return sum(_values(steps, "PaymentDisputed").elements()) - won
+
+
+def _refund_sums(final: FinalOrder, movements: Sequence[Movement]) -> Iterator[tuple[str, str]]:
+    """Each reserved refund was made or given up, and each one that failed after it was made was given up."""
+    requested = _values(final.timeline, "RefundRequested")
+    refunded, failed = _values(final.timeline, "PaymentRefunded"), _values(final.timeline, "PaymentRefundFailed")
+    failed_later = Counter(one.value for one in movements if one.kind == FAILED_REFUND)
+    elsewhere = Counter(one.value for one in movements if one.kind == REFUND and one.elsewhere)
+    if failed_later - failed:
+        yield MONEY, f"refunds of {_sorted(failed_later)} failed later, and the timeline has {_sorted(failed)}"
+    ended, begun = refunded + failed, requested + elsewhere + failed_later
+    # Until its dispute ends, a refund waits.
+    waiting = begun - ended if _open_disputes(movements) else Counter[int]()
+    if begun != ended + waiting:
         yield (
             MONEY,
             f"refunds of {_sorted(requested)} were reserved, {_sorted(refunded)} made, {_sorted(failed)} given up",
         )
 
 
-def _booked_steps(timeline: Iterable[TimelineStep], movements: Iterable[Movement]) -> Iterator[tuple[str, str]]:
+def _open_disputes(movements: Iterable[Movement]) -> int:
+    kinds = Counter(one.kind for one in movements)
+    return kinds[DISPUTE] - kinds[WON_DISPUTE] - kinds[LOST_DISPUTE]
+
+
+def _booked_steps(final: FinalOrder, movements: Iterable[Movement]) -> Iterator[tuple[str, str]]:
     """The timeline of a settled order has each movement of money in the provider's books, and no other."""
-    steps = Counter((step.type, step.value) for step in timeline if step.type in ("PaymentCaptured", "PaymentRefunded"))
-    booked = Counter(
-        ("PaymentCaptured", 0) if one.kind == CAPTURE else ("PaymentRefunded", one.value) for one in movements
+    steps = Counter(
+        (kind, step.value or final.value) for step in final.timeline if (kind := _movement_kind(step)) is not None
     )
+    booked = Counter((one.kind, one.value) for one in movements if one.kind != FAILED_REFUND)
     if steps != booked:
         yield MONEY, f"the timeline has {_sorted(steps)}, and the provider booked {_sorted(booked)}"
+
+
+def _movement_kind(step: TimelineStep) -> str | None:
+    if step.type == "PaymentDisputeClosed":
+        return WON_DISPUTE if step.won else LOST_DISPUTE
+    return MOVED_BY.get(step.type)
 
 
 def _values(timeline: Iterable[TimelineStep], kind: str) -> Counter[int]:
@@ -273,5 +369,5 @@ def _told(history: History) -> Iterator[tuple[str, str]]:
 
 
 def _told_value(kind: str, value: int) -> int:
-    # A capture is always told without its value.
-    return value if kind == REFUND else 0
+    # A capture of the whole total is told without its value.
+    return 0 if kind == CAPTURE else value

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 ACCEPTED, REFUSED, UNANSWERED = "accepted", "refused", "unanswered"
-CAPTURE, REFUND = "capture", "refund"
+# A refund that failed later comes back. A dispute takes its amount back until it is won; a lost one moves nothing more.
+CAPTURE, REFUND, FAILED_REFUND = "capture", "refund", "failed refund"
+DISPUTE, WON_DISPUTE, LOST_DISPUTE = "dispute", "won dispute", "lost dispute"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,13 @@ class RefundAnswer(Answer):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CaptureAnswer(Answer):
+    """The answer to a request for the capture of what is authorized; `value` is what was accepted."""
+
+    value: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReadAnswer(Answer):
     """The statuses of an order as a client read them; `payment_status` is empty where the answer does not have it."""
 
@@ -72,7 +81,11 @@ class PauseAnswer(Answer):
 
 @dataclass(frozen=True, kw_only=True)
 class TimelineStep:
-    """One entry of an order's timeline, as a client read it in the end. `value` is the amount of a refund, else 0."""
+    """One entry of an order's timeline, as a client read it in the end.
+
+    `value` is the amount of a refund, a dispute, a requested capture, or the part of the total that was captured; else 0. `won`:
+    it is the end of a dispute that was won. `until` is when a wait for a customer, a bank or a capture ends, in RFC 3339.
+    """
 
     sequence: int
     type: str
@@ -80,6 +93,8 @@ class TimelineStep:
     to_status: str
     payment_status: str
     value: int = 0
+    won: bool = False
+    until: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +110,16 @@ class FinalOrder:
 
 @dataclass(frozen=True, kw_only=True)
 class Movement:
-    """Money that moved, from the provider's books: a CAPTURE or a REFUND, with its idempotency key."""
+    """Money that moved, from the provider's books: one of the kinds above, with its idempotency key.
+
+    `elsewhere`: it was made at the provider, and nobody asked for it here.
+    """
 
     order_id: str
     kind: str
     value: int
     key: str = ""
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +139,8 @@ class History:
     """A whole run.
 
     A client's idempotency key is kept for `idempotency_seconds` seconds. `final` has the orders that a client found at the end. `operator_list` has the ids of orders that operators were shown as
-    parked or as dead letters at the end: they need not be settled. `problems` are failures to reach an end at all.
+    parked or as dead letters at the end: they need not be settled. `problems` are failures to reach an end at all. `ended_at` is the
+    time of the end in RFC 3339: a payment may wait for a customer, a bank or a capture beyond it; where it is empty, none may.
     """
 
     answers: list[Answer] = field(default_factory=list)
@@ -130,3 +150,4 @@ class History:
     operator_list: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
     idempotency_seconds: float = float("inf")
+    ended_at: str = ""

@@ -3,13 +3,23 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from tools.auditor.history import CAPTURE, REFUND, FinalOrder, Movement, TimelineStep
+from tools.auditor.history import (
+    CAPTURE,
+    DISPUTE,
+    FAILED_REFUND,
+    LOST_DISPUTE,
+    REFUND,
+    WON_DISPUTE,
+    FinalOrder,
+    Movement,
+    TimelineStep,
+)
 
 Document = Mapping[str, Any]
 # Returns the decoded answer to a GET of a path; None if nothing is found there.
 Get = Callable[[str], Document | None]
 
-REFUND_STEPS = frozenset({"RefundRequested", "PaymentRefunded", "PaymentRefundFailed"})
+DISPUTE_ENDS = {"won": WON_DISPUTE, "lost": LOST_DISPUTE}
 
 
 def read_order(get: Get, order_id: str) -> FinalOrder | None:
@@ -36,26 +46,42 @@ def final_order(order: Document, events: Iterable[Document]) -> FinalOrder:
 
 
 def _step(event: Document) -> TimelineStep:
+    kind, detail = event["type"], event["detail"]
+    _, found, until = detail.rpartition("until ")
     return TimelineStep(
         sequence=event["sequence"],
-        type=event["type"],
+        type=kind,
         from_status=event["from"],
         to_status=event["to"],
         payment_status=event["paymentStatus"],
-        value=_amount(event["detail"]) if event["type"] in REFUND_STEPS else 0,
+        value=event["amount"]["value"] if "amount" in event else 0,
+        won=kind == "PaymentDisputeClosed" and detail.startswith("dispute won"),
+        until=until if found else "",
     )
 
 
-def _amount(detail: str) -> int:
-    """Returns the amount in a text such as "refund of 250"."""
-    return next((int(word) for word in detail.split() if word.isdecimal()), 0)
-
-
 def movements(ledger: Iterable[Document]) -> Iterator[Movement]:
-    """Yields the captures and refunds in the entries of the provider's ledger."""
+    """Yields what moved by the entries of the provider's ledger."""
     for entry in ledger:
         order_id = entry["orderId"]
         if entry["answer"] == "captured":
             yield Movement(order_id=order_id, kind=CAPTURE, value=entry["value"], key=entry["_id"])
-        for refund in entry["refunds"]:
-            yield Movement(order_id=order_id, kind=REFUND, value=refund["value"], key=refund["key"])
+        failed = entry.get("failedRefunds", ())
+        for refund in (*entry["refunds"], *failed):
+            yield _refund_movement(order_id, REFUND, refund)
+        for refund in failed:
+            yield _refund_movement(order_id, FAILED_REFUND, refund)
+        yield from _dispute_movements(order_id, entry.get("dispute"))
+
+
+def _refund_movement(order_id: str, kind: str, refund: Document) -> Movement:
+    # A refund that was made elsewhere has no id of ours.
+    elsewhere = refund.get("refundId") == ""
+    return Movement(order_id=order_id, kind=kind, value=refund["value"], key=refund["key"], elsewhere=elsewhere)
+
+
+def _dispute_movements(order_id: str, dispute: Document | None) -> Iterator[Movement]:
+    if dispute:
+        yield Movement(order_id=order_id, kind=DISPUTE, value=dispute["value"])
+        if dispute["status"] in DISPUTE_ENDS:
+            yield Movement(order_id=order_id, kind=DISPUTE_ENDS[dispute["status"]], value=dispute["value"])

@@ -1,4 +1,4 @@
-"""`python -m tools.bench` measures Orderflow beside its peers; `growth`, `matrix`, `broker`, `profile` and `scaling` one aspect.
+"""`python -m tools.bench` measures Orderflow beside its peers; its commands measure one aspect each.
 
 Exit code 1 if a request failed or an order was not settled, 2 if wrk is not installed.
 """

@@ -1,12 +1,13 @@
 """The command line of the bench: the parser, and one function for each command."""
 
 import argparse
+import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from tools.bench import broker, growth, machine, matrix, profiling, scaling
+from tools.bench import broker, checkouts, cluster, growth, machine, matrix, profiling, scaling, webhooks
 from tools.bench.chart import draw
 from tools.bench.compare import compare, folder_on_disk
 from tools.bench.contestants import Kind, Name
@@ -38,6 +39,12 @@ def parser() -> argparse.ArgumentParser:
     _add_run_options(growth_parser, Plan())
     growth_parser.add_argument("--orders", type=int, default=1_000_000, help="orders to seed (default: 1000000)")
     growth_parser.add_argument("--cache", type=float, default=1.0, help="mongod's cache in GB, for both (default: 1)")
+    checkouts_parser = more.add_parser("checkouts", help="this checkout beside another one: what a change has gained")
+    checkouts_parser.set_defaults(run=run_checkouts)
+    _add_run_options(checkouts_parser, Plan(rounds=5, seconds=4, warmup=1))
+    checkouts_parser.add_argument("--other", type=Path, required=True, help="the folder of the other checkout")
+    checkouts_parser.add_argument("--kinds", type=_kinds, default=list(Kind), help="only these requests (default: all)")
+    checkouts_parser.add_argument("--idle", type=int, default=50, help="orders placed one at a time (default: 50)")
     matrix_parser = more.add_parser("matrix", help="gunicorn's settings against each other")
     matrix_parser.set_defaults(run=run_matrix)
     _add_run_options(matrix_parser, Plan(rounds=3, seconds=4, warmup=1))
@@ -45,6 +52,17 @@ def parser() -> argparse.ArgumentParser:
     broker_parser.set_defaults(run=run_broker)
     _add_run_options(broker_parser, Plan())
     broker_parser.add_argument("--calls", type=int, default=1000, help="calls of each kind (default: 1000)")
+    cluster_parser = more.add_parser("cluster", help="the CPU of an order with 1, 2 and 4 processes of each module")
+    cluster_parser.set_defaults(run=run_cluster)
+    _add_run_options(cluster_parser, Plan(rounds=3))
+    cluster_parser.add_argument("--quick", action="store_true", help="a check that it runs, not a measurement")
+    webhooks_parser = more.add_parser("webhooks", help="the cost of webhooks, and deliveries a second")
+    webhooks_parser.set_defaults(run=run_webhooks)
+    _add_run_options(webhooks_parser, Plan())
+    webhooks_parser.add_argument(
+        "--idle", type=int, default=Plan.idle, help="orders placed one at a time (default: 200)"
+    )
+    webhooks_parser.add_argument("--quick", action="store_true", help="a check that it runs, not a measurement")
     profile_parser = more.add_parser("profile", help="where a worker spends its CPU time")
     profile_parser.set_defaults(run=run_profile)
     _add_run_options(profile_parser, Plan(seconds=10))
@@ -90,6 +108,15 @@ def run_growth(options: argparse.Namespace, console: Console) -> Outcome:
     return growth.as_dict(results, targets), _code(results, console)
 
 
+def run_checkouts(options: argparse.Namespace, console: Console) -> Outcome:
+    """Measures another checkout and this one."""
+    plan = Plan(options.rounds, options.seconds, options.warmup, options.idle)
+    with folder_on_disk(options.folder) as folder:
+        found = checkouts.compare(options.other, options.kinds, plan, folder, _settings(options), console.print)
+    console.print(checkouts.table(found))
+    return checkouts.as_dict(found), _code(found.results, console)
+
+
 def run_matrix(options: argparse.Namespace, console: Console) -> Outcome:
     """Measures gunicorn's settings against each other."""
     plan = Plan(options.rounds, options.seconds, options.warmup)
@@ -105,6 +132,28 @@ def run_broker(options: argparse.Namespace, console: Console) -> Outcome:
         costs = list(broker.message_costs(folder, options.calls, console.print))
     console.print(broker.table(costs))
     return broker.as_dict(costs), 0
+
+
+def run_cluster(options: argparse.Namespace, console: Console) -> Outcome:
+    """Measures the CPU of an order with more and more processes; a full run writes the table of docs/scaling.md."""
+    plan = QUICK if options.quick else Plan(options.rounds, options.seconds, options.warmup)
+    with folder_on_disk(options.folder) as folder:
+        costs = cluster.cluster_costs(folder, plan, console.print)
+    console.print(cluster.table(costs))
+    found = cluster.as_dict(costs)
+    if not options.quick and not costs.errors:
+        scaling.write_section("replicas", {"at": time.strftime("%Y-%m-%d"), **found})
+        scaling.write_page(console)
+    return found, _code(costs, console)
+
+
+def run_webhooks(options: argparse.Namespace, console: Console) -> Outcome:
+    """Measures Orderflow without and with webhooks."""
+    plan = QUICK if options.quick else Plan(options.rounds, options.seconds, options.warmup, options.idle)
+    with folder_on_disk(options.folder) as folder:
+        measured = webhooks.measure(plan, folder, _settings(options), console.print)
+    webhooks.show(measured, console)
+    return webhooks.as_dict(measured), _code(measured.results, console)
 
 
 def run_profile(options: argparse.Namespace, console: Console) -> Outcome:

@@ -16,7 +16,7 @@ from tools.bench.database import BenchDatabase
 from tools.bench.processes import MeasuredServer
 from tools.bench.split_server import SplitServer
 from tools.bench.wrk import Request
-from tools.cluster.processes import free_port
+from tools.cluster.processes import ROOT, free_port
 
 GUNICORN = (sys.executable, "-m", "gunicorn")
 PEERS_CONF = "tools/bench/peers/gunicorn_conf.py"
@@ -78,9 +78,12 @@ class ServerLocation:
 
 
 def orderflow(
-    location: ServerLocation, environ: Mapping[str, str] | None = None, options: tuple[str, ...] = ()
+    location: ServerLocation,
+    environ: Mapping[str, str] | None = None,
+    options: tuple[str, ...] = (),
+    root: Path = ROOT,
 ) -> MeasuredServer:
-    """Returns Orderflow as users run it; `environ` adds settings, `options` are arguments of gunicorn."""
+    """Returns Orderflow as users run it, from the checkout `root`; `environ` adds settings, `options` are arguments of gunicorn."""
     full_environ = {
         "PORT": str(location.port),
         "BIND": "127.0.0.1",
@@ -90,7 +93,7 @@ def orderflow(
         **(environ or {}),
     }
     command = [*GUNICORN, "-c", "gunicorn.conf.py", *options]
-    return MeasuredServer(command, full_environ, location.port, "/readyz", location.folder / "server.log")
+    return MeasuredServer(command, full_environ, location.port, "/readyz", location.folder / "server.log", root)
 
 
 def split(location: ServerLocation, environ: Mapping[str, str] | None = None) -> SplitServer:

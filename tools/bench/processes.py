@@ -28,6 +28,11 @@ class Measured(ABC):
 
     url: str
 
+    @property
+    def urls(self) -> list[str]:
+        """The addresses to load at once."""
+        return [self.url]
+
     @abstractmethod
     def tree(self) -> list[psutil.Process]:
         """Returns its processes, the first one first."""
@@ -45,9 +50,15 @@ class MeasuredServer(Program, Measured):
     """A server that is ready when a GET of `ready_path` succeeds. Start it from the main thread."""
 
     def __init__(
-        self, command: Sequence[str], environ: Mapping[str, str], port: int, ready_path: str, log: Path
+        self,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        port: int,
+        ready_path: str,
+        log: Path,
+        root: Path = ROOT,
     ) -> None:
-        super().__init__(command, {**inherited_environ(), **environ}, ROOT, log)
+        super().__init__(command, {**inherited_environ(), **environ}, root, log)
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self._ready_url = f"{self.url}{ready_path}"

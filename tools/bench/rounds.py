@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tools.bench.contestants import Contestant, Kind
 from tools.bench.database import SettlementTimeout, ids_from_now
-from tools.bench.wrk import CONNECTIONS, Result, WrkOutputError, load
+from tools.bench.wrk import CONNECTIONS, Result, WrkOutputError, load_all
 
 MICROSECONDS = 1e6
 IDLE_CHECK_SECONDS = 0.25
@@ -48,7 +48,7 @@ def _measure(contestant: Contestant, kind: str, seconds: int, connections: int) 
     stored, since = (database.count(), ids_from_now()) if is_flow else (0, None)
     server_cpu, mongod_cpu = server.cpu(), database.cpu() if database else 0.0
     wall, began = time.time(), time.monotonic()
-    result = load(server.url, contestant.requests[kind], seconds, connections)
+    result = load_all(server.urls, contestant.requests[kind], seconds, connections)
     seconds_taken = database.wait_until_settled(since) - began if is_flow else result.requests / (result.rate or 1.0)
     if is_flow:
         _wait_until_idle(lambda: server.cpu() + database.cpu())

@@ -6,7 +6,6 @@ import time
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, make_dataclass
-from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ from rich.console import Console
 
 from app.storage.bulk import Patch, bulk_compare_and_set
 from tools.bench import machine
-from tools.bench.contestants import Kind, ServerLocation, orderflow, started
+from tools.bench.cluster import MODULES, TOTAL, module_costs
+from tools.bench.contestants import Kind, orderflow, started
 from tools.bench.database import BenchDatabase
 from tools.bench.preload import preload
 from tools.bench.rounds import MICROSECONDS, measure
-from tools.bench.split_server import SplitServer
+from tools.bench.runner import Plan
 from tools.cluster.processes import ROOT
 
 FIGURES = ROOT / "tools" / "bench" / "scaling.toml"
@@ -32,7 +32,6 @@ SECONDS = 6
 KEYS = 64
 COMMANDS = 400
 DAY, HOUR = 86_400, 3_600
-MODULES = ("gateway", "orders", "payments")
 
 
 class Figures:
@@ -249,7 +248,26 @@ def broadcast_table(figures: Figures) -> list[list[str]]:
     return [head, *([f"in batches of {batch}", *(cell(count, batch) for count in SHARDS)] for batch in BATCHES)]
 
 
-TABLES = {"measured": measured_table, "cost": cost_table, "size": size_table, "broadcast": broadcast_table}
+def replicas_table(figures: Figures) -> list[list[str]]:
+    """Returns the table of the CPU of an order as the processes of each module become more."""
+    found = figures.replicas
+    names = {**{name: name for name in MODULES}, "broker": "RabbitMQ", "orders_mongod": "MongoDB of orders", "payments_mongod": "MongoDB of payments", TOTAL: "**all**"}  # fmt: skip
+    rows = [(title, getattr(found, f"{name}_us")) for name, title in names.items()]
+    head = [
+        "processes of each module",
+        *(str(count) for count in found.counts),
+        f"{found.counts[-1]} / {found.counts[0]}",
+    ]
+    return [head, *([title, *(f"{us:,.0f} µs" for us in each), f"{each[-1] / each[0]:.2f}"] for title, each in rows)]
+
+
+TABLES = {
+    "replicas": replicas_table,
+    "measured": measured_table,
+    "cost": cost_table,
+    "size": size_table,
+    "broadcast": broadcast_table,
+}
 
 
 def sentences(figures: Figures) -> dict[str, str]:
@@ -341,24 +359,8 @@ def measure_one_process(folder: Path) -> dict[str, Any]:
 
 def measure_split(folder: Path) -> dict[str, Any]:
     """Measures the CPU of each module, of the broker and of each module's database. Needs a quiet machine."""
-    with BenchDatabase(folder / "payments") as payments_database:
-        make = partial(_split, payments_uri=payments_database.uri)
-        with started("split", folder / "split", make) as contestant:
-            preload(contestant, [Kind.POST])
-            measure(contestant, Kind.POST, 2)
-            used = partial(_cpu, contestant.server, contestant.database, payments_database)
-            before = used()
-            done = measure(contestant, Kind.POST, SECONDS)
-            each = {name: round((used - before[name]) / done.requests * MICROSECONDS) for name, used in used().items()}
-    return {"measured": not done.error, **{f"{name}_us": value for name, value in each.items()}}
-
-
-def _split(location: ServerLocation, payments_uri: str) -> SplitServer:
-    return SplitServer(location.folder, {"LOG_LEVEL": "warning"}, location.port, location.uri, payments_uri)
-
-
-def _cpu(server: SplitServer, orders: BenchDatabase, payments: BenchDatabase) -> dict[str, float]:
-    return {**server.cpu_by_module(), "orders_mongod": orders.cpu(), "payments_mongod": payments.cpu()}
+    costs = module_costs(folder, 1, Plan(seconds=SECONDS))
+    return {"measured": not costs.error, **{f"{name}_us": value for name, value in costs.us.items()}}
 
 
 def _counters(database: BenchDatabase) -> dict[str, float]:

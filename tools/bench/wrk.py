@@ -3,6 +3,8 @@
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +57,20 @@ def load(url: str, request: Request, seconds: int, connections: int = CONNECTION
     if done.returncode:
         raise WrkOutputError(f"wrk ended with {done.returncode}: {done.stdout}{done.stderr}")
     return parse(done.stdout)
+
+
+def load_all(urls: Sequence[str], request: Request, seconds: int, connections: int = CONNECTIONS) -> Result:
+    """Loads all `urls` at once, each from a thread and with connections of its own; latencies are those of the slowest."""
+    with ThreadPoolExecutor(len(urls)) as pool:
+        results = list(pool.map(lambda url: load(url, request, seconds, connections), urls))
+    return Result(
+        requests=sum(one.requests for one in results),
+        rate=sum(one.rate for one in results),
+        p50_ms=max(one.p50_ms for one in results),
+        p99_ms=max(one.p99_ms for one in results),
+        bad_statuses=sum(one.bad_statuses for one in results),
+        socket_errors=sum(one.socket_errors for one in results),
+    )
 
 
 def parse(text: str) -> Result:

@@ -46,10 +46,19 @@ def main() -> int:
         metavar="NAME",
         help="inject only this kind of fault, into one server; may be repeated",
     )
+    parser.add_argument(
+        "--notifications-lost",
+        type=float,
+        default=30.0,
+        metavar="PERCENT",
+        help="of the provider's notifications to one server (default: 30)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
     if not (0 < options.duration <= MAX_SECONDS and 0 < options.rate <= MAX_RATE and 0 < options.clients <= 64):
         parser.error("--duration, --rate and --clients must be above 0 and within reason")
+    if not 0 <= options.notifications_lost <= 100:
+        parser.error("--notifications-lost must be between 0 and 100")
     if options.hosts and not hosts.in_namespace():
         if not hosts.namespaces_permitted():
             parser.error(hosts.NOT_PERMITTED)
@@ -62,7 +71,13 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="orderflow-chaos-", dir=_memory_folder()))
     keep = True
     try:
-        plan = Plan(seed=seed, duration=options.duration, clients=options.clients, rate=options.rate)
+        plan = Plan(
+            seed=seed,
+            duration=options.duration,
+            clients=options.clients,
+            rate=options.rate,
+            notifications_lost=options.notifications_lost / 100,
+        )
         verdict = run(replace(plan, kinds=options.only, first=len(options.only)) if options.only else plan, folder)
         keep = not verdict.clean
     except (KeyboardInterrupt, SystemExit):

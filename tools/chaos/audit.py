@@ -21,10 +21,14 @@ LOST, STUCK, CHARGED, OVER_REFUNDED = "lost", "stuck", "charged twice", "over-re
 MONEY, TIMELINE, CANCEL, REFUND = "money", "timeline", "cancellation", "refund"
 REPEATED_KEY, ORPHAN = "repeated key", "orphan"
 
-# The payment status that each status of a settled order permits.
-SETTLED = {"Declined": {"Declined"}, "Cancelled": {"Declined", "Voided", "Refunded"}}
-SETTLED_PAID = {"Captured", "Refunded"}
-PARKED = "Unknown"
+PARKED, DISPUTED = "Unknown", "Disputed"
+# The payment statuses of a settled order that keeps no money, and of any other one.
+# A charge of a declined order may land late, and goes back.
+UNPAID = frozenset({"Declined", "Cancelled"})
+SETTLED_UNPAID = frozenset({"Declined", "Voided", "Refunded", DISPUTED})
+SETTLED_PAID = frozenset({"Captured", "Refunded", DISPUTED})
+# Disputes that have taken their amount back.
+TAKEN_BACK = ("open", "lost")
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,39 @@ class StoredOrder:
         return [refund for charge in self.charges for refund in charge["refunds"]]
 
     @property
+    def failed_refunds(self) -> list[Document]:
+        """The refunds that the provider had made and that failed later."""
+        return [refund for charge in self.charges for refund in charge.get("failedRefunds", ())]
+
+    @property
+    def disputes(self) -> list[Document]:
+        """The disputes in the provider's ledger, each with its value and status."""
+        return [charge["dispute"] for charge in self.charges if "dispute" in charge]
+
+    @property
+    def taken_back(self) -> int:
+        """What open and lost disputes take back, in minor units."""
+        return _sum(dispute for dispute in self.disputes if dispute["status"] in TAKEN_BACK)
+
+    @property
     def balance(self) -> int:
-        """The amount captured and not refunded, in minor units."""
-        return _sum(self.captured) - _sum(self.refunds)
+        """The amount captured, not refunded and not taken back by a dispute, in minor units."""
+        return _sum(self.captured) - _sum(self.refunds) - self.taken_back
+
+    @property
+    def reserved(self) -> int:
+        """The refunds that the order has promised and that did not fail, in minor units."""
+        return _sum(refund for refund in self.order.get("refunds", ()) if refund["status"] != "failed")
+
+    @property
+    def captured_too_late(self) -> bool:
+        """Whether a capture was accepted when the payment was about to be voided because it had waited too long."""
+        return "captureRequested" in self.order and self.order["orderStatus"] == "Declined" and not self.captured
+
+    @property
+    def waits_for_operator(self) -> bool:
+        """Whether the refund of a cancellation has failed later: somebody must give the money back by other means."""
+        return self.parked and self.order["orderStatus"] in UNPAID and bool(self.failed_refunds)
 
     @property
     def parked(self) -> bool:
@@ -80,14 +114,21 @@ class StoredOrder:
 class Audit:
     """The result of an audit.
 
-    `settled` has the ids of the settled orders, `parked` those of orders whose payment may be parked and is.
-    `refunds_made` counts the acknowledged refunds that the provider has made.
+    `settled` has the ids of the settled orders, `parked` those of orders whose payment may be parked and is, and `failed_cancellations`
+    those among them whose cancellation's refund has failed later. `refunds_made` counts the acknowledged refunds that the
+    provider has made, `late_captures` the accepted captures that came too late, `steps` the entries of all timelines by type, and
+    `disputes` those in the ledger by status.
     """
 
     orders: int = 0
     settled: set[str] = field(default_factory=set)
     parked: set[str] = field(default_factory=set)
+    failed_cancellations: set[str] = field(default_factory=set)
     refunds_made: int = 0
+    refunds_failed_later: int = 0
+    late_captures: int = 0
+    steps: Counter[str] = field(default_factory=Counter)
+    disputes: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
 
     def orders_with(self, *kinds: str) -> set[str]:
@@ -104,7 +145,7 @@ def audit(
 ) -> Audit:
     """Checks every stored order and every acknowledgement in `record`.
 
-    Only payments of orders in `aged` may be parked: their provider keys have expired.
+    Only payments of orders in `aged`, whose provider keys have expired, and those whose cancellation's refund failed later may be parked.
     """
     result = Audit()
     refunds = _acknowledged_refunds(record)
@@ -121,7 +162,13 @@ def audit(
 
 
 def _judge(case: StoredOrder, result: Audit, refunds: Mapping[str, int], cancelled: bool, aged: bool) -> None:
-    parked = case.parked and aged
+    parked = case.waits_for_operator or (case.parked and aged)
+    result.steps.update(entry.get("type", "") for entry in case.order["events"])
+    result.disputes.update(dispute["status"] for dispute in case.disputes)
+    result.refunds_failed_later += len(case.failed_refunds)
+    result.late_captures += case.captured_too_late
+    if case.waits_for_operator:
+        result.failed_cancellations.add(case.order_id)
     problems = [*_invariant_violations(case)]
     if parked:
         result.parked.add(case.order_id)
@@ -143,14 +190,16 @@ def _invariant_violations(case: StoredOrder) -> Iterator[tuple[str, str]]:
     captured, total = case.captured, case.order["total"]
     if len(captured) > 1:
         yield CHARGED, f"{len(captured)} charges took money"
-    if any((charge["value"], charge["currency"]) != (total["value"], total["currency"]) for charge in captured):
-        yield MONEY, "a charge is not of the order's total"
-    repeated = [key for key, times in Counter(refund["key"] for refund in case.refunds).items() if times > 1]
+    due = case.order.get("captureRequested", total["value"])
+    if any((charge["value"], charge["currency"]) != (due, total["currency"]) for charge in captured):
+        yield MONEY, "a charge is not of the order's total, or of the part that was to be captured"
+    made = [*case.refunds, *case.failed_refunds]
+    repeated = [key for key, times in Counter(refund["key"] for refund in made).items() if times > 1]
     if repeated:
         yield OVER_REFUNDED, f"made more than once: {', '.join(repeated)}"
-    if _sum(case.refunds) > _sum(captured):
-        yield OVER_REFUNDED, f"{_sum(case.refunds)} of {_sum(captured)} went back"
-    if _sum(case.order.get("refunds", ())) > total["value"]:
+    if case.balance < 0:
+        yield OVER_REFUNDED, f"{_sum(case.refunds)} of {_sum(captured)} went back, and disputes took {case.taken_back}"
+    if case.reserved > total["value"]:
         yield OVER_REFUNDED, "more was promised back than the total"
     if reason := _timeline_violation(case.order):
         yield TIMELINE, reason
@@ -177,7 +226,7 @@ def _unsettled_reason(case: StoredOrder) -> str:
         return f"{state}, no payment"
     if reason := _unfinished(order, payment):
         return f"{state}, payment {payment['status']}: {reason}"
-    if order["paymentStatus"] not in SETTLED.get(order["orderStatus"], SETTLED_PAID):
+    if order["paymentStatus"] not in (SETTLED_UNPAID if order["orderStatus"] in UNPAID else SETTLED_PAID):
         return f"{state}, payment {payment['status']} {payment.get('parkedReason', '')}"
     return "" if order["orderStatus"] != "Processing" else state
 
@@ -193,14 +242,25 @@ def _unfinished(order: Document, payment: Document) -> str:
 
 def _settled_violations(case: StoredOrder) -> Iterator[tuple[str, str]]:
     order, payment = case.order, case.payment
-    unpaid = order["orderStatus"] in SETTLED
-    expected = 0 if unpaid else order["total"]["value"] - _sum(order.get("refunds", ()))
+    unpaid = order["orderStatus"] in UNPAID
+    expected = 0 if unpaid else _kept(case)
+    if (order["paymentStatus"] == DISPUTED) != any(dispute["status"] in TAKEN_BACK for dispute in case.disputes):
+        yield MONEY, f"the order says {order['paymentStatus']}, the provider's disputes are {case.disputes}"
     if case.balance < expected and case.refunds:
         yield OVER_REFUNDED, f"the provider holds {case.balance} instead of {expected}"
     elif case.balance != expected:
         yield MONEY, f"the provider holds {case.balance} instead of {expected}"
     if payment and payment["status"] != order["paymentStatus"]:
         yield MONEY, f"the order says {order['paymentStatus']}, the payment {payment['status']}"
+
+
+def _kept(case: StoredOrder) -> int:
+    """What the provider has to hold of a paid order, by the order and by what its payment knows of disputes."""
+    order, disputes = case.order, (case.payment or {}).get("disputes", ())
+    taken_back = _sum(dispute for dispute in disputes if dispute["status"] in TAKEN_BACK)
+    # A refund of a disputed charge waits for the end of the dispute.
+    made = _sum(case.refunds) if order["paymentStatus"] == DISPUTED else case.reserved
+    return int(order.get("captured", order["total"]["value"])) - made - taken_back
 
 
 def _cancellation_violations(case: StoredOrder, *, settled: bool) -> Iterator[tuple[str, str]]:
@@ -216,11 +276,16 @@ def _refund_violations(case: StoredOrder, acknowledged: Mapping[str, int], made:
     for refund in case.order.get("refunds", ()):
         stored[refund["id"]].append(refund["value"])
     made_by_provider = defaultdict(list)
-    for refund in case.refunds:
+    for refund in (*case.refunds, *case.failed_refunds):
         made_by_provider[refund["key"].rpartition(":")[2]].append(refund["value"])
+    failed = {refund["id"] for refund in case.order.get("refunds", ()) if refund["status"] == "failed"}
+    waits = any(dispute["status"] == "open" for dispute in case.disputes)
     for refund_id, value in acknowledged.items():
         if stored[refund_id] != [value]:
             yield REFUND, f"{refund_id} of {value} was acknowledged and is stored as {stored[refund_id]}"
+        elif refund_id in failed or waits:
+            if made_by_provider[refund_id] not in ([], [value]):
+                yield REFUND, f"{refund_id} of {value} was made as {made_by_provider[refund_id]}"
         elif made and made_by_provider[refund_id] != [value]:
             yield REFUND, f"{refund_id} of {value} was acknowledged and was made as {made_by_provider[refund_id]}"
 
@@ -262,7 +327,7 @@ def _sum(entries: Iterable[Document]) -> int:
 
 def open_work(orders: Documents[Any], payments: Documents[Any]) -> set[ObjectId]:
     """Returns the ids of orders that are not settled, those with a parked payment included."""
-    settled = ["Captured", "Declined", "Voided", "Refunded"]
+    settled = ["Captured", "Declined", "Voided", "Refunded", DISPUTED]
     stored = {
         doc["_id"] for doc in orders.find({"$or": [{"outbox": {"$ne": []}}, {"paymentStatus": {"$nin": settled}}]})
     }

@@ -1,13 +1,16 @@
 """Correct clients: they repeat a request that got no clear answer, with the same Idempotency-Key.
 
-They cancel orders at any moment and request refunds of random amounts, some of them above the order's balance.
+They cancel orders at any moment and request refunds of random amounts, some of them above the order's balance. Where a payment
+waits for somebody, they capture, approve, refuse, decide the dispute, or do nothing.
 """
 
+import re
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from random import Random
 from typing import Any, Self
 
@@ -18,6 +21,7 @@ from tools.auditor.history import (
     REFUSED,
     UNANSWERED,
     Answer,
+    CaptureAnswer,
     PlaceAnswer,
     ReadAnswer,
     RefundAnswer,
@@ -36,6 +40,18 @@ CALL_SECONDS = (0.0, 0.5)
 TOTALS = {"RM 99": (9900, "MYR"), "RM 12.50": (1250, "MYR"), "USD 7.05": (705, "USD"), "JPY 1200": (1200, "JPY")}
 PLACED = ("POST order", "201")
 PRODUCTS = ("1", "1", "1", "1", "1", "1", "1", "2", "2", "3")
+# Products whose payment waits or changes later, where the provider has its demonstrations on; each is ordered once in so many orders.
+WAITING_PRODUCTS = ("pending", "pending-declined", *("action-required", "refund-fails-later", "disputed") * 2)
+ONE_OF = 25
+MANUAL_SHARE = 0.12
+# A client looks from time to time whether its order waits for somebody; until then, and no longer.
+FOLLOW_UP_PAUSE, FOLLOW_UP_SECONDS = 1.0, 15.0
+ACTION_PAGE = re.compile(r"/providers/simulated/actions/\w+")
+# The payment statuses that wait for somebody, by product; manual orders wait for a capture.
+AWAITED = {"action-required": "ActionRequired", "disputed": "Disputed"}
+AUTHORIZED = "Authorized"
+# What comes of a decision on the provider's page, by payment status: of an approval, and of a refusal.
+DECIDED = {"ActionRequired": ("approved", "refused"), "Disputed": ("won", "lost")}
 
 
 @dataclass(frozen=True)
@@ -86,13 +102,23 @@ class PlacedOrder:
     currency: str
 
 
+@dataclass(frozen=True)
+class FollowUp:
+    """An order that will wait for somebody, in this payment status: looked at again at `due`, and not after `ends`."""
+
+    order: PlacedOrder
+    payment_status: str
+    due: float
+    ends: float
+
+
 @dataclass
 class ClientRecord:
     """All answers that clients received; `outcomes` has them as the auditor judges them.
 
     `refunded` has the value of each acknowledged refund by order id and refund id. `refunds_requested` counts all refund
     requests, `refunds_over_balance` those refused because they exceed the balance. `settlements` are pairs of monotonic
-    times: when an order was placed and when it was seen settled.
+    times: when an order was placed and when it was seen settled. `acts` counts what was done for payments that wait.
     """
 
     acknowledged: set[str] = field(default_factory=set)
@@ -105,6 +131,7 @@ class ClientRecord:
     outcomes: list[Answer] = field(default_factory=list)
     contradictions: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+    acts: Counter[str] = field(default_factory=Counter)
 
     @property
     def answers(self) -> Counter[str]:
@@ -141,6 +168,7 @@ class Client(threading.Thread):
         *,
         keep_alive: bool = True,
         timeout: float = TIMEOUT,
+        waiting_products: bool = False,
     ) -> None:
         super().__init__(name=f"client-{number}", daemon=True)
         self._base_url = base_url
@@ -151,6 +179,8 @@ class Client(threading.Thread):
         self._stopping = stopping
         self._timeout = timeout
         self._limits = httpx.Limits(max_keepalive_connections=None if keep_alive else 0)
+        self._waiting_products = waiting_products
+        self._follow_ups: deque[FollowUp] = deque()
         self._recent: deque[PlacedOrder] = deque(maxlen=RECENT)
         self._count = 0
         self.gave_up = 0
@@ -172,10 +202,12 @@ class Client(threading.Thread):
         text = self._random.choice([*TOTALS])
         body = {
             "userId": f"user-{self._random.randrange(20)}",
-            "productId": self._random.choice(PRODUCTS),
+            "productId": self._choose_product(),
             "productName": "Espresso machine",
             "totalOrderAmount": text,
         }
+        if self._captures_by_hand():
+            body["capture"] = "manual"
         answers = {self._post(http, key, body)}
         if self._random.random() < 0.2:
             answers.add(self._post(http, key, body))
@@ -184,6 +216,8 @@ class Client(threading.Thread):
             self._record.contradictions.append(f"key {key} was answered with {known}")
         placed = [PlacedOrder(order_id, *TOTALS[text]) for order_id in known]
         self._recent.extend(placed)
+        self._plan_follow_ups(placed, body)
+        self._follow_up(http)
         if self._random.random() < 0.08:
             self._cancel_soon(http, placed)
         if self._recent and self._random.random() < 0.08:
@@ -205,6 +239,83 @@ class Client(threading.Thread):
             self._record.acknowledged.add(order_id)
         return order_id or None
 
+    def _choose_product(self) -> str:
+        if self._waiting_products and self._count == 1:
+            # So that also a short run has each of them.
+            return WAITING_PRODUCTS[self._number % len(WAITING_PRODUCTS)]
+        waits = self._waiting_products and self._random.random() < len(WAITING_PRODUCTS) / ONE_OF
+        return self._random.choice(WAITING_PRODUCTS if waits else PRODUCTS)
+
+    def _captures_by_hand(self) -> bool:
+        return self._waiting_products and (self._count == 2 or self._random.random() < MANUAL_SHARE)
+
+    def _plan_follow_ups(self, orders: Sequence[PlacedOrder], body: Mapping[str, Any]) -> None:
+        statuses = [AUTHORIZED] if "capture" in body else []
+        if self._waiting_products and body["productId"] in AWAITED:
+            statuses.append(AWAITED[body["productId"]])
+        now = time.monotonic()
+        for order in orders:
+            for status in statuses:
+                self._follow_ups.append(FollowUp(order, status, now + FOLLOW_UP_PAUSE, now + FOLLOW_UP_SECONDS))
+
+    def _follow_up(self, http: httpx.Client) -> None:
+        """Looks at one order that may wait for somebody, and acts if it does."""
+        now = time.monotonic()
+        following = next((one for one in self._follow_ups if one.due <= now), None)
+        if following is None:
+            return
+        self._follow_ups.remove(following)
+        shown = self._read(http, following.order)
+        if shown and shown["paymentStatus"] == following.payment_status:
+            self._act(http, following)
+        elif now < following.ends:
+            self._follow_ups.append(replace(following, due=now + FOLLOW_UP_PAUSE))
+
+    def _act(self, http: httpx.Client, following: FollowUp) -> None:
+        act = self._random.choice(("do", "do", "refuse", "ignore"))
+        if act == "ignore":
+            self._record.acts[f"{following.payment_status}: ignored"] += 1
+        elif following.payment_status != AUTHORIZED:
+            self._decide(http, following, approve=act == "do")
+        elif act == "do":
+            self._capture(http, following.order)
+        else:
+            self._record.acts[f"{AUTHORIZED}: cancelled"] += 1
+            self._cancel(http, following.order)
+
+    def _decide(self, http: httpx.Client, following: FollowUp, *, approve: bool) -> None:
+        """Decides on the provider's page, to which the order or its timeline leads, about a payment or a dispute."""
+        url = f"{self._base_url()}/orders/one/{following.order.order_id}"
+        texts = [
+            self._send_until_answered("GET order", partial(http.get, url + part), {200}) for part in ("", "/events")
+        ]
+        page = next((found for one in texts if one.answer and (found := ACTION_PAGE.search(one.answer.text))), None)
+        if page is None:
+            return
+        choice = "approve" if approve else "refuse"
+
+        def send() -> httpx.Response:
+            return http.post(f"{self._base_url()}{page.group()}", content=f"decision={choice}")
+
+        if self._send_until_answered("POST decision", send, {303}).answer:
+            approved, refused = DECIDED[following.payment_status]
+            self._record.acts[f"{following.payment_status}: {approved if approve else refused}"] += 1
+
+    def _capture(self, http: httpx.Client, order: PlacedOrder) -> None:
+        """Captures what is authorized, or a part of it."""
+        part = self._random.choice((0, self._random.randint(1, order.value)))
+        body = {"amount": {"value": part, "currency": order.currency}} if part else {}
+        url = f"/orders/one/{order.order_id}/capture"
+
+        def send() -> httpx.Response:
+            return http.post(f"{self._base_url()}{url}", json=body)
+
+        sent = self._send_until_answered("POST capture", send, {202}, {409})
+        value = sent.answer.json()["capture"]["amount"]["value"] if sent.answer else 0
+        self._record.outcomes.append(CaptureAnswer(order_id=order.order_id, value=value, **sent.members))
+        if sent.answer:
+            self._record.acts[f"{AUTHORIZED}: captured {'in part' if value < order.value else 'whole'}"] += 1
+
     def _cancel_soon(self, http: httpx.Client, orders: Sequence[PlacedOrder]) -> None:
         """Cancels at once or about when the payment is made."""
         self._stopping.wait(self._random.choice((0.0, self._random.uniform(*CALL_SECONDS))))
@@ -220,11 +331,14 @@ class Client(threading.Thread):
         if sent.answer:
             self._record.cancelled.add(order.order_id)
 
-    def _read(self, http: httpx.Client, order: PlacedOrder) -> None:
+    def _read(self, http: httpx.Client, order: PlacedOrder) -> dict[str, Any] | None:
         url = f"/orders/one/{order.order_id}"
         sent = self._send_until_answered("GET order", lambda: http.get(f"{self._base_url()}{url}"), {200})
-        if sent.answer:
-            self._record_read(order.order_id, sent, sent.answer.json()["order"])
+        if sent.answer is None:
+            return None
+        shown: dict[str, Any] = sent.answer.json()["order"]
+        self._record_read(order.order_id, sent, shown)
+        return shown
 
     def _record_read(self, order_id: str, sent: Outcome, shown: dict[str, Any]) -> None:
         statuses = {"order_status": shown["orderStatus"], "payment_status": shown.get("paymentStatus", "")}
@@ -328,7 +442,7 @@ class LoadGenerator:
     """Runs clients from entering to leaving a `with` block; `rate` is orders a second of all clients together.
 
     `url` is the base URL, or a function that returns one for each request. `wait` adds a client that waits until each of
-    its orders is settled.
+    its orders is settled. With `waiting_products`, orders whose payments wait or change later are among them.
     """
 
     def __init__(
@@ -341,6 +455,7 @@ class LoadGenerator:
         keep_alive: bool = True,
         timeout: float = TIMEOUT,
         wait: bool = False,
+        waiting_products: bool = False,
     ) -> None:
         self.record = ClientRecord()
         self._timeout = timeout
@@ -357,6 +472,7 @@ class LoadGenerator:
                 self._stopping,
                 keep_alive=keep_alive,
                 timeout=timeout,
+                waiting_products=waiting_products,
             )
 
         self._clients = [client(Client, number) for number in range(1, clients + 1)]

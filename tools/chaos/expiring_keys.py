@@ -1,4 +1,4 @@
-"""A simulated payment provider whose idempotency keys expire, as those of real providers do.
+"""A simulated payment provider whose idempotency keys expire, and which does not deliver its notifications by itself.
 
 Its ledger keeps one document a charge, with the idempotency key of the call. A key expires when its charge or refund is
 older than the provider's key life; a call with an expired key moves money again.
@@ -10,6 +10,7 @@ from pymongo import DESCENDING
 
 from app.config import Settings
 from app.payments.provider_port import Provider, ProviderCall, ResponseCode
+from app.payments.providers.entries import TAKEN_BACK
 from app.payments.providers.ledger import Ledger
 from app.payments.providers.simulated import Faults, SimulatedProvider
 from app.storage.bulk import InsertRejected
@@ -54,12 +55,14 @@ class ExpiringKeyLedger(Ledger):
         if charge is None:
             return False
         now = self._store.clock.now()
-        known = {"$elemMatch": {"key": call.key, "at": {"$gt": now - self._key_life}}}
+        known = {"$not": {"$elemMatch": {"key": call.key, "at": {"$gt": now - self._key_life}}}}
         with self._store.with_deadline() as entries:
             entries.update_one(
                 {
                     "_id": charge["_id"],
-                    "refunds": {"$not": known},
+                    "refunds": known,
+                    "failedRefunds": known,
+                    "dispute.status": {"$nin": TAKEN_BACK},
                     "$expr": {"$lte": [{"$add": ["$refunded", call.value]}, "$value"]},
                 },
                 self._refund_changes(call, fails_at),
@@ -76,6 +79,10 @@ class ExpiringKeyLedger(Ledger):
         """Returns the entry of a charge key that has not expired."""
         latest = self._latest({"key": key})
         return latest if latest and not self._expired(latest["at"]) else None
+
+    def claim_notices(self, limit: int, retry_at: datetime) -> list[tuple[Document, list[Document]]]:  # noqa: ARG002
+        """Returns none: the chaos run sends the notices itself."""
+        return []
 
     def _latest(self, query: Document) -> Document | None:
         with self._store.with_deadline() as entries:
@@ -109,4 +116,4 @@ def make_provider(settings: Settings, store: Store) -> Provider:
         timeout_after=settings.simulated_timeout_after_percent,
     )
     ledger = ExpiringKeyLedger(store, settings.provider_key_hours * 3600)
-    return SimulatedProvider(ledger, faults, settings.simulated_unknown_product)
+    return SimulatedProvider(ledger, faults, settings.simulated_unknown_product, settings.demonstrations)

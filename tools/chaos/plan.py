@@ -17,6 +17,12 @@ ENVIRONMENT = {
     "PAYMENT_BACKOFF": "0.2",
     "PAYMENT_BACKOFF_MAX": "2",
     "PAYMENT_TRIES": "30",
+    # A payment that waits is looked at every few seconds, and voided after some more, within a run.
+    "PAYMENT_POLL_MIN": "1",
+    "PAYMENT_POLL_MAX": "3",
+    "PAYMENT_PENDING_HOURS": "0.004",
+    "AUTHORIZATION_DAYS": "0.00015",
+    "SIMULATED_DEMONSTRATIONS": "on",
     "BREAKER_RECOVERY": "1",
     "SIMULATED_LATENCY_MS": "150",
     "SIMULATED_FAIL_PERCENT": "8",
@@ -32,7 +38,7 @@ class Plan:
     """A run of `duration` seconds in which `clients` place `rate` orders a second together.
 
     `gap` is the shortest and the longest time between two faults in seconds. `kinds` are the faults of one round; the
-    `first` ones come first and in their order.
+    `first` ones come first and in their order. `notifications_lost` is the share of the provider's notifications that never arrive.
     """
 
     seed: int
@@ -42,5 +48,6 @@ class Plan:
     gap: tuple[float, float] = (2.5, 6.5)
     kinds: Sequence[FaultKind] = ROUND
     first: int = FIRST
+    notifications_lost: float = 0.3
     environment: Mapping[str, str] = field(default_factory=dict)
     root: Path = ROOT

@@ -107,6 +107,8 @@ class ServerFaultInjector(FaultInjector):
 
     def _kill_server(self) -> bool:
         self._target.kill()
+        # No server starts on a full disk.
+        self.undo_all()
         self._start_server()
         return True
 
@@ -157,6 +159,8 @@ class ServerFaultInjector(FaultInjector):
 
     def _set_log_destination(self, destination: LogDestination) -> None:
         """Restarts the server unless its log goes there already; the fault begins after that."""
+        if not self._target.writes_log_to(destination):
+            self.undo_all()
         self._target.set_log_destination(destination)
         self.mark_begin()
 

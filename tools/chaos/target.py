@@ -147,9 +147,13 @@ class Target(Server):
         """Returns the supervisor of mongod; None while there is none."""
         return next((child for child in self.master.children() if SUPERVISOR in command_of(child)), None)
 
+    def writes_log_to(self, destination: LogDestination) -> bool:
+        """Whether its log goes there, and not to a pipe without a reader."""
+        return self.log_destination == destination and (destination == LogDestination.DISK or self._reader.reading)
+
     def set_log_destination(self, destination: LogDestination) -> None:
         """Restarts the server if its log goes elsewhere, or to a pipe without a reader."""
-        if self.log_destination == destination and (destination == LogDestination.DISK or self._reader.reading):
+        if self.writes_log_to(destination):
             return
         self.kill()
         self.log_destination = destination

@@ -2,7 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
@@ -19,11 +20,23 @@ from tools.chaos.audit import Audit
 from tools.chaos.clients import ClientRecord
 from tools.chaos.faults import InjectedFault
 from tools.chaos.final_state import FinalState
+from tools.chaos.notifier import REFUSED
 from tools.cluster.mongod import mongo_client
 
 SETTLE_SECONDS = 60.0
 LIMIT_SECONDS = 30.0
 DETAILS = 50
+# Entries of timelines that show that a payment waited or changed after it was settled.
+WAITING_STEPS = (
+    "PaymentDelayed",
+    "PaymentActionRequired",
+    "PaymentAuthorized",
+    "CaptureRequested",
+    "PaymentVoided",
+    "PaymentDisputed",
+    "PaymentDisputeClosed",
+    "PaymentRefundFailed",
+)
 OPEN_ORDER = {
     "$or": [
         {"orderStatus": "Processing", "paymentStatus": {"$ne": "Unknown"}},
@@ -94,6 +107,13 @@ class Verdict:
     refunds_made: int = 0
     gave_up: int = 0
     duplicates: int = 0
+    failed_cancellations: int = 0
+    reconciled: int = 0
+    notifications: dict[str, int] = field(default_factory=dict)
+    webhooks: dict[str, int] = field(default_factory=dict)
+    webhook_delay: float = 0.0
+    acts: dict[str, int] = field(default_factory=dict)
+    facts: dict[str, int] = field(default_factory=dict)
     settled_after: float = 0.0
     slowest_answer: float = 0.0
     failed_recoveries: list[str] = field(default_factory=list)
@@ -111,6 +131,7 @@ class Verdict:
         wrong = self.lost + self.stuck + self.double_charged + self.over_refunded + self.violated
         return (
             not (wrong or self.doctor or self.auditor or self.unexpected or self.failed_recoveries)
+            and not self.notifications.get(REFUSED)
             and self.settled_after <= LIMIT_SECONDS
         )
 
@@ -147,7 +168,8 @@ class Verdict:
         return [
             ("acknowledged", str(self.acknowledged)),
             ("settled", str(self.settled)),
-            ("parked because the provider key expired", str(self.parked)),
+            ("parked because the provider key expired", str(self.parked - self.failed_cancellations)),
+            ("parked because a cancellation's refund failed later", str(self.failed_cancellations)),
             ("lost", str(self.lost)),
             ("stuck", str(self.stuck)),
             ("charged twice", str(self.double_charged)),
@@ -158,6 +180,12 @@ class Verdict:
             ("cancellations acknowledged", str(self.cancelled)),
             ("refunds requested, acknowledged, made", refunds),
             ("refunds refused as above the balance", str(self.refunds_over_balance)),
+            *([("payments that waited or changed later", _listed(self.facts))] if self.facts else []),
+            *([("done for payments that waited", _listed(self.acts))] if self.acts else []),
+            *([("notifications", _listed(self.notifications))] if self.notifications else []),
+            *([("found by the reconciliation alone", str(self.reconciled))] if self.notifications else []),
+            *([("webhooks by what their receiver does", _listed(self.webhooks))] if self.webhooks else []),
+            *([("from a change to the receiver that lives", f"{self.webhook_delay:.2f} s")] if self.webhooks else []),
             ("unexpected answers", unexpected or "0"),
             *([("threads ended by SystemExit", threads)] if threads else []),
             *([("events delivered again", str(self.duplicates))] if self.duplicates else []),
@@ -166,6 +194,18 @@ class Verdict:
             ("slowest answer", f"{self.slowest_answer:.2f} s"),
             ("requests given up at the end", str(self.gave_up)),
         ]
+
+
+def wait_until_unchanging(uri: str, name: str, seconds: float = SETTLE_SECONDS) -> None:
+    """Waits until no payment in the provider's ledger changes by itself any more and no notice of it is left, at most `seconds`."""
+    changing = {"$or": [{"changesAt": {"$exists": True}}, {"notices.at": {"$exists": True}}]}
+    deadline = time.monotonic() + seconds
+    with mongo_client(uri) as client:
+        while time.monotonic() < deadline:
+            with suppress(PyMongoError):
+                if not client[name].ledger.find_one(changing, {"_id": 1}):
+                    return
+            time.sleep(0.1)
 
 
 def wait_until_settled(uri: str, name: str, seconds: float = SETTLE_SECONDS, *, payments: str = "") -> float:
@@ -234,6 +274,9 @@ def summarize(verdict: Verdict, report: Report, record: ClientRecord, faults: Se
     verdict.cancelled, verdict.refunded = len(record.cancelled), len(record.refunded)
     verdict.refunds_requested, verdict.refunds_over_balance = record.refunds_requested, record.refunds_over_balance
     verdict.refunds_made = audited.refunds_made
+    verdict.failed_cancellations = len(record.acknowledged & audited.failed_cancellations)
+    verdict.acts = dict(sorted(record.acts.items()))
+    verdict.facts = _facts(audited)
     verdict.unexpected, verdict.slowest_answer = len(record.unexpected), record.slowest
     verdict.unexpected_answers = dict(Counter(" ".join(text.split()[:3]) for text in record.unexpected))
     verdict.answers = dict(record.answers)
@@ -243,6 +286,19 @@ def summarize(verdict: Verdict, report: Report, record: ClientRecord, faults: Se
     verdict.history = [f"{fault.at - began:.1f} s: {fault.kind}" for fault in faults]
     verdict.details = _details(report, record, verdict.failed_recoveries)
     return verdict
+
+
+def _facts(audited: Audit) -> dict[str, int]:
+    """How often payments waited or changed later: timeline entries by type, disputes by status, refunds that failed."""
+    counts = {kind: audited.steps[kind] for kind in WAITING_STEPS}
+    counts |= {f"disputes {status}": times for status, times in sorted(audited.disputes.items())}
+    counts["refunds that failed later"] = audited.refunds_failed_later
+    counts["captures that came too late"] = audited.late_captures
+    return {name: times for name, times in counts.items() if times}
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {times}" for name, times in sorted(counts.items()))
 
 
 def _details(report: Report, record: ClientRecord, failed_recoveries: Sequence[str]) -> list[str]:

@@ -25,7 +25,7 @@ class Cluster(Service):
     """Processes of every module, named such as orders-2, with a `mongod` and a `rabbitmq` where no URL is passed.
 
     `environ` is for all processes, `port` is that of gateway-1, `host_of` returns the host of a program. `prefix` begins
-    the names of databases, queues and exchanges. `worker` is the command for orders and payments: gunicorn by default,
+    the names of databases, queues and exchanges. `worker` is the command for all modules but the gateway: gunicorn by default,
     since WORKER costs a second of CPU more in each process. Use it from the main thread.
     """
 
@@ -44,7 +44,8 @@ class Cluster(Service):
         root: Path = ROOT,
         worker: Sequence[str] = GUNICORN,
     ) -> None:
-        self._environ = environ or {}
+        # Without a process of webhooks, nothing is recorded for it.
+        self._environ = {"WEBHOOKS": str(int("webhooks" in replicas)), **(environ or {})}
         self._extra_environ = extra_environ
         self.prefix = prefix
         self.programs: dict[str, Program] = {}
@@ -58,7 +59,7 @@ class Cluster(Service):
             self.programs[DATABASE] = mongod = MongodServer(folder / DATABASE, host_of(DATABASE))
             mongodb_uri = mongod.uri
         self.mongodb_uri, self.bus_url = mongodb_uri, bus_url
-        for name in (f"{module}-{number}" for module in MODULES for number in range(1, replicas[module] + 1)):
+        for name in (f"{module}-{number}" for module in MODULES for number in range(1, replicas.get(module, 0) + 1)):
             (folder / name).mkdir(parents=True, exist_ok=True)
             self.servers[name] = Server(
                 folder / name,
@@ -124,7 +125,7 @@ class Cluster(Service):
 
     def stop(self) -> None:
         """Ends gateways first, so that their open requests are answered, then workers, database and broker."""
-        for stage in ("gateway", "orders payments", DATABASE, BROKER):
+        for stage in ("gateway", "orders payments webhooks", DATABASE, BROKER):
             programs = [program for name, program in self.programs.items() if module_of(name) in stage.split()]
             for program in programs:
                 program.terminate()

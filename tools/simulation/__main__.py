@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 
@@ -10,21 +12,22 @@ from rich.console import Console
 from rich.table import Table
 
 from tools.simulation.coverage import PAIRS, missing
+from tools.simulation.memory_mongod import memory_mongod
 from tools.simulation.mutations import MUTATIONS
-from tools.simulation.runner import Simulator, Summary, mongod, run_all
+from tools.simulation.runner import Simulator, Summary, run_all
 from tools.simulation.world import Plan, Result
 
 MUTATION_SEEDS = 1000
 SHOWN_FAILURES = 5
-KINDS = ("order transition", "payment transition", "world fault", "pair", "recovery", "log")
-PROGRESS_SECONDS = 30.0
+KINDS = ("order transition", "payment transition", "timeline", "world fault", "pair", "recovery", "log")
+PROGRESS_SEEDS = 500
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run as the arguments say; returns 0 if nothing was found and nothing is missing."""
     options = _options(arguments)
     console = Console(soft_wrap=True)
-    with mongod() as uri:
+    with memory_mongod() as uri:
         if options.mutations is not None:
             return _run_mutations(uri, options, console)
         return _run_seeds(uri, options, console)
@@ -55,15 +58,10 @@ def _plans(options: argparse.Namespace, seeds: int) -> list[Plan]:
 
 
 def _run_seeds(uri: str, options: argparse.Namespace, console: Console) -> int:
-    began, told = time.monotonic(), time.monotonic()
-
-    def progress(summary: Summary) -> None:
-        nonlocal told
-        if time.monotonic() - told > PROGRESS_SECONDS:
-            told = time.monotonic()
-            console.print(f"{summary.seeds} seeds, {len(summary.failures)} failed", style="dim")
-
-    summary = run_all(uri, _plans(options, options.seeds), options.jobs, progress=progress)
+    began, progress = time.monotonic(), _Progress(console)
+    summary = run_all(
+        uri, _plans(options, options.seeds), options.jobs, progress=progress.show, stopped=_stop_signals().is_set
+    )
     _print_summary(summary, time.monotonic() - began, console)
     if options.table:
         _print_table(summary, console)
@@ -73,6 +71,31 @@ def _run_seeds(uri: str, options: argparse.Namespace, console: Console) -> int:
     for what in lacking:
         console.print(f"never taken: {what}", style="red", markup=False)
     return 1 if summary.failures or lacking else 0
+
+
+class _Progress:
+    """Prints a line every PROGRESS_SEEDS seeds, and each failure when it is found."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._failures = self._lines = 0
+
+    def show(self, summary: Summary) -> None:
+        """Print what is new."""
+        for failure in summary.failures[self._failures :]:
+            self._console.print(f"seed {failure.plan.seed}: {failure.violations[0]}", style="red", markup=False)
+        self._failures = len(summary.failures)
+        if summary.seeds // PROGRESS_SEEDS > self._lines:
+            self._lines = summary.seeds // PROGRESS_SEEDS
+            self._console.print(f"{summary.seeds} seeds, {self._failures} failed", style="dim")
+
+
+def _stop_signals() -> threading.Event:
+    """Set by SIGINT and SIGTERM: what was covered by then is still told."""
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    return stopping
 
 
 def _print_summary(summary: Summary, seconds: float, console: Console) -> None:
@@ -110,10 +133,12 @@ def _print_failure(uri: str, failure: Result, console: Console) -> None:
 
 def _run_mutations(uri: str, options: argparse.Namespace, console: Console) -> int:
     table = Table("protection taken out", "seeds until found", "found as")
-    survived = 0
+    survived, stopped = 0, _stop_signals().is_set
     for name in options.mutations or MUTATIONS:
+        if stopped():
+            break
         plans = _plans(options, MUTATION_SEEDS)
-        summary = run_all(uri, plans, options.jobs, mutation=name, until_failure=True)
+        summary = run_all(uri, plans, options.jobs, mutation=name, until_failure=True, stopped=stopped)
         found = min(summary.failures, key=lambda failure: failure.plan.seed, default=None)
         survived += found is None
         first = options.seed or 0

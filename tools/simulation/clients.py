@@ -1,5 +1,6 @@
-"""Clients and operators: what they ask for, and what they learn."""
+"""Clients: what they ask for, and what they learn."""
 
+from collections.abc import Callable
 from datetime import datetime
 from random import Random
 from typing import Any
@@ -7,16 +8,21 @@ from typing import Any
 from msgspec import to_builtins
 
 from app.contracts.base import NotFound
-from app.contracts.orders import AwaitTimeline, CreateOrder, FindOrder, RefundOrder, UpdateOrder
+from app.contracts.orders import (
+    AwaitTimeline,
+    CaptureOrder,
+    CreateOrder,
+    FindOrder,
+    RefundOrder,
+    UpdateMetadata,
+    UpdateOrder,
+)
 from app.contracts.payments import ExplainPayment, ListAttempts
-from app.payments.documents import LeasedPayment
-from app.payments.manual_review import NotPossible
-from app.payments.payment import CANCELLATION_REFUND, next_call, retry
-from app.payments.provider_port import CallKind, ResponseCode
 from tools.auditor import reading
 from tools.auditor.history import (
     ACCEPTED,
     UNANSWERED,
+    CaptureAnswer,
     FinalOrder,
     PauseAnswer,
     PlaceAnswer,
@@ -24,6 +30,7 @@ from tools.auditor.history import (
     RefundAnswer,
     StatusAnswer,
 )
+from tools.simulation.coverage import USUAL, Profile
 from tools.simulation.process import SimulatedProcess
 
 PRODUCTS = ("1", "1", "1", "1", "2")
@@ -32,19 +39,64 @@ USERS = 3
 PLACE_ATTEMPTS = 4
 # How long a client thinks, in seconds; time passes faster where nothing else is to be done.
 THOUGHTS = (0.0, 0.0, 0.01, 1.0, 30.0, 3600.0, 40 * 3600.0)
-ACTIONS = ("read", "read", "cancel", "confirm", "custom", "refund", "refund", "refund rest", "explain", "again")
+# The share of its actions that a client takes from those that its seed looks for.
+FOCUS_SHARE = 0.7
+# What clients order where the provider has later outcomes, and the share of them who capture later.
+LATER_PRODUCTS = (
+    "1",
+    "1",
+    "1",
+    "2",
+    "pending",
+    "pending-declined",
+    "action-required",
+    "refund-fails-later",
+    "disputed",
+)
+WAITING_PRODUCTS = ("pending", "action-required", "1")
+MANUAL_SHARE = 0.3
+CROWD_MANUAL_SHARE = 0.05
+HASTY_SECONDS = 1.0
+MOST_ACTIONS = 6
+# How often a client asks for a capture, and after how many seconds again: the payment may not be authorized yet.
+CAPTURE_REQUESTS = 6
+CAPTURE_PAUSE = 10.0
+ACTIONS = (
+    "capture",
+    "capture all",
+    "read",
+    "read",
+    "cancel",
+    "confirm",
+    "custom",
+    "refund",
+    "refund",
+    "refund rest",
+    "explain",
+    "metadata",
+    "again",
+)
 
 
 class SimulatedClient:
     """A client with one order."""
 
-    def __init__(self, world: Any, number: int, random: Random) -> None:
+    def __init__(
+        self, world: Any, number: int, random: Random, profile: Profile = USUAL, *, crowd: bool = False
+    ) -> None:
         self._world = world
+        self._actions = profile.actions or ACTIONS
+        self._fewest_actions = 4 if profile.actions else 0
+        self._longest_thought = HASTY_SECONDS if profile.hasty else THOUGHTS[-1]
         self._random = random
         self._number = number
         self.user = f"user-{random.randrange(USERS)}"
         self._value = random.randrange(2, 10_000)
-        self._product = random.choice(PRODUCTS)
+        later = world.notifier and not crowd
+        self._product = random.choice((WAITING_PRODUCTS if profile.waits else LATER_PRODUCTS) if later else PRODUCTS)
+        share = CROWD_MANUAL_SHARE if crowd else MANUAL_SHARE
+        manual = random.random() < share or (profile.waits and self._product == "1")
+        self._manual = bool(world.notifier) and manual
         self._key = f"key-{number}" if random.random() < 0.8 else ""
         self._order_id = ""
         self._refunds = 0
@@ -52,9 +104,10 @@ class SimulatedClient:
     def live(self) -> None:
         """Place an order and work on it."""
         self.place_only()
-        for _ in range(self._random.randrange(6)):
-            self._think()
-            action = self._random.choice(ACTIONS)
+        for _ in range(self._random.randrange(self._fewest_actions, MOST_ACTIONS)):
+            self._think(self._longest_thought)
+            frequent = self._random.random() < FOCUS_SHARE
+            action = self._random.choice(self._actions if frequent else ACTIONS)
             if action == "again" and self._key:
                 self._place()
             elif self._order_id:
@@ -69,23 +122,22 @@ class SimulatedClient:
             self._think(longest=30.0)
 
     def _act(self, action: str) -> None:
-        match action:
-            case "read":
-                self.read(self._order_id)
-            case "cancel":
-                self._set_status("Cancelled")
-            case "confirm":
-                self._set_status("Confirm")
-            case "custom":
-                self._set_status(self._random.choice(("Packed", "Shipped")))
-            case "refund":
-                self._refund(self._random.randrange(1, self._value + 2))
-            case "refund rest":
-                self._refund(0)
-            case "explain":
-                self.explain(self._order_id)
+        acts: dict[str, Callable[[], object]] = {
+            "read": lambda: self.read(self._order_id),
+            "cancel": lambda: self._set_status("Cancelled"),
+            "confirm": lambda: self._set_status("Confirm"),
+            "custom": lambda: self._set_status(self._random.choice(("Packed", "Shipped"))),
+            "refund": lambda: self._refund(self._random.randrange(1, self._value + 2)),
+            "refund rest": lambda: self._refund(0),
+            "capture": lambda: self._capture(self._random.randrange(1, self._value + 2)),
+            "capture all": lambda: self._capture(0),
+            "explain": lambda: self.explain(self._order_id),
+            "metadata": self._set_metadata,
+        }
+        if act := acts.get(action):
+            act()
 
-    def _think(self, longest: float = THOUGHTS[-1]) -> None:
+    def _think(self, longest: float) -> None:
         seconds = min(longest, self._random.choice(THOUGHTS)) * self._random.random()
         if seconds:
             self._world.scheduler.wait(None, seconds, "thinks")
@@ -111,6 +163,7 @@ class SimulatedClient:
                 total_value=self._value,
                 total_currency=CURRENCY,
                 idempotency_key=self._key,
+                manual_capture=self._manual,
             )
         )
         if outcome is None:
@@ -152,6 +205,48 @@ class SimulatedClient:
                     status=status,
                 )
             )
+
+    def _set_metadata(self) -> None:
+        """Set a pair that belongs to no money and no status: the auditor sees the timeline go on by a step."""
+        self._send(
+            UpdateMetadata(
+                request_id="",
+                order_id=self._order_id,
+                on_behalf_of=self.user,
+                expected_versions=(),
+                metadata={"shelf": f"{self._random.randrange(100)}"},
+            )
+        )
+
+    def _capture(self, value: int) -> None:
+        for _ in range(CAPTURE_REQUESTS if self._manual else 0):
+            if self._request_capture(value) == ACCEPTED:
+                break
+            self._world.scheduler.wait(None, CAPTURE_PAUSE, "asks again")
+
+    def _request_capture(self, value: int) -> str:
+        world, began = self._world, self._world.scheduler.now
+        outcome = self._send(
+            CaptureOrder(
+                request_id="",
+                order_id=self._order_id,
+                on_behalf_of=self.user,
+                expected_versions=(),
+                capture_value=value,
+                currency=CURRENCY if value else "",
+            )
+        )
+        if outcome:
+            world.record(
+                CaptureAnswer(
+                    order_id=self._order_id,
+                    outcome=outcome.outcome,
+                    began=began,
+                    ended=world.scheduler.now,
+                    value=outcome.reply.capture_value if outcome.reply else value,
+                )
+            )
+        return outcome.outcome if outcome else UNANSWERED
 
     def _refund(self, value: int) -> None:
         self._refunds += 1
@@ -220,63 +315,6 @@ def final_order(process: SimulatedProcess, order_id: str) -> FinalOrder | None:
         return None
     timeline = process.request(AwaitTimeline(request_id="", order_id=order_id, on_behalf_of="", after=0, wait_ms=0))
     return reading.final_order(to_builtins(found.reply), to_builtins(timeline.reply.entries))
-
-
-class SimulatedOperator:
-    """An operator who looks at dead letters and parked payments, and acts."""
-
-    def __init__(self, world: Any, process: SimulatedProcess) -> None:
-        self._world = world
-        self._process = process
-
-    def waiting(self) -> dict[str, str]:
-        """The ids of the orders that wait for an operator, with the reasons."""
-        review = self._process.payments.manual_review
-        letters = [*self._process.orders.outbox.dead_letters(1000), *self._process.payments.outbox.dead_letters(1000)]
-        parked = {leased.payment.order_id: leased.payment.parked_reason for leased in review.list_parked(1000)}
-        return parked | {str(letter["_id"]): letter["deadLetter"]["reason"] for letter in letters}
-
-    def replay(self) -> None:
-        """Replay every dead letter."""
-        for module in (self._process.orders, self._process.payments):
-            for letter in module.outbox.dead_letters(1000):
-                self._world.took("recovery", "dead letter replayed")
-                module.outbox.replay(letter["_id"])
-
-    def review(self, *, only_retry: bool = False) -> None:
-        """Retry or settle every parked payment."""
-        for leased in self._process.payments.manual_review.list_parked(1000):
-            try:
-                self._settle(leased) if not only_retry else self._retry(leased.payment.order_id)
-            except NotPossible as exc:
-                self._world.took("recovery", f"operator is told: {str(exc).split(':')[0][:60]}")
-
-    def _retry(self, order_id: str) -> None:
-        self._process.payments.manual_review.retry(order_id)
-        self._world.took("recovery", "payment retried by hand")
-
-    def _settle(self, leased: LeasedPayment) -> None:
-        order_id, review = leased.payment.order_id, self._process.payments.manual_review
-        call = next_call(retry(leased.payment).payment)
-        if call is None:
-            return
-        if call.kind != CallKind.REFUND:
-            nothing = ResponseCode.VOIDED if leased.payment.cancelled else ResponseCode.DECLINED
-            code = ResponseCode.CAPTURED if self._world.captured(order_id) else nothing
-        elif self._world.refunded(call.key):
-            code = ResponseCode.REFUNDED
-        elif call.refund_id != CANCELLATION_REFUND:
-            review.drop_refund(order_id, call.refund_id, "the card is closed")
-            self._world.took("recovery", "refund dropped by hand")
-            return
-        elif (ends := review.call_ends(leased)) and self._world.scheduler.now < ends.timestamp():
-            # Nothing would refuse the refund itself: the operator was told to wait.
-            return
-        else:
-            self._world.refund_by_hand(call)
-            code = ResponseCode.REFUNDED
-        review.resolve(order_id, code, "by hand", "found at the bank")
-        self._world.took("recovery", f"payment resolved by hand as {code}")
 
 
 def _milliseconds(at: str) -> int:

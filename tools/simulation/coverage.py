@@ -1,13 +1,20 @@
 """What the seeds together must have taken: transitions, faults at steps, and ways of recovery."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
-from app.orders.order import CUSTOM, NEW, STATUSES, TRANSITIONS
+from app.orders.order import CUSTOM, EVENT_PHRASES, NEW, PERSONAL_DATA_ERASED, STATUSES, TRANSITIONS, Trigger
 from tools.auditor.history import FinalOrder
-from tools.simulation.faults import WorldFault, database_faults, provider_faults
+from tools.simulation.faults import (
+    NOTIFICATION,
+    NotificationFault,
+    WorldFault,
+    database_faults,
+    provider_faults,
+)
 
 # Every command of the repositories: collection, function and method.
 WRITES = (
@@ -34,10 +41,14 @@ WRITES = (
     "payments replay update_one",
     "payments save update_many",
     "payments schedule_unscheduled update_many",
+    "notifications insert insert_many",
+    "notifications finish update_one",
+    "notifications postpone update_one",
 )
 READ_STEPS = (
     "orders _earlier_order find_one",
     "orders _read find",
+    "orders replay find_one",
     "orders claim find",
     "orders count_failure find_one",
     "orders dead_letters find",
@@ -50,28 +61,75 @@ READ_STEPS = (
     "payments find find_one",
     "payments list_parked find",
     "payments save find",
+    "payments captured_since find",
+    "payments find_many find",
+    "notifications due find",
 )
-CALLS = ("charge", "void", "refund", "find")
+CALLS = ("charge", "capture", "void", "refund", "find", "retrieve")
 PAIRS: tuple[tuple[str, str], ...] = (
     *((fault, step) for step in (*WRITES, *READ_STEPS) for fault in database_faults(step.split()[-1])),
     *((fault, f"provider {verb}") for verb in CALLS for fault in provider_faults(verb)),
+    *((fault, NOTIFICATION) for fault in NotificationFault),
 )
-# What makes a rare step likelier, by its function.
-FAILING_EVENTS = (WorldFault.POISON, WorldFault.OPERATOR)
-BOOSTS: dict[str, tuple[WorldFault, ...]] = {
-    "count_attempt": (WorldFault.KILL,),
+# Only the simulated provider takes them: no bank that forgets keys does.
+LEDGER_STEPS = frozenset({"provider capture", "provider retrieve", NOTIFICATION})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What makes a rare step likelier in the seeds that look for faults there.
+
+    `faults` are more frequent by a factor. The `crowd` is smaller, so that each order gets further while there are faults.
+    `few_tries`: an event is given up after its first failure. `actions` are what clients do most, the `hasty` ones at once.
+    `foreign`: most notifications come together with one of an unknown order. `waits`: payments are authorized first, or wait for banks and customers. `call_chance` is the chance that something happens to a call, whatever call it is.
+    """
+
+    faults: tuple[WorldFault, ...] = ()
+    crowd: int = 30
+    few_tries: bool = False
+    actions: tuple[str, ...] = ()
+    hasty: bool = False
+    waits: bool = False
+    foreign: bool = False
+    call_chance: float = 0.2
+
+
+USUAL = Profile()
+FAILING_EVENTS = Profile(faults=(WorldFault.POISON, WorldFault.OPERATOR), crowd=10)
+DEAD_LETTERS = Profile(faults=(WorldFault.POISON, WorldFault.OPERATOR), crowd=2, few_tries=True, actions=("cancel",))
+PARKED = Profile(faults=(WorldFault.OPERATOR,))
+# By the collection, or by the function or the call of the step.
+PROFILES: dict[str, Profile] = {
+    "count_attempt": Profile(faults=(WorldFault.KILL, WorldFault.NO_PRIMARY), crowd=10),
     "count_failure": FAILING_EVENTS,
-    "dead_letter": FAILING_EVENTS,
-    "dead_letters": FAILING_EVENTS,
     "postpone": FAILING_EVENTS,
-    "replay": FAILING_EVENTS,
-    "release": (WorldFault.STOP,),
-    "void": (WorldFault.OUTAGE,),
-    "charge": (WorldFault.OPERATOR,),
-    "refund": (WorldFault.OPERATOR,),
-    "list_parked": (WorldFault.OPERATOR,),
-    "find": (WorldFault.OPERATOR,),
+    "dead_letter": DEAD_LETTERS,
+    "dead_letters": DEAD_LETTERS,
+    "replay": DEAD_LETTERS,
+    "release": Profile(faults=(WorldFault.STOP,)),
+    "void": Profile(crowd=0, actions=("cancel",), hasty=True, waits=True, call_chance=0.7),
+    "capture": Profile(crowd=0, actions=("capture", "capture all"), waits=True),
+    "retrieve": Profile(faults=(WorldFault.DECISION, WorldFault.ELSEWHERE), crowd=0),
+    "notification": Profile(faults=(WorldFault.DECISION,), crowd=0),
+    "notifications": Profile(faults=(WorldFault.DECISION,), crowd=0, foreign=True),
+    "charge": PARKED,
+    "refund": Profile(faults=(WorldFault.OPERATOR,), crowd=0, actions=("cancel", "refund", "refund")),
+    "list_parked": PARKED,
+    "find": PARKED,
 }
+
+
+def profile(step: str) -> Profile:
+    """The profile of a step."""
+    collection, function = step.split()[:2]
+    return PROFILES.get(collection) or PROFILES.get(function, USUAL)
+
+
+def needs_ledger(step: str) -> bool:
+    """Whether only the simulated provider takes this step."""
+    return (
+        step in LEDGER_STEPS or step.startswith("notifications") or step.split()[1] in ("captured_since", "find_many")
+    )
 
 
 def order_transitions(final: FinalOrder) -> Iterator[str]:
@@ -146,7 +204,9 @@ def count_log(took: Callable[[str, str], None]) -> None:
     structlog.configure(processors=[count], cache_logger_on_first_use=False)
 
 
-ORDER_TRANSITIONS = tuple(f"{rule.source} -> {rule.target}" for rule in TRANSITIONS)
+# The operator here makes no mistakes, so that there is nothing to correct.
+CORRECTIONS = (Trigger.CORRECT_CAPTURED, Trigger.CORRECT_NOTHING_TAKEN)
+ORDER_TRANSITIONS = tuple(f"{rule.source} -> {rule.target}" for rule in TRANSITIONS if rule.by not in CORRECTIONS)
 # Every way in which payments changes a payment: status before and after, and the event that it publishes.
 PAYMENT_TRANSITIONS = (
     "Processing -> Processing (no event)",
@@ -164,6 +224,8 @@ PAYMENT_TRANSITIONS = (
     "Refunding -> Refunded (PaymentRefunded)",
     "Refunding -> Unknown (PaymentParked)",
     "Unknown -> Processing (no event)",
+    "Unknown -> Processing (PaymentRetried)",
+    "Unknown -> Refunding (PaymentRetried)",
     "Unknown -> Captured (PaymentCaptured)",
     "Unknown -> Refunding (PaymentCaptured)",
     "Unknown -> Declined (PaymentDeclined)",
@@ -171,6 +233,55 @@ PAYMENT_TRANSITIONS = (
     "Unknown -> Captured (PaymentRefundFailed)",
     "Unknown -> Refunding (PaymentRefundFailed)",
     "Unknown -> Refunded (PaymentRefunded)",
+    "Processing -> ActionRequired (PaymentActionRequired)",
+    "Processing -> Authorized (PaymentAuthorized)",
+    "Processing -> Pending (PaymentDelayed)",
+    "ActionRequired -> ActionRequired (no event)",
+    "ActionRequired -> Declined (PaymentDeclined)",
+    "Pending -> Pending (no event)",
+    "Pending -> Captured (PaymentCaptured)",
+    "Pending -> Declined (PaymentDeclined)",
+    "Authorized -> Authorized (no event)",
+    "Authorized -> Captured (PaymentCaptured)",
+    "Authorized -> Voided (PaymentVoided)",
+    "Captured -> Captured (no event)",
+    "Captured -> Disputed (PaymentDisputed)",
+    "Captured -> Captured (PaymentRefundFailed)",
+    "Captured -> Captured (PaymentRefunded)",
+    "Unknown -> Unknown (no event)",
+)
+RARE_PAYMENT_TRANSITIONS = (
+    "ActionRequired -> Captured (PaymentCaptured)",
+    "ActionRequired -> Authorized (PaymentAuthorized)",
+    "ActionRequired -> Processing (no event)",
+    "ActionRequired -> Voided (PaymentVoided)",
+    "ActionRequired -> Unknown (PaymentParked)",
+    "Pending -> Authorized (PaymentAuthorized)",
+    "Pending -> Processing (no event)",
+    "Pending -> Voided (PaymentVoided)",
+    "Pending -> Unknown (PaymentParked)",
+    "Authorized -> Processing (no event)",
+    "Authorized -> Unknown (PaymentParked)",
+    "Captured -> Refunded (PaymentRefunded)",
+    "Disputed -> Captured (PaymentDisputeClosed)",
+    "Disputed -> Disputed (PaymentDisputeClosed)",
+    "Disputed -> Disputed (no event)",
+    "Refunded -> Unknown (PaymentParked)",
+    "Refunding -> Disputed (PaymentDisputed)",
+    "Unknown -> Authorized (no event)",
+    "Unknown -> Authorized (PaymentAuthorized)",
+    "Unknown -> Disputed (PaymentDisputed)",
+    "Unknown -> Pending (no event)",
+    "Unknown -> Refunding (PaymentRefunded)",
+    "Voided -> Voided (no event)",
+    "Disputed -> Disputed (PaymentRefundFailed)",
+    "Disputed -> Refunded (PaymentDisputeClosed)",
+    "Disputed -> Refunding (PaymentDisputeClosed)",
+    "Refunded -> Captured (PaymentRefundFailed)",
+    "Refunded -> Disputed (PaymentDisputed)",
+    "Refunded -> Refunded (PaymentRefundFailed)",
+    "Unknown -> Refunded (PaymentRefundFailed)",
+    "Unknown -> Refunding (no event)",
 )
 RECOVERIES = (
     "dead letter replayed",
@@ -200,8 +311,15 @@ LOGGED = (
     "warning: results left to a sweep",
     "warning: sweep postponed",
 )
-# A run of fewer seeds does not reach each fault at each step.
-SEEDS_FOR_PAIRS = 5000
+# A run of fewer seeds does not reach each fault at each step, and each transition.
+SEEDS_FOR_PAIRS = 10_000
+# Erasures have tests of their own: here nobody erases a user.
+TIMELINE = tuple(name for name in EVENT_PHRASES if name != PERSONAL_DATA_ERASED)
+RARE_RECOVERIES = (
+    "payment voided at the provider",
+    "reconciled: amounts",
+    "reconciled: dispute",
+)
 
 
 def missing(taken: Mapping[tuple[str, str], int], seeds: int) -> list[str]:
@@ -209,6 +327,7 @@ def missing(taken: Mapping[tuple[str, str], int], seeds: int) -> list[str]:
     required = [
         *(("order transition", name) for name in ORDER_TRANSITIONS),
         *(("payment transition", name) for name in PAYMENT_TRANSITIONS),
+        *(("timeline", name) for name in TIMELINE),
         *(("recovery", name) for name in RECOVERIES),
         *(("log", name) for name in LOGGED),
         *(("world fault", fault) for fault in WorldFault),
@@ -220,5 +339,8 @@ def missing(taken: Mapping[tuple[str, str], int], seeds: int) -> list[str]:
     found = [f"{what}: {name}" for what, name in required if not taken.get((what, str(name)))]
     found += [f"fault: {kind}" for kind in sorted(kinds - taken_kinds)]
     if seeds >= SEEDS_FOR_PAIRS:
+        rare = [("payment transition", name) for name in RARE_PAYMENT_TRANSITIONS]
+        rare += [("recovery", name) for name in RARE_RECOVERIES]
+        found += [f"{what}: {name}" for what, name in rare if not taken.get((what, name))]
         found += [f"pair: {fault} at {step}" for fault, step in PAIRS if not taken.get(("pair", f"{fault} at {step}"))]
     return found

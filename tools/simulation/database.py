@@ -19,6 +19,7 @@ REPOSITORIES = (
     "/orders/repository.py",
     "/orders/queries.py",
     "/payments/repository.py",
+    "/payments/notification_repository.py",
     "/messaging/outbox.py",
     "/providers/ledger.py",
 )
@@ -64,6 +65,10 @@ class VirtualDatabase:
     def __init__(self, chooser: FaultChooser) -> None:
         self.clock = VirtualClock(chooser.scheduler)
         self._chooser = chooser
+
+    def secret(self, _name: str, _database: str = "") -> bytes:
+        """The key that signs notifications."""
+        return b"secret of the simulated provider"
 
     def writable(self) -> bool:
         """Whether a primary is known."""

@@ -27,6 +27,18 @@ class ProviderFault(StrEnum):
     DEATH_AFTER = "death after"
 
 
+class NotificationFault(StrEnum):
+    """What may happen to one notification of the provider. One that is untrue says what has not happened."""
+
+    LOST = "lost"
+    TWICE = "twice"
+    LATE = "late"
+    OUT_OF_ORDER = "out of order"
+    UNTRUE = "untrue"
+    UNKNOWN_ORDER = "of an unknown order"
+    FORGED = "forged"
+
+
 class WorldFault(StrEnum):
     """What may happen at any moment."""
 
@@ -38,12 +50,16 @@ class WorldFault(StrEnum):
     AGAIN = "an event is delivered again"
     CLOSED_CARD = "refunds of an order are refused for good"
     OPERATOR = "an operator acts"
+    ELSEWHERE = "a refund is made at the provider"
+    DECISION = "a customer or a bank decides"
     JUMP = "time jumps"
 
 
+LOOKS = frozenset({"find", "retrieve"})
 READS = frozenset({"find", "find_one", "count_documents"})
 # A read that is late or answered in vain changes nothing.
 READ_FAULTS = (DatabaseFault.REQUEST_LOST, DatabaseFault.DEATH_BEFORE)
+NOTIFICATION = "provider notification"
 FIND_FAULTS = (ProviderFault.REQUEST_LOST, ProviderFault.HANGS, ProviderFault.RAISES, ProviderFault.DEATH_BEFORE)
 
 
@@ -53,5 +69,5 @@ def database_faults(method: str) -> tuple[DatabaseFault, ...]:
 
 
 def provider_faults(verb: str) -> tuple[ProviderFault, ...]:
-    """The faults that a call may have: charge, void, refund or find."""
-    return FIND_FAULTS if verb == "find" else tuple(ProviderFault)
+    """The faults that a call may have. One that changes nothing may be late or lost on its way back without any trace."""
+    return FIND_FAULTS if verb in LOOKS else tuple(ProviderFault)

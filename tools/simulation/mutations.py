@@ -14,10 +14,14 @@ from app.orders import order
 from app.orders import repository as orders_repository
 from app.orders.documents import OrderSnapshot
 from app.orders.repository import OrderRepository
+from app.payments import charge_outcomes, provider_calls, provider_record, provider_responses
 from app.payments import documents as payment_documents
 from app.payments import payment as domain
 from app.payments.documents import LeasedPayment
 from app.payments.manual_review import ManualReview
+from app.payments.notifications import NotificationService
+from app.payments.provider_port import ProviderResponse, ResponseCode
+from app.payments.providers import signed_notifications
 from app.payments.repository import PaymentRepository
 from app.payments.results import ResultWriter
 from app.storage.bulk import Patch, bulk_insert
@@ -56,19 +60,19 @@ def no_version_of_orders() -> None:
 
 def no_key_age() -> None:
     """A key is sent however old it is."""
-    domain.may_send = lambda *_: True
+    provider_calls.may_send = lambda *_: True
 
 
 def no_horizon() -> None:
     """A payment is retried for ever."""
 
     def retry(payment: Any, response: Any, _key_age: float, policy: Any) -> Any:
-        payment = domain._after_failure(payment, response)
+        payment = provider_responses._after_failure(payment, response)
         pause = max(domain.backoff(payment.retry_count, policy), response.retry_after)
         return domain.PaymentDecision(payment=payment, due_in=pause, detail=response.reason)
 
-    domain._retry_or_park = retry
-    domain.park_if_exhausted = lambda *_: None
+    provider_responses._retry_or_park = retry
+    provider_responses.park_if_exhausted = lambda *_: None
 
 
 def no_jitter() -> None:
@@ -83,13 +87,13 @@ def settled_during_the_call() -> None:
 
 def attempt_in_the_key() -> None:
     """Each attempt has a key of its own."""
-    usual = domain._provider_call
+    usual = provider_calls._provider_call
 
     def call(*args: Any) -> Any:
         made = usual(*args)
         return replace(made, key=f"{made.key}:{args[0].fencing_token}")
 
-    domain._provider_call = call
+    provider_calls._provider_call = call
 
 
 def intent_after_the_call() -> None:
@@ -150,12 +154,15 @@ def event_in_a_second_write() -> None:
     """The order is written first, then the event that starts its payment."""
 
     def insert(self: Any, batch: list[dict[str, Any]]) -> list[Any]:
-        late = [{name: doc.pop(name) for name in ("outbox", "relayDue")} for doc in batch]
+        early = [{**doc, "outbox": []} for doc in batch]
+        for doc in early:
+            del doc["relayDue"]
         with self._store.with_deadline() as documents:
-            errors = bulk_insert(documents, [{**doc, "outbox": []} for doc in batch])
-            for doc, rest, error in zip(batch, late, errors, strict=True):
+            errors = bulk_insert(documents, early)
+            for doc, error in zip(batch, errors, strict=True):
                 if error is None:
-                    documents.update_one({"_id": doc["_id"]}, {"$set": rest})
+                    late = {name: doc[name] for name in ("outbox", "relayDue")}
+                    documents.update_one({"_id": doc["_id"]}, {"$set": late})
         return errors
 
     OrderRepository._insert = insert
@@ -239,18 +246,10 @@ def poison_holds_all_back() -> None:
 
 def no_order_of_payment_events() -> None:
     """An order applies a payment event again, and one that comes late."""
+    usual = order.apply_payment_event
 
     def apply(state: Any, event: Any) -> Any:
-        order_status, payment_status, detail = order._payment_effect(state, event)
-        failed = event.refund_id if isinstance(event, order.PaymentRefundFailed) else ""
-        return order.OrderTransition(
-            type=type(event).__name__,
-            actor="payments",
-            order_status=order_status,
-            payment_status=payment_status,
-            detail=detail,
-            failed_refund=failed,
-        )
+        return usual(replace(state, payment_sequence=event.sequence - 1), event)
 
     order.apply_payment_event = apply
 
@@ -285,6 +284,53 @@ def key_expires_early() -> None:
     """An idempotency key is removed an hour after its order was placed."""
     usual = OrderRepository.clear_expired_keys
     OrderRepository.clear_expired_keys = lambda self, _seconds: usual(self, 3600.0)
+
+
+def waiting_never_expires() -> None:
+    """A payment waits for its customer, its bank or its capture for ever."""
+    domain.expire_if_overdue = lambda payment, _now: payment
+
+
+def waiting_is_charged_again() -> None:
+    """A payment that is pending is charged once more with another key."""
+    usual = charge_outcomes.pending
+
+    def pending(payment: domain.Payment, *rest: Any) -> domain.PaymentDecision:
+        if payment.generation > 1:
+            return usual(payment, *rest)
+        again = replace(payment, generation=payment.generation + 1, reference="", retry_count=0)
+        return domain.PaymentDecision(payment=replace(again, status=domain.PaymentStatus.PROCESSING), due_in=60.0)
+
+    provider_responses.pending = provider_record.pending = pending
+
+
+def notification_is_believed() -> None:
+    """What a notification says of a payment is recorded, and the provider is not asked."""
+    usual = NotificationService._apply
+    said = {"payment.captured": ResponseCode.CAPTURED, "payment.declined": ResponseCode.DECLINED}
+
+    def apply(self: Any, doc: dict[str, Any]) -> None:
+        current = self._payments.find(doc["orderId"])
+        if current is None or doc["type"] not in said or current.payment.status not in domain.WAITING:
+            usual(self, doc)
+            return
+        call, response = provider_calls.next_call(current.payment), ProviderResponse(code=said[doc["type"]])
+        policy = self._results._policy
+        decision = provider_responses.apply_response(current.payment, call, response, 0.0, policy, self._payments.now())
+        self._results.save(current, decision)
+        self._finish(doc, "applied")
+
+    NotificationService._apply = apply
+
+
+def notification_is_not_verified() -> None:
+    """A notification is taken whoever has signed it."""
+    signed_notifications._verified_time = lambda _body, header, _secret: int(header[2:].partition(",")[0])
+
+
+def facts_after_the_capture_are_not_read() -> None:
+    """Refunds and disputes in the provider's record of a captured payment are passed over."""
+    provider_record._refund_difference = provider_record._dispute_difference = lambda *_: None
 
 
 MUTATIONS: dict[str, Callable[[], None]] = {

@@ -14,7 +14,6 @@ from app.messaging.bus import DeliveryResult
 from app.messaging.signal_bus import SignalBus
 from app.orders import Orders
 from app.payments import Payments
-from app.payments.providers.ledger import Ledger
 from app.payments.providers.simulated import Faults, SimulatedProvider
 from app.storage.mongodb import Store
 from tools.auditor.history import ACCEPTED, REFUSED, UNANSWERED
@@ -69,9 +68,7 @@ class SimulatedProcess(Owner):
             return Store(faulty, virtual, DEADLINE)
 
         self.bus = SimulatedBus(world)
-        real = world.bank or SimulatedProvider(
-            Ledger(store("ledger"), system), Faults(), demonstrations=False, system=system
-        )
+        real = world.bank or SimulatedProvider(world.ledger(store("ledger"), system), Faults(), system=system)
         self.provider = FaultyProvider(real, self, world)
         self.orders = Orders(self.bus, self.bus, store("orders"), settings, system)
         self.payments = Payments(
@@ -80,6 +77,8 @@ class SimulatedProcess(Owner):
         scheduler.spawn(self, "relay of orders", self.orders.relay.run, endless=True)
         scheduler.spawn(self, "relay of payments", self.payments.relay.run, endless=True)
         scheduler.spawn(self, "sweep of payments", self.payments.worker.run_sweeps, endless=True)
+        if not world.bank:
+            scheduler.spawn(self, "notifications", self.payments.notifications.run, endless=True)
 
     def request(self, message: Request[Any]) -> "Outcome":
         """Send a request to the modules, and wait for the reply until the process dies or the client gives up."""

@@ -1,10 +1,19 @@
 """A bank that forgets idempotency keys, and the faulty line to it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
-from app.payments.provider_port import CallKind, Provider, ProviderCall, ProviderResponse, ResponseCode
+from app.payments.provider_port import (
+    CallKind,
+    Provider,
+    ProviderCall,
+    ProviderNotification,
+    ProviderPayment,
+    ProviderResponse,
+    ResponseCode,
+)
 from app.payments.providers.simulated import CAPABILITIES
 from tools.auditor.history import CAPTURE, REFUND, Movement
 from tools.simulation.faults import ProviderFault
@@ -107,13 +116,32 @@ class FaultyProvider:
         """Give money back, with faults."""
         return self._call("refund", call)
 
+    def capture(self, call: ProviderCall) -> ProviderResponse:
+        """Take what is authorized, with faults."""
+        return self._call("capture", call)
+
     def find(self, call: ProviderCall) -> ProviderResponse | None:
         """Look a key up, with faults."""
-        fault = self._faults.provider_fault("find")
-        self._begin(fault, "find")
-        if fault == ProviderFault.REQUEST_LOST:
-            return TIMED_OUT
-        return self._real.find(call)
+        return TIMED_OUT if self._is_lost("find") else self._real.find(call)
+
+    def retrieve(self, call: ProviderCall) -> ProviderResponse:
+        """Read the record of a payment, with faults."""
+        return TIMED_OUT if self._is_lost("retrieve") else self._real.retrieve(call)
+
+    def notifications(self, body: bytes, headers: Mapping[str, str]) -> tuple[ProviderNotification, ...]:
+        """The verified notifications in a request."""
+        found: tuple[ProviderNotification, ...] = self._real.notifications(body, headers)
+        return found
+
+    def list_payments(self, since: datetime) -> Iterator[ProviderPayment]:
+        """The provider's own list."""
+        yield from self._real.list_payments(since)
+
+    def _is_lost(self, verb: str) -> bool:
+        """Begin a call that changes nothing; whether it is lost."""
+        fault = self._faults.provider_fault(verb)
+        self._begin(fault, verb)
+        return fault == ProviderFault.REQUEST_LOST
 
     def _call(self, verb: str, call: ProviderCall) -> ProviderResponse:
         faults, scheduler = self._faults, self._faults.scheduler

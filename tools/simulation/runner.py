@@ -1,38 +1,43 @@
 """Runs many seeds in several processes on one mongod, and makes a failing one shorter."""
 
+import gc
 import multiprocessing
 import os
-import tempfile
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import pymongo
+from pymongo import WriteConcern
+from pymongo.read_concern import ReadConcern
 
 from app.orders import documents as order_documents
 from app.payments import documents as payment_documents
+from app.payments import notification_repository
 from app.payments.providers import ledger
-from app.storage.embedded_mongod import Mongod
-from app.storage.mongodb import Database
+from app.storage.mongodb import Database, Store
 from tools.auditor.audit import STUCK, Violation
 from tools.simulation import coverage
+from tools.simulation.direct_client import DirectClient
 from tools.simulation.faults import DatabaseFault, ProviderFault, WorldFault
 from tools.simulation.mutations import MUTATIONS
 from tools.simulation.world import COLLECTIONS, DAY, Plan, Result, World
 
-# A folder in memory, where there is one: no seed needs the disk.
-MEMORY = Path("/dev/shm")  # noqa: S108
 PREPARE_SECONDS = 30.0
 SHRINK_SECONDS = 60.0
+GARBAGE_OBJECTS = 100_000
+# Processes die above mongod, which never dies: what it has taken is there, and journaling would only take time.
+NOT_DURABLE = {"write_concern": WriteConcern(w=1, j=False), "read_concern": ReadConcern("local")}
 SCHEMAS = {
     "orders": (order_documents.SCHEMA, order_documents.INDEXES),
     "payments": (payment_documents.SCHEMA, payment_documents.INDEXES),
     "ledger": (ledger.SCHEMA, ledger.INDEXES),
+    # By virtual time all notifications are old enough for the real database to remove them.
+    "notifications": (notification_repository.SCHEMA, notification_repository.INDEXES[:1]),
 }
 
 
@@ -58,35 +63,31 @@ class Summary:
             self.failures.append(result)
 
 
-@contextmanager
-def mongod() -> Iterator[str]:
-    """A mongod for the simulation; yields its URI."""
-    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder, Mongod(Path(folder)) as server:
-        yield server.uri
-
-
 class Simulator:
     """Runs plans one after the other, in a database of its own."""
 
     def __init__(self, uri: str, name: str, mutation: str = "") -> None:
         if mutation:
             MUTATIONS[mutation]()
-        self._database = Database(uri, name)
-        self._name = name
+        self._client = DirectClient(uri, tz_aware=True)
+        self._database: Any = self._client.get_database(name, **NOT_DURABLE)
         for collection, (schema, indexes) in SCHEMAS.items():
-            self._database.collection(collection, PREPARE_SECONDS).prepare(schema, list(indexes))
+            Store(self._database[collection], Database(uri, name), PREPARE_SECONDS).prepare(schema, list(indexes))
 
     def run(self, plan: Plan) -> Result:
         """Run one plan. An exception that no part handles is a violation."""
-        database: Any = self._database.client[self._name]
-        for collection in COLLECTIONS:
-            database[collection].delete_many({})
-        world = World(plan, database)
+        world = self.world(plan)
         coverage.count_log(world.took)
         try:
             return world.run()
         except Exception as exc:
             return world.result([Violation(STUCK, "", f"the application raised {exc!r}")])
+
+    def world(self, plan: Plan) -> World:
+        """The world of a plan, with nothing stored yet."""
+        for collection in COLLECTIONS:
+            self._database[collection].delete_many({})
+        return World(plan, self._database)
 
     def shrink(self, failed: Result) -> Result:
         """The shortest run of the same seed that was found to fail."""
@@ -101,11 +102,11 @@ class Simulator:
 
     def drop(self) -> None:
         """Remove the database."""
-        self._database.client.drop_database(self._name)
+        self._database.command("dropDatabase")
 
     def close(self) -> None:
         """Close the connections."""
-        self._database.close()
+        self._client.close()
 
 
 def _changes(plan: Plan) -> Iterator[Callable[[Plan], Plan]]:
@@ -125,7 +126,13 @@ _simulator: Simulator | None = None
 
 def _open(uri: str, prefix: str, mutation: str) -> None:
     global _simulator
+    # Only the parent stops: it says what was covered by then.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     _simulator = Simulator(uri, f"{prefix}{os.getpid()}", mutation)
+    # Modules and classes stay: the search for garbage passes them over, and comes less often than by default.
+    gc.freeze()
+    gc.set_threshold(GARBAGE_OBJECTS)
 
 
 def _run(plans: list[Plan]) -> list[Result]:
@@ -141,17 +148,19 @@ def run_all(
     mutation: str = "",
     until_failure: bool = False,
     progress: Callable[[Summary], None] = lambda _: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Summary:
-    """Run plans in `jobs` processes; with `until_failure`, end soon after the first failure."""
+    """Run plans in `jobs` processes; end soon after the first failure with `until_failure`, and where it is `stopped`."""
     summary, batches = Summary(), _batches(plans, 10 if not until_failure else jobs)
     spawn, prefix = multiprocessing.get_context("spawn"), f"simulation_{os.getpid()}_"
     with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_open, initargs=(uri, prefix, mutation)) as pool:
         waiting = [pool.submit(_run, batch) for batch in batches]
         for done in as_completed(waiting):
-            for result in done.result():
+            # A signal to the whole group ends mongod too: what was under way then says nothing.
+            for result in [] if stopped() else done.result():
                 summary.add(result)
             progress(summary)
-            if until_failure and summary.failures:
+            if stopped() or (until_failure and summary.failures):
                 pool.shutdown(cancel_futures=True)
                 break
     _drop_databases(uri, prefix)

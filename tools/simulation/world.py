@@ -13,18 +13,30 @@ from pymongo.database import Database
 
 from app.config import Settings
 from app.contracts.base import Event, Unavailable
-from app.payments.provider_port import ProviderCall
+from app.storage.mongodb import Store
+from app.system import System
 from tools.auditor.audit import Violation, audit
 from tools.auditor.history import CAPTURE, REFUND, Answer, History, Movement, PlaceAnswer, ToldEvent
 from tools.auditor.reading import movements
-from tools.simulation.clients import SimulatedClient, SimulatedOperator, final_order
-from tools.simulation.coverage import BOOSTS, PAIRS, order_transitions, watch
-from tools.simulation.faults import DatabaseFault, ProviderFault, WorldFault, database_faults, provider_faults
+from tools.simulation.clients import SimulatedClient, final_order
+from tools.simulation.coverage import PAIRS, needs_ledger, order_transitions, profile, watch
+from tools.simulation.faults import (
+    NOTIFICATION,
+    DatabaseFault,
+    NotificationFault,
+    ProviderFault,
+    WorldFault,
+    database_faults,
+    provider_faults,
+)
+from tools.simulation.notifier import SimulatedNotifier, SlowLedger
+from tools.simulation.operators import SimulatedOperator
+from tools.simulation.pay_outs import PayOuts
 from tools.simulation.process import POISON, SimulatedBus, SimulatedProcess, module_of
 from tools.simulation.provider import Bank
 from tools.simulation.scheduler import START, Owner, Scheduler
 
-COLLECTIONS = ("orders", "payments", "ledger")
+COLLECTIONS = ("orders", "payments", "ledger", "notifications")
 LAST_STEPS = 60
 # Fewer than make a receiver count as broken: then its events wait for its repair, and none becomes a dead letter.
 MOST_POISONED = 4
@@ -32,6 +44,8 @@ MOST_POISONED = 4
 OBSERVED = 8
 # The steps in which everything must come to rest after the last fault, for each order and in all.
 REST_STEPS, REST_STEPS_PER_ORDER = 5000, 200
+# By how much each pause at rest is longer than the one before: every pause makes all processes look for due work.
+REST_GROWTH = 4
 OPERATOR_ROUNDS = 6
 # An operator comes some hours later.
 OPERATOR_SECONDS = 2 * 3600.0
@@ -50,14 +64,20 @@ CHANCES = {
     WorldFault.AGAIN: 0.006,
     WorldFault.CLOSED_CARD: 0.008,
     WorldFault.OPERATOR: 0.006,
+    WorldFault.ELSEWHERE: 0.002,
+    WorldFault.DECISION: 0.01,
 }
+# The share of seeds with a bank that forgets keys; the others have the simulated provider, its ledger and notifications.
+BANK_SHARE = 0.6
 # The chance that time leaps where no task is ready, instead of going on to the next deadline.
 LEAP_CHANCE = 0.2
 COMMAND_CHANCE = 0.02
-CALL_CHANCE = 0.2
+NOTIFICATION_CHANCE = 0.6
+FORGERY_CHANCE = 0.5
 FOCUS_CHANCE = 0.6
 BOOST = 12
 ONLY_RETRY_CHANCE = 0.5
+APPROVED_SHARE = 0.6
 # The chance that a seed that looks at a fault of a call parks each payment whose first outcome is unknown.
 ONE_TRY_CHANCE = 0.5
 NO_PRIMARY_SECONDS = 60.0
@@ -103,11 +123,12 @@ class World(Owner):
         self.poisoned: set[str] = set()
         self.faulting = True
         self._database = database
-        self._faults, self._times, self._line = (self._random(name) for name in ("faults", "times", "line"))
+        self._faults, self._times, self._line, self._forger = map(self._random, ("faults", "times", "line", "forger"))
         # Each seed looks at one fault at one step, so that rare ones have their turn.
         self._focus = PAIRS[plan.seed % len(PAIRS)]
         self._chances = dict(CHANCES)
-        for fault in BOOSTS.get(self._focus[1].split()[1], ()):
+        self._profile = profile(self._focus[1])
+        for fault in self._profile.faults:
             self._chances[fault] *= BOOST
         self._delivered: list[tuple[Event, ...]] = []
         self._outage_until = self._no_primary_until = 0.0
@@ -122,18 +143,23 @@ class World(Owner):
             provider_key_hours=key_hours,
             payment_horizon=key_hours * 3600 * 5 / 6,
             payment_tries=min(draw.choice((12, 12, 4)), self._fewest_tries()),
-            relay_tries=draw.choice((8, 3)),
+            relay_tries=1 if self._profile.few_tries else draw.choice((8, 3)),
             sweep_interval=draw.choice((60.0, 3600.0)),
             breaker_failures=draw.choice((3, 10**6)),
+            payment_pending_hours=draw.choice((24.0, 1.0)),
+            authorization_days=draw.choice((6.0, 0.25)),
             log_level="error",
         )
         self.history = History(idempotency_seconds=self._settings.idempotency_hours * 3600)
         self._split = draw.random() < 0.3
         self.bank = (
             Bank(now=lambda: self.scheduler.now, life=key_hours * 3600, searchable=draw.random() < 0.3)
-            if draw.random() < 0.85
+            if draw.random() < BANK_SHARE and not needs_ledger(self._focus[1])
             else None
         )
+        self.notifier = None if self.bank else SimulatedNotifier(self, database["ledger"], self._random("provider"))
+        paid = self.bank.movements if self.bank else self.history.movements
+        self.pay_outs = PayOuts(database["payments"], paid.append)
         self._processes: list[SimulatedProcess | None] = [None] * draw.choice((1, 2))
 
     def run(self) -> Result:
@@ -142,13 +168,16 @@ class World(Owner):
             for number in range(len(self._processes)):
                 self._start(number)
             clients = [
-                SimulatedClient(self, number, self._random(f"client {number}")) for number in range(self.plan.orders)
+                SimulatedClient(self, number, self._random(f"client {number}"), self._profile)
+                for number in range(self.plan.orders)
             ]
             for number, client in enumerate(clients):
                 self.scheduler.spawn(self, f"client {number}", client.live)
             self._observer = clients[0]
-            for number in range(self.plan.crowd):
-                crowd = SimulatedClient(self, self.plan.orders + number, self._random(f"client {number} of the crowd"))
+            for number in range(min(self.plan.crowd, self._profile.crowd)):
+                crowd = SimulatedClient(
+                    self, self.plan.orders + number, self._random(f"client {number} of the crowd"), crowd=True
+                )
                 self.scheduler.spawn(self, f"client {number} of the crowd", crowd.place_only)
             while self.scheduler.steps < self.plan.steps:
                 self._inject()
@@ -187,8 +216,24 @@ class World(Owner):
         self.taken["step", site] += 1
         if self.scheduler.now < self._outage_until and verb != "find":
             return ProviderFault.REFUSED
-        fault = self._command_fault(site, provider_faults(verb), CALL_CHANCE)
+        fault = self._command_fault(site, provider_faults(verb), self._profile.call_chance)
         return ProviderFault(fault) if fault else None
+
+    def notification_fault(self) -> NotificationFault | None:
+        """The fault of a notification."""
+        self.taken["step", NOTIFICATION] += 1
+        kinds = (NotificationFault.UNKNOWN_ORDER,) if self._profile.foreign else tuple(NotificationFault)
+        fault = self._command_fault(NOTIFICATION, kinds, NOTIFICATION_CHANCE)
+        return NotificationFault(fault) if fault else self._forgery()
+
+    def forged(self, order_id: str) -> None:
+        """Record that a notification was accepted that the provider has not signed."""
+        self.history.problems.append(f"a forged notification of order {order_id} was accepted")
+
+    def ledger(self, store: Store, system: System) -> SlowLedger:
+        """The simulated provider's ledger as a process reaches it."""
+        assert self.notifier
+        return SlowLedger(store, system, self._line, self.notifier.announce)
 
     def has_primary(self) -> bool:
         """Whether the database can be reached."""
@@ -225,7 +270,7 @@ class World(Owner):
                 sequence=event.sequence,
                 type=type(event).__name__,
                 event_id=event.event_id,
-                value=getattr(event, "refund_value", 0),
+                value=getattr(event, "refund_value", getattr(event, "dispute_value", 0)),
             )
             for event in events
         ]
@@ -259,10 +304,9 @@ class World(Owner):
         """Whether the bank has made a refund."""
         return any(one.key == key and one.kind == REFUND for one in self._movements())
 
-    def refund_by_hand(self, call: ProviderCall) -> None:
-        """Give money back by other means, and book it."""
-        refund = Movement(order_id=call.order_id, kind=REFUND, value=call.value, key=call.key)
-        (self.bank.movements if self.bank else self.history.movements).append(refund)
+    def by_other_means(self, order_id: str) -> bool:
+        """Whether an operator has to give an order's money back by other means than a refund at the provider."""
+        return not self.notifier or self.notifier.fails_refunds(order_id)
 
     # Faults.
 
@@ -287,6 +331,8 @@ class World(Owner):
             WorldFault.AGAIN: self._deliver_again,
             WorldFault.CLOSED_CARD: self._close_card,
             WorldFault.OPERATOR: self._let_operator_act,
+            WorldFault.ELSEWHERE: self._refund_elsewhere,
+            WorldFault.DECISION: self._let_decide,
         }
         causes[fault](random)
 
@@ -327,6 +373,29 @@ class World(Owner):
         if process := self.some_process(random):
             self._attend(process, only_retry=random.random() < ONLY_RETRY_CHANCE)
 
+    def _refund_elsewhere(self, random: Random) -> None:
+        notifier, orders, share = self.notifier, self._at_provider("answer"), random.choice((1.0, random.random()))
+        if notifier and orders:
+            order_id = random.choice(orders)
+
+            def refund() -> None:
+                with self.pay_outs.refunding_elsewhere(order_id) as free:
+                    if free:
+                        notifier.refund_elsewhere(order_id, share)
+
+            self.scheduler.spawn(self, "a refund elsewhere", refund)
+
+    def _let_decide(self, random: Random) -> None:
+        notifier, orders, approve = self.notifier, self._at_provider("token"), random.random() < APPROVED_SHARE
+        if notifier and orders:
+            order_id = random.choice(orders)
+            self.scheduler.spawn(self, "a decision", lambda: notifier.decide(order_id, approve))
+
+    def _at_provider(self, member: str) -> list[str]:
+        """The orders whose payment has this member in the provider's ledger."""
+        found = self._database["ledger"].find({member: {"$exists": True}}, {"orderId": 1}).sort("_id", 1)
+        return [entry["orderId"] for entry in found]
+
     def _placed(self) -> list[str]:
         """The ids that clients have proposed or learned, in their order."""
         return [*{answer.order_id: 1 for answer in self.history.answers if isinstance(answer, PlaceAnswer)}]
@@ -346,14 +415,24 @@ class World(Owner):
         self._note(f"FAULT {kind} at {site}")
         return kind
 
+    def _forgery(self) -> NotificationFault | None:
+        """Forged notifications come also when faults have ended: a sound receiver takes no harm."""
+        if self._forger.random() >= FORGERY_CHANCE or NotificationFault.FORGED in self.plan.without:
+            return None
+        self.taken["pair", f"{NotificationFault.FORGED} at {NOTIFICATION}"] += 1
+        self._note(f"FAULT {NotificationFault.FORGED} at {NOTIFICATION}")
+        return NotificationFault.FORGED
+
     def _draw_seconds(self, random: Random) -> float:
         low, high = random.choice(JUMPS)
         return random.uniform(low, high)
 
     def _observe_pauses(self) -> None:
-        """A client looks at all orders now and then while the provider is out of order."""
+        """A client looks at some orders now and then while the provider is out of order, until faults have ended."""
         for _ in range(4):
             self.scheduler.wait(None, 2.0, "looks later")
+            if not self.faulting:
+                return
             for order_id in self._placed()[:OBSERVED]:
                 self._observer.explain(order_id)
 
@@ -362,8 +441,9 @@ class World(Owner):
             operator = SimulatedOperator(self, process)
             try:
                 operator.replay()
+                operator.reconcile()
                 operator.review(only_retry=only_retry)
-            except Unavailable:
+            except (Unavailable, OSError):
                 self.took("recovery", "operator is told: the database does not answer")
 
         self.scheduler.spawn(process, "operator", attend)
@@ -427,6 +507,10 @@ class World(Owner):
         self._rest()
         process = next(process for process in self._processes if process)
         operator = SimulatedOperator(self, process)
+        self._do(operator.reconcile)
+        self._rest()
+        # What an operator recorded whose process died then.
+        self.pay_outs.pay_recorded()
         waiting = self._waiting_for(operator)
         self._read_all(process)
         self.history.operator_list = {*waiting}
@@ -440,6 +524,8 @@ class World(Owner):
             self.scheduler.advance(OPERATOR_SECONDS)
             self._do(operator.replay)
             self._do(operator.review)
+            self._rest()
+            self._do(operator.reconcile)
             self._rest()
             waiting = self._waiting_for(operator)
         if self.history.operator_list:
@@ -470,18 +556,17 @@ class World(Owner):
                     return
                 # Longer and longer, since a hung call may take days.
                 self._advance(max(pause, self.scheduler.next_deadline()) + 0.001)
-                pause = min(2 * pause, DAY)
+                pause = min(REST_GROWTH * pause, DAY)
         self.history.problems.append(f"work has not ended: {self._unfinished()}")
 
     def _do(self, *works: Callable[[], object]) -> None:
         """Run work of operators or clients to its end."""
-        for work in works:
-            self.scheduler.spawn(self, "end", work)
+        tasks = [self.scheduler.spawn(self, "end", work) for work in works]
         last = self.scheduler.steps + REST_STEPS + len(works) * REST_STEPS_PER_ORDER
-        while self.scheduler.has_work() and self.scheduler.steps < last:
+        while self.scheduler.steps < last and not all(task.ended for task in tasks):
             if self.scheduler.run_one() is None:
                 self._advance(self.scheduler.next_deadline() + 0.001)
-        if self.scheduler.has_work():
+        if not all(task.ended for task in tasks):
             self.history.problems.append("an operator or a client got no answer")
 
     def _read_all(self, process: SimulatedProcess) -> None:
@@ -493,6 +578,7 @@ class World(Owner):
         self._do(*(partial(read, order_id) for order_id in self._placed()))
         for final in self.history.final.values():
             self.taken.update(("order transition", name) for name in order_transitions(final))
+            self.taken.update(("timeline", step.type) for step in final.timeline)
 
     def _at_rest(self) -> bool:
         return not self.scheduler.has_work() and not self._unfinished()

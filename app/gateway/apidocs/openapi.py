@@ -8,34 +8,48 @@ from typing import Any
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Blueprint, Flask, Response, current_app, send_from_directory
-from marshmallow import Schema, fields
+from marshmallow import Schema
 from swagger_ui_bundle import swagger_ui_path
 from werkzeug.routing import Rule
 
 from app import __version__ as app_version
+from app.gateway.apidocs.examples import schema_example
 from app.gateway.apidocs.operation import Operation, Parameter
-from app.gateway.http.problem_catalogue import ANY_REQUEST, PROBLEMS, WITH_BODY, WITH_SCOPE
+from app.gateway.apidocs.webhook_items import webhook_items
+from app.gateway.http.problem_catalogue import ANY_REQUEST, CHANGING, PROBLEMS, WITH_BODY, WITH_SCOPE
 from app.gateway.http.problems import PROBLEM_JSON
+from app.gateway.http.query import InvalidParameter, query_parameter
 from app.gateway.http.responses import JSON, encode_json
 from app.gateway.http.schemas import AmountField, ProblemSchema
 from app.gateway.security.caller import requires_scope
 
 PATH_EXAMPLES = {
     "orderId": "6920c1b05be0d3a1f2c4e687",
+    "refundId": "9f2c7a51c60be2d4a3f08b17",
     "userId": "user-7",
     "code": "illegal_transition",
     "provider": "stripe",
+    "endpointId": "we_6920c1b05be0d3a1f2c4e687",
+    "deliveryId": "5f0c1c6f7f0b4f6c9f8f2a1d3c4b5a69.we_6920c1b05be0d3a1f2c4e687",
 }
+# OpenAPI 3.0 has no webhooks; the page /api and some other programs read no later version.
+VERSIONS = {"3.1": "3.1.0", "3.0": "3.0.3"}
+LATEST = "3.1"
 HEADERS = {
     "ETag": ("The order's version.", '"6920c1b05be0d3a1f2c4e687-2"'),
-    "Location": ("The order's address.", "/orders/one/6920c1b05be0d3a1f2c4e687"),
+    "Location": (
+        "The address of what was made: an order, a refund, an endpoint or a delivery.",
+        "/orders/one/6920c1b05be0d3a1f2c4e687",
+    ),
     "Link": ("The next page, if there is one.", '</orders/user-7?cursor=WyIy>; rel="next"'),
     "Idempotent-Replayed": ("`true` if an earlier request with this key had the effect.", "true"),
+    "Content-Disposition": ("A name for the file.", 'attachment; filename="orders.csv"'),
     "Preference-Applied": ("The preference that was applied.", "wait=10"),
     "Retry-After": ("Seconds after which to try again.", "1"),
     "WWW-Authenticate": ("How to authenticate.", 'Bearer realm="orderflow"'),
     "X-Request-Id": ("The request's id in the log: the client's own if it sent one.", "shop:7"),
 }
+NOT_MODIFIED = 304
 HEADERS_BY_STATUS = {
     401: ("WWW-Authenticate",),
     403: ("WWW-Authenticate",),
@@ -45,6 +59,10 @@ HEADERS_BY_STATUS = {
 }
 TAGS = {
     "orders": "Orders: place, read, change, capture, refund.",
+    "operations": "For operators: parked payments and dead letters.",
+    "users": "The personal data of users.",
+    "webhooks": "Webhooks: endpoints that are told what becomes of orders, and what was delivered to them.",
+    "event-types": "The types of events that webhooks tell.",
     "state-machine": "The transitions between the states of an order.",
     "problems": "Kinds of problems, and what to do about them.",
     "healthz": "Whether the process is alive.",
@@ -52,13 +70,13 @@ TAGS = {
 }
 
 
-def document(app: Flask) -> dict[str, Any]:
-    """The OpenAPI document of all described routes of `app`."""
+def document(app: Flask, version: str = LATEST) -> dict[str, Any]:
+    """The OpenAPI document of all described routes of `app`, in one of VERSIONS; the latest has the webhooks as well."""
     plugin = MarshmallowPlugin()
     spec = APISpec(
         title="Orderflow",
         version=app_version,
-        openapi_version="3.0.3",
+        openapi_version=VERSIONS[version],
         plugins=[plugin],
         info={"description": "Orders and their payments: none lost, none stuck, none charged twice."},
         servers=[{"url": "/", "description": "This server."}],
@@ -71,6 +89,8 @@ def document(app: Flask) -> dict[str, Any]:
         operation = getattr(app.view_functions[rule.endpoint], "operation", None)
         if operation:
             spec.path(_template(rule.rule), operations={_method(rule.methods): _operation_object(operation, rule)})
+    if version == LATEST and "webhooks" in app.blueprints:
+        spec.options["webhooks"] = webhook_items(plugin.resolver.resolve_schema_dict)  # type: ignore[union-attr]
     return spec.to_dict()
 
 
@@ -79,13 +99,18 @@ def blueprint() -> Blueprint:
     routes = Blueprint("openapi", __name__)
 
     @cache
-    def encoded_document(app: Flask) -> bytes:
-        return encode_json(document(app))
+    def encoded_document(app: Flask, version: str) -> bytes:
+        return encode_json(document(app, version))
 
     @routes.get("/api-json")
     @requires_scope(None)
     def api_json() -> Response:
-        return Response(encoded_document(current_app._get_current_object()), content_type=JSON)  # type: ignore[attr-defined]
+        version = query_parameter("openapi")
+        version = LATEST if version is None else version
+        if version not in VERSIONS:
+            raise InvalidParameter(f"openapi is one of {', '.join(VERSIONS)}", parameter="openapi")
+        app = current_app._get_current_object()  # type: ignore[attr-defined]
+        return Response(encoded_document(app, version), content_type=JSON)
 
     # Browsers may have cached a permanent redirect from /api to /api/ that another server sent: both serve the page.
     @routes.get("/api")
@@ -123,7 +148,7 @@ PAGE = """<!doctype html>
 </html>
 """
 START = """SwaggerUIBundle({
-  url: "/api-json",
+  url: "/api-json?openapi=3.0",
   dom_id: "#swagger-ui",
   deepLinking: true,
   validatorUrl: null,
@@ -157,39 +182,45 @@ def _operation_object(operation: Operation, rule: Rule) -> dict[str, Any]:
         ],
         "responses": {
             **{str(status): _response(operation, status, schema) for status, schema in operation.responses.items()},
-            **_problem_responses(_problem_codes(operation)),
+            **_problem_responses(_problem_codes(operation, rule)),
         },
     }
     if operation.scope:
-        # OpenAPI 3.0 has no place for the scopes of a bearer token.
+        # OpenAPI has no place for the scopes of a bearer token.
         needed = f"With authentication on, it needs the scope `{operation.scope}`."
         members["description"] = f"{needed} {operation.description}".strip()
         members["x-scope"] = operation.scope
     else:
         members["security"] = []
     if operation.body:
-        members["requestBody"] = {"required": True, "content": _json_content(operation.body)}
+        members["requestBody"] = {"required": True, "content": _body_content(operation.body)}
     return members
 
 
-def _problem_codes(operation: Operation) -> tuple[str, ...]:
+def _problem_codes(operation: Operation, rule: Rule) -> tuple[str, ...]:
     with_body = WITH_BODY if operation.body else ()
     with_scope = WITH_SCOPE if operation.scope else ()
-    return (*ANY_REQUEST, *with_body, *with_scope, *operation.problems)
+    changing = CHANGING if operation.scope and _method(rule.methods) != "get" else ()
+    with_query = () if operation.any_query else ("invalid_parameter",)
+    return (*ANY_REQUEST, *with_query, *with_body, *with_scope, *changing, *operation.problems)
 
 
 def _response(operation: Operation, status: int, schema: type[Schema] | None) -> dict[str, Any]:
     response: dict[str, Any] = {
-        "description": (schema.__doc__ or "").strip() if schema else "Not modified.",
+        "description": "Not modified." if status == NOT_MODIFIED else _described(operation, schema),
         "headers": _headers(operation.headers if status < 400 else ()),
     }
-    if schema:
+    if schema or (operation.media_types and status != NOT_MODIFIED):
         texts = {
             media_type: {"schema": {"type": "string"}, "example": example}
             for media_type, example in operation.media_types.items()
         }
-        response["content"] = {**_json_content(schema), **texts}
+        response["content"] = {**(_json_content(schema) if schema else {}), **texts}
     return response
+
+
+def _described(operation: Operation, schema: type[Schema] | None) -> str:
+    return (schema.__doc__ or "").strip() if schema else f"{operation.summary}."
 
 
 def _problem_responses(codes: Sequence[str]) -> dict[str, Any]:
@@ -226,20 +257,11 @@ def _json_content(schema: type[Schema]) -> dict[str, Any]:
     return {JSON: {"schema": schema, "example": schema_example(schema())}}
 
 
-def schema_example(schema: Schema) -> dict[str, Any]:
-    """An example of a schema, made of the examples of its fields; a field without one is left out."""
-    examples = {field.data_key or name: _field_example(field) for name, field in schema.fields.items()}
-    return {name: example for name, example in examples.items() if example is not ...}
-
-
-def _field_example(field: fields.Field[Any]) -> Any:
-    if "example" in field.metadata:
-        return field.metadata["example"]
-    if isinstance(field, fields.Nested):
-        return schema_example(field.schema)
-    if isinstance(field, fields.List):
-        return [_field_example(field.inner)]
-    return ...
+def _body_content(body: type[Schema] | tuple[type[Schema], ...]) -> dict[str, Any]:
+    if not isinstance(body, tuple):
+        return _json_content(body)
+    examples = {schema.__name__.removesuffix("Schema"): {"value": schema_example(schema())} for schema in body}
+    return {JSON: {"schema": {"oneOf": list(body)}, "examples": examples}}
 
 
 def _headers(names: Sequence[str]) -> dict[str, Any]:
@@ -269,6 +291,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
         # Tools that generate values from a schema use its example if they cannot generate from its pattern.
         "schema": {**parameter.schema, "example": parameter.example},
         "example": parameter.example,
+        **({"style": "deepObject", "explode": True} if parameter.keyed else {}),
     }
 
 

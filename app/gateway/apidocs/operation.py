@@ -7,11 +7,16 @@ from typing import Any, TypeVar
 from marshmallow import Schema
 
 View = TypeVar("View", bound=Callable[..., Any])
+# What follows the name of a keyed parameter, in the text of an error.
+KEY = "[key]"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """A query parameter or header of an operation; `schema` is a JSON schema."""
+    """A query parameter or header of an operation; `schema` is a JSON schema.
+
+    One that is `keyed` is sent once for each of its keys, as `name[key]=value`; its schema is that of an object.
+    """
 
     name: str
     where: str
@@ -19,6 +24,7 @@ class Parameter:
     schema: Mapping[str, Any]
     example: Any
     required: bool = False
+    keyed: bool = False
 
 
 @dataclass(frozen=True)
@@ -26,8 +32,9 @@ class Operation:
     """A decorator that describes a view: what it does, takes and returns.
 
     `scope` is what a caller needs, None for a public route. `responses` has the schema of each status, None for a response
-    without a body. `media_types` are other media types of a successful response, each with an example, and `headers` are its
-    headers. `problems` are codes of the catalogue.
+    without a body. `body` is the schema of the request's body, or several of which one must fit. `media_types` are other media types of a successful response, each with an example, and `headers` are its
+    headers. `problems` are codes of the catalogue. A query parameter that is not among `parameters` is refused, unless
+    `any_query`: what calls the route is no client of ours and may add some.
     """
 
     summary: str
@@ -35,11 +42,21 @@ class Operation:
     scope: str | None
     responses: Mapping[int, type[Schema] | None]
     description: str = ""
-    body: type[Schema] | None = None
+    body: type[Schema] | tuple[type[Schema], ...] | None = None
     media_types: Mapping[str, str] = field(default_factory=dict)
     problems: Sequence[str] = ()
     parameters: Sequence[Parameter] = ()
     headers: Sequence[str] = ()
+    any_query: bool = False
+
+    @property
+    def query_parameters(self) -> list[str]:
+        """The names of the query parameters, with `[key]` where one is keyed."""
+        return [
+            f"{parameter.name}{KEY}" if parameter.keyed else parameter.name
+            for parameter in self.parameters
+            if parameter.where == "query"
+        ]
 
     def __call__(self, view: View) -> View:
         """The same view, with this description."""

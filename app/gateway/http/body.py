@@ -3,16 +3,27 @@
 import json
 from typing import Any, NoReturn
 
-from flask import Request
+from flask import Request, current_app
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout, UnsupportedMediaType
 
 from app.contracts.base import ApplicationError
+from app.gateway.apidocs.operation import Parameter
 from app.gateway.http.card_numbers import check_no_card_number
+from app.gateway.http.query import InvalidParameter, query_parameter
 from app.gateway.http.responses import JSON
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 20
 MAX_DIGITS = 4300
+FLAGS = {"true": True, "false": False}
+STRICT = Parameter(
+    name="strict",
+    where="query",
+    description="`false` ignores members of the body that are not described here, `true` refuses them. Without it the "
+    "setting `STRICT_BODIES` decides, which refuses them unless the operator has changed it.",
+    schema={"type": "string", "enum": list(FLAGS)},
+    example="true",
+)
 
 
 class MalformedBody(ApplicationError):
@@ -40,6 +51,16 @@ def json_object(request: Request) -> dict[str, Any]:
         raise MalformedBody("the body is nested too deeply")
     check_no_card_number(parsed)
     return parsed
+
+
+def is_strict() -> bool:
+    """Whether unknown members of this request's body are refused: `?strict` says so, or else the setting. Raises InvalidParameter."""
+    value = query_parameter(STRICT.name)
+    if value is None:
+        return bool(current_app.config["STRICT_BODIES"])
+    if value not in FLAGS:
+        raise InvalidParameter(f"{STRICT.name} is true or false", parameter=STRICT.name)
+    return FLAGS[value]
 
 
 def _is_json(request: Request) -> bool:

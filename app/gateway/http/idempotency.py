@@ -1,6 +1,8 @@
-"""The Idempotency-Key header: 1 to 255 visible ASCII characters, quoted or not."""
+"""The Idempotency-Key header, 1 to 255 visible ASCII characters, quoted or not; and the ids of refunds that follow from it."""
 
 import re
+import secrets
+from hashlib import sha256
 
 from flask import Request
 
@@ -33,3 +35,8 @@ def idempotency_key(request: Request) -> str:
     if key is None:
         raise MalformedKey("send one Idempotency-Key, of 1 to 255 visible ASCII characters")
     return key[1] or key[2]
+
+
+def refund_id_of(order_id: str, key: str) -> str:
+    """The id of a refund that is requested with this key; a new one where the key is empty."""
+    return sha256(f"{order_id}:{key}".encode()).hexdigest()[:24] if key else secrets.token_hex(12)

@@ -99,11 +99,16 @@ def parse_money(source: object) -> Money:
 
 def format_money(money: Money) -> str:
     """Canonical text, "MYR 99.00" or "JPY 500", also of zero and of past currencies. Raises MoneyError."""
+    return f"{money.currency} {decimal_text(money)}"
+
+
+def decimal_text(money: Money) -> str:
+    """The amount without its currency, "99.00" or "500". Raises MoneyError."""
     digits = _ALL_DIGITS.get(money.currency)
     if digits is None or not 0 <= money.value <= MAX_VALUE:
         raise MoneyError("There is no text for a negative, too large or unknown amount.")
     whole, fraction = divmod(money.value, 10**digits)
-    return f"{money.currency} {whole}.{fraction:0{digits}d}" if digits else f"{money.currency} {whole}"
+    return f"{whole}.{fraction:0{digits}d}" if digits else str(whole)
 
 
 def _all_digits() -> dict[str, int]:

@@ -40,14 +40,14 @@ PROBLEMS: dict[str, ProblemKind] = {
     ),
     "invalid_parameter": ProblemKind(
         400, "A parameter cannot be used",
-        "A query parameter, or a header with such a value, is given twice or has a value that cannot be used.",
-        "The member parameter names it, and the detail says which values are allowed.",
+        "This address has no such query parameter, or it is given twice, or it, or a header with such a value, cannot be used.",
+        "The member parameter names it, and the detail says which parameters or values are allowed.",
         {"parameter": "limit"},
     ),
     "invalid_cursor": ProblemKind(
         400, "The cursor does not belong to this list",
-        "The cursor was not made by this server, or belongs to the list of another user or status.",
-        "Use nextCursor or the Link header unchanged, with the same user and status; or start without a cursor.",
+        "The cursor was not made by this server, or belongs to the list of another user, with other filters or sorted otherwise.",
+        "Use nextCursor or the Link header unchanged, with the same user, filters and sorting; or start without a cursor.",
     ),
     "bad_request": ProblemKind(
         400, "The request cannot be read",
@@ -87,12 +87,37 @@ PROBLEMS: dict[str, ProblemKind] = {
     "cross_site_request": ProblemKind(
         403, "The request comes from another site",
         "A browser sent this from a page of another site, and this server does not authenticate its callers.",
-        "Send it from this server's own pages or from a program, or switch authentication on (AUTH_JWT_…).",
+        "Send it from this server's own pages or from a program, list the page's origin in CORS_ORIGINS, or switch authentication on (AUTH_JWT_…).",
     ),
     "order_not_found": ProblemKind(
         404, "The order does not exist",
         "There is no order with this id, or it belongs to another user.",
         "Check the id: 24 hexadecimal digits in lower case, as in the order's Location.",
+    ),
+    "endpoint_not_found": ProblemKind(
+        404, "The endpoint does not exist",
+        "There is no endpoint for webhooks with this id, it was deleted, or it belongs to another user.",
+        "Check the id: GET /webhooks/endpoints lists the endpoints.",
+    ),
+    "delivery_not_found": ProblemKind(
+        404, "The delivery does not exist",
+        "There is no delivery with this id, it belongs to another user, or it is older than 30 days.",
+        "Check the id: GET /webhooks/endpoints/{id}/deliveries lists the deliveries of an endpoint.",
+    ),
+    "invalid_endpoint": ProblemKind(
+        422, "The endpoint is not allowed",
+        "The member in `member` cannot be used; `detail` says why.",
+        "Use an https address of the public internet, and event types of GET /event-types.",
+    ),
+    "too_many_endpoints": ProblemKind(
+        409, "Too many endpoints",
+        "A user may have 16 endpoints.",
+        "Delete one, or tell one endpoint of more event types.",
+    ),
+    "refund_not_found": ProblemKind(
+        404, "The refund does not exist",
+        "The order has no refund with this id.",
+        "Check the id: GET /orders/one/{id}/refunds lists the refunds of an order.",
     ),
     "unknown_provider": ProblemKind(
         404, "The payment provider is unknown",
@@ -117,13 +142,19 @@ PROBLEMS: dict[str, ProblemKind] = {
     "illegal_transition": ProblemKind(
         409, "The order's state does not allow this",
         "The order's state does not allow this transition.",
-        "The members from, to and allowed show the order's state and its next states; see GET /state-machine.",
+        "The members from, to and allowed show the order's state and its next states; where money was to move, paymentStatus is there "
+        "instead of to. See GET /state-machine.",
         {"from": "Cancelled", "to": "Confirm", "allowed": []},
+    ),
+    "orders_in_progress": ProblemKind(
+        409, "An order of the user is in progress",
+        "The money of an order of this user moves, or may move: a payment, a void or a refund is not settled. Nothing was erased.",
+        "Wait until all orders of the user have settled, or cancel them; then erase again.",
     ),
     "timeline_full": ProblemKind(
         409, "The order's timeline is full",
-        "The order has had 100 changes; it accepts no further custom status.",
-        "Leave the status. Confirming, cancelling and refunds remain possible, and payments are still recorded.",
+        "The order has had 100 changes; it accepts no further custom status and no change of its metadata.",
+        "Leave the status or the metadata. Confirming, cancelling and refunds remain possible, and payments are still recorded.",
     ),
     "refund_exceeds_balance": ProblemKind(
         409, "The refund exceeds the balance",
@@ -151,6 +182,11 @@ PROBLEMS: dict[str, ProblemKind] = {
         409, "The order has too many refunds",
         "The order was refunded in 40 parts, which is the limit.",
         "Refund all that is left by a request without an amount, or cancel the order.",
+    ),
+    "not_possible": ProblemKind(
+        409, "The operator's command is not possible",
+        "What an operator asks for does not fit the payment as it is, or money has moved that says otherwise. Nothing was changed.",
+        "The detail says why. Read the lists under /operations again, and look the payment up at the provider.",
     ),
     "conflict": ProblemKind(
         409, "The order was changed meanwhile",
@@ -190,7 +226,7 @@ PROBLEMS: dict[str, ProblemKind] = {
     ),
     "invalid_members": ProblemKind(
         422, "Some members cannot be used",
-        "Some members of the request are missing or cannot be used.",
+        "Some members of the request are missing, unknown or cannot be used.",
         "The member errors names each by a JSON pointer and says what is wrong with it.",
         {"errors": [{"pointer": "/userId", "detail": "Missing data for required field."}]},
     ),
@@ -200,6 +236,11 @@ PROBLEMS: dict[str, ProblemKind] = {
         "counted. Nothing was stored or logged.",
         "Never send card numbers here: have the provider's own form make a token of the card, and send that as paymentMethod. "
         "An id that only looks like a card number is accepted with a letter in it.",
+    ),
+    "too_much_metadata": ProblemKind(
+        422, "The order would have too much metadata",
+        "With this change the order would have more than 20 pairs of metadata. Nothing was changed.",
+        "Remove pairs in the same request: null removes the pair of its key.",
     ),
     "misleading_status": ProblemKind(
         422, "The status is reserved for the system",
@@ -213,7 +254,8 @@ PROBLEMS: dict[str, ProblemKind] = {
     ),
     "idempotency_key_reused": ProblemKind(
         422, "The Idempotency-Key belongs to another request",
-        "The Idempotency-Key was used for another request. Nothing was done.",
+        "The Idempotency-Key was used for another request, such as a refund of another amount or with another reason. "
+        "Nothing was done.",
         "Use a new key for a new request, and the old key only to repeat the old request unchanged.",
     ),
     "rate_limited": ProblemKind(
@@ -259,18 +301,30 @@ PROBLEMS: dict[str, ProblemKind] = {
 }
 # fmt: on
 
-# Problems of any request, of one that needs a scope, and of one with a body.
+# Problems of any request, of one that needs a scope, of one that changes something, and of one with a body.
 ANY_REQUEST = ("bad_request", "address_too_long", "headers_too_large")
 WITH_SCOPE = (
     "invalid_credentials", "unauthenticated", "invalid_token", "insufficient_scope", "rate_limited", "misdirected_request",
 )  # fmt: skip
+CHANGING = ("cross_site_request",)
 WITH_BODY = (
     "malformed_body", "body_too_large", "unsupported_media_type", "invalid_members", "card_number_refused", "request_timeout",
-    "cross_site_request",
 )  # fmt: skip
 # Problems that several operations share: public ones, those that read one order, and those that change one.
 PUBLIC = ("rate_limited", "misdirected_request")
 READ_ONE = ("order_not_found", "unavailable")
-READ_LIST = ("invalid_parameter", "invalid_cursor", *READ_ONE)
+READ_LIST = ("invalid_cursor", *READ_ONE)
 CHANGE_ONE = ("malformed_condition", "illegal_transition", "conflict", "precondition_failed", *READ_ONE)
+CHANGE_METADATA = (
+    "malformed_condition",
+    "conflict",
+    "precondition_failed",
+    "too_much_metadata",
+    "timeline_full",
+    *READ_ONE,
+)
+REVIEW = ("not_possible", *READ_ONE)
+READ_ENDPOINT = ("endpoint_not_found", "unavailable")
+CHANGE_ENDPOINT = (*READ_ENDPOINT, "conflict")
+READ_DELIVERY = ("delivery_not_found", "unavailable")
 WITH_IDEMPOTENCY_KEY = ("malformed_idempotency_key", "idempotency_key_reused")

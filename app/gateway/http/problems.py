@@ -11,6 +11,7 @@ from werkzeug.exceptions import HTTPException
 from app.contracts.base import ApplicationError
 from app.contracts.orders import StaleVersion
 from app.gateway.http.problem_catalogue import PROBLEMS
+from app.gateway.http.query import MAX_NAME_LENGTH
 from app.gateway.http.responses import etag, json_response
 from app.observability import metrics
 from app.observability.logging import log
@@ -18,7 +19,6 @@ from app.observability.logging import log
 PROBLEM_JSON = "application/problem+json"
 # Bounds on a problem's size, for requests of any size.
 MAX_ERRORS = 20
-MAX_NAME_LENGTH = 64
 CODES_BY_STATUS = {
     400: "bad_request",
     404: "not_found",
@@ -38,7 +38,7 @@ def install(app: Flask) -> None:
     """Make `app` answer every error with a problem."""
     app.register_error_handler(ApplicationError, _application_error)
     app.register_error_handler(ValidationError, _validation_error)
-    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(Exception, _unexpected_error)
 
 
@@ -46,6 +46,7 @@ def problem_response(code: str, detail: str, **members: Any) -> Response:
     """A problem of this kind; `members` are added to the standard ones."""
     kind = PROBLEMS[code]
     metrics.problem_counter(code).inc()
+    g.problem_code = code
     body = {
         "ok": False,
         "type": f"/problems/{code}",
@@ -80,7 +81,8 @@ def _validation_error(error: ValidationError) -> Response:
     return problem_response("invalid_members", detail, errors=errors)
 
 
-def _http_error(error: HTTPException) -> Response:
+def http_error(error: HTTPException) -> Response:
+    """The problem of an error that Flask has raised; a redirect stays one."""
     status = error.code or 500
     if error.code is not None and status < 400:
         return Response(status=status, headers=dict(error.get_headers()))

@@ -49,7 +49,7 @@ def explanation(order: OrderExplanation, payment: PaymentExplanation) -> dict[st
         "orderStatus": order.order_status,
         "paymentStatus": order.payment_status,
         "because": order.because,
-        "waitsFor": order.waits_for or payment.waits_for or "nothing",
+        "waitsFor": order.waits_for or payment.waits_for or schemas.NOTHING,
         "attempts": payment.attempts if payment.known else None,
         "nextAttemptAt": payment.next_attempt_at or None,
         "allowed": list(order.allowed),

@@ -56,6 +56,7 @@ def stage_members(record: dict[str, Any]) -> dict[str, Any]:
         "module": record["module"],
         "at": rfc3339(datetime.fromtimestamp(record["at"], UTC), "microseconds"),
         "tookMs": record["took_ms"],
+        "requestId": record["request_id"],
     }
     return members | ({"event": record["event_type"]} if "event_type" in record else {})
 

@@ -1,25 +1,25 @@
-"""`GET /metrics` for Prometheus, and the metrics of HTTP requests."""
+"""`GET /metrics` for Prometheus."""
 
-import time
 from collections.abc import Iterable
 from typing import Any
 
-from flask import Blueprint, Request, Response, g
+from flask import Blueprint, Response, g
 
 from app.contracts.base import Request as BusRequest
 from app.contracts.base import Unavailable
 from app.contracts.orders import CheckOrderBacklog, CheckOrderQueue
 from app.contracts.payments import CheckPaymentBacklog, CheckPaymentQueue
+from app.contracts.webhooks import CheckWebhookBacklog, CheckWebhookQueue
 from app.gateway.security.caller import requires_scope
 from app.messaging.bus import RequestClient
-from app.observability import metrics, prometheus
+from app.observability import prometheus
 from app.observability.prometheus import ModuleGauges
 
 MODULE_CHECKS = {
     "orders": (CheckOrderBacklog, CheckOrderQueue),
     "payments": (CheckPaymentBacklog, CheckPaymentQueue),
+    "webhooks": (CheckWebhookBacklog, CheckWebhookQueue),
 }
-NO_ROUTE = "(none)"
 
 
 def blueprint(bus: RequestClient, scope: str | None, modules: Iterable[str]) -> Blueprint:
@@ -33,18 +33,6 @@ def blueprint(bus: RequestClient, scope: str | None, modules: Iterable[str]) -> 
         return Response(prometheus.exposition(gauges), content_type=prometheus.CONTENT_TYPE)
 
     return routes
-
-
-def observe_request(request: Request, response: Response) -> None:
-    """Record a request and its duration under its route's template."""
-    started = g.get("started")
-    if started is None:
-        return
-    rule = request.url_rule
-    route = rule.rule if rule else NO_ROUTE
-    # A label of their own keeps long polls out of the durations of other requests.
-    route = f"{route} (waiting)" if "long_poll" in g else route
-    metrics.observe_request(route, request.method, response.status_code, time.perf_counter() - started)
 
 
 def _module_gauges(

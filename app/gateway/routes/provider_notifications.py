@@ -26,6 +26,7 @@ def blueprint(bus: RequestClient) -> Blueprint:
         description="For the payment provider only. The body has the provider's own form and is verified by its "
         "signature. A notification is stored before this answers, and repeated ones change nothing.",
         scope=None,
+        any_query=True,
         responses={200: schemas.NotificationsReceivedSchema},
         problems=(
             "notification_rejected",

@@ -36,7 +36,7 @@ def blueprint(bus: RequestClient) -> Blueprint:
         scope=None,
         responses={200: schemas.StateMachineSchema},
         media_types={MERMAID: SAMPLE, "text/plain": SAMPLE},
-        problems=("invalid_parameter", *PUBLIC),
+        problems=PUBLIC,
         parameters=(FORMAT,),
     )
     def show_state_machine() -> Response:

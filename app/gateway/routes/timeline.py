@@ -61,7 +61,7 @@ def add_routes(routes: Blueprint, bus: RequestClient, limits: StreamLimits) -> N
         scope=READ,
         responses={200: schemas.TimelineSchema},
         media_types={EVENT_STREAM: SAMPLE},
-        problems=("invalid_parameter", "too_many_streams", *READ_ONE),
+        problems=("too_many_streams", *READ_ONE),
         parameters=(AFTER, LAST_EVENT_ID),
     )
     def show_timeline(order_id: str) -> Response:

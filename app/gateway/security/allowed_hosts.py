@@ -46,7 +46,7 @@ def install(app: Flask, settings: Settings) -> None:
         # Probes and Prometheus use any address of this machine, and their responses contain no orders.
         if request.endpoint not in EXEMPT_ENDPOINTS and not is_own_host(request.environ.get("HTTP_HOST", "")):
             raise MisdirectedRequest("this server does not serve that host name; see ALLOWED_HOSTS")
-        if not settings.identity and request.method not in SAFE_METHODS and _is_cross_site():
+        if not settings.identity and request.method not in SAFE_METHODS and _is_cross_site(settings.page_origins):
             raise CrossSiteRequest("pages of other sites may not change anything here")
 
     app.before_request(check)
@@ -72,8 +72,13 @@ def own_hosts(settings: Settings) -> Callable[[str], bool]:
     return is_own_host
 
 
-def _is_cross_site() -> bool:
-    """Whether a browser says that a page of another site sent the request; other clients send no such headers."""
+def _is_cross_site(trusted: frozenset[str]) -> bool:
+    """Whether a browser says that a page of another site sent the request; other clients send no such headers.
+
+    A page of a trusted origin is none: it may send what it likes, as CORS_ORIGINS says.
+    """
+    if request.environ.get("HTTP_ORIGIN") in trusted:
+        return False
     fetch_site = request.headers.get("Sec-Fetch-Site")
     if fetch_site is not None:
         return fetch_site not in SAME_SITE

@@ -15,6 +15,7 @@ WRITE = "orders:write"
 FULFIL = "orders:fulfil"
 REFUND = "orders:refund"
 ADMIN = "orders:admin"
+WEBHOOKS = "webhooks:manage"
 View = TypeVar("View", bound=Callable[..., Any])
 
 
@@ -29,6 +30,12 @@ class RequestOrigin(TypedDict):
 
     request_id: str
     on_behalf_of: str
+
+
+class ChangeOrigin(RequestOrigin):
+    """The members of a request that changes an order: it names its caller also where that one sees all orders."""
+
+    caller: str
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Caller:
         return self.on_behalf_of in ("", user_id)
 
 
-SCOPES = frozenset({READ, WRITE, FULFIL, REFUND, ADMIN})
+SCOPES = frozenset({READ, WRITE, FULFIL, REFUND, ADMIN, WEBHOOKS})
 ANONYMOUS = Caller(user_id="", scopes=SCOPES)
 
 
@@ -65,6 +72,11 @@ def caller() -> Caller:
 def request_origin() -> RequestOrigin:
     """Members for a request to the bus that is made for the current caller: `FindOrder(order_id=..., **request_origin())`."""
     return {"request_id": g.request_id, "on_behalf_of": caller().on_behalf_of}
+
+
+def change_origin() -> ChangeOrigin:
+    """As `request_origin`, for a request that changes an order."""
+    return {**request_origin(), "caller": caller().user_id}
 
 
 def check_may_place_for(user_id: str) -> None:

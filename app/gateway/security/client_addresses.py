@@ -1,10 +1,14 @@
 """The address of the client that sent a request, also through trusted proxies."""
 
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 from flask import Request
 
 from app.addresses import client_network, unmap_ipv4, unmap_ipv4_network
+
+CACHED_ADDRESSES = 1024
+_client_network = lru_cache(CACHED_ADDRESSES)(client_network)
 
 
 class ClientAddresses:
@@ -17,11 +21,12 @@ class ClientAddresses:
 
     def address_of(self, request: Request) -> str:
         """The nearest address that is not a trusted proxy; for IPv6 its network, because a client has a whole network."""
-        hops = [hop.strip() for hop in request.headers.get("X-Forwarded-For", "").split(",") if hop.strip()]
         nearest = request.remote_addr or ""
+        forwarded = request.environ.get("HTTP_X_FORWARDED_FOR", "")
+        hops = [hop.strip() for hop in forwarded.split(",") if hop.strip()]
         while hops and self._is_trusted(nearest):
             nearest = _without_port(hops.pop())
-        return client_network(nearest)
+        return _client_network(nearest)
 
     def _is_trusted(self, address: str) -> bool:
         if self._trusts_all:

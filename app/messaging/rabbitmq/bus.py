@@ -24,15 +24,18 @@ TRAVEL_SECONDS = 0.5
 class RabbitMqBus:
     """Carries requests and events between processes. Requests to a module of the same process do not leave it.
 
-    It has one connection for sending and, once `start_consuming` is called, another for receiving.
+    `absent` are modules that no process runs: no queue is declared for them. It has one connection for sending and,
+    once `start_consuming` is called, another for receiving.
     """
 
-    def __init__(self, url: str, prefix: str, *, request_seconds: float, event_seconds: float) -> None:
+    def __init__(
+        self, url: str, prefix: str, *, request_seconds: float, event_seconds: float, absent: Sequence[str] = ()
+    ) -> None:
         self._local: dict[str, SignalBus] = defaultdict(SignalBus)
         self._stopping = threading.Event()
         topology, request_timeout = Topology(prefix), request_seconds + TRAVEL_SECONDS
         self._requests = RequestSender(topology, request_timeout, self._ensure_connected)
-        self._publisher = Publisher(topology, event_seconds + TRAVEL_SECONDS, self._ensure_connected)
+        self._publisher = Publisher(topology, event_seconds + TRAVEL_SECONDS, self._ensure_connected, absent)
         self._consumer = Consumer(topology, self._local, request_timeout, self._stopping)
         urls = url.split(";")
         self._sending = BrokerConnection("send", urls, self._on_connected, self._on_lost)

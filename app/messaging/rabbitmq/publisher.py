@@ -112,9 +112,12 @@ def _put(entries: OrderedDict[str, T], key: str, value: T, limit: int) -> None:
 
 
 class Publisher:
-    """Publishes events to the modules of all processes."""
+    """Publishes events to the modules of all processes, but those that are `absent`."""
 
-    def __init__(self, topology: Topology, timeout: float, ensure_connected: Callable[[], None]) -> None:
+    def __init__(
+        self, topology: Topology, timeout: float, ensure_connected: Callable[[], None], absent: Sequence[str] = ()
+    ) -> None:
+        self._absent = absent
         self._topology = topology
         self._timeout = timeout
         self._ensure_connected = ensure_connected
@@ -141,13 +144,24 @@ class Publisher:
             self._send(pending, kind.__name__, events)
         except Unavailable as exc:
             pending.fail(exc.detail)
-        if not pending.done.wait(DRAINING_TIMEOUT if self.draining else self._timeout):
+        if not self._wait(pending):
             metrics.broker_timeouts.labels("events").inc()
             self._late.expect(pending.key, events)
         self._pending.pop(pending.key, None)
         pending.fail("no receipt in time")
         metrics.observations.add(self._duration, (time.monotonic() - started,))
         return pending.result
+
+    def _wait(self, pending: PendingPublish) -> bool:
+        """Wait for the receipts; whether they came. A process that begins to end meanwhile waits a moment longer only."""
+        ends = time.monotonic() + self._timeout
+        while (left := ends - time.monotonic()) > 0:
+            was_draining = self.draining
+            if pending.done.wait(min(left, DRAINING_TIMEOUT)):
+                return True
+            if was_draining:
+                return False
+        return pending.done.is_set()
 
     def on_connected(self, connection: Driver) -> None:
         """Receive confirmations and receipts over a new connection."""
@@ -159,7 +173,7 @@ class Publisher:
         channel.events["basic_return"].add(self._on_return)
         # A required consumer may never have run yet: the broker keeps its events from the first one on.
         for name, kind in codec.EVENT_TYPES.items():
-            for module in kind.required_consumers:
+            for module in sorted({*kind.required_consumers} - {*self._absent}):
                 self._topology.declare_events(channel, module, [name])
         with self._lock:
             self._channel, self._numbers = channel, count(1)

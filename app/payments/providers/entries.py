@@ -191,7 +191,7 @@ def charge_response(entry: Entry) -> ProviderResponse:
         value=entry["value"] if code in (ResponseCode.CAPTURED, ResponseCode.AUTHORIZED) else 0,
         decline_code=decline_code,
         retry_helps=decline_code in RETRY_HELPS,
-        action=NextAction(type=ActionKind.REDIRECT, url=_page(entry)) if awaits_customer(entry) else None,
+        action=_action(entry) if awaits_customer(entry) else None,
     )
 
 
@@ -249,7 +249,12 @@ def listed_payment(entry: Entry) -> ProviderPayment:
         captured=entry["value"] if code == ResponseCode.CAPTURED else 0,
         refunded=entry["refunded"],
         disputed=entry["dispute"]["value"] if disputed(entry) in (DisputeStatus.OPEN, DisputeStatus.LOST) else 0,
+        disputes=len(disputes(entry)),
     )
+
+
+def _action(entry: Entry) -> NextAction:
+    return NextAction(type=ActionKind.REDIRECT, url=_page(entry), expires_at=entry.get("changesAt"))
 
 
 def _page(entry: Entry) -> str:

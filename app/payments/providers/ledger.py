@@ -130,6 +130,12 @@ class Ledger:
         with self._store.with_deadline() as documents:
             return documents.find_one({"_id": entry_id})
 
+    def find_payment(self, call: ProviderCall) -> Document | None:
+        """The entry of the payment that the call names by its reference, or else by its charge key."""
+        if call.reference:
+            return self.find_entry(call.reference.removeprefix(entries.REFERENCE_PREFIX))
+        return self.find(call.charge_key)
+
     def find_by_token(self, token: str) -> Document | None:
         """The entry that the page with this token is about."""
         with self._store.with_deadline() as documents:

@@ -127,7 +127,7 @@ class SimulatedProvider:
         try:
             if call.kind == CallKind.REFUND:
                 return self._found_refund(call)
-            entry = self.ledger.find(call.charge_key if call.kind == CallKind.CAPTURE else call.key)
+            entry = self.ledger.find_payment(call)
             response = entries.charge_response(self.ledger.settled(entry)) if entry else None
         except Unavailable:
             return LEDGER_UNAVAILABLE
@@ -212,7 +212,7 @@ class SimulatedProvider:
         return entries.charge_response(self.ledger.settled(entry))
 
     def _capture(self, call: ProviderCall) -> ProviderResponse:
-        found = self.ledger.find(call.charge_key)
+        found = self.ledger.find_payment(call)
         if found is None:
             return UNKNOWN_PAYMENT
         entry = self.ledger.settled(found)
@@ -223,13 +223,14 @@ class SimulatedProvider:
         return entries.charge_response(entry)
 
     def _void(self, call: ProviderCall) -> ProviderResponse:
-        entry = self.ledger.settled(self.ledger.record(call, ResponseCode.VOIDED))
+        known = self.ledger.find_payment(call) if call.reference else None
+        entry = self.ledger.settled(known or self.ledger.record(call, ResponseCode.VOIDED))
         if entry["answer"] in entries.HELD:
             entry = self.ledger.update(entry, entries.voided(entry))
         return entries.charge_response(entry)
 
     def _retrieve(self, call: ProviderCall) -> ProviderResponse:
-        found = self.ledger.find_entry(call.reference.removeprefix(entries.REFERENCE_PREFIX))
+        found = self.ledger.find_payment(call)
         if found is None:
             return UNKNOWN_PAYMENT
         entry = self.ledger.settled(found)
@@ -250,7 +251,10 @@ class SimulatedProvider:
             return _refunded(call)
         entry = self.ledger.find(call.charge_key)
         failed = entry and any(one["key"] == call.key for one in entry.get("failedRefunds", ()))
-        return ProviderResponse(code=ResponseCode.DECLINED, reason=entries.REFUND_FAILED) if failed else None
+        if not failed:
+            return None
+        reference = entries.refund_reference(call.key)
+        return ProviderResponse(code=ResponseCode.DECLINED, reference=reference, reason=entries.REFUND_FAILED)
 
     def _refund_refusal(self, call: ProviderCall) -> ProviderResponse:
         entry = self.ledger.find(call.charge_key)

@@ -1,6 +1,7 @@
 """The auditor's judgement of a system whose process died: by what clients were answered and read, and by the ledger."""
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from tests.chaos.crash import judge
@@ -37,6 +38,7 @@ class Auditing:
             final=read_orders(self._get, {*stored, *(answer.order_id for answer in self._answers)}),
             movements=list(movements(self._stored.ledger.find())),
             operator_list=judge.waiting_for_operator(self._stored) if operator_comes else set(),
+            ended_at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         )
         return [f"the auditor: {violation}" for violation in audit(history)]
 

@@ -15,7 +15,8 @@ class Cell:
     """One scenario that ends at one point; without a point the run lists all points.
 
     With `swept`, events are delivered as by a relay's sweep, with an immediate acknowledgement, otherwise as from its local
-    queue, with a delayed one. `late` is the delay in seconds of database replies to all threads but the first.
+    queue, with a delayed one. `late` is the delay in seconds of database replies to all threads but the first. `receiver` is where
+    webhooks go.
     """
 
     scenario: str
@@ -26,6 +27,7 @@ class Cell:
     variant: str = ""
     swept: bool = False
     late: float = 0.0
+    receiver: str = ""
 
     @property
     def name(self) -> str:
@@ -46,6 +48,7 @@ def settings_for(cell: Cell, more: Mapping[str, Any]) -> Settings:
         "payment_backoff_max": 0.1,
         "relay_lease": 30.0,
         "sweep_interval": 0.05,
+        "allow_unsafe": "webhook_http",
         "log_format": "json",
         "log_level": "error",
     }

@@ -5,7 +5,7 @@ from typing import Any
 from uuid import uuid4
 
 from app.payments import payment as domain
-from app.payments import providers
+from app.payments import provider_calls, providers
 from app.payments.provider_port import CallKind, ProviderCall, ProviderResponse, ResponseCode
 from app.payments.providers.simulated import CAPABILITIES
 
@@ -48,7 +48,7 @@ def _keyed_by_id(call: ProviderCall) -> ProviderCall:
 
 def charged_before_its_id_is_stored() -> None:
     """Each attempt charges an id of its own, which is stored with the result only."""
-    usual = domain.next_call
+    usual = provider_calls.next_call
 
     def next_call(payment: domain.Payment) -> ProviderCall | None:
         call = usual(payment)
@@ -56,4 +56,4 @@ def charged_before_its_id_is_stored() -> None:
             return call
         return replace(call, kind=CallKind.CHARGE, key=call.charge_key, reference=uuid4().hex)
 
-    domain.next_call = next_call
+    provider_calls.next_call = next_call

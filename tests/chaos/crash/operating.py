@@ -37,9 +37,6 @@ def _retry(world: World) -> None:
 def _resolve(world: World, answer: str = "captured") -> None:
     world.let_time_pass()
     clients.resolve(world.client, world.order_id, answer)
-    # The command is a process of its own, and its hint ends with it.
-    world.lose_hints()
-    world.sweep(world.payments.relay.sweep)
 
 
 def _resolve_voided(world: World) -> None:

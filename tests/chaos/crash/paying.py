@@ -99,6 +99,7 @@ SCENARIOS = {
         least=12,
         through=("orders.create", "orders.createIndexes", "payments.createIndexes", "ledger.create", "stages.create"),
         fresh=True,
+        settings={"webhooks": True},
     ),
     "create": Scenario(
         setup=nothing,

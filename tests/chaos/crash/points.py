@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
@@ -13,7 +14,9 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 from app.messaging.outbox import Outbox, PendingEvents
 from app.payments import providers
 from app.payments.provider_port import Capabilities, ProviderCall, ProviderNotification, ProviderResponse, ResponseCode
+from app.webhooks.sender import Sender
 from tests.chaos.crash.cells import TIMEOUT_SECONDS, Cell
+from tests.stepwise_pool import StepwisePool
 
 R = TypeVar("R")
 
@@ -82,8 +85,8 @@ class Points(CommandListener):
 class WatchedProvider:
     """The real provider, with a point before and after each call.
 
-    Calls wait while `released` is not set. With `deaf`, requests are lost; with `mute`, responses are lost; with `refusing`,
-    refunds are declined.
+    Calls wait while `released` is not set, and responses while `answering` is not. With `deaf`, requests are lost; with `mute`,
+    responses are lost; with `refusing`, refunds are declined.
     """
 
     def __init__(self, provider: providers.Provider, points: Points) -> None:
@@ -91,6 +94,8 @@ class WatchedProvider:
         self._points = points
         self.released = threading.Event()
         self.released.set()
+        self.answering = threading.Event()
+        self.answering.set()
         self.held = queue.Queue[str]()
         self.deaf = False
         self.mute = False
@@ -108,6 +113,9 @@ class WatchedProvider:
 
     def charge(self, call: ProviderCall) -> ProviderResponse:
         return self._around("charge", call)
+
+    def capture(self, call: ProviderCall) -> ProviderResponse:
+        return self._around("capture", call)
 
     def void(self, call: ProviderCall) -> ProviderResponse:
         return self._around("void", call)
@@ -133,6 +141,9 @@ class WatchedProvider:
             self.held.put(verb)
             assert self.released.wait(TIMEOUT_SECONDS)
         outcome = self._outcome(verb, call)
+        if not self.answering.is_set():
+            self.held.put(verb)
+            assert self.answering.wait(TIMEOUT_SECONDS)
         self._points.after(name)
         return ProviderResponse(code=ResponseCode.UNKNOWN, reason="no answer") if self.mute else outcome
 
@@ -142,6 +153,14 @@ class WatchedProvider:
         if self.refusing and verb == "refund":
             return ProviderResponse(code=ResponseCode.DECLINED, reason="refused")
         return getattr(self._provider, verb)(call)
+
+
+def watch_webhooks(sender: Sender, points: Points) -> StepwisePool:
+    """Adds a point before and after each attempt to deliver; returns the pool that makes the attempts."""
+    post = sender._post
+    sender._post = lambda *request: points.around("receiver.post", partial(post, *request))
+    sender._pool = StepwisePool()
+    return sender._pool
 
 
 def watch_acknowledgements(module: str, outbox: Outbox, points: Points) -> None:

@@ -6,15 +6,20 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from typing import Any
 
 from pymongo import MongoClient
 
+from app import webhooks
 from app.doctor import Doctor
 from app.gateway.security import admission
 from app.main import create_app, runtime
+from app.payments.providers import entries
+from app.payments.providers.notification_sender import NotificationSender
 from app.storage import mongodb
-from tests.chaos.crash import clients, judge
+from app.webhooks.delivery import RetrySchedule
+from tests.chaos.crash import careless_webhooks, clients, deciding_notifications, judge
 from tests.chaos.crash.auditing import Auditing, getter
 from tests.chaos.crash.cells import TIMEOUT_SECONDS, Cell, settings_for
 from tests.chaos.crash.judge import Stored
@@ -24,17 +29,24 @@ from tests.chaos.crash.scenarios import SCENARIOS
 from tests.chaos.crash.world import World
 from tools.simulation.mutations import MUTATIONS
 
-VARIANTS = {**MUTATIONS, charged_before_its_id_is_stored.__name__: charged_before_its_id_is_stored}
-COLLECTIONS = ("orders", "payments", "ledger", "notifications", "stages")
+VARIANTS = {
+    **MUTATIONS,
+    **deciding_notifications.VARIANTS,
+    **careless_webhooks.VARIANTS,
+    charged_before_its_id_is_stored.__name__: charged_before_its_id_is_stored,
+}
+COLLECTIONS = ("orders", "payments", "ledger", "notifications", "webhook_endpoints", "webhook_deliveries", "stages")
 
 
 def victim(cell: Cell, pipe: Any) -> None:
     """Plays the scenario and dies at the armed point."""
     tell = _teller(cell, pipe)
     _check_backlogs_every_time()
+    # By itself nothing goes on while the scenario runs: it lets the time pass.
+    entries.DELAY = timedelta(minutes=30)
     try:
         scenario = SCENARIOS[cell.scenario]
-        world = World(cell, scenario.settings, tell, scenario.make_provider)
+        world = World(cell, scenario.all_settings, tell, scenario.make_provider)
         scenario.setup(world)
         world.points.counting = True
         scenario.act(world)
@@ -52,9 +64,12 @@ def successor(cell: Cell, pipe: Any, acknowledged: Sequence[str], meanwhile: str
     `meanwhile` is an action of a client unknown to the victim: "cancel", or only "look".
     """
     tell = _teller(cell, pipe)
+    entries.DELAY = entries.ACTION_LIFE = timedelta(seconds=0.05)
+    NotificationSender.INTERVAL_SECONDS = 0.05
+    webhooks.RETRIES = RetrySchedule((0.05,) * 9)
     try:
         scenario = SCENARIOS[cell.scenario]
-        app = create_app(settings_for(cell, scenario.settings), make_provider=scenario.make_provider)
+        app = create_app(settings_for(cell, scenario.all_settings), make_provider=scenario.make_provider)
         running = runtime(app)
         running.start()
         for violation in _troubles(cell, app, list(acknowledged), meanwhile):
@@ -103,7 +118,6 @@ class Aftermath:
         self._client = app.test_client()
         self._database = runtime(app).database
         self._stored = stored
-        self._notifications = stored.payments.database["notifications"]
         self._acknowledged = acknowledged
         self._auditing = Auditing(stored, getter(self._client), acknowledged)
 
@@ -135,10 +149,8 @@ class Aftermath:
         yield from _wrong_ends(self._scenario, self._stored, max(1, len(self._acknowledged)))
 
     def _wait_until_settled(self) -> None:
-        # A notification that is applied has made its payment due before.
-        waiting = {"dueAt": {"$exists": True}}
         _wait_until(
-            lambda: self._notifications.find_one(waiting) is None and judge.at_rest(self._stored),
+            lambda: judge.at_rest(self._stored),
             lambda: f"settled in time: work does not end: {judge.under_way(self._stored)}",
         )
 

@@ -79,9 +79,6 @@ def _refused_once(world: World) -> None:
 
 def _give_up_refused(world: World) -> None:
     clients.drop_refused(world.client, world.order_id)
-    # The command is a process of its own, and its hint ends with it.
-    world.lose_hints()
-    world.sweep(world.payments.relay.sweep)
 
 
 def _cancel_refused(world: World) -> None:

@@ -22,9 +22,12 @@ from pymongo import MongoClient
 
 from app.main import create_app, runtime
 from tests.chaos.crash.cells import KILL, TIMEOUT_SECONDS, Cell, settings_for
-from tests.chaos.crash.judge import Stored, let_time_pass
+from tests.chaos.crash.judge import Stored, deliveries_of, let_time_pass
 from tests.chaos.crash.processes import COLLECTIONS, successor, victim
 from tests.chaos.crash.scenarios import SCENARIOS
+from tests.chaos.crash.webhook_sink import WebhookSink, told_twice
+from tools.auditor.reading import final_order
+from tools.auditor.webhooks import audit_webhooks
 
 forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload(["tests.chaos.crash.runner"])
@@ -90,6 +93,7 @@ class CrashRunner:
     def __init__(self, uri: str, mongo: MongoClient) -> None:
         self._uri = uri
         self._mongo = mongo
+        self._sink = WebhookSink()
         self._databases = queue.Queue[str]()
         self._names = [f"crash_{uuid4().hex}" for _ in range(self.CONCURRENT_CELLS)]
         for name in self._names:
@@ -97,7 +101,8 @@ class CrashRunner:
             self._prepare(name)
 
     def close(self) -> None:
-        """Drops all databases."""
+        """Drops all databases, and ends the receiver of webhooks."""
+        self._sink.close()
         for name in self._names:
             self._mongo.drop_database(name)
 
@@ -105,6 +110,7 @@ class CrashRunner:
         """Plays a scenario once and returns its points; it must end without an error."""
         with self._database(fresh=SCENARIOS[scenario].fresh) as name:
             cell = Cell(scenario=scenario, uri=self._uri, database=name, variant=variant, swept=swept, late=late)
+            cell = replace(cell, receiver=self._sink.url(name))
             seen = Process(victim, cell).until()
         assert not seen.of("broken"), seen.of("broken")[0]
         assert seen.exitcode == 0
@@ -118,9 +124,18 @@ class CrashRunner:
 
     def _play(self, cell: Cell) -> list[str]:
         with self._database(fresh=SCENARIOS[cell.scenario].fresh) as name:
-            cell = replace(cell, uri=self._uri, database=name)
+            cell = replace(cell, uri=self._uri, database=name, receiver=self._sink.url(name))
             found = self._killed(cell) if cell.death == KILL else self._stopped(cell)
+            if SCENARIOS[cell.scenario].tells:
+                found += self._telling_violations(name)
             return [f"{cell.name}: {violation}" for violation in found]
+
+    def _telling_violations(self, database: str) -> list[str]:
+        """Every step of every order must have reached the endpoint, each under one webhook-id."""
+        stored = Stored.of(self._mongo[database])
+        final = {str(order["_id"]): final_order(order, order["events"]) for order in stored.orders.find()}
+        found = audit_webhooks(self._sink.take(database), final, ["the endpoint"])
+        return [*(f"the auditor: {violation}" for violation in found), *told_twice(deliveries_of(stored))]
 
     def _killed(self, cell: Cell) -> list[str]:
         seen = Process(victim, cell).until()
@@ -154,6 +169,7 @@ class CrashRunner:
                 self._mongo.drop_database(name)
             yield name
         finally:
+            self._sink.take(name)
             for collection in COLLECTIONS[:-1]:
                 self._mongo[name][collection].delete_many({})
             if fresh:

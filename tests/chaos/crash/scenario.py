@@ -35,7 +35,7 @@ class Scenario:
 
     `ends` are the permitted end states of the order, `books` those of the provider's ledger. `least` is the minimum number
     of points, `through` names some of them. `operator` is the action of an operator once no work runs; until then the
-    order may wait for one. `make_provider` makes the provider of both processes.
+    order may wait for one. `make_provider` makes the provider of both processes. With `tells` an endpoint receives webhooks.
     """
 
     act: Callable[[World], None]
@@ -50,6 +50,12 @@ class Scenario:
     threads: bool = False
     operator: Callable[[Any, str], None] | None = None
     make_provider: MakeProvider = providers.make
+    tells: bool = False
+
+    @property
+    def all_settings(self) -> Mapping[str, Any]:
+        """The settings of its processes: webhooks run only where they are looked at, since their work would be points too."""
+        return {"webhooks": self.tells, **self.settings}
 
 
 def nothing(world: World) -> None:

@@ -1,6 +1,17 @@
 """All scenarios, by name."""
 
-from tests.chaos.crash import cancelling, notifying, opening, operating, paying, refunding, running
+from tests.chaos.crash import (
+    cancelling,
+    changing_later,
+    notifying,
+    opening,
+    operating,
+    paying,
+    refunding,
+    running,
+    telling,
+    waiting,
+)
 
 SCENARIOS = {
     **paying.SCENARIOS,
@@ -8,6 +19,9 @@ SCENARIOS = {
     **refunding.SCENARIOS,
     **opening.SCENARIOS,
     **notifying.SCENARIOS,
+    **waiting.SCENARIOS,
+    **changing_later.SCENARIOS,
     **operating.SCENARIOS,
+    **telling.SCENARIOS,
     **running.SCENARIOS,
 }

@@ -9,12 +9,16 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from app.main import MakeProvider, create_app, runtime
+from app.messaging.handlers import register_handlers
 from app.messaging.outbox import PendingEvents
 from app.payments import providers
+from app.payments.providers.decisions import DecisionService
+from app.payments.providers.ledger import Ledger
+from app.payments.providers.notification_sender import NotificationSender
 from tests.chaos.crash import clients
 from tests.chaos.crash.cells import STOP, TIMEOUT_SECONDS, Cell, settings_for
 from tests.chaos.crash.judge import Stored, at_rest, let_time_pass
-from tests.chaos.crash.points import Points, WatchedProvider, watch_acknowledgements
+from tests.chaos.crash.points import Points, WatchedProvider, watch_acknowledgements, watch_webhooks
 
 NEWER = "Newer"
 
@@ -39,6 +43,10 @@ class World:
         self.orders, self.payments = self.runtime.modules["orders"], self.runtime.modules["payments"]
         for name, module in (("orders", self.orders), ("payments", self.payments)):
             watch_acknowledgements(name, module.outbox, self.points)
+        if "webhooks" in self.runtime.modules:
+            self.sender = self.runtime.modules["webhooks"].sender
+            self._attempts = watch_webhooks(self.sender, self.points)
+        self._be_the_simulated_provider()
         self.client = self.app.test_client()
         # A stale process has nothing to deliver and must not wait for it.
         self.patience = TIMEOUT_SECONDS
@@ -55,14 +63,23 @@ class World:
         self._provider = WatchedProvider(self._make_provider(settings, ledger), self.points)
         return self._provider
 
+    def _be_the_simulated_provider(self) -> None:
+        # The module sends its provider's notifications and has its pages only where it is not watched.
+        ledger = Ledger(self.runtime.database.collection("ledger", 10.0))
+        self.notices = NotificationSender(ledger, self.payments.notifications.deliver)
+        register_handlers(self.runtime.bus, "payments", DecisionService(ledger, self.notices.wake))
+
     # --- clients and operators
 
-    def place(self, product: str = "1", key: str = "only-one") -> None:
-        self.order_id = clients.place(self.client, product, key)
+    def place(self, product: str = "1", key: str = "only-one", *, manual: bool = False) -> None:
+        self.order_id = clients.place(self.client, product, key, manual=manual)
         self._tell("acknowledged", self.order_id)
 
     def cancel(self) -> None:
         clients.cancel(self.client, self.order_id)
+
+    def capture(self, value: int) -> None:
+        clients.capture(self.client, self.order_id, value)
 
     def refund(self, value: int, key: str) -> None:
         clients.refund(self.client, self.order_id, value, key)
@@ -72,6 +89,12 @@ class World:
 
     def replay(self) -> None:
         clients.replay(self.client, self.order_id)
+
+    def add_endpoint(self, suffix: str = "") -> None:
+        clients.add_endpoint(self.client, f"{self._cell.receiver}{suffix}")
+
+    def enable_endpoint(self, *, enabled: bool) -> None:
+        clients.enable_endpoint(self.client, enabled=enabled)
 
     # --- relays
 
@@ -98,6 +121,7 @@ class World:
         """Both relays write the delayed acknowledgements; sweeps leave none."""
         for module in (self.orders, self.payments):
             module.relay._acknowledge()
+        self.orders.changes_relay._acknowledge()
 
     def wait_for_result(self) -> None:
         """Waits until payments has stored a result; its entry in the local queue is lost."""
@@ -107,6 +131,7 @@ class World:
         """Empties the local queues, so that only sweeps find the stored events."""
         for module in (self.orders, self.payments):
             module.outbox.dequeue_local(128, 0)
+        self.orders.changes_relay._outbox.dequeue_local(128, 0)
         self.let_time_pass()
 
     def sweep(self, sweep: Callable[[], int]) -> None:
@@ -121,15 +146,65 @@ class World:
         self.hand_to_orders()
         self.acknowledge()
 
+    def hand_to_webhooks(self) -> None:
+        """Delivers the local queue of orders' changes, as their relay does."""
+        relay = self.orders.changes_relay
+        changes = relay._outbox.dequeue_local(128, self._wait)
+        assert changes, "no change was recorded"
+        if self._cell.swept:
+            relay.deliver(changes)
+        else:
+            relay._deliver_local(changes)
+
+    def attempt_deliveries(self) -> None:
+        """Makes all attempts for which webhooks has claimed deliveries."""
+        self._attempts.run()
+
+    def sweep_deliveries(self) -> None:
+        """The sender's sweep claims what is due, and attempts it."""
+        self.sweep(self._claim_deliveries)
+        self.attempt_deliveries()
+
+    def _claim_deliveries(self) -> int:
+        self.sender.sweep()
+        return self._attempts.waiting
+
     def call_provider(self) -> None:
         """The worker's sweep claims the due payment and calls the provider."""
         self.sweep(self.payments.worker.sweep)
+
+    def notice(self) -> None:
+        """The provider tells of a change, which is stored and applied; the worker refreshes the payment and tells orders.
+
+        The refresh that follows, and finds nothing, is left to the next process.
+        """
+        self.sweep(self._send_and_apply)
+        self.call_provider()
+        self.hand_to_orders()
+        self.until_idle()
+        self.acknowledge()
+
+    def apply_notification(self) -> None:
+        """Applies a notification that was received."""
+        # What was just stored may not be due yet: the database's clock is corrected with each heartbeat.
+        self.sweep(self.payments.notifications.apply_due)
+
+    def _send_and_apply(self) -> int:
+        self.notices.send_due()
+        return self.payments.notifications.apply_due()
 
     def pay_back(self) -> None:
         self.hand_to_payments()
         self.call_provider()
         self.hand_to_orders()
         self.acknowledge()
+
+    @contextmanager
+    def no_room(self) -> Iterator[None]:
+        """Deliveries are stored, and left to the sweep."""
+        accepted, self.sender.accepted = self.sender.accepted, lambda _: []
+        yield
+        self.sender.accepted = accepted
 
     @contextmanager
     def no_capacity(self) -> Iterator[None]:

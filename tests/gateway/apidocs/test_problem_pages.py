@@ -31,6 +31,14 @@ def test_a_problem_is_explained_as_a_page_and_as_json(http, code):
     assert (page.headers["Vary"], told.headers["Vary"]) == ("Accept", "Accept")
 
 
+def test_all_kinds_of_problems_are_listed_as_each_is_told(http):
+    listed = http.get("/problems").json
+    assert listed.keys() == {"ok", "problems"}
+    assert [kind["code"] for kind in listed["problems"]] == [*PROBLEMS]
+    for kind in listed["problems"]:
+        assert http.get(kind["type"], headers={"Accept": "application/json"}).json == {"ok": True, **kind}
+
+
 @every_code
 def test_what_a_problem_means_and_what_to_do_are_sentences(code):
     for text in (PROBLEMS[code].meaning, PROBLEMS[code].remedy):

@@ -4,6 +4,7 @@ import importlib
 import re
 import threading
 from dataclasses import replace
+from importlib import resources
 
 import orjson
 import pytest
@@ -12,10 +13,12 @@ from app.main import create_app, runtime
 
 # The package has a function of that name.
 streaming = importlib.import_module("app.gateway.console.stream")
-FILES = ("icon.svg", "console.css", "theme.js", "main.js", "api.js", "flow.js")
+FILES = ("icon.svg", "console.css", "theme.js", "orders_page.js", "api.js", "flow.js")
+WEBHOOK_PAGES = ("/console/webhooks", "/console/webhooks/we_1", "/console/deliveries/e.we_1")
+PAGES = ("/", "/console/orders/692000000000000000000000", "/console/desk", *WEBHOOK_PAGES)
 
 
-@pytest.mark.parametrize("address", ["/", *(f"/console/{name}" for name in FILES)])
+@pytest.mark.parametrize("address", [*PAGES, *(f"/console/{name}" for name in FILES)])
 def test_a_file_is_revalidated_and_sent_once(http, address):
     answer = http.get(address)
     assert (answer.status_code, answer.headers["Cache-Control"]) == (200, "no-cache")
@@ -23,7 +26,7 @@ def test_a_file_is_revalidated_and_sent_once(http, address):
     assert (again.status_code, again.data) == (304, b"")
 
 
-@pytest.mark.parametrize("address", ["/", "/console/main.js"])
+@pytest.mark.parametrize("address", [*PAGES, "/console/api.js"])
 def test_the_policy_allows_its_own_files_only(http, address):
     policy = dict(part.split(" ", 1) for part in http.get(address).headers["Content-Security-Policy"].split("; "))
     assert policy == {
@@ -33,27 +36,38 @@ def test_the_policy_allows_its_own_files_only(http, address):
     }
 
 
-def test_the_page_names_no_address_outside_and_holds_no_script_or_style(http):
-    page = http.get("/").text
+@pytest.mark.parametrize("address", PAGES)
+def test_a_page_names_no_address_outside_and_holds_no_script_or_style(http, address):
+    page = http.get(address).text
     assert not re.search(r"https?://|style=|<style|onclick|<script>", page)
     for address in re.findall(r'(?:src|href)="(/[^"]*)"', page):
         assert http.get(address).status_code == 200
 
 
 def test_every_module_that_is_imported_is_there(http):
-    names, seen = ["main.js"], set()
+    names, seen = [name for page in PAGES for name in re.findall(r"/console/(\w+_page.js)", http.get(page).text)], set()
     while names:
         name = names.pop()
         seen.add(name)
         answer = http.get(f"/console/{name}")
         assert (answer.status_code, answer.mimetype) == (200, "text/javascript")
         names += set(re.findall(r'from "\./([\w.]+)"', answer.text)) - seen
-    assert len(seen) >= 6
+    files = {file.name for file in resources.files("app.gateway.console").joinpath("static").iterdir()}
+    assert seen == {name for name in files if name.endswith(".js")} - {"theme.js"}
 
 
-@pytest.mark.parametrize("name", ["nothing.js", "..", "../__init__.py", "%2e%2e/stream.py", "index.html/x"])
+@pytest.mark.parametrize("name", ["nothing.js", "..", "../__init__.py", "%2e%2e/stream.py", "orders.html", "api.js/x"])
 def test_there_are_no_other_files(http, name):
     assert http.get(f"/console/{name}").status_code == 404
+
+
+def test_a_server_without_webhooks_has_no_page_of_them_and_no_link_to_one(settings):
+    client = create_app(replace(settings, webhooks=False)).test_client()
+    for address in WEBHOOK_PAGES:
+        assert client.get(address).status_code == 404
+    for address in set(PAGES) - set(WEBHOOK_PAGES):
+        page = client.get(address)
+        assert (page.status_code, "webhook" in page.text.lower()) == (200, False)
 
 
 def test_the_queues_are_available_as_json(http):
@@ -144,7 +158,8 @@ def test_the_way_of_an_order_has_its_stages_and_the_providers_answers(watched, p
         lambda: (told := client.get(f"/orders/one/{order_id}/latency").json) and len(told["stages"]) == 9 and told
     )
     assert [stage["stage"] for stage in way["stages"]][:3] == ["gateway received", "orders received", "order stored"]
-    assert {"stage", "module", "at", "tookMs", "event"} >= way["stages"][0].keys()
+    assert way["stages"][0].keys() == {"stage", "module", "at", "tookMs", "requestId"}
+    assert len({stage["requestId"] for stage in way["stages"]}) == 1
     [attempt] = way["attempts"]
     assert (attempt["attempt"], attempt["call"], attempt["answer"]) == (1, "charge", "captured")
     assert attempt["tookMs"] >= 0

@@ -189,7 +189,8 @@ def test_a_body_that_the_server_cannot_read_is_the_clients_fault(http, refused, 
 
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "1e-400", "9" * 4300, str(2**63), "-0", "1.5"])
 def test_a_number_in_a_member_that_is_ignored_is_any_json_number(http, number):
-    assert send(http, ROUTES[0], f'{GOOD_TEXT[:-1]}, "x": {number}}}').status_code == 201
+    body = f'{GOOD_TEXT[:-1]}, "x": {number}}}'
+    assert send(http, ("POST", "/orders?strict=false"), body).status_code == 201
 
 
 @untouched

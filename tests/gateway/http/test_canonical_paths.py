@@ -19,8 +19,8 @@ def test_a_slash_at_the_end_leads_to_the_plain_address(http, nothing_stored, add
 
 def test_it_leads_there_and_no_further(http, place):
     order_id = place(http)
-    answer = http.get(f"/orders/one/{order_id}/?x=1", follow_redirects=True)
-    assert (answer.status_code, answer.json["order"]["id"], len(answer.history)) == (200, order_id, 1)
+    answer = http.get(f"/orders/status/{order_id}/?wait=0", follow_redirects=True)
+    assert (answer.status_code, answer.json["orderStatus"], len(answer.history)) == (200, "Processing", 1)
 
 
 def test_a_body_comes_along(http, new_order):

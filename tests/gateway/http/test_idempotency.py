@@ -89,7 +89,7 @@ def test_the_key_of_another_body_is_refused(http, refused, new_order, orders, ke
 @pytest.mark.parametrize("ignored", [{"orderStatus": "Success"}, {"createdAt": "now"}, {"x": [1, 2]}])
 def test_what_is_ignored_does_not_make_another_order(http, new_order, key, ignored):
     headers = {"Idempotency-Key": key}
-    answers = [http.post("/orders", json=new_order(**more), headers=headers) for more in (ignored, {})]
+    answers = [http.post("/orders?strict=false", json=new_order(**more), headers=headers) for more in (ignored, {})]
     assert answers[0].json == answers[1].json
 
 

@@ -165,6 +165,13 @@ def test_a_client_made_of_the_document_does_what_the_documentation_shows(server,
     assert (first.has_more, second.has_more) == (True, False)
     assert [first.orders[0].total_order_amount, second.orders[0].id] == ["JPY 500", order_id]
 
+    oldest = {"created_from": order.created_at, "sort": models.ListOrdersSort.CREATEDAT}
+    listed = ask("orders", "list_orders", "user-7", **oldest).parsed.orders
+    assert [one.id for one in listed] == [order_id, first.orders[0].id]
+    asked = {"user_id": "user-7", "format_": models.ExportOrdersFormat.NDJSON, "after": first.orders[0].id}
+    exported = ask("orders", "export_orders", **asked)
+    assert [json.loads(line)["id"] for line in exported.content.splitlines()] == [order_id]
+
     some = models.RefundRequest(amount="RM 10")
     refund = ask("orders", "refund_order", order_id, body=some, idempotency_key="r", if_match=tag).parsed.refund
     assert (refund.amount.value, refund.amount.currency) == (1000, "MYR")
@@ -174,7 +181,15 @@ def test_a_client_made_of_the_document_does_what_the_documentation_shows(server,
     assert ask("orders", "update_order", body=step).parsed.message == "Update order success"
     refused = ask("orders", "update_order", body=models.OrderUpdate(order_id=order_id, order_status="Confirm"))
     problem = refused.parsed
-    assert (refused.status_code, problem.code, problem["allowed"]) == (409, "illegal_transition", [])
+    assert (refused.status_code, problem.code, problem.allowed) == (409, "illegal_transition", [])
+
+    item = {"productId": "1", "productName": "Beans", "quantity": 3, "unitAmount": "RM 33"}
+    basket = models.NewItemOrder.from_dict({"userId": "shop", "items": [item], "metadata": {"cart": "A-1207"}})
+    basket_id = ask("orders", "place_order", body=basket).parsed.created.id
+    noted = models.MetadataUpdate.from_dict({"metadata": {"cart": None, "table": "7"}})
+    assert ask("orders", "update_metadata", basket_id, body=noted).parsed.metadata.to_dict() == {"table": "7"}
+    shown = ask("orders", "find_order", basket_id).parsed.order
+    assert (shown.total.value, shown.items[0].quantity, shown.metadata["table"]) == (9900, 3, "7")
 
     steps = ask("orders", "show_timeline", order_id, after=1).parsed.events
     assert {one.type_ for one in steps} >= {"PaymentCaptured", "RefundRequested", "OrderCancelled"}

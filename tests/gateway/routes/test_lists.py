@@ -10,6 +10,8 @@ from uuid import uuid4
 import pytest
 from bson import ObjectId
 
+from app.contracts.orders import OrderStatus
+from app.contracts.payments import PaymentStatus
 from app.main import create_app, runtime
 
 
@@ -67,6 +69,144 @@ def test_a_list_can_be_of_one_status(http, mine, stock, orders):
     rest = pages(http, f"/orders/{mine}?limit=3&status=Processing", by_link)
     assert {order_id for page in rest for order_id in page} == set(stock) - set(stock[::3])
     assert ids(http.get(f"/orders/{mine}?status=Nowhere")) == []
+
+
+MISSPELT_STATUSES = {
+    "success": "Success",
+    "SUCCESS": "Success",
+    " Success": "Success",
+    "Canceled": "Cancelled",
+    "Captured": "paymentStatus",
+    "refunded": "paymentStatus",
+    "Unknown": "paymentStatus",
+}
+
+
+@pytest.mark.parametrize(("status", "hint"), MISSPELT_STATUSES.items())
+def test_a_status_that_no_order_can_have_is_refused_with_a_hint(http, refused, mine, status, hint):
+    for address in (f"/orders/{mine}", "/orders"):
+        body = refused(http.get(address, query_string={"status": status}), 400, "invalid_parameter")
+        assert body["parameter"] == "status"
+        assert hint in body["detail"]
+
+
+SELECTIONS = {
+    "paymentStatus=Disputed": {"paymentStatus": "Disputed"},
+    "paymentStatus=Captured": {"paymentStatus": "Captured"},
+    "refundFailed=true": {"refunds": [{"id": "r", "value": 1, "requested": "1 MYR", "status": "failed"}]},
+}
+
+
+@pytest.mark.parametrize(("query", "changes"), SELECTIONS.items(), ids=SELECTIONS)
+def test_a_list_can_be_of_one_payment_status_or_of_failed_refunds(http, mine, stock, orders, query, changes):
+    for order_id in stock[::3]:
+        orders.update_one({"_id": ObjectId(order_id)}, {"$set": changes})
+    orders.update_one({"_id": ObjectId(stock[0])}, {"$set": {"orderStatus": "On the way"}})
+    for address in (f"/orders/{mine}?", f"/orders?userId={mine}&"):
+        found = list(pages(http, f"{address}limit=3&{query}", by_link))
+        assert [order_id for page in found for order_id in page] == stock[::3]
+    assert ids(http.get(f"/orders/{mine}?{query}&status=On+the+way")) == [stock[0]]
+
+
+# Of the orders in `stock`, which have been created in five moments.
+TIMES = {
+    "createdFrom=2030-01-01T00:00:02Z": slice(None, 13),
+    "createdTo=2030-01-01T00:00:02Z": slice(13, None),
+    "createdFrom=2030-01-01T00:00:01Z&createdTo=2030-01-01T00:00:03.000Z": slice(8, 18),
+    "createdFrom=2030-01-01T00:00:01.001Z&createdTo=2030-01-01T00:00:03.001Z": slice(3, 13),
+    "createdFrom=2030-01-01T08:00:02%2B08:00": slice(None, 13),
+    "createdTo=2029-12-31T19:00:02-05:00": slice(13, None),
+    "createdFrom=2031-01-01T00:00:00Z": slice(0, 0),
+    "createdTo=1960-01-01T00:00:00Z": slice(0, 0),
+    "createdTo=9999-12-31T23:59:59-14:00": slice(None),
+}
+
+
+@pytest.mark.parametrize(("query", "selected"), TIMES.items(), ids=TIMES)
+def test_a_list_can_be_of_the_orders_created_from_one_time_to_before_another(http, mine, stock, query, selected):
+    for address in (f"/orders/{mine}?", f"/orders?userId={mine}&"):
+        for sort, wanted in (("-createdAt", stock[selected]), ("createdAt", stock[selected][::-1])):
+            found = list(pages(http, f"{address}limit=4&sort={sort}&{query}", by_link))
+            assert [order_id for page in found for order_id in page] == wanted
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 22, 23, 100])
+def test_pages_can_begin_with_the_oldest_order(http, mine, stock, limit):
+    found = list(pages(http, f"/orders/{mine}?limit={limit}&sort=createdAt", by_link))
+    assert [order_id for page in found for order_id in page] == stock[::-1]
+
+
+def test_the_times_and_the_sorting_go_with_the_other_filters(http, mine, stock, orders):
+    for order_id in stock[::2]:
+        orders.update_one({"_id": ObjectId(order_id)}, {"$set": {"orderStatus": "Packed", "paymentStatus": "Disputed"}})
+    query = "limit=2&createdFrom=2030-01-01T00:00:01Z&createdTo=2030-01-01T00:00:04Z&sort=createdAt"
+    wanted = [order_id for order_id in stock[3:18] if order_id in stock[::2]][::-1]
+    for more in ("status=Packed", "paymentStatus=Disputed", "status=Packed&paymentStatus=Disputed"):
+        found = list(pages(http, f"/orders/{mine}?{query}&{more}", by_link))
+        assert [order_id for page in found for order_id in page] == wanted
+
+
+def test_a_cursor_is_bound_to_the_times_and_the_sorting(http, mine, stock, refused):
+    query = f"/orders/{mine}?limit=1&createdFrom=2030-01-01T00:00:01Z&createdTo=2030-01-01T00:00:04Z&sort=createdAt"
+    cursor = http.get(query).json["nextCursor"]
+    assert ids(http.get(f"{query}&cursor={cursor}")) == [stock[::-1][6]]
+    # The same instant, written in another way.
+    assert http.get(f"{query.replace('00:00:01Z', '00:00:01.000Z')}&cursor={cursor}").status_code == 200
+    for changed in (
+        query.replace("00:00:01Z", "00:00:00Z"),
+        query.replace("00:00:04Z", "00:00:05Z"),
+        query.replace("&createdTo=2030-01-01T00:00:04Z", ""),
+        query.replace("sort=createdAt", "sort=-createdAt"),
+        query.replace("&sort=createdAt", ""),
+        f"/orders/{mine}?limit=1",
+    ):
+        refused(http.get(f"{changed}&cursor={cursor}"), 400, "invalid_cursor")
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter", "hint"),
+    [
+        ("createdFrom=yesterday", "createdFrom", "such as 2026-11-22T15:00:00Z"),
+        ("createdFrom=2026-11-22", "createdFrom", "with an offset"),
+        ("createdTo=2026-11-22T15:00:00", "createdTo", "with an offset"),
+        ("createdTo=2026-11-22T15:00:00+08:00", "createdTo", "%2B"),
+        ("createdTo=", "createdTo", "with an offset"),
+        ("createdTo=1795360983", "createdTo", "with an offset"),
+        ("createdFrom=2026-13-22T15:00:00Z", "createdFrom", "with an offset"),
+        ("createdFrom=2026-11-22T15:00:00Z&createdTo=2026-11-22T15:00:00Z", "createdTo", "later than createdFrom"),
+        ("createdFrom=2026-11-22T15:00:00Z&createdTo=2026-11-22T16:00:00%2B02:00", "createdTo", "later than"),
+        ("createdFrom=2026-11-22T15:00:00Z&createdFrom=2026-11-22T15:00:00Z", "createdFrom", "more than once"),
+        ("sort=oldest", "sort", "createdAt or -createdAt"),
+        ("sort=", "sort", "createdAt or -createdAt"),
+        ("sort=%2BcreatedAt", "sort", "createdAt or -createdAt"),
+    ],
+)
+def test_a_time_or_a_sorting_that_cannot_be_used_is_named(http, mine, refused, query, parameter, hint):
+    for address in (f"/orders/{mine}", "/orders"):
+        body = refused(http.get(f"{address}?{query}"), 400, "invalid_parameter")
+        assert (body["parameter"], hint in body["detail"]) == (parameter, True), body["detail"]
+
+
+def test_a_cursor_is_bound_to_the_payment_status_and_the_failed_refunds(http, mine, stock, refused):
+    cursor = http.get(f"/orders/{mine}?limit=1&paymentStatus=Processing").json["nextCursor"]
+    for query in ("", "&paymentStatus=Captured", "&paymentStatus=Processing&refundFailed=true", "&status=Processing"):
+        refused(http.get(f"/orders/{mine}?limit=1&cursor={cursor}{query}"), 400, "invalid_cursor")
+
+
+@pytest.mark.parametrize(("text", "hint"), [("disputed", "write Disputed"), ("Success", "Captured"), ("x", "Disputed")])
+def test_a_payment_status_that_is_none_is_refused(http, refused, mine, text, hint):
+    body = refused(http.get(f"/orders/{mine}?paymentStatus={text}"), 400, "invalid_parameter")
+    assert (body["parameter"], hint in body["detail"]) == ("paymentStatus", True)
+
+
+@pytest.mark.parametrize("status", PaymentStatus)
+def test_every_payment_status_can_be_selected(http, mine, status):
+    assert ids(http.get(f"/orders/{mine}?paymentStatus={status}")) == []
+
+
+@pytest.mark.parametrize("status", OrderStatus)
+def test_every_status_that_has_a_meaning_can_be_selected(http, mine, status):
+    assert ids(http.get(f"/orders/{mine}?status={status}")) == []
 
 
 @pytest.mark.parametrize("user", ["a/b", "/", "one/x", "..", "a b", "Ünïcode/用户", "x?y=z&limit=1#", "%2F", "🦀"])
@@ -157,8 +297,8 @@ def test_a_list_of_an_empty_user_is_rejected(http, refused, query):
     assert refused(http.get(f"/orders{query}"), 400, "invalid_parameter")["parameter"] == "userId"
 
 
-def test_unknown_parameters_are_ignored_and_not_in_the_link(http, mine, stock):
-    answer = http.get(f"/orders/{mine}?limit=2&$where=1&x[$ne]=1")
+def test_the_link_has_the_known_parameters(http, mine, stock):
+    answer = http.get(f"/orders/{mine}?limit=2")
     assert ids(answer) == stock[:2]
     assert re.fullmatch(rf'</orders/{mine}\?limit=2&cursor=[\w.-]+>; rel="next"', answer.headers["Link"])
 
@@ -180,7 +320,8 @@ def all_orders(everybody, place):
     database.orders.delete_many({})
     database.payments.delete_many({})
     placed = [place(client, userId=f"user-{at % 3}") for at in range(9)]
-    return sorted(placed, reverse=True)
+    # The order in which they were placed, within the same second too.
+    return placed[::-1]
 
 
 @pytest.mark.parametrize("limit", [1, 4, 9, 100])
@@ -195,6 +336,49 @@ def test_everybodys_orders_can_be_of_one_status(everybody, all_orders):
         database.orders.update_one({"_id": ObjectId(order_id)}, {"$set": {"orderStatus": "Packed"}})
     found = list(pages(client, "/orders?limit=2&status=Packed", by_link))
     assert [order_id for page in found for order_id in page] == all_orders[::2]
+
+
+@pytest.mark.parametrize(("query", "changes"), SELECTIONS.items(), ids=SELECTIONS)
+def test_everybodys_orders_can_be_of_one_payment_status_or_of_failed_refunds(everybody, all_orders, query, changes):
+    client, database = everybody
+    for order_id in all_orders[::2]:
+        database.orders.update_one({"_id": ObjectId(order_id)}, {"$set": {"orderStatus": "Packed", **changes}})
+    for address in (f"/orders?limit=2&{query}", f"/orders?limit=2&{query}&status=Packed"):
+        found = list(pages(client, address, by_link))
+        assert [order_id for page in found for order_id in page] == all_orders[::2]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 4, 100])
+@pytest.mark.parametrize("more", ["", "&status=Packed", "&paymentStatus=Disputed", "&paymentStatus=Captured"])
+def test_everybodys_orders_are_selected_by_time_and_sorted_both_ways(everybody, all_orders, limit, more):
+    client, database = everybody
+    # By time they are in another order than by id, and two are of the same moment.
+    for at, order_id in enumerate(all_orders):
+        statuses = {"orderStatus": "Packed", "paymentStatus": "Captured" if "Captured" in more else "Disputed"}
+        moment = datetime(2030, 1, 1, 0, 0, at // 2)
+        database.orders.update_one({"_id": ObjectId(order_id)}, {"$set": {"createdAt": moment, **statuses}})
+    wanted = sorted(all_orders[2:8], key=lambda order_id: (all_orders.index(order_id) // 2, order_id))
+    query = f"/orders?limit={limit}&createdFrom=2030-01-01T00:00:01Z&createdTo=2030-01-01T00:00:04Z{more}"
+    # A status that few orders have has an index by id.
+    oldest, newest = (sorted(wanted), sorted(wanted)[::-1]) if "Disputed" in more else (wanted, wanted[::-1])
+    for sort, expected in (("createdAt", oldest), ("-createdAt", newest)):
+        found = list(pages(client, f"{query}&sort={sort}", by_link))
+        assert [order_id for page in found for order_id in page] == expected
+
+
+@pytest.mark.parametrize("limit", [1, 4, 9, 100])
+def test_everybodys_orders_can_begin_with_the_oldest(everybody, all_orders, limit):
+    found = list(pages(everybody[0], f"/orders?limit={limit}&sort=createdAt", by_link))
+    assert [order_id for page in found for order_id in page] == all_orders[::-1]
+
+
+@pytest.mark.parametrize("time", ["", "&createdFrom=2026-01-01T00:00:00Z"])
+def test_a_status_is_searched_in_bounded_scans_from_the_oldest_as_well(everybody, all_orders, monkeypatch, time):
+    client, database = everybody
+    monkeypatch.setattr("app.orders.queries.STATUS_SCAN_LIMIT", 4)
+    database.orders.update_one({"_id": ObjectId(all_orders[0])}, {"$set": {"orderStatus": "Packed"}})
+    found = list(pages(client, f"/orders?limit=2&status=Packed&sort=createdAt{time}", by_link))
+    assert found == [[], [], [all_orders[0]]]
 
 
 def test_a_status_is_searched_in_bounded_scans(everybody, all_orders, monkeypatch):
@@ -256,6 +440,8 @@ def test_dead_letters_of_both_modules_are_listed(everybody, all_orders):
         ("stuck=true&stuck=true", "stuck"),
         ("stuck=true&userId=user-1", "userId"),
         ("stuck=true&status=Success", "status"),
+        ("stuck=true&createdFrom=2026-11-22T15:00:00Z", "createdFrom"),
+        ("deadLetter=true&sort=createdAt", "sort"),
         ("deadLetter=true&cursor=x", "cursor"),
         ("stuck=true&deadLetter=true", "deadLetter"),
     ],

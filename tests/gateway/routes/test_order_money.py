@@ -16,6 +16,8 @@ from app.contracts.payments import (
     PaymentDelayed,
     PaymentDisputeClosed,
     PaymentDisputed,
+    PaymentRefunded,
+    PaymentRefundFailed,
 )
 from app.main import create_app, runtime
 from app.messaging.outbox import PendingEvents
@@ -148,7 +150,18 @@ def test_a_misspelt_capture_takes_nothing(http, authorized, orders, pointers, bo
 def test_an_order_that_is_not_authorized_is_not_captured(http, place, captured, refused):
     for order_id in (place(http), captured):
         body = refused(capture(http, order_id), 409, "illegal_transition")
-        assert body["to"] == "captured"
+        status = body["paymentStatus"]
+        assert body["detail"] == f"the order cannot be captured: its payment is {status}, not Authorized"
+        assert "to" not in body
+
+
+def test_what_forbids_a_refund_is_said(http, place, refused):
+    order_id = place(http)
+    body = refused(http.post(f"/orders/one/{order_id}/refunds", json={}), 409, "illegal_transition")
+    assert body["detail"] == "the order cannot be refunded: its payment is Processing, not Captured"
+    assert http.put("/orders", json={"orderId": order_id, "orderStatus": "Cancelled"}).status_code == 200
+    body = refused(http.post(f"/orders/one/{order_id}/refunds", json={}), 409, "illegal_transition")
+    assert body["detail"] == "the order cannot be refunded: it is Cancelled"
 
 
 def test_a_capture_of_another_version_is_refused(http, authorized, refused):
@@ -177,8 +190,8 @@ def test_the_amounts_of_a_capture_in_part_are_shown_and_bound_the_refunds(http, 
     assert http.post(address, json={}).json["refund"]["amount"]["value"] == 4000
 
 
-def test_an_ordinary_order_shows_no_amounts_but_its_total(http, captured):
-    assert not {"authorized", "captured", "nextAction"} & order_of(http, captured).keys()
+def test_an_ordinary_order_shows_none_of_the_rare_members(http, captured):
+    assert not {"authorized", "blocked", "nextAction"} & order_of(http, captured).keys()
 
 
 def test_a_disputed_order_is_not_refunded(http, captured, tell, refused, orders):
@@ -265,3 +278,85 @@ def test_who_waits_for_a_new_order_is_answered_once_its_payment_waits(
     assert order["paymentStatus"] == kind.__name__.removeprefix("Payment").replace("Delayed", "Pending")
     assert order.get("nextAction", {}).get("url") == (PAGE if kind is PaymentActionRequired else None)
     assert answer.headers["ETag"] == f'"{order_id}-2"'
+
+
+def refunds_of(http, order_id, refund_id=""):
+    return http.get(f"/orders/one/{order_id}/refunds{refund_id and '/' + refund_id}")
+
+
+def test_an_order_shows_where_its_money_is(http, captured, tell):
+    zero, whole = {"value": 0, "currency": "MYR"}, {"value": 9900, "currency": "MYR"}
+    shown = {"captured": whole, "refunded": zero, "pending": zero, "refundable": whole}
+    assert order_of(http, captured).items() >= shown.items()
+    asked = http.post(f"/orders/one/{captured}/refunds", json={"amount": "RM 10"}).json["refund"]["id"]
+    pending = {"value": 1000, "currency": "MYR"}
+    shown |= {"pending": pending, "refundable": {"value": 8900, "currency": "MYR"}}
+    assert order_of(http, captured).items() >= shown.items()
+    tell(captured, PaymentRefunded, refund_id=asked, refund_value=1000, refunded_total=1000)
+    shown |= {"pending": zero, "refunded": pending}
+    assert order_of(http, captured).items() >= shown.items()
+    [listed] = [order for order in http.get("/orders/user-7").json["orders"] if order["id"] == captured]
+    assert listed.items() >= shown.items()
+    assert "refunds" not in listed
+
+
+def test_a_refund_is_shown_at_its_location_and_in_the_list(http, captured, tell):
+    answer = http.post(f"/orders/one/{captured}/refunds", json={"amount": "RM 10", "reason": "Damaged 📦"})
+    refund_id = answer.json["refund"]["id"]
+    refund = http.get(answer.headers["Location"]).json["refund"]
+    asked = {"id": refund_id, "amount": {"value": 1000, "currency": "MYR"}, "status": "pending", "reason": "Damaged 📦"}
+    assert refund == {**asked, "at": refund["at"]}
+    tell(captured, PaymentRefundFailed, refund_id=refund_id, refund_value=1000, refunded_total=0, reason="closed")
+    tell(captured, PaymentRefunded, refund_id="re_9", refund_value=500, refunded_total=500)
+    listed = refunds_of(http, captured).json
+    assert listed == {"ok": True, "refunds": order_of(http, captured)["refunds"]}
+    assert listed["refunds"][0] == {**refund, "status": "failed", "failure": "closed"}
+    elsewhere = {"id": "re_9", "amount": {"value": 500, "currency": "MYR"}, "status": "succeeded"}
+    assert listed["refunds"][1] == {**elsewhere, "at": listed["refunds"][1]["at"], "reason": "made at the provider"}
+    assert refunds_of(http, captured, "re_9").json == {"ok": True, "refund": listed["refunds"][1]}
+
+
+def test_a_refund_that_is_not_there_is_not_found(http, captured, refused):
+    assert refunds_of(http, captured).json == {"ok": True, "refunds": []}
+    refused(refunds_of(http, captured, "r1"), 404, "refund_not_found")
+    for refund_id in ("", "r1"):
+        refused(refunds_of(http, "692000000000000000000000", refund_id), 404, "order_not_found")
+
+
+@pytest.mark.parametrize(
+    "reason", ["", " ", "x" * 501, "two\nlines", "\u202eabc", "a\u0000", 7, None, ["x"]], ids=ascii
+)
+def test_a_reason_that_cannot_be_read_refunds_nothing(http, captured, pointers, orders, reason):
+    before = orders.find_one({"_id": ObjectId(captured)})
+    assert pointers(http.post(f"/orders/one/{captured}/refunds", json={"reason": reason})) == ["/reason"]
+    assert orders.find_one({"_id": ObjectId(captured)}) == before
+
+
+def test_the_longest_reason_is_taken(http, captured):
+    assert http.post(f"/orders/one/{captured}/refunds", json={"reason": "é" * 500}).status_code == 201
+    assert order_of(http, captured)["refunds"][0]["reason"] == "é" * 500
+
+
+def test_a_key_stands_for_one_amount_and_one_reason(http, captured, refused):
+    address, key = f"/orders/one/{captured}/refunds", {"Idempotency-Key": "r1"}
+    body = {"amount": "RM 10", "reason": "damaged"}
+    first = http.post(address, json=body, headers=key)
+    again = http.post(address, json=body, headers=key)
+    assert (again.json, again.headers["Location"]) == (first.json, first.headers["Location"])
+    assert again.headers["Idempotent-Replayed"] == "true"
+    for other in ({"amount": "RM 11", "reason": "damaged"}, {"amount": "RM 10"}, {**body, "reason": "late"}, {}):
+        refused(http.post(address, json=other, headers=key), 422, "idempotency_key_reused")
+    assert len(order_of(http, captured)["refunds"]) == 1
+
+
+def test_the_timeline_shows_amounts_and_its_texts_have_none(http, place, orders, tell):
+    order_id = place(http, totalOrderAmount="JPY 5000")
+    tell(order_id, PaymentCaptured, reference="ref-1", took_ms=1)
+    http.post(f"/orders/one/{order_id}/refunds", json={"amount": "JPY 1000", "reason": "damaged"})
+    events = http.get(f"/orders/one/{order_id}/events").json["events"]
+    assert [(event.get("amount"), event["detail"]) for event in events] == [
+        (None, "a payment is started"),
+        ({"value": 5000, "currency": "JPY"}, "ref-1"),
+        ({"value": 1000, "currency": "JPY"}, "damaged"),
+    ]
+    assert http.get(f"/orders/one/{order_id}/explain").json["because"] == events[-1]

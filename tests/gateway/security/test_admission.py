@@ -25,7 +25,7 @@ class Door:
         bus.register_handler(CreateOrder, self._accept)
         bus.register_handler(UpdateOrder, self._unknown)
         app = Flask(__name__, static_folder=None)
-        gateway.install(app, bus, lambda: True, Settings(), lambda *_: (), bytes)
+        gateway.install(app, bus, lambda: None, Settings(), lambda *_: (), bytes)
         self.http = app.test_client()
 
     def _tell(self, check):

@@ -330,4 +330,4 @@ def test_an_operator_acts_for_all(acting):
 def test_a_short_key_stops_the_application_too():
     app = Flask("app", static_folder=None)
     with pytest.raises(BadSettings):
-        gateway.install(app, SignalBus(), lambda: True, identity(auth_jwt_key="5h0rt"), lambda *_: (), lambda: b"")
+        gateway.install(app, SignalBus(), lambda: None, identity(auth_jwt_key="5h0rt"), lambda *_: (), lambda: b"")

@@ -500,7 +500,8 @@ class ProviderContract:
     @needs("refund limit", "listing")
     def test_a_refund_above_what_is_left_is_declined_whole(self):
         charge = self.charged()
-        assert self.provider.refund(self.refund_of(charge, TOTAL + 1, "r0")).code == ResponseCode.DECLINED
+        refused = self.provider.refund(self.refund_of(charge, TOTAL + 1, "r0"))
+        assert (refused.code, refused.reference) == (ResponseCode.DECLINED, "")
         assert self.provider.refund(self.refund_of(charge, 5000, "r1")).code == ResponseCode.REFUNDED
         assert self.provider.refund(self.refund_of(charge, 4901, "r2")).code == ResponseCode.DECLINED
         assert self.books(charge) == (TOTAL, 5000, 0)
@@ -650,7 +651,9 @@ class ProviderContract:
         refund = self.refund_of(charge, 900, "r1")
         self.provider.refund(refund)
         self.controls.fail_refund(refund)
-        self.provider.refund(refund)
+        for answer in (self.provider.refund(refund), self.provider.find(refund)):
+            # The reference says that it was made, unlike one that is refused.
+            assert (answer.code, bool(answer.reference)) == (ResponseCode.DECLINED, True)
         assert self.books(charge) == (TOTAL, 0, 0)
 
     @needs("dispute", "listing")
@@ -675,6 +678,7 @@ class ProviderContract:
         assert closed.reference == opened.reference
         assert closed.status == (DisputeStatus.WON if won else DisputeStatus.LOST)
         assert self.books(charge) == (TOTAL, 0, 0 if won else TOTAL)
+        assert [one.disputes for one in self.listed(charge)] == [1]
 
     @needs("dispute", "listing")
     def test_a_disputed_charge_is_not_refunded(self):

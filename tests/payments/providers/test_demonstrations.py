@@ -1,11 +1,12 @@
 """The products that go on after their charge, in the whole application: nobody but the provider's notifications hurries it."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
 from app.contracts.base import Unavailable
+from app.main import create_app, runtime
 from app.payments.provider_port import CallKind, ProviderCall
 from app.payments.providers import entries, signed_notifications
 from app.payments.providers.ledger import Ledger
@@ -55,10 +56,13 @@ def decide(client, path: str, decision: str):
 
 
 @pytest.mark.parametrize(("product", "final"), [("pending", "Captured"), ("pending-declined", "Declined")])
-def test_a_pending_payment_settles_by_the_providers_notification(live, place, becomes, database, product, final):
+def test_a_pending_payment_settles_by_the_providers_notification(
+    live, place, becomes, database, eventually, product, final
+):
     order_id = place(live, productId=product)
     becomes(order_id, final)
-    assert database.notifications.find_one({"orderId": order_id})["type"] == f"payment.{final.lower()}"
+    # Where the charge is answered late, it is settled before the notification comes.
+    eventually(lambda: database.notifications.find_one({"orderId": order_id, "type": f"payment.{final.lower()}"}))
     assert database.ledger.find_one({"orderId": order_id})["answer"] == final.lower()
 
 
@@ -70,6 +74,26 @@ def test_the_customer_decides_on_the_page_that_the_payment_names(live, place, be
     assert "The payment waits for you." in shown.text
     assert "<button" not in decide(live, path, decision)
     becomes(order_id, final)
+
+
+@pytest.mark.parametrize(("hours", "minutes"), [(24.0, 15), (0.1, 6)], ids=["the provider's time", "the setting"])
+def test_the_customer_can_act_until_the_first_end_and_is_told_so(
+    settings, place, becomes, eventually, database, hours, minutes
+):
+    app = create_app(replace(settings, payment_pending_hours=hours))
+    runtime(app).prepare()
+    runtime(app).start()
+    client = app.test_client()
+    order_id = place(client, productId="action-required")
+    becomes(order_id, "ActionRequired")
+    action = eventually(lambda: client.get(f"/orders/one/{order_id}").json["order"].get("nextAction"))
+    entry = database.ledger.find_one({"orderId": order_id})
+    ends = datetime.fromisoformat(action["expiresAt"])
+    assert abs(ends - entry["at"] - timedelta(minutes=minutes)) < timedelta(minutes=2)
+    assert (ends == entry["changesAt"]) == (minutes == 15)
+    sentence = client.get(f"/orders/one/{order_id}/explain").json["sentence"]
+    assert f"the customer must confirm its payment until {action['expiresAt']}" in sentence
+    runtime(app).stop()
 
 
 def types(client, order_id: str) -> list[str]:

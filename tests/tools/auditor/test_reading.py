@@ -2,7 +2,17 @@
 
 import pytest
 
-from tools.auditor.history import CAPTURE, REFUND, FinalOrder, Movement, TimelineStep
+from tools.auditor.history import (
+    CAPTURE,
+    DISPUTE,
+    FAILED_REFUND,
+    LOST_DISPUTE,
+    REFUND,
+    WON_DISPUTE,
+    FinalOrder,
+    Movement,
+    TimelineStep,
+)
 from tools.auditor.reading import movements, read_order, read_orders
 
 STATUSES = {"orderStatus": "Success", "paymentStatus": "Captured"}
@@ -17,16 +27,15 @@ def found(*events):
 
 
 @pytest.mark.parametrize(
-    ("kind", "detail", "value"),
+    ("kind", "amount", "value"),
     [
-        ("RefundRequested", "refund of 250", 250),
-        ("PaymentRefunded", "refunded 250", 250),
-        ("PaymentRefundFailed", "refund of 250 given up: answer 5", 250),
-        ("PaymentCaptured", "250", 0),
+        ("RefundRequested", {"amount": {"value": 250, "currency": "MYR"}}, 250),
+        ("PaymentCaptured", {"amount": {"value": 900, "currency": "MYR"}}, 900),
+        ("PaymentParked", {}, 0),
     ],
 )
-def test_an_order_is_read_with_its_timeline(kind, detail, value):
-    assert read_order(found({**EVENT, "type": kind, "detail": detail}), "1") == FinalOrder(
+def test_an_order_is_read_with_its_timeline(kind, amount, value):
+    assert read_order(found({**EVENT, "type": kind, "detail": "250", **amount}), "1") == FinalOrder(
         order_status="Success",
         payment_status="Captured",
         version=1,
@@ -37,6 +46,20 @@ def test_an_order_is_read_with_its_timeline(kind, detail, value):
             )
         ],
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "detail", "won", "until"),
+    [
+        ("PaymentDisputeClosed", "dispute won: 3", True, ""),
+        ("PaymentDisputeClosed", "dispute lost: the payer has won", False, ""),
+        ("PaymentAuthorized", "sim_a:1, until 2026-01-01T12:00:00.000Z", False, "2026-01-01T12:00:00.000Z"),
+        ("PaymentDelayed", "awaited, until 2026-01-01T12:00:00.000Z", False, "2026-01-01T12:00:00.000Z"),
+    ],
+)
+def test_the_end_of_a_dispute_and_of_a_wait_is_read(kind, detail, won, until):
+    [step] = read_order(found({**EVENT, "type": kind, "detail": detail}), "1").timeline
+    assert (step.won, step.until) == (won, until)
 
 
 def test_an_order_that_is_not_found_is_left_out():
@@ -59,3 +82,22 @@ def test_each_capture_and_each_refund_in_the_ledger_is_a_movement():
         Movement(order_id="1", kind=REFUND, value=1, key="r"),
         Movement(order_id="1", kind=REFUND, value=2, key="s"),
     ]
+
+
+@pytest.mark.parametrize(("status", "ends"), [("open", []), ("won", [WON_DISPUTE]), ("lost", [LOST_DISPUTE])])
+def test_a_dispute_and_a_refund_that_failed_later_are_movements(status, ends):
+    entry = {"_id": "a", "orderId": "1", "answer": "captured", "value": 900, "refunds": []}
+    entry |= {"failedRefunds": [{"key": "r", "value": 2}], "dispute": {"value": 898, "status": status}}
+    [_, made, failed, *disputes] = movements([entry])
+
+    assert [(one.kind, one.value, one.key) for one in (made, failed)] == [(REFUND, 2, "r"), (FAILED_REFUND, 2, "r")]
+    assert [one.kind for one in disputes] == [DISPUTE, *ends]
+
+
+@pytest.mark.parametrize(
+    ("refund_id", "elsewhere"), [({}, False), ({"refundId": "r"}, False), ({"refundId": ""}, True)]
+)
+def test_a_refund_without_an_id_of_ours_was_made_elsewhere(refund_id, elsewhere):
+    refund = {"key": "r", "value": 1, **refund_id}
+    [made] = movements([{"_id": "a", "orderId": "1", "answer": "voided", "value": 9, "refunds": [refund]}])
+    assert made.elsewhere == elsewhere

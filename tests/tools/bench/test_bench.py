@@ -15,14 +15,16 @@ from bson import ObjectId
 
 from app.config import Settings
 from app.main import create_app, runtime
-from tools.bench import matrix, profiling, wrk
+from tools.bench import checkouts, matrix, profiling, wrk
 from tools.bench.commands import parser
 from tools.bench.contestants import SERVERS, Kind, Name, ServerLocation
 from tools.bench.database import BenchDatabase, SettlementTimeout, ids_from_now
 from tools.bench.figures import medians, percentile, ratio
+from tools.bench.processes import Memory
 from tools.bench.rounds import Round
 from tools.bench.runner import Results
 from tools.bench.seed import PAGE_USER, list_users, seed
+from tools.bench.settlement import SettlementTime
 from tools.bench.targets import AT_MOST, TargetResult, limits, ratios
 from tools.cluster.processes import free_port
 
@@ -141,6 +143,21 @@ def test_samples_are_counted_by_function():
     assert found.samples == 6
     assert found.own == {"work (b.py)": 4, "run (a.py)": 2}
     assert found.total == {"work (b.py)": 4, "run (a.py)": 6}
+
+
+def test_two_checkouts_are_compared_by_their_medians():
+    rounds = {
+        name: {Kind.ONE: [Round(server_us=server, mongod_us=50, flow_rate=1, p50_ms=1) for server in servers]}
+        for name, servers in ((checkouts.BEFORE, (400, 9000, 350)), (checkouts.AFTER, (300, 150, 100)))
+    }
+    memory = dict.fromkeys(rounds, Memory(rss_mb=2, pss_mb=1, processes=1))
+    idle = {checkouts.BEFORE: [SettlementTime(30, 40, 9)] * 2, checkouts.AFTER: [SettlementTime(15, 40, 9)]}
+    found = checkouts.table(checkouts.Comparison(Results(rounds, memory), idle))
+    columns = [[*column.cells] for column in found.columns]
+    cells = {title: row for title, *row in zip(*columns[1:], strict=True)}
+    assert cells["server µs"] == ["400.0", "150.0", "0.38 ×"]
+    assert cells["together µs"] == ["450.0", "200.0", "0.44 ×"]
+    assert cells["p50 ms, best round"] == ["30.0", "15.0", "0.50 ×"]
 
 
 def test_the_matrix_holds_every_choice_once():

@@ -4,8 +4,9 @@ import pytest
 
 from tools.simulation import runner
 from tools.simulation.coverage import PAIRS, missing
+from tools.simulation.faults import NOTIFICATION, NotificationFault, ProviderFault
 from tools.simulation.mutations import MUTATIONS
-from tools.simulation.runner import Simulator, run_all
+from tools.simulation.runner import run_all
 from tools.simulation.world import Plan
 
 pytestmark = pytest.mark.timeout(600)
@@ -19,19 +20,17 @@ QUICKLY_FOUND = (
     "answer_before_the_write",
     "acknowledged_before_delivery",
     "key_may_be_used_twice",
+    "waiting_never_expires",
+    "waiting_is_charged_again",
+    "notification_is_not_verified",
+    "facts_after_the_capture_are_not_read",
 )
 
 
-@pytest.fixture
-def simulator(mongodb_uri, request):
-    simulator = Simulator(mongodb_uri, f"simulation_{abs(hash(request.node.name))}")
-    yield simulator
-    simulator.drop()
-    simulator.close()
-
-
-def test_a_seed_repeats_itself_step_by_step(simulator):
-    plan = Plan(seed=17, steps=250, crowd=10)
+# A seed with a bank, and one with the simulated provider and its notifications.
+@pytest.mark.parametrize("seed", [17, PAIRS.index(("lost", NOTIFICATION))])
+def test_a_seed_repeats_itself_step_by_step(simulator, seed):
+    plan = Plan(seed=seed, steps=250, crowd=10)
     first, second = simulator.run(plan), simulator.run(plan)
     assert first.violations == second.violations == []
     assert (first.digest, first.steps, first.taken) == (second.digest, second.steps, second.taken)
@@ -56,6 +55,8 @@ def test_a_failing_seed_is_made_shorter_and_still_fails(simulator, monkeypatch):
         return found or [runner.Violation("test", "", "many")] * (len(world.history.final) > 1)
 
     monkeypatch.setattr(runner.World, "_end", forbids_two_orders)
+    # However slow the machine is.
+    monkeypatch.setattr(runner, "SHRINK_SECONDS", float("inf"))
     failed = simulator.run(Plan(seed=5))
     shortest = simulator.shrink(failed)
     assert shortest.violations
@@ -69,6 +70,30 @@ def test_an_error_that_no_part_handles_is_a_violation(simulator, monkeypatch):
     monkeypatch.setattr(runner.World, "_inject", lambda self: 1 / 0)
     [violation] = simulator.run(Plan(seed=1)).violations
     assert "ZeroDivisionError" in str(violation)
+
+
+def test_a_run_that_is_stopped_has_what_was_covered_by_then(mongodb_uri):
+    seen = []
+    plans = [Plan(seed=seed, steps=30, orders=1, crowd=0) for seed in range(60)]
+    summary = run_all(
+        mongodb_uri, plans, jobs=1, progress=lambda now: seen.append(now.seeds), stopped=lambda: any(seen)
+    )
+    assert 0 < summary.seeds < len(plans)
+
+
+@pytest.mark.parametrize("wanted", ["PaymentAuthorized", "PaymentDelayed", "PaymentActionRequired", "CaptureRequested"])
+def test_some_seed_takes_what_happens_after_the_charge(simulator, wanted):
+    first = PAIRS.index((ProviderFault.REFUSED, "provider capture"))
+    results = (simulator.run(Plan(seed=seed)) for seed in range(first, first + 40))
+    assert any(result.taken["timeline", wanted] for result in results)
+
+
+@pytest.mark.parametrize("fault", list(NotificationFault))
+def test_the_seed_that_looks_for_a_fault_of_a_notification_finds_it(simulator, fault):
+    first = PAIRS.index((fault, NOTIFICATION))
+    seeds = range(first, first + 20 * len(PAIRS), len(PAIRS))
+    results = (simulator.run(Plan(seed=seed)) for seed in seeds)
+    assert any(result.taken["pair", f"{fault} at {NOTIFICATION}"] and not result.violations for result in results)
 
 
 def test_what_was_never_taken_is_named():

@@ -1,11 +1,11 @@
-// HTTP to the server: requests with the token, and streams that reconnect.
+// HTTP to the server: requests with the token, and their problems.
 
-const TOKEN_KEY = "orderflow-token";
+import { currentToken } from "./token.js";
 
-let token = sessionStorage.getItem(TOKEN_KEY) || "";
+const MAX_ATTEMPTS = 8;
+
 let requestToken = async () => {};
 let pendingToken = null;
-let clockOffset = 0;
 
 export class Problem extends Error {
   constructor(body) {
@@ -13,6 +13,7 @@ export class Problem extends Error {
     this.body = body;
     this.status = body.status;
     this.code = body.code;
+    this.errors = body.errors || [];
   }
 }
 
@@ -21,39 +22,10 @@ export function onUnauthenticated(handler) {
   requestToken = handler;
 }
 
-export function setToken(text) {
-  token = text.trim().replace(/^bearer\s+/i, "");
-  if (token) sessionStorage.setItem(TOKEN_KEY, token);
-  else sessionStorage.removeItem(TOKEN_KEY);
-}
-
-// The user that the token names, for display only: the server decides. Null without a token.
-export function currentUser() {
-  if (!token) return null;
-  try {
-    const text = atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/"));
-    const claims = JSON.parse(new TextDecoder().decode(Uint8Array.from(text, (char) => char.charCodeAt(0))));
-    const scopes = claims.scope ?? claims.scp ?? [];
-    const list = typeof scopes === "string" ? scopes.split(" ") : scopes;
-    return { userId: claims.sub || "", admin: list.includes("orders:admin") };
-  } catch {
-    return { userId: "", admin: false };
-  }
-}
-
-export const hasToken = () => Boolean(token);
-
-// The server's time, in milliseconds.
-export const serverNow = () => Date.now() + clockOffset;
-
-export function setServerNow(now) {
-  clockOffset = now - Date.now();
-}
-
-async function request(method, path, { body, headers = {}, signal } = {}) {
+export async function request(method, path, { body, headers = {}, signal } = {}) {
   for (;;) {
     const allHeaders = { ...headers };
-    const usedToken = token;
+    const usedToken = currentToken();
     if (usedToken) allHeaders.Authorization = `Bearer ${usedToken}`;
     if (body !== undefined) allHeaders["Content-Type"] = "application/json";
     const response = await fetch(path, {
@@ -63,7 +35,7 @@ async function request(method, path, { body, headers = {}, signal } = {}) {
     if (response.status !== 401) return response;
     const problem = await response.json();
     // The token has changed since this request was sent: repeat it instead of asking the user again.
-    if (usedToken !== token) continue;
+    if (usedToken !== currentToken()) continue;
     pendingToken ??= requestToken(problem.detail).finally(() => { pendingToken = null; });
     await pendingToken;
   }
@@ -84,73 +56,22 @@ export async function call(method, path, options) {
 
 export const get = (path, options) => call("GET", path, options);
 
-const sleep = (ms, signal) => new Promise((resolve) => {
-  const timer = setTimeout(resolve, ms);
-  signal.addEventListener("abort", () => { clearTimeout(timer); resolve(); }, { once: true });
-});
+// A new Idempotency-Key: a POST that carries it may be repeated and has one effect.
+export const newKey = () =>
+  `console-${Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 
-// Follows a stream and calls `on.event(name, data)` and `on.state(state, problem)`. Returns a function that ends it.
-// It reconnects after each failure, from the last event id; a rejection by the server ends it.
-export function followStream(path, on) {
-  const abort = new AbortController();
-  const run = async () => {
-    let lastEventId = "";
-    let failures = 0;
-    while (!abort.signal.aborted) {
-      try {
-        const headers = { Accept: "text/event-stream", ...(lastEventId && { "Last-Event-ID": lastEventId }) };
-        const response = await request("GET", path, { headers, signal: abort.signal });
-        if (!response.ok) {
-          const problem = new Problem({ status: response.status, ...(await response.json()) });
-          if (problem.status < 500 && problem.status !== 429) return on.state("rejected", problem);
-          throw problem;
-        }
-        on.state("live");
-        failures = 0;
-        for await (const event of events(response.body)) {
-          if (event.id) lastEventId = event.id;
-          if (event.data) on.event(event.name, JSON.parse(event.data));
-        }
-      } catch (error) {
-        if (abort.signal.aborted) return;
-        failures += 1;
-        on.state("disconnected", error);
-      }
-      if (failures) await sleep(Math.min(3000, 250 * 2 ** failures) * (0.7 + 0.6 * Math.random()), abort.signal);
-    }
-  };
-  run();
-  return () => abort.abort();
-}
-
-async function* events(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  let text = "";
-  let event = { name: "message", id: "", data: "" };
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    text += value;
-    let end;
-    while ((end = text.indexOf("\n")) >= 0) {
-      const line = text.slice(0, end);
-      text = text.slice(end + 1);
-      if (line === "") {
-        yield event;
-        event = { name: "message", id: "", data: "" };
-      } else if (line.startsWith("id: ")) event.id = line.slice(4);
-      else if (line.startsWith("event: ")) event.name = line.slice(7);
-      else if (line.startsWith("data: ")) event.data += line.slice(6);
+// Sends a POST with an Idempotency-Key, and repeats it while the server is unavailable.
+export async function postWithRetries(path, body, key, onRetry) {
+  // The live feed never leaves out orders of requests whose id begins with console-.
+  const headers = { "Idempotency-Key": key, "X-Request-Id": key };
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await call("POST", path, { body, headers });
+    } catch (error) {
+      const transient = !(error instanceof Problem) || error.status === 503;
+      if (!transient || attempt >= MAX_ATTEMPTS) throw error;
+      onRetry("The server is unavailable; trying again with the same key…");
+      await new Promise((resolve) => setTimeout(resolve, 500 * attempt));
     }
   }
-}
-
-const quoted = (text) => `'${text.replace(/'/g, "'\\''")}'`;
-
-// The curl command of a request; it names the token as $TOKEN and does not contain it.
-export function curl(method, path, body) {
-  const lines = [`curl -s${method === "GET" ? "" : ` -X ${method}`} ${quoted(location.origin + path)}`];
-  if (token) lines.push(`-H "Authorization: Bearer $TOKEN"`);
-  if (body !== undefined) lines.push(`-H 'Content-Type: application/json'`, `-d ${quoted(JSON.stringify(body))}`);
-  return lines.join(" \\\n  ");
 }

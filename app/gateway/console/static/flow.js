@@ -1,6 +1,10 @@
 // The flow diagram: modules as boxes, connections between them, and moving orders. Figures count every stage; dots are a sample.
 
-import { count, ms, rate, svg } from "./show.js";
+import { svg, setText } from "./elements.js";
+import { StageFigures, WINDOW_MS } from "./flow_figures.js";
+import { CONNECTIONS, NAMES, NARROW, route, WIDE } from "./flow_layout.js";
+import { count, ms, plural, rate } from "./format.js";
+import { STAGE_NAMES } from "./stages.js";
 
 const STAGES = {
   "gateway received": { path: ["client", "gateway"] },
@@ -13,103 +17,24 @@ const STAGES = {
   "orders received result": { path: ["orders"] },
   "order updated": { path: ["orders", "mongo"], ends: true },
 };
-export const STAGE_NAMES = Object.keys(STAGES);
 
-const CONNECTIONS = [
-  ["client", "gateway"], ["gateway", "orders"], ["orders", "payments"], ["payments", "provider"],
-  ["orders", "mongo"], ["payments", "mongo"],
-];
-const NAMES = {
-  client: "Client", gateway: "Gateway", orders: "Orders", payments: "Payments", provider: "Provider", mongo: "MongoDB",
-};
-// Each label shows the figures of a stage beside a connection; `at` is the position of its first line.
-const WIDE = {
-  size: [1200, 330], box: [142, 92],
-  places: {
-    client: [85, 92], gateway: [342, 92], orders: [599, 92], payments: [858, 92], provider: [1115, 92], mongo: [728, 272],
-  },
-  labels: [
-    { stage: "gateway received", at: [213, 44], arrow: "→" },
-    { stage: "orders received", at: [470, 44], arrow: "→" },
-    { stage: "event handed to payments", at: [728, 44], arrow: "→" },
-    { stage: "result handed to orders", at: [728, 120], arrow: "←" },
-    { stage: "payment processed", at: [986, 44], arrow: "⇄" },
-    { stage: "order stored", at: [462, 206], name: "stored" },
-    { stage: "order updated", at: [590, 206], name: "updated" },
-  ],
-};
-const NARROW = {
-  size: [380, 600], box: [134, 88],
-  places: {
-    client: [78, 56], gateway: [78, 212], orders: [78, 376], payments: [302, 376], provider: [302, 212], mongo: [190, 546],
-  },
-  labels: [
-    { stage: "gateway received", at: [90, 121], arrow: "→", anchor: "start" },
-    { stage: "orders received", at: [90, 281], arrow: "→", anchor: "start" },
-    { stage: "event handed to payments", at: [190, 330], arrow: "→" },
-    { stage: "result handed to orders", at: [190, 404], arrow: "←" },
-    { stage: "payment processed", at: [290, 281], arrow: "⇄", anchor: "end" },
-    { stage: "order stored", at: [56, 450], name: "stored" },
-    { stage: "order updated", at: [56, 510], name: "updated" },
-  ],
-};
 const MAX_DOTS = 160;
 const SEGMENT_MS = 420;
-const WINDOW_MS = 3000;
 const IDLE_MS = 45_000;
 const FADE_MS = 900;
-
-const NEIGHBOURS = {};
-for (const [one, other] of CONNECTIONS) {
-  (NEIGHBOURS[one] ??= []).push(other);
-  (NEIGHBOURS[other] ??= []).push(one);
-}
-
-// The boxes on the path from one to another, without the first.
-function route(from, to) {
-  const seen = { [from]: [] };
-  const queue = [from];
-  while (queue.length) {
-    const box = queue.shift();
-    if (box === to) return seen[box];
-    for (const next of NEIGHBOURS[box]) if (!(next in seen)) { seen[next] = [...seen[box], next]; queue.push(next); }
-  }
-  return [];
-}
-
-// Counts and durations of each stage over the last seconds, of all processes.
-class StageFigures {
-  #statistics = [];
-
-  add(statistics, now) {
-    this.#statistics.push({ ...statistics, seen: now });
-  }
-
-  at(now) {
-    this.#statistics = this.#statistics.filter((one) => now - one.seen < WINDOW_MS);
-    const found = {};
-    for (const one of this.#statistics) {
-      for (const [stage, figures] of Object.entries(one.stages)) {
-        const sum = (found[stage] ??= { count: 0, p50: 0, p99: 0 });
-        sum.p50 += figures.p50 * figures.count;
-        sum.count += figures.count;
-        sum.p99 = Math.max(sum.p99, figures.p99);
-      }
-    }
-    for (const sum of Object.values(found)) {
-      sum.p50 /= sum.count || 1;
-      sum.rate = sum.count / (WINDOW_MS / 1000);
-    }
-    return found;
-  }
-}
+// Stages that arrived so shortly before the diagram was unfolded are still drawn; those of orders placed here always.
+const MISSED_MS = 3000;
+const MAX_MISSED = 200;
+const MAX_ENDED = 1000;
 
 export class FlowDiagram {
   #scene; #note; #rows; #choose;
   #layout = WIDE; #canvas; #pen; #scale = 1;
   #texts = {}; #labels = {}; #rates = {}; #colours = {};
   #dots = new Map(); #figures = new StageFigures(); #drawing = false; #sampled = [];
-  #queues = {}; #mine = new Set(); #chosen = "";
+  #queues = {}; #mine = new Set(); #restriction = "";
+  #ended = new Map();
+  #open = false; #missed = []; #stale = true; #activeAt = -Infinity;
   #reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
   constructor(scene, note, rows, choose) {
@@ -123,15 +48,45 @@ export class FlowDiagram {
     new ResizeObserver(() => this.#fit()).observe(scene);
     addEventListener("theme", () => { this.#readColours(); this.#draw(); });
     setInterval(() => this.#update(), 1000);
+  }
+
+  // Unfolds or folds the diagram: folded, nothing is drawn.
+  unfold(open) {
+    if (open === this.#open) return;
+    this.#open = open;
     this.#fit();
+    const missed = this.#missed.filter(({ line, at }) => this.#mine.has(line.order_id) || performance.now() - at < MISSED_MS);
+    this.#missed = [];
+    if (open) for (const { line } of missed) this.stage(line);
+    else this.#dots.clear();
+  }
+
+  // For how long there has been nothing to show, in milliseconds.
+  get idleFor() {
+    return performance.now() - this.#activeAt;
+  }
+
+  // Shows what the visitor may not see, instead of the figures of all orders.
+  restrict(text) {
+    this.#restriction = text;
+    setText(this.#note, text);
   }
 
   // Draws a stage of one order, unless the page is hidden.
   stage(line) {
     const known = STAGES[line.stage];
     if (!known || document.hidden) return;
+    this.#activeAt = performance.now();
+    if (!this.#open) {
+      this.#missed.push({ line, at: this.#activeAt });
+      if (this.#missed.length > MAX_MISSED) this.#missed.shift();
+      return;
+    }
     let dot = this.#dots.get(line.order_id);
+    if (known.ends) this.#noteEnd(line);
     if (!dot) {
+      // Processes report at their own pace: a stage from before the last one may arrive after it, and must not wait for it.
+      if (line.at < this.#ended.get(line.order_id)) return;
       if (line.stage === "gateway received") this.#sampled.push(performance.now());
       if (line.stage === "order updated" || line.stage === "orders received result") return;
       if (this.#dots.size >= MAX_DOTS && !this.#mine.has(line.order_id)) return;
@@ -151,32 +106,31 @@ export class FlowDiagram {
     this.#animate();
   }
 
+  #noteEnd({ order_id: id, at }) {
+    this.#ended.set(id, at);
+    if (this.#ended.size > MAX_ENDED) this.#ended.delete(this.#ended.keys().next().value);
+  }
+
   statistics(statistics) {
     this.#figures.add(statistics, performance.now());
+    [this.#stale, this.#activeAt] = [true, performance.now()];
   }
 
   queues(queues) {
-    this.#queues = queues;
+    const { now: _, ...counts } = queues;
+    if (JSON.stringify(counts) === JSON.stringify(this.#queues)) return;
+    [this.#queues, this.#stale] = [counts, true];
   }
 
   // Orders placed on this page are always drawn, and highlighted.
   follow(orderId) {
     this.#mine.add(orderId);
-  }
-
-  choose(orderId) {
-    this.#chosen = orderId;
-    this.#draw();
-  }
-
-  // The number of orders that are drawn.
-  get size() {
-    return this.#dots.size;
+    this.#activeAt = performance.now();
   }
 
   #fit() {
     const width = this.#scene.clientWidth;
-    if (!width) return;
+    if (!width || !this.#open) return;
     this.#layout = width < 640 ? NARROW : WIDE;
     const [w, h] = this.#layout.size;
     this.#scale = width / w;
@@ -194,6 +148,7 @@ export class FlowDiagram {
     this.#scene.style.aspectRatio = `${w} / ${h}`;
     for (const dot of this.#dots.values()) [dot.x, dot.y] = this.#layout.places[dot.box];
     this.#readColours();
+    this.#stale = true;
     this.#update();
   }
 
@@ -236,11 +191,17 @@ export class FlowDiagram {
     }
   }
 
+  // Shows the figures, if any have changed since: an idle diagram does nothing.
   #update() {
     if (document.hidden) return;
     const now = performance.now();
     const found = this.#figures.at(now);
+    const busy = Object.keys(found).length > 0;
+    if (!busy && !this.#stale && !this.#dots.size) return;
+    this.#stale = busy;
     this.#rates = found;
+    this.#updateNote(found, now);
+    if (!this.#open) return;
     for (const [at, stage] of STAGE_NAMES.entries()) {
       const figures = found[stage];
       const [each, middle, slow] = [...this.#rows.rows[at].cells].slice(1);
@@ -255,7 +216,6 @@ export class FlowDiagram {
       slow.textContent = figures ? `p99 ${ms(figures.p99)}` : "";
     }
     this.#updateBoxes(found);
-    this.#updateNote(found, now);
     this.#prune(now);
     this.#draw();
   }
@@ -284,9 +244,23 @@ export class FlowDiagram {
     const all = found["gateway received"]?.rate || 0;
     const shown = Math.min(all, this.#sampled.length / (WINDOW_MS / 1000));
     const updated = found["order updated"]?.rate || 0;
-    if (!all && !updated) this.#note.textContent = "No requests at the moment. Place an order and watch it.";
-    else if (shown < all * 0.9) this.#note.textContent = `${rate(all)} requests a second; about ${rate(shown)} of them are drawn.`;
-    else this.#note.textContent = `${rate(all)} requests a second, all of them drawn.`;
+    setText(this.#note, this.#restriction || `${this.#traffic(all, updated, shown)} ${this.#waiting()}`.trim());
+  }
+
+  #traffic(all, updated, shown) {
+    if (!all && !updated) return "No requests at the moment.";
+    if (!this.#open) return `${rate(all)} requests a second.`;
+    return shown < all * 0.9 ? `${rate(all)} requests a second; about ${rate(shown)} of them are drawn.` : `${rate(all)} requests a second, all of them drawn.`;
+  }
+
+  #waiting() {
+    const { orders, payments } = this.#queues;
+    const dead = (payments?.dead || 0) + (orders?.dead || 0);
+    const texts = [
+      payments?.open && plural(payments.open, "open payment"), payments?.retrying && `${count(payments.retrying)} retrying`,
+      payments?.parked && `${count(payments.parked)} parked`, dead && plural(dead, "dead letter"),
+    ];
+    return texts.some(Boolean) ? `${texts.filter(Boolean).join(", ")}.` : "";
   }
 
   #prune(now) {
@@ -302,6 +276,7 @@ export class FlowDiagram {
     let before = performance.now();
     const frame = (now) => {
       const moving = this.#move(Math.min(100, now - before), now);
+      this.#scene.dataset.orders = this.#dots.size;
       before = now;
       this.#draw();
       this.#drawing = moving && !document.hidden;
@@ -360,7 +335,7 @@ export class FlowDiagram {
 
   #draw() {
     const pen = this.#pen;
-    if (!pen) return;
+    if (!pen || !this.#open) return;
     const [w, h] = this.#layout.size;
     pen.clearRect(0, 0, w, h);
     this.#drawConnections(pen);
@@ -389,7 +364,7 @@ export class FlowDiagram {
 
   #drawDot(pen, dot, now) {
     const over = dot.endedAt ? (now - dot.endedAt) / FADE_MS : 0;
-    const own = this.#mine.has(dot.id) || dot.id === this.#chosen;
+    const own = this.#mine.has(dot.id);
     pen.globalAlpha = Math.max(0, 1 - over);
     pen.fillStyle = this.#colours[dot.tone];
     pen.beginPath();

@@ -1,6 +1,6 @@
 // The state diagram, drawn from the server's transitions, and the list of a payment's statuses; both show where an order has been.
 
-import { el, svg } from "./show.js";
+import { el, svg } from "./elements.js";
 
 const WIDE = {
   size: [660, 250],

@@ -1,7 +1,10 @@
-// The form that places an order: the request, its result, and its curl command.
+// The dialog that places an order: the request, its result, and its curl command.
 
-import { call, curl, Problem } from "./api.js";
-import { command } from "./show.js";
+import { newKey, postWithRetries } from "./api.js";
+import { command, curl } from "./curl.js";
+import { by, el } from "./elements.js";
+import { clearErrors, showProblem } from "./fields.js";
+import { pathOfOrder } from "./address.js";
 
 const NOTES = {
   1: "The simulated provider captures the payment at once.",
@@ -10,76 +13,67 @@ const NOTES = {
   flaky: "The provider fails twice, then captures the payment. Watch the retries and their countdown.",
   "timeout-after-charge": "The provider captures the payment but does not answer. It is queried by key, and never charges twice.",
   pending: "The bank is awaited for some seconds; then the payment is captured.",
-  "action-required": "The customer approves or refuses on a page of the provider: open it with Continue.",
+  "action-required": "The customer approves or refuses on a page of the provider: open the order, then Continue.",
   "refund-fails-later": "The provider captures the payment. Refund it: the refund succeeds, and fails some seconds later.",
   disputed: "The provider captures the payment; some seconds later the payer disputes it, and nothing can be refunded.",
 };
-const MAX_ATTEMPTS = 8;
 
-export class OrderForm {
-  #form; #message; #onPlaced;
+export class PlaceDialog {
+  #dialog; #form; #message; #key = newKey(); #onPlaced;
 
-  constructor(form, message, onPlaced) {
-    this.#form = form;
-    this.#message = message;
+  constructor(onPlaced) {
+    this.#dialog = by("place-dialog");
+    this.#form = by("place-form");
+    this.#message = this.#form.querySelector(".message");
     this.#onPlaced = onPlaced;
-    form.addEventListener("submit", (event) => { event.preventDefault(); this.#place(); });
-    form.addEventListener("change", () => this.#note());
-    form.addEventListener("input", () => document.getElementById("place-command").replaceChildren());
-    document.getElementById("place-curl").addEventListener("click", () => {
-      document.getElementById("place-command").replaceChildren(command(curl("POST", "/orders", this.#body()), "Place order"));
-    });
-    this.#note();
+    this.#form.addEventListener("submit", (event) => { event.preventDefault(); this.#place(); });
+    this.#form.addEventListener("input", () => { this.#key = newKey(); this.#show(); });
+    this.#form.querySelector(".close").addEventListener("click", () => this.#dialog.close());
+  }
+
+  open() {
+    this.#show();
+    this.#dialog.showModal();
   }
 
   // Presets the token's user; only an admin may place orders for others.
-  actFor({ userId, admin }) {
-    if (!userId) return;
-    this.#form.elements.userId.value = userId;
-    this.#form.elements.userId.readOnly = !admin;
+  actFor(user) {
+    if (!user?.userId) return;
+    this.#form.elements.userId.value = user.userId;
+    this.#form.elements.userId.readOnly = !user.admin;
   }
 
-  #note() {
-    document.getElementById("kind-note").textContent = NOTES[this.#form.elements.product.value];
+  #show() {
+    clearErrors(this.#form);
+    this.#message.textContent = "";
+    // Only the simulated provider decides by the product.
+    by("kind-note").textContent = this.#form.elements.product.type === "hidden" ? "" : NOTES[this.#form.elements.product.value];
+    by("place-command").replaceChildren(command(curl("POST", "/orders", this.#body(), this.#key), "Place an order"));
   }
 
   #body() {
-    const { userId, product, productName, amount, paymentMethod, capture } = this.#form.elements;
+    const { userId, product, productName, totalOrderAmount, paymentMethod, capture } = this.#form.elements;
     return {
-      userId: userId.value, productId: product.value, productName: productName.value, totalOrderAmount: amount.value,
+      userId: userId.value, productId: product.value, productName: productName.value, totalOrderAmount: totalOrderAmount.value,
       ...(paymentMethod.value.trim() && { paymentMethod: paymentMethod.value.trim() }),
       ...(capture.value && { capture: capture.value }),
     };
   }
 
   async #place() {
+    clearErrors(this.#form);
+    delete this.#message.dataset.tone;
     this.#message.textContent = "Placing…";
-    this.#message.dataset.tone = "";
     try {
-      const { created } = await postWithRetries("POST", "/orders", this.#body(), (reason) => { this.#message.textContent = reason; });
-      this.#message.textContent = `Placed order …${created.id.slice(-6)}.`;
+      const { created } = await postWithRetries("/orders", this.#body(), this.#key, (reason) => { this.#message.textContent = reason; });
+      this.#key = newKey();
+      this.#dialog.close();
+      by("message").replaceChildren("Placed order ", el("a", { href: pathOfOrder(created.id) }, `…${created.id.slice(-6)}`), ": open it to follow it.");
       this.#onPlaced(created.id);
     } catch (error) {
       this.#message.dataset.tone = "bad";
-      this.#message.textContent = `Not placed: ${error.message}`;
-    }
-  }
-}
-
-// Sends a POST with an idempotency key, and repeats it while the server is unavailable: it has one effect.
-export async function postWithRetries(method, path, body, onRetry) {
-  const random = crypto.getRandomValues(new Uint8Array(16));
-  const key = Array.from(random, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  // The live feed never leaves out orders of requests whose id begins with console-.
-  const headers = { "Idempotency-Key": key, "X-Request-Id": `console-${key}` };
-  for (let attempt = 1; ; attempt += 1) {
-    try {
-      return await call(method, path, { body, headers });
-    } catch (error) {
-      const transient = !(error instanceof Problem) || error.status === 503;
-      if (!transient || attempt >= MAX_ATTEMPTS) throw error;
-      onRetry("The server is unavailable; trying again with the same key…");
-      await new Promise((resolve) => setTimeout(resolve, 500 * attempt));
+      const rest = showProblem(this.#form, error);
+      this.#message.textContent = rest && `Not placed. ${rest}`;
     }
   }
 }

@@ -278,6 +278,7 @@ class StripeProvider:
             captured=from_stripe(intent.get("amount_received") or 0, currency),
             refunded=from_stripe(charge.get("amount_refunded") or 0, currency),
             disputed=sum(dispute.value for dispute in disputes if dispute.status != DisputeStatus.WON),
+            disputes=len(disputes),
         )
 
 

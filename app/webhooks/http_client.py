@@ -1,0 +1,220 @@
+"""Sends webhooks over HTTP: to allowed addresses only, within a time, and reading little of the answer."""
+
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import h11
+
+from app.webhooks.connection import AddressRefused, CheckedNetwork, ConnectionFailed, Origin, Stream
+from app.webhooks.delivery import AttemptResult
+from app.webhooks.public_addresses import AddressRules
+from app.webhooks.resolver import NameNotFound, Resolve, Resolver
+
+TOTAL_SECONDS = 15.0
+MAX_READ = 64 * 1024
+MAX_KEPT = 1024
+# How long a connection is kept that is not used, and how long one is used: its name may lead elsewhere by then.
+KEEP_ALIVE_SECONDS = 30.0
+MAX_AGE_SECONDS = 300.0
+MAX_KEPT_CONNECTIONS = 64
+PORTS = {"http": 80, "https": 443}
+# More digits than that are no number of seconds.
+MAX_DIGITS = 9
+
+
+class UnusableUrl(ValueError):
+    """No request can be sent to this URL."""
+
+
+class _PostAddress(NamedTuple):
+    """Where a URL leads: `host` and `path` as the request names them."""
+
+    origin: Origin
+    host: str
+    path: str
+
+
+class _Connection:
+    """A connection to a receiver. Times are of the monotonic clock: when it was made, and last used."""
+
+    def __init__(self, origin: Origin, stream: Stream) -> None:
+        self.origin = origin
+        self.stream = stream
+        self.made_at = self.used_at = time.monotonic()
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_READ)
+
+    @property
+    def expired(self) -> bool:
+        """Whether it was kept for too long."""
+        now = time.monotonic()
+        return now > self.used_at + KEEP_ALIVE_SECONDS or now > self.made_at + MAX_AGE_SECONDS
+
+    def send(self, address: _PostAddress, headers: Mapping[str, str], body: bytes) -> None:
+        """Send a request."""
+        length = ("Content-Length", str(len(body)))
+        request = h11.Request(
+            method="POST", target=address.path, headers=[("Host", address.host), *headers.items(), length]
+        )
+        parts = (self._http.send(part) for part in (request, h11.Data(data=body), h11.EndOfMessage()))
+        self.stream.send(b"".join(part for part in parts if part))
+
+    def response(self) -> h11.Response:
+        """The head of the answer."""
+        while isinstance(event := self._next_event(), h11.InformationalResponse):
+            pass
+        if not isinstance(event, h11.Response):
+            raise h11.RemoteProtocolError("no response")
+        return event
+
+    def beginning(self) -> str:
+        """The first bytes of the answer's body as text. What follows is not read, and the end of the time is no error here.
+
+        The status has been received: a body that never ends does not make it another.
+        """
+        kept, size = bytearray(), 0
+        with suppress(TimeoutError):
+            while size < MAX_READ and isinstance(event := self._next_event(), h11.Data):
+                kept += event.data[: MAX_KEPT - len(kept)]
+                size += len(event.data)
+        return kept.decode("utf-8", "replace")
+
+    def reusable(self) -> bool:
+        """Whether another request can be sent after this one: both sides have ended, and the receiver has sent no more than that."""
+        if not (self._http.our_state is self._http.their_state is h11.DONE) or self._http.trailing_data[0]:
+            return False
+        self._http.start_next_cycle()
+        self.used_at = time.monotonic()
+        return not self.expired
+
+    def _next_event(self) -> object:
+        while (event := self._http.next_event()) is h11.NEED_DATA:
+            self._http.receive_data(self.stream.receive())
+        return event
+
+
+class WebhookClient:
+    """Posts webhooks. Redirects are answers like others: nothing follows them.
+
+    `resolve` looks up the addresses of a host; `seconds` is how long a request may take in all. Connections are kept for the next
+    requests to the same host and port: they lead to addresses that were checked.
+    """
+
+    def __init__(self, rules: AddressRules, resolve: Resolve | None = None, seconds: float = TOTAL_SECONDS) -> None:
+        self._seconds = seconds
+        self._network = CheckedNetwork(rules, resolve or Resolver())
+        self._lock = threading.Lock()
+        # Those that are not in use, the one that was used last at the end.
+        self._kept: list[_Connection] = []
+        self._closed = False
+
+    def post(self, url: str, headers: Mapping[str, str], body: bytes) -> AttemptResult:
+        """Post a body; what went wrong is in the result. Never raises."""
+        started = time.monotonic()
+        try:
+            return self._post(_address_of(url), headers, body, started)
+        except Exception as exc:
+            # How long a lookup took would tell whether a name exists in a network that is not public.
+            took_ms = 0 if isinstance(exc, UNREACHABLE) else _ms_since(started)
+            return AttemptResult(error=_reason(exc), took_ms=took_ms)
+
+    def close(self) -> None:
+        """Close the connections that are not in use, and the others after their requests."""
+        with self._lock:
+            self._closed = True
+            kept, self._kept = self._kept, []
+        _close(kept)
+
+    def _post(self, address: _PostAddress, headers: Mapping[str, str], body: bytes, started: float) -> AttemptResult:
+        ends = started + self._seconds
+        connection = self._take(address.origin) or _Connection(
+            address.origin, self._network.connect(address.origin, ends)
+        )
+        connection.stream.ends = ends
+        reusable = False
+        try:
+            connection.send(address, headers, body)
+            response, text = connection.response(), connection.beginning()
+            reusable = connection.reusable()
+        finally:
+            if reusable:
+                self._keep(connection)
+            else:
+                connection.stream.close()
+        return AttemptResult(
+            status=response.status_code,
+            response=text,
+            retry_after=_retry_after(response),
+            took_ms=_ms_since(started),
+        )
+
+    def _take(self, origin: Origin) -> _Connection | None:
+        """A kept connection that still leads there."""
+        while True:
+            with self._lock:
+                found = next((one for one in reversed(self._kept) if one.origin == origin), None)
+                if found is None:
+                    return None
+                self._kept.remove(found)
+            if not found.expired and found.stream.is_quiet():
+                return found
+            found.stream.close()
+
+    def _keep(self, connection: _Connection) -> None:
+        with self._lock:
+            self._kept.append(connection)
+            surplus = [one for one in self._kept if self._closed or one.expired]
+            surplus = surplus or self._kept[:-MAX_KEPT_CONNECTIONS]
+            for one in surplus:
+                self._kept.remove(one)
+        _close(surplus)
+
+
+def _close(connections: list[_Connection]) -> None:
+    for connection in connections:
+        connection.stream.close()
+
+
+@lru_cache(maxsize=1024)
+def _address_of(url: str) -> _PostAddress:
+    parts = urlsplit(url)
+    scheme, host = parts.scheme, parts.hostname
+    if scheme not in PORTS or not host or "@" in parts.netloc:
+        raise UnusableUrl
+    path = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
+    return _PostAddress(Origin(scheme, host, parts.port or PORTS[scheme]), parts.netloc, path)
+
+
+def _retry_after(response: h11.Response) -> float:
+    """The seconds in Retry-After; 0 where it has none. A date there is ignored: it needs the receiver's clock."""
+    for name, value in response.headers:
+        digits = value.strip()
+        if name == b"retry-after" and digits.isdigit():
+            return float(digits[:MAX_DIGITS])
+    return 0.0
+
+
+def _ms_since(started: float) -> int:
+    return round((time.monotonic() - started) * 1000)
+
+
+# One reason for both: it must not tell which names exist in a network that is not public.
+UNREACHABLE = (AddressRefused, NameNotFound)
+NO_PUBLIC_ADDRESS = "the host has no address, or one that is not public"
+REASONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
+    (UNREACHABLE, NO_PUBLIC_ADDRESS),
+    (TimeoutError, "no answer in time"),
+    (h11.RemoteProtocolError, "the answer is not HTTP, or ended early"),
+    (OSError, "the connection broke before the answer"),
+)
+
+
+def _reason(error: Exception) -> str:
+    """One short text, without anything that the receiver sent."""
+    if isinstance(error, ConnectionFailed):
+        return str(error)
+    return next((text for kind, text in REASONS if isinstance(error, kind)), f"failed: {type(error).__name__}")

@@ -1,0 +1,77 @@
+"""Results that wait to be recorded: many of them share a command, and the thread that has one goes on with other work."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from app.contracts.base import Unavailable
+from app.observability import metrics
+from app.observability.logging import log
+from app.system import SYSTEM, System
+
+LIMIT = 128
+# A pause after each command that had several results, so that the next one has more.
+PAUSE_PER_RESULT = 0.002
+MAX_PAUSE_SECONDS = 0.03
+
+T = TypeVar("T")
+
+
+class ResultQueue(Generic[T]):
+    """Records results by `record`, at most LIMIT of them at a time, in the thread of one of those who have put some.
+
+    A result that cannot be recorded, or that has waited for `seconds`, is dropped: what it belongs to is then done again.
+    """
+
+    def __init__(self, record: Callable[[list[T]], object], seconds: float, system: System = SYSTEM) -> None:
+        self._record = record
+        self._seconds = seconds
+        self._system = system
+        self._sizes = metrics.batch_sizes.labels("webhook results")
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[float, T]] = deque()
+        self._is_recording = False
+
+    def put(self, result: T) -> bool:
+        """Add a result; true where no thread records at present, so that the caller has to call `record_all`."""
+        with self._lock:
+            self._waiting.append((self._system.monotonic() + self._seconds, result))
+            must_record, self._is_recording = not self._is_recording, True
+            return must_record
+
+    def record_all(self) -> None:
+        """Record until nothing waits."""
+        try:
+            while batch := self._take():
+                self._sizes.observe(len(batch))
+                self._record_batch(batch)
+                if len(batch) > 1:
+                    self._system.sleep(min(len(batch) * PAUSE_PER_RESULT, MAX_PAUSE_SECONDS))
+        except BaseException:
+            with self._lock:
+                self._is_recording = False
+            raise
+
+    def _take(self) -> list[T]:
+        """The results to record next; after none, the next one that is put begins to record again."""
+        with self._lock:
+            now = self._system.monotonic()
+            batch: list[T] = []
+            while self._waiting and len(batch) < LIMIT:
+                until, result = self._waiting.popleft()
+                if until > now:
+                    batch.append(result)
+                else:
+                    log.warning("webhook result not recorded", module="webhooks", reason="it has waited for too long")
+            self._is_recording = bool(batch)
+            return batch
+
+    def _record_batch(self, batch: list[T]) -> None:
+        try:
+            self._record(batch)
+        except Unavailable as exc:
+            # The claims end by themselves; then the deliveries are attempted again.
+            log.warning("webhook result not recorded", module="webhooks", count=len(batch), reason=exc.detail)
+        except Exception:
+            log.exception("webhook failed", module="webhooks", count=len(batch))

@@ -1,0 +1,265 @@
+"""Changes that somebody wants to hear of: in an outbox of their own, so that nothing else waits for them."""
+
+import threading
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+from bson import ObjectId
+
+from app.contracts.base import ApplicationError, Unavailable
+from app.contracts.orders import (
+    CheckOrderBacklog,
+    CheckOrderQueue,
+    CreateOrder,
+    ListOrderDeadLetters,
+    OrderCancelled,
+    OrderChanged,
+    OrderCreated,
+    ReplayOrderEvents,
+    UpdateOrder,
+)
+from app.contracts.payments import PaymentCaptured
+from app.contracts.webhooks import ListSubscribers, Subscribers
+from app.messaging.outbox import decode_event
+from app.messaging.signal_bus import SignalBus
+from app.orders import Orders
+from app.orders.documents import CHANGES
+from app.orders.subscribers import SubscribedUsers
+from app.storage.mongodb import Database
+
+NAMES = (CHANGES.events, *CHANGES.of_relay)
+
+
+class World:
+    """The module orders, with payments and webhooks that record what they hear."""
+
+    def __init__(self, settings, subscribed: bool = True):
+        self.bus = SignalBus()
+        self.database = Database(settings.mongodb_uri, settings.database)
+        self.heard: dict[str, list] = {"payments": [], "webhooks": []}
+        self.hinder = lambda _event: None
+        store = self.database.collection("orders", 5.0)
+        users = SubscribedUsers(self.bus) if subscribed else None
+        self.module = Orders(self.bus, self.bus, store, settings, subscribed=users)
+        self.bus.register_handler(ListSubscribers, lambda _request: Subscribers(all_users=False, user_ids=("user-7",)))
+        for kind in (OrderCreated, OrderCancelled):
+            self.bus.subscribe("payments", kind, self.heard["payments"].extend)
+        self.bus.subscribe("webhooks", OrderChanged, self._on_changed)
+        self.module.prepare()
+        if users:
+            users.refresh()
+
+    def _on_changed(self, events):
+        for event in events:
+            self.hinder(event)
+        self.heard["webhooks"].extend(events)
+
+    def place(self, user_id="user-7") -> str:
+        given = dict.fromkeys(CreateOrder.__struct_fields__, "")
+        given |= {"order_id": str(ObjectId()), "request_id": "r", "user_id": user_id, "product_id": "1"}
+        given |= {"product_name": "Espresso machine", "total_text": "RM 99", "total_currency": "MYR"}
+        return self.bus.request(CreateOrder(**given | {"total_value": 9900, "manual_capture": False})).order_id
+
+    def update(self, order_id: str, status: str) -> None:
+        self.bus.request(
+            UpdateOrder(request_id="r", order_id=order_id, on_behalf_of="", expected_versions=(), order_status=status)
+        )
+
+    def pay(self, order_id: str) -> None:
+        event = PaymentCaptured(
+            event_id="paid", order_id=order_id, sequence=1, request_id="r", at=1, reference="ref", took_ms=1,
+            user_id="user-7", order_sequence=1,
+        )  # fmt: skip
+        assert self.bus.publish([event]) == {"orders": None}
+
+    def ids(self, module: str) -> list[tuple[str, int]]:
+        """Order and sequence of the events that a module has heard, each once: they may come again."""
+        return [*dict.fromkeys((event.order_id, event.sequence) for event in self.heard[module])]
+
+    def tell(self) -> None:
+        """Deliver the changes that this process has written; what is delivered is removed later."""
+        relay = self.module.changes_relay
+        relay._deliver_local(relay._dequeue(0.0))
+
+    def stop(self) -> None:
+        self.module.stop(10.0)
+        self.database.close()
+
+
+@pytest.fixture
+def make(settings):
+    made = []
+
+    def start(subscribed=True, **changed) -> World:
+        made.append(World(replace(settings, relay_tries=3, **changed), subscribed))
+        return made[-1]
+
+    yield start
+    for world in made:
+        world.stop()
+
+
+@pytest.fixture
+def stored(database):
+    return lambda order_id: database.orders.find_one({"_id": ObjectId(order_id)})
+
+
+def changes(doc) -> list[tuple[int, str]]:
+    events = [decode_event(entry) for entry in doc[CHANGES.events]]
+    return [(event.sequence, event.order_status) for event in events]
+
+
+def traces(doc) -> set[str]:
+    return {*NAMES} & doc.keys()
+
+
+def test_each_change_is_written_with_what_it_tells(make, stored):
+    world = make()
+    order_id = world.place()
+    assert changes(stored(order_id)) == [(1, "Processing")]
+    world.pay(order_id)
+    world.update(order_id, "Packed")
+    doc = stored(order_id)
+    assert changes(doc) == [(1, "Processing"), (2, "Success"), (3, "Packed")]
+    assert doc[CHANGES.due] > doc["createdAt"]
+    # The payment event has acknowledged what payments had to hear.
+    assert doc["outbox"] == []
+
+
+def test_orders_of_others_have_no_trace_of_it(make, stored):
+    world = make()
+    order_id = world.place("somebody")
+    world.update(order_id, "Cancelled")
+    assert traces(stored(order_id)) == set()
+
+
+def test_what_was_told_leaves_no_trace(make, stored, eventually):
+    world = make()
+    order_id = world.place()
+    world.module.start()
+    world.update(order_id, "Cancelled")
+    world.pay(order_id)
+    eventually(lambda: traces(stored(order_id)) == set())
+    assert world.ids("webhooks") == [(order_id, at + 1) for at in range(stored(order_id)["sequence"])]
+
+
+def test_changes_of_one_order_that_are_told_together_are_told_in_their_order(make):
+    world = make()
+    order_id = world.place()
+    world.update(order_id, "Cancelled")
+    world.pay(order_id)
+    world.tell()
+    assert world.ids("webhooks") == [(order_id, sequence) for sequence in (1, 2, 3)]
+
+
+def test_of_an_order_of_which_a_change_was_refused_the_later_ones_wait(make, stored):
+    world = make()
+    order_id = world.place()
+    world.update(order_id, "Cancelled")
+    world.pay(order_id)
+
+    def refuse(event):
+        if event.sequence == 2:
+            raise ValueError("broken")
+
+    world.hinder = refuse
+    world.tell()
+    assert world.ids("webhooks") == [(order_id, 1)]
+    assert [sequence for sequence, _ in changes(stored(order_id))] == [2, 3]
+
+
+def test_the_write_of_a_payment_removes_what_was_told_of_the_creation(make, stored):
+    world = make()
+    order_id = world.place()
+    world.tell()
+    assert changes(stored(order_id)) == [(1, "Processing")]
+    world.pay(order_id)
+    assert changes(stored(order_id)) == [(2, "Success")]
+    assert world.module._orders.changes.unacknowledged == 0
+    world.module.changes_relay.deliver_enqueued()
+    assert traces(stored(order_id)) == set()
+    assert [event.sequence for event in world.heard["webhooks"]] == [1, 2]
+
+
+def test_the_write_of_a_payment_removes_nothing_that_was_not_told(make, stored):
+    world = make()
+    changed, new = world.place(), world.place()
+    world.tell()
+    world.update(changed, "Cancelled")
+    untold = world.place()
+    for order_id in (changed, untold):
+        world.pay(order_id)
+    assert {at for at, _ in changes(stored(changed))} >= {2, 3}
+    assert [at for at, _ in changes(stored(untold))] == [1, 2]
+    assert [at for at, _ in changes(stored(new))] == [1]
+
+
+def test_payments_wait_for_nobody_who_is_told(make, eventually):
+    """Neither in time, while webhooks hangs, nor in order, while it is away."""
+    world, silence = make(), threading.Event()
+    world.hinder = lambda _event: silence.wait(60)
+    world.module.start()
+    first = world.place()
+    world.update(first, "Cancelled")
+    second = world.place()
+    eventually(lambda: sorted(world.ids("payments")) == sorted([(first, 1), (first, 2), (second, 1)]))
+
+    def away(_event):
+        raise Unavailable("the database of webhooks does not answer")
+
+    world.hinder = away
+    silence.set()
+    third = world.place()
+    world.update(third, "Cancelled")
+    eventually(lambda: {(third, 1), (third, 2)} <= {*world.ids("payments")})
+    world.hinder = lambda _event: None
+    eventually(lambda: {order_id for order_id, _ in world.ids("webhooks")} == {first, second, third})
+
+
+def test_new_orders_are_accepted_however_much_waits_to_be_told(make, database):
+    world = make(backlog_limit=2)
+    for _ in range(3):
+        world.pay(world.place())
+    database.orders.update_many({}, {"$set": {CHANGES.due: database.orders.find_one()["createdAt"]}})
+    backlog = world.bus.request(CheckOrderBacklog(request_id=""))
+    assert (backlog.due, backlog.unfinished, backlog.overloaded) == (0, 0, False)
+    assert world.bus.request(CheckOrderQueue(request_id="")).due == 2
+
+
+def test_a_change_that_webhooks_refuses_waits_for_an_operator_and_delays_no_payment(make, stored, eventually):
+    world = make()
+
+    def refuse(event):
+        raise ValueError("poison")
+
+    world.hinder = refuse
+    world.module.start()
+    order_id = world.place()
+    eventually(lambda: CHANGES.dead in stored(order_id), 30)
+    [letter] = world.bus.request(ListOrderDeadLetters(request_id="", limit=10)).dead_letters
+    assert (letter.order_id, letter.event, letter.user_id) == (order_id, "OrderChanged", "user-7")
+    assert world.bus.request(CheckOrderQueue(request_id="")).dead == 1
+    world.update(order_id, "Cancelled")
+    eventually(lambda: len(world.ids("payments")) == 2)
+    world.hinder = lambda _event: None
+
+    def replayed() -> bool:
+        # An attempt that was under way when the receiver was mended may end as a dead letter after the first replay.
+        with suppress(ApplicationError):
+            world.bus.request(ReplayOrderEvents(request_id="", order_id=order_id, operator="Ada", reason="mended"))
+        return world.ids("webhooks") == [(order_id, 1), (order_id, 2)]
+
+    eventually(replayed)
+    eventually(lambda: traces(stored(order_id)) == set())
+
+
+def test_where_nobody_is_told_any_more_what_waited_is_removed(make, stored, eventually):
+    before = make()
+    order_id = before.place()
+    assert traces(stored(order_id)) == {CHANGES.events, CHANGES.due}
+    after = make(subscribed=False)
+    assert [heartbeat.name for heartbeat in after.module.heartbeats] == ["orders-relay"]
+    after.module.start()
+    eventually(lambda: traces(stored(order_id)) == set())
+    assert traces(stored(after.place())) == set()
