@@ -130,6 +130,7 @@ def under_way(stored: Stored) -> list[dict[str, Any]]:
         "status",
         "relayDue",
         "relayFailures",
+        "changesDue",
         "dueAt",
         "owner",
         "fencingToken",
