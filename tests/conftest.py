@@ -71,17 +71,12 @@ def broker_of(config: pytest.Config) -> tuple[str, str]:
     return config.stash[BROKER].url, str(config.stash[BROKER].requests)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put long tests at the beginning of each worker's share: otherwise the others idle while the last ones run."""
-    workers = getattr(config, "workerinput", {}).get("workercount", 1)
-    first = [item for item in items if item.get_closest_marker("long")]
-    rest = [item for item in items if not item.get_closest_marker("long")]
-    bounds = [len(rest) * number // workers for number in range(workers + 1)]
-    items[:] = [
-        item
-        for number in range(workers)
-        for item in (*first[number::workers], *rest[bounds[number] : bounds[number + 1]])
-    ]
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put long tests first, all into the first worker's share.
+
+    Each starts many processes: several at a time would leave none of them, nor the others, the processor that they wait for.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
