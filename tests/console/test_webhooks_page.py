@@ -309,7 +309,9 @@ def test_the_page_of_an_order_shows_what_was_told_about_it(
     def placed():
         order_id = server.place(userId="merchant-2")
         try:
-            return eventually(lambda: told.count_documents({"orderId": order_id, "endpointId": mine}) == 2 and order_id, 2.0)
+            return eventually(
+                lambda: told.count_documents({"orderId": order_id, "endpointId": mine}) == 2 and order_id, 2.0
+            )
         except AssertionError:
             return None
 
