@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tools.bench.baseline import InsertCost
-from tools.bench.contestants import LABELS, LEGEND, Kind
-from tools.bench.figures import medians
+from tools.bench.contestants import LABELS, LEGEND, Kind, Name
+from tools.bench.figures import medians, ratio
 from tools.bench.runner import Plan, Results
 from tools.bench.settlement import SettlementTime
 from tools.bench.targets import TargetResult, limits, ratios, split_ratios
@@ -36,11 +36,11 @@ class Report:
 
     def target_results(self) -> list[TargetResult]:
         """Returns the targets with what was measured."""
-        idle, loaded = self.idle.get("orderflow"), self.loaded.get("orderflow")
-        memory = self.results.memory.get("orderflow")
+        ours, plain = self.idle.get(Name.ORDERFLOW), self.idle.get(Name.FLASK)
+        loaded, memory = self.loaded.get(Name.ORDERFLOW), self.results.memory.get(Name.ORDERFLOW)
         measured = {
-            "POST to Success, idle, p50": idle and idle.p50_ms,
-            "POST to Success, idle, p99": idle and idle.p99_ms,
+            "POST to Success, idle, p50 / plain Flask": ratio(ours and ours.p50_ms, plain and plain.p50_ms),
+            "POST answered, idle, p50 / plain Flask": ratio(ours and ours.answered_ms, plain and plain.answered_ms),
             "POST to Success, under load, p99": loaded and loaded.p99_ms,
             "resident memory after the run": memory and memory.rss_mb,
         }
@@ -100,11 +100,14 @@ def rates_table(report: Report) -> Table:
 def settlement_table(report: Report) -> Table:
     """Returns the times from POST to Success and the memory."""
     table = _table("POST to Success, and memory after the run", "contestant")
-    for title in ("idle p50 ms", "idle p99 ms", "loaded p50 ms", "loaded p99 ms", "RSS MB", "PSS MB", "processes"):
+    titles = ("idle p50 ms", "idle p99 ms", "answered p50 ms", "loaded p50 ms", "loaded p99 ms")
+    for title in (*titles, "RSS MB", "PSS MB", "processes"):
         table.add_column(title, justify="right")
     for name, memory in report.results.memory.items():
         memory_columns = (f"{memory.rss_mb:,.0f}", f"{memory.pss_mb:,.0f}", str(memory.processes))
-        times = (*_time_columns(report.idle.get(name)), *_time_columns(report.loaded.get(name)))
+        idle = report.idle.get(name)
+        answered = f"{idle.answered_ms:.1f}" if idle and idle.answered_ms else "–"
+        times = (*_time_columns(idle), answered, *_time_columns(report.loaded.get(name)))
         table.add_row(LABELS.get(name, name), *times, *memory_columns)
     return table
 
