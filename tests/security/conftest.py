@@ -45,7 +45,8 @@ class Issuer:
     def claims(self, sub: str = "ada", scope: str = USER_SCOPES, **changes: Any) -> dict[str, Any]:
         """Good claims, with changes; None takes one away."""
         now = int(time.time())
-        good = {"iss": ISSUER, "aud": AUDIENCE, "sub": sub, "iat": now, "exp": now + 600, "scope": scope}
+        # Some tokens are made once for all tests, and these may take long.
+        good = {"iss": ISSUER, "aud": AUDIENCE, "sub": sub, "iat": now, "exp": now + 86400, "scope": scope}
         return {name: value for name, value in {**good, **changes}.items() if value is not None}
 
     def token(self, sub: str = "ada", scope: str = USER_SCOPES, **changes: Any) -> str:
