@@ -38,6 +38,7 @@ from app.gateway.http.webhook_schemas import MAX_DESCRIPTION, MAX_HOURS
 from app.messaging.bus import RequestClient
 
 SECONDS_PER_HOUR = 3600
+PAGE_SIZE = 100
 USER = click.option(
     "--user", default="", type=VisibleText(MAX_NAME), help="Whose orders are told; those of all users without it."
 )
@@ -57,8 +58,7 @@ def group(bus: RequestClient) -> click.Group:
     @as_json
     def list_endpoints(user: str, as_json: bool) -> None:
         """List endpoints, the oldest first."""
-        found = report_errors(bus.request, ListEndpoints(request_id=request_id(), on_behalf_of=user))
-        print_rows("Endpoints", found.endpoints, as_json, _endpoint_row)
+        print_rows("Endpoints", report_errors(_all_endpoints, bus, user), as_json, _endpoint_row)
 
     @commands.command("show")
     @click.argument("endpoint_id")
@@ -100,6 +100,18 @@ def group(bus: RequestClient) -> click.Group:
 
     _add_changes(commands, bus)
     return commands
+
+
+def _all_endpoints(bus: RequestClient, user: str) -> list[EndpointView]:
+    origin = {"request_id": request_id(), "on_behalf_of": user}
+    endpoints: list[EndpointView] = []
+    place = {"after_at": "", "after_id": ""}
+    while True:
+        page = bus.request(ListEndpoints(**origin, limit=PAGE_SIZE, told_of="", **place))
+        endpoints.extend(page.endpoints)
+        if not page.last_id:
+            return endpoints
+        place = {"after_at": page.endpoints[-1].created_at, "after_id": page.last_id}
 
 
 def _add_changes(commands: click.Group, bus: RequestClient) -> None:

@@ -76,9 +76,10 @@ class EndpointView(Reply, frozen=True, kw_only=True, rename="camel", omit_defaul
 
 
 class EndpointList(Reply, frozen=True, kw_only=True):
-    """Endpoints, the oldest first."""
+    """Endpoints, the oldest first; newer ones follow after `last_id`, unless it is empty."""
 
     endpoints: tuple[EndpointView, ...]
+    last_id: str
 
 
 class AttemptView(Reply, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -174,9 +175,17 @@ class FindEndpoint(Request[EndpointView], frozen=True, kw_only=True):
 
 
 class ListEndpoints(Request[EndpointList], frozen=True, kw_only=True):
-    """The endpoints of a user, or of all where `on_behalf_of` is empty."""
+    """At most `limit` of the oldest endpoints of a user, or of all where `on_behalf_of` is empty.
+
+    With `told_of`, only those that are told this user's orders: the user's own and those of all users. With `after_at` and `after_id`,
+    only endpoints newer than the one with this creation time and id.
+    """
 
     on_behalf_of: str
+    limit: int
+    told_of: str
+    after_at: str
+    after_id: str
 
 
 class ChangeEndpoint(Request[EndpointView], frozen=True, kw_only=True):

@@ -33,8 +33,9 @@ ENDPOINT_SCHEMA: Document = {
     },
 }
 ENDPOINT_INDEXES = [
-    pymongo.IndexModel([("userId", 1), ("createdAt", 1)], name="user"),
-    pymongo.IndexModel([("createdAt", 1)], name="oldest"),
+    # Endpoints that are not deleted are those without a time in `deletedAt`.
+    pymongo.IndexModel([("userId", 1), ("deletedAt", 1), ("createdAt", 1), ("_id", 1)], name="oldest_of_user"),
+    pymongo.IndexModel([("deletedAt", 1), ("createdAt", 1), ("_id", 1)], name="oldest"),
     pymongo.IndexModel([("changedAt", 1)], name="changed"),
     pymongo.IndexModel([("deletedAt", 1)], name="kept", expireAfterSeconds=KEPT_SECONDS),
 ]

@@ -55,11 +55,29 @@ class EndpointRepository:
             found = documents.find({"_id": {"$in": [*endpoint_ids]}, **PRESENT}, {"disabledReason": 1})
             return {doc["_id"]: not doc.get("disabledReason") for doc in found}
 
-    def of_user(self, on_behalf_of: str, limit: int) -> list[Endpoint]:
-        """The endpoints of a user, or of all where `on_behalf_of` is empty; the oldest first."""
-        whose = {"userId": on_behalf_of} if on_behalf_of else {}
+    def oldest(
+        self, on_behalf_of: str, limit: int, *, told_of: str = "", after: tuple[datetime, str] | None = None
+    ) -> list[Endpoint]:
+        """The endpoints of a user, or of all where `on_behalf_of` is empty; the oldest first.
+
+        With `told_of`, only those that are told this user's orders. With `after`, only those newer than the endpoint with this
+        creation time and id, which may be gone.
+        """
+        conditions = [PRESENT]
+        if on_behalf_of:
+            conditions.append({"userId": on_behalf_of})
+        if told_of:
+            conditions.append({"userId": {"$in": [told_of, ""]}})
+        if after:
+            at, endpoint_id = after
+            # The bound lets the index begin there; of the endpoints made at that time those up to the id are left out.
+            conditions += [
+                {"createdAt": {"$gte": at}},
+                {"$or": [{"createdAt": {"$gt": at}}, {"_id": {"$gt": endpoint_id}}]},
+            ]
         with self._store.with_deadline() as documents:
-            return [endpoint_of(doc) for doc in documents.find({**whose, **PRESENT}).sort("createdAt", 1).limit(limit)]
+            found = documents.find({"$and": conditions}).sort([("createdAt", 1), ("_id", 1)]).limit(limit)
+            return [endpoint_of(doc) for doc in found]
 
     def count(self, user_id: str, limit: int) -> int:
         """How many endpoints a user has, counted up to `limit`."""

@@ -31,7 +31,6 @@ from app.webhooks.endpoint_cache import EndpointCache
 from app.webhooks.endpoint_repository import EndpointRepository
 from app.webhooks.event_types import example
 
-MAX_ENDPOINTS = 1000
 # With more users than this it is cheaper to publish the changes of all orders than to name them.
 MAX_SUBSCRIBERS = 1000
 
@@ -67,8 +66,16 @@ class WebhookQueries:
     @handles(ListEndpoints)
     def list_endpoints(self, request: ListEndpoints) -> EndpointList:
         """List the endpoints that the caller may see."""
-        found = self._endpoints.of_user(request.on_behalf_of, MAX_ENDPOINTS)
-        return EndpointList(endpoints=tuple(endpoint_view(endpoint) for endpoint in found))
+        found = self._endpoints.oldest(
+            request.on_behalf_of,
+            request.limit + 1,
+            told_of=request.told_of,
+            after=(datetime.fromisoformat(request.after_at), request.after_id) if request.after_id else None,
+        )
+        page = found[: request.limit]
+        return EndpointList(
+            endpoints=tuple(map(endpoint_view, page)), last_id=page[-1].endpoint_id if len(found) > len(page) else ""
+        )
 
     @handles(FindEndpoint)
     def find_endpoint(self, request: FindEndpoint) -> EndpointView:

@@ -6,17 +6,21 @@
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from tools.chaos.clients import LoadGenerator
+from tools.chaos.cluster_run import WORKER
 from tools.chaos.final_state import read_final_state
 from tools.chaos.verdict import Verdict, examine, summarize, wait_until_settled
+from tools.chaos.webhook_receivers import WebhookReceivers
 from tools.cluster import hosts
 from tools.cluster.cluster import Cluster
-from tools.cluster.hosts import VirtualHosts
+from tools.cluster.hosts import BRIDGE_ADDRESS, VirtualHosts
 
 ENVIRONMENT = {
-    "ALLOW_UNSAFE": "no_identity",
+    "ALLOW_UNSAFE": "no_identity,webhook_http",
+    "WEBHOOK_NETWORKS": BRIDGE_ADDRESS,
     "PAYMENT_TIMEOUT": "1",
     "BACKGROUND_DEADLINE": "1",
     "PAYMENT_LEASE": "3.5",
@@ -32,7 +36,12 @@ DISCONNECTED_SECONDS = 0.6
 
 
 def main(folder: Path) -> Verdict:
-    with VirtualHosts(folder) as network, Cluster(folder, ENVIRONMENT, host_of=network.host_of) as cluster:
+    with (
+        VirtualHosts(folder) as network,
+        WebhookReceivers(host=BRIDGE_ADDRESS) as receivers,
+        Cluster(folder, ENVIRONMENT, host_of=network.host_of, worker=WORKER) as cluster,
+    ):
+        receivers.add_endpoints(cluster.any_url())
         began = time.monotonic()
         with LoadGenerator(cluster.any_url, clients=6, rate=20, timeout=4) as load:
             for number, pairs in enumerate(rounds(list(cluster.programs))):
@@ -48,18 +57,24 @@ def main(folder: Path) -> Verdict:
             healed = time.monotonic()
         names = cluster.databases()
         settled = wait_until_settled(cluster.mongodb_uri, names["orders"], payments=names["payments"])
+        receivers.wait_until_told(cluster.mongodb_uri, names["webhooks"], orders=names["orders"])
         final = read_final_state(cluster.any_url, cluster.mongodb_uri, names["payments"], load.record.acknowledged)
         report = examine(cluster.mongodb_uri, names["orders"], load.record, payments=names["payments"], final=final)
         cluster.kill()
+    report = replace(report, auditor=[*report.auditor, *receivers.violations(final)])
     verdict = Verdict(0, healed - began, gave_up=load.gave_up, settled_after=settled - healed)
+    verdict.webhooks = receivers.counts
     return summarize(verdict, report, load.record, [])
 
 
 def rounds(names):
-    """Yields rounds of disjoint pairs that together have every two of an odd number of names."""
-    count = len(names)
+    """Yields rounds of disjoint pairs that together have every two of the names."""
+    # Of an even number, one has no partner in each round.
+    partners = [*names, None] if len(names) % 2 == 0 else names
+    count = len(partners)
     for number in range(count):
-        yield [(names[number - step], names[(number + step) % count]) for step in range(1, count // 2 + 1)]
+        pairs = [(partners[number - step], partners[(number + step) % count]) for step in range(1, count // 2 + 1)]
+        yield [pair for pair in pairs if None not in pair]
 
 
 if __name__ == "__main__":

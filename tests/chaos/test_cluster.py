@@ -4,17 +4,20 @@ import json
 import os
 import subprocess
 import sys
+from itertools import chain, combinations
 from pathlib import Path
 
 import pytest
 
 from app.config import MODULES
+from tests.chaos.disconnected_hosts import rounds
 from tools.chaos.clients import LoadGenerator
-from tools.chaos.cluster_run import TWO_EACH, inject_and_judge
+from tools.chaos.cluster_run import TWO_EACH, WORKER, inject_and_judge
 from tools.chaos.faults import FaultKind
 from tools.chaos.network import ProxyNetwork
 from tools.chaos.plan import ENVIRONMENT, Plan
 from tools.chaos.verdict import examine, wait_until_settled
+from tools.chaos.webhook_receivers import LIVING, Behaviour, WebhookReceivers
 from tools.cluster import hosts
 from tools.cluster.cluster import Cluster
 
@@ -37,6 +40,7 @@ SHORT = (
     FaultKind.KILL_BROKER,
     FaultKind.KILL_PAYMENTS,
     FaultKind.CUT_ORDERS_DATABASE,
+    FaultKind.KILL_WEBHOOKS,
     FaultKind.KILL_GATEWAY,
     FaultKind.CUT_PAYMENTS_BROKER,
 )
@@ -45,24 +49,27 @@ SHORT = (
 def test_killing_processes_and_the_broker_loses_no_order_and_charges_none_twice(
     rabbit_installed, mongodb_uri, settings, dropped_databases, tmp_path
 ):
-    replicas = {"gateway": 1, "orders": 2, "payments": 2}
-    with ProxyNetwork() as network:
+    replicas = {"gateway": 1, "orders": 2, "payments": 2, "webhooks": 2}
+    with ProxyNetwork() as network, WebhookReceivers() as receivers:
         made = Cluster(
             tmp_path,
-            ENVIRONMENT,
+            {**ENVIRONMENT, "ALLOW_UNSAFE": "webhook_http"},
             replicas=replicas,
             extra_environ=network.environ,
             mongodb_uri=mongodb_uri,
             prefix=settings.database,
+            worker=WORKER,
         )
         with made as cluster:
             plan = Plan(seed=5, duration=9.0, rate=20.0, gap=(0.4, 1.2))
-            verdict = inject_and_judge(cluster, network, plan, SHORT, len(SHORT))
+            verdict = inject_and_judge(cluster, network, receivers, plan, SHORT, len(SHORT))
 
-    assert verdict.faults.keys() >= {FaultKind.KILL_ORDERS, FaultKind.KILL_BROKER, FaultKind.KILL_PAYMENTS}
+    assert verdict.faults.keys() >= {*SHORT}, verdict.as_dict()
     assert verdict.acknowledged >= 10
     assert verdict.duplicates > 0
     assert verdict.settled == verdict.acknowledged <= verdict.judged
+    assert verdict.webhooks.keys() >= {*LIVING, Behaviour.FAILING, Behaviour.HANGING}, verdict.as_dict()
+    assert all(verdict.webhooks[living] >= 2 * verdict.acknowledged for living in LIVING), verdict.as_dict()
     # A run this short may have no refund while a gateway runs.
     assert verdict.kept_promises, verdict.as_dict()
 
@@ -96,6 +103,15 @@ def test_a_rolling_restart_of_each_module_under_load_answers_every_request(clust
     assert not report.findings + report.attention
 
 
+@pytest.mark.parametrize("count", [5, 6])
+def test_every_two_hosts_are_cut_off_from_each_other_once(count):
+    names = [f"host-{number}" for number in range(count)]
+    cut = [frozenset(pair) for pairs in rounds(names) for pair in pairs]
+    assert sorted(map(sorted, cut)) == sorted(map(list, combinations(names, 2)))
+    assert all(len({*chain(*pairs)}) == 2 * len(pairs) for pairs in rounds(names))
+
+
+@pytest.mark.timeout(320)
 def test_disconnected_hosts_lose_no_order_and_charge_none_twice(rabbit_installed, tmp_path):
     if not (hosts.namespaces_permitted() or os.environ.get("CI")):
         pytest.skip(hosts.NOT_PERMITTED)
@@ -104,10 +120,11 @@ def test_disconnected_hosts_lose_no_order_and_charge_none_twice(rabbit_installed
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     verdict = json.loads(done.stdout)
     assert verdict["clean"], verdict
     assert verdict["settled"] == verdict["acknowledged"] >= 10
+    assert all(verdict["webhooks"][living] >= 2 * verdict["acknowledged"] for living in LIVING), verdict
     assert verdict["answers"].keys() & {"POST order: 503", "POST order: ConnectError", "POST order: ConnectTimeout"}

@@ -91,6 +91,25 @@ def test_an_endpoint_is_added_shown_changed_and_removed(run, said):
     assert said("endpoints", "list") == []
 
 
+def test_all_endpoints_are_listed_however_many_there_are(said, database):
+    at = datetime(2026, 11, 26, 9, tzinfo=UTC)
+    secret = {"value": SECRET, "createdAt": at}
+    known = {
+        "url": URL,
+        "description": "",
+        "events": ["*"],
+        "secrets": [secret],
+        "version": 1,
+        "createdAt": at,
+        "changedAt": at,
+    }
+    database.webhook_endpoints.insert_many(
+        {"_id": f"we_{number:04d}", "userId": f"user-{number % 2}", **known} for number in range(1001)
+    )
+    assert [one["id"] for one in said("endpoints", "list")] == [f"we_{number:04d}" for number in range(1001)]
+    assert len(said("endpoints", "list", "--user", "user-1")) == 500
+
+
 def test_people_see_tables(run, said):
     code, output = run("endpoints", "add", URL)
     assert (code, URL in output, "whsec_" in output) == (0, True, True)

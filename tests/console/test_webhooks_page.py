@@ -91,6 +91,30 @@ def test_an_endpoint_is_added_and_a_test_event_arrives_signed(webhooks, server, 
     expect(page.locator("#endpoints tbody tr", has_text=receiver.url)).to_have_count(0)
 
 
+def test_endpoints_are_shown_in_pages_the_oldest_first(webhooks, server, add_endpoint):
+    # More than a page of 25, of two users, as a user has 16 at most.
+    made = [add_endpoint(userId=f"merchant-{at % 2 + 6}", description=f"number {at}") for at in range(30)]
+    page, shown = webhooks, webhooks.locator("#endpoints tbody tr")
+    expect(shown).to_have_count(25)
+    expect(page.locator("#page-number")).to_have_text("Page 1")
+    page.get_by_role("button", name="curl of the endpoints").click()
+    expect(page.locator(".command").first).to_contain_text("/webhooks/endpoints?limit=25'")
+    page.get_by_role("link", name="Newer").click()
+    expect(page.locator("#page-number")).to_have_text("Page 2")
+    expect(shown.locator(f'a[href="/console/webhooks/{made[-1]}"]')).to_be_visible()
+    expect(shown.locator(f'a[href="/console/webhooks/{made[0]}"]')).to_have_count(0)
+    page.reload()
+    expect(shown.locator(f'a[href="/console/webhooks/{made[-1]}"]')).to_be_visible()
+    page.get_by_role("link", name="Oldest").click()
+    expect(shown).to_have_count(25)
+    page.go_back()
+    expect(page.locator("#page-number")).to_have_text("Page 2")
+    # A cursor of another list begins again.
+    page.goto(f"{server.url}/console/webhooks?cursor=none&page=7")
+    expect(page).to_have_url(f"{server.url}/console/webhooks")
+    expect(shown).to_have_count(25)
+
+
 def test_what_is_wrong_is_said_next_to_its_field(webhooks):
     page = webhooks
     page.get_by_role("button", name="Add an endpoint").click()
@@ -335,10 +359,10 @@ def test_the_page_of_an_order_shows_what_was_told_about_it(
 def test_without_an_endpoint_the_page_of_an_order_says_nothing_of_webhooks(open_page, server, add_endpoint):
     add_endpoint(userId="merchant-4")
     page = open_page("about:blank")
-    with page.expect_response("**/webhooks/endpoints"):
+    with page.expect_response("**/webhooks/endpoints?userId=merchant-5"):
         open_order(page, server.url, server.place(userId="merchant-5"))
     # Once it asks again, it has shown what it found before.
-    with page.expect_response("**/webhooks/endpoints"):
+    with page.expect_response("**/webhooks/endpoints?userId=merchant-5"):
         pass
     expect(page.locator("#webhooks")).to_be_hidden()
 

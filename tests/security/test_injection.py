@@ -67,6 +67,7 @@ PARAMETERS = {
     "/orders/status/<order_id>": ("wait",),
     "/orders/one/<order_id>/events": ("after",),
     "/state-machine": ("format",),
+    "/webhooks/endpoints": ("limit", "cursor", "userId"),
     "/webhooks/endpoints/<endpoint_id>/deliveries": ("limit", "cursor", "status", "orderId", "since", "until"),
 }
 # What members take that is no text; whether an event type exists is looked at later.

@@ -353,6 +353,13 @@ def changed_in(parts: Parts) -> None:
     parts.endpoints.change("we_7", "user-7", lambda one: replace(one, description="mine"))
 
 
+def endpoints_in(parts: Parts, on_behalf_of: str = "", told_of: str = "") -> None:
+    page = parts.endpoints.oldest(on_behalf_of, 5, told_of=told_of)
+    assert len(page) == 5
+    last = page[2]
+    assert parts.endpoints.oldest(on_behalf_of, 5, told_of=told_of, after=(last.created_at, last.endpoint_id))
+
+
 def listed_in(parts: Parts) -> None:
     now = parts.deliveries.now()
     page = parts.deliveries.newest("we_7", 2)
@@ -579,7 +586,7 @@ CALLS: dict[tuple[type, str], Callable[[Parts], object]] = {
     (OrderRepository, "drop_changes"): lambda parts: parts.orders.drop_changes(),
     (EndpointRepository, "add"): lambda parts: [parts.endpoints.add(an_endpoint(parts)) for _ in range(2)],
     (EndpointRepository, "find"): lambda parts: parts.endpoints.find("we_7", "user-7"),
-    (EndpointRepository, "of_user"): lambda parts: [parts.endpoints.of_user(user, 100) for user in ("user-7", "")],
+    (EndpointRepository, "oldest"): endpoints_in,
     (EndpointRepository, "enabled_of"): lambda parts: parts.endpoints.enabled_of(["we_7", "we_8"]),
     (EndpointRepository, "count"): lambda parts: parts.endpoints.count("user-7", 16),
     (EndpointRepository, "change"): changed_in,
@@ -636,6 +643,8 @@ USES = {
     ),
     (OrderQueries, "list_all of one payment status"): lambda parts: all_pages_in(parts, **DISPUTED),
     (OrderQueries, "list_all of failed refunds"): lambda parts: all_pages_in(parts, **FAILED),
+    (EndpointRepository, "oldest of a user"): lambda parts: endpoints_in(parts, "user-7"),
+    (EndpointRepository, "oldest that are told of a user"): lambda parts: endpoints_in(parts, told_of="user-7"),
 }
 # These send what others of their class send, or ask the outbox, which is a class of its own here.
 DELEGATING = {
@@ -712,6 +721,9 @@ def test_no_query_scans_a_collection_or_sorts_in_memory(parts, commands, offence
         (OrderQueries, "list_all of failed refunds", "by_failed_refund"),
         (PaymentRepository, "claim", "due"),
         (DeliveryRepository, "backlog", "due"),
+        (EndpointRepository, "oldest", "oldest"),
+        (EndpointRepository, "oldest of a user", "oldest_of_user"),
+        (EndpointRepository, "oldest that are told of a user", "oldest_of_user"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
@@ -720,7 +732,7 @@ def test_a_query_by_something_else_than_the_id_uses_its_index_and_reads_no_more_
 ):
     USES[kind, name](parts)
     queries = [command for command in look_ups(commands.sent) if "sort" in command]
-    assert {command["find"] for command in queries} <= {"orders", "payments", "webhook_deliveries"}
+    assert {command["find"] for command in queries} <= {"orders", "payments", "webhook_deliveries", "webhook_endpoints"}
     assert queries
     for command in queries:
         explained = database.command("explain", command, verbosity="executionStats")

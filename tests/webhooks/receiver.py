@@ -93,8 +93,11 @@ def running(
 
 
 @contextmanager
-def raw(respond: Callable[[socket.socket], None]) -> Iterator[tuple[str, list[bytes]]]:
-    """A server that answers each connection by `respond`, after the head of a request; yields its URL and what it was sent."""
+def raw(respond: Callable[[socket.socket], None], reads: bool = True) -> Iterator[tuple[str, list[bytes]]]:
+    """A server that answers each connection by `respond`, after the head of a request; yields its URL and what it was sent.
+
+    Without `reads` it reads nothing: `respond` does.
+    """
     listener = socket.create_server(("127.0.0.1", 0))
     seen: list[bytes] = []
     threads: list[threading.Thread] = []
@@ -110,12 +113,10 @@ def raw(respond: Callable[[socket.socket], None]) -> Iterator[tuple[str, list[by
                 threads[-1].start()
 
     def handle(connection: socket.socket) -> None:
-        with connection:
-            try:
+        with connection, suppress(OSError):
+            if reads:
                 seen.append(connection.recv(65_536))
-                respond(connection)
-            except OSError:
-                return
+            respond(connection)
 
     server = threading.Thread(target=serve, daemon=True)
     server.start()

@@ -6,13 +6,8 @@ import ssl
 import threading
 import time
 from contextlib import ExitStack, suppress
-from datetime import UTC, datetime, timedelta
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from app.webhooks import http_client
 from app.webhooks.http_client import MAX_KEPT, MAX_READ, NO_PUBLIC_ADDRESS, WebhookClient
@@ -192,23 +187,6 @@ def test_a_result_never_shows_what_an_internal_host_said(make_client):
     with running(Receiver(answer=lambda *_: (200, {}, json.dumps({"token": "secret"}).encode()))) as receiver:
         result = make_client(AddressRules()).post(receiver.url, HEADERS, BODY)
     assert (result.status, result.response) == (0, "")
-
-
-@pytest.fixture
-def certificate(tmp_path):
-    """A certificate of `localhost` that is its own authority, and its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(hours=1), now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, SHA256())
-    )
-    file = tmp_path / "certificate.pem"
-    plain = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    file.write_bytes(made.public_bytes(Encoding.PEM) + plain)
-    return file
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""The application that a chaos run serves: its provider's idempotency keys expire, a signal ends its threads, and webhooks are repeated soon."""
+"""The applications that a chaos run serves: one server's, and that of each process of a cluster. Both repeat webhooks soon.
+
+A server's provider has idempotency keys that expire, and a signal ends its threads.
+"""
 
 from flask import Flask
 
@@ -13,8 +16,18 @@ BREAKER_SECONDS = (1.0, 3.0)
 
 
 def create_app() -> Flask:
-    """Returns the application for gunicorn."""
-    webhooks.RETRIES = RETRIES
-    delivery_queue.FIRST_PAUSE_SECONDS, delivery_queue.MAX_PAUSE_SECONDS = BREAKER_SECONDS
+    """Returns the application of one server for gunicorn."""
+    _repeat_webhooks_soon()
     thread_faults.install_signal_handler()
     return main.create_app(make_provider=expiring_keys.make_provider)
+
+
+def create_module() -> Flask:
+    """Returns the application of a process of a cluster for gunicorn."""
+    _repeat_webhooks_soon()
+    return main.create_app()
+
+
+def _repeat_webhooks_soon() -> None:
+    webhooks.RETRIES = RETRIES
+    delivery_queue.FIRST_PAUSE_SECONDS, delivery_queue.MAX_PAUSE_SECONDS = BREAKER_SECONDS

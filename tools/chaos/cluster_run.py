@@ -1,10 +1,11 @@
 """A chaos run against a cluster: two processes of each module, RabbitMQ, mongod, and network links that can be cut.
 
-All run on one host, or each on a virtual host of its own.
+All run on one host, or each on a virtual host of its own. Webhooks go to receivers most of which fail.
 """
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -18,9 +19,13 @@ from tools.chaos.final_state import read_final_state
 from tools.chaos.network import ProxyNetwork
 from tools.chaos.plan import ENVIRONMENT, LEASE, Plan
 from tools.chaos.verdict import Verdict, examine, summarize, wait_until_settled
+from tools.chaos.webhook_receivers import WebhookReceivers
 from tools.cluster.cluster import BROKER, DATABASE, Cluster
-from tools.cluster.hosts import VirtualHosts
+from tools.cluster.hosts import BRIDGE_ADDRESS, VirtualHosts
+from tools.cluster.servers import GUNICORN
 
+# The command of all modules but the gateway.
+WORKER = (*GUNICORN, "tools.chaos.application:create_module()")
 TWO_EACH = dict.fromkeys(MODULES, 2)
 CUT_SECONDS = (2.0, 7.0)
 DOWN_SECONDS = (0.0, 1.5)
@@ -29,26 +34,39 @@ QUEUES_STORED_SECONDS = 2.0
 # The most that processes need to reconnect to a broker and declare their queues.
 QUEUES_DECLARED_SECONDS = 4.0
 
-KILLS = {"gateway": FaultKind.KILL_GATEWAY, "orders": FaultKind.KILL_ORDERS, "payments": FaultKind.KILL_PAYMENTS}
-PAUSES = {"orders": FaultKind.PAUSE_ORDERS, "payments": FaultKind.PAUSE_PAYMENTS}
+KILLS = {
+    "gateway": FaultKind.KILL_GATEWAY,
+    "orders": FaultKind.KILL_ORDERS,
+    "payments": FaultKind.KILL_PAYMENTS,
+    "webhooks": FaultKind.KILL_WEBHOOKS,
+}
+PAUSES = {
+    "orders": FaultKind.PAUSE_ORDERS,
+    "payments": FaultKind.PAUSE_PAYMENTS,
+    "webhooks": FaultKind.PAUSE_WEBHOOKS,
+}
 RESTARTS = {
     "gateway": FaultKind.REPLACE_GATEWAY,
     "orders": FaultKind.REPLACE_ORDERS,
     "payments": FaultKind.REPLACE_PAYMENTS,
+    "webhooks": FaultKind.REPLACE_WEBHOOKS,
 }
 CUTS = {
     ("gateway", BROKER): FaultKind.CUT_GATEWAY_BROKER,
     ("orders", BROKER): FaultKind.CUT_ORDERS_BROKER,
     ("payments", BROKER): FaultKind.CUT_PAYMENTS_BROKER,
+    ("webhooks", BROKER): FaultKind.CUT_WEBHOOKS_BROKER,
     ("gateway", DATABASE): FaultKind.CUT_GATEWAY_DATABASE,
     ("orders", DATABASE): FaultKind.CUT_ORDERS_DATABASE,
     ("payments", DATABASE): FaultKind.CUT_PAYMENTS_DATABASE,
+    ("webhooks", DATABASE): FaultKind.CUT_WEBHOOKS_DATABASE,
 }
 ROUND = (
     FaultKind.KILL_ORDERS,
     FaultKind.KILL_BROKER,
     FaultKind.KILL_PAYMENTS,
     FaultKind.KILL_GATEWAY,
+    FaultKind.KILL_WEBHOOKS,
     FaultKind.KILL_DATABASE,
     *CUTS.values(),
     *PAUSES.values(),
@@ -165,32 +183,46 @@ class ClusterFaultInjector(FaultInjector):
 
 def run(plan: Plan, folder: Path) -> Verdict:
     """Runs the plan on one host, with all files in `folder`. Call it from the main thread."""
-    environ = {**ENVIRONMENT, **plan.environment}
+    environ = {**ENVIRONMENT, "ALLOW_UNSAFE": "webhook_http", **plan.environment}
     with (
         ProxyNetwork() as network,
-        Cluster(folder, environ, replicas=TWO_EACH, extra_environ=network.environ, root=plan.root) as cluster,
+        WebhookReceivers() as receivers,
+        Cluster(
+            folder, environ, replicas=TWO_EACH, extra_environ=network.environ, root=plan.root, worker=WORKER
+        ) as cluster,
     ):
-        return inject_and_judge(cluster, network, plan)
+        return inject_and_judge(cluster, network, receivers, plan)
 
 
 def run_on_hosts(plan: Plan, folder: Path) -> Verdict:
     """Runs the plan with a virtual host for each program. Call it inside a network namespace, see `tools.cluster.hosts`."""
-    environ = {**ENVIRONMENT, "ALLOW_UNSAFE": "no_identity", **plan.environment}
+    unsafe = {"ALLOW_UNSAFE": "no_identity,webhook_http", "WEBHOOK_NETWORKS": BRIDGE_ADDRESS}
+    environ = {**ENVIRONMENT, **unsafe, **plan.environment}
     with (
         VirtualHosts(folder) as network,
-        Cluster(folder, environ, replicas=TWO_EACH, host_of=network.host_of, root=plan.root) as cluster,
+        WebhookReceivers(host=BRIDGE_ADDRESS) as receivers,
+        Cluster(folder, environ, replicas=TWO_EACH, host_of=network.host_of, root=plan.root, worker=WORKER) as cluster,
     ):
-        return inject_and_judge(cluster, network, plan)
+        return inject_and_judge(cluster, network, receivers, plan)
 
 
 def inject_and_judge(
-    cluster: Cluster, network: Network, plan: Plan, kinds: Sequence[FaultKind] = ROUND, first: int = FIRST
+    cluster: Cluster,
+    network: Network,
+    receivers: WebhookReceivers,
+    plan: Plan,
+    kinds: Sequence[FaultKind] = ROUND,
+    first: int = FIRST,
 ) -> Verdict:
-    """Injects the faults of a plan into a running cluster under load, waits until all work has settled, and judges."""
+    """Injects the faults of a plan into a running cluster under load, waits until all work has settled, and judges.
+
+    The cluster has processes of webhooks, whose command is WORKER.
+    """
     verdict = Verdict(plan.seed, plan.duration)
     random = Random(plan.seed)  # noqa: S311 - a simulation
     faults = ClusterFaultInjector(cluster, network, random, LEASE + 1.5, kinds, first)
     duplicator = EventDuplicator(cluster.bus_url, cluster.prefix, Random(plan.seed))  # noqa: S311 - a simulation
+    receivers.add_endpoints(cluster.any_url())
     with LoadGenerator(cluster.any_url, clients=plan.clients, rate=plan.rate, seed=plan.seed) as load:
         duplicator.start()
         faults.run(plan.duration, plan.gap)
@@ -200,8 +232,11 @@ def inject_and_judge(
     verdict.settled_after = settled - faults.last
     duplicator.stop()
     verdict.duplicates = duplicator.copies
+    receivers.wait_until_told(cluster.mongodb_uri, names["webhooks"], orders=names["orders"])
     final = read_final_state(cluster.any_url, cluster.mongodb_uri, names["payments"], load.record.acknowledged)
     report = examine(cluster.mongodb_uri, names["orders"], load.record, payments=names["payments"], final=final)
     cluster.kill()
+    report = replace(report, auditor=[*report.auditor, *receivers.violations(final)])
+    verdict.webhooks, verdict.webhook_delay = receivers.counts, receivers.delay
     verdict.failed_recoveries = faults.failed_recoveries
     return summarize(verdict, report, load.record, faults.injected)

@@ -19,6 +19,7 @@ from tools.auditor.webhooks import TOLD, ReceivedWebhook, audit_webhooks
 from tools.chaos.final_state import FinalState
 from tools.cluster.mongod import mongo_client
 from tools.cluster.processes import free_port
+from tools.cluster.programs import LOCAL_HOST
 
 # How long the one that dies and comes back is there, and away.
 UP_SECONDS, DOWN_SECONDS = 2.0, 3.0
@@ -27,6 +28,8 @@ KNOWN_SECONDS = 4.0
 HANG_SECONDS = 30.0
 TOLD_SECONDS = 60.0
 TIMEOUT = 10.0
+# Orders with changes that webhooks have not been told of yet.
+UNTOLD = {"changes": {"$exists": True}}
 
 
 class Behaviour(StrEnum):
@@ -59,10 +62,11 @@ ALL = tuple(behaviour for behaviour in Behaviour if behaviour != Behaviour.FOLLO
 
 
 class WebhookReceivers:
-    """Runs the receivers from entering to leaving a `with` block, and keeps what they got."""
+    """Runs the receivers from entering to leaving a `with` block, at an address of this machine, and keeps what they got."""
 
-    def __init__(self, behaviours: Sequence[Behaviour] = ALL) -> None:
+    def __init__(self, behaviours: Sequence[Behaviour] = ALL, host: str = LOCAL_HOST.address) -> None:
         self._behaviours = behaviours
+        self._host = host
         self._lock = threading.Lock()
         self._received: list[tuple[float, ReceivedWebhook]] = []
         self._endpoint_ids: list[str] = []
@@ -89,7 +93,7 @@ class WebhookReceivers:
                 is_recovering = behaviour == Behaviour.RECOVERING
                 port = self._port_of_recovering if is_recovering else self._server.server_port
                 body = {
-                    "url": f"http://127.0.0.1:{port}/{behaviour.name}",
+                    "url": f"http://{self._host}:{port}/{behaviour.name}",
                     "events": EVENTS.get(behaviour, OTHER_EVENTS),
                 }
                 endpoint = http.post("/webhooks/endpoints", json=body).raise_for_status().json()["endpoint"]
@@ -97,15 +101,19 @@ class WebhookReceivers:
                     self._endpoint_ids.append(endpoint["id"])
         time.sleep(KNOWN_SECONDS)
 
-    def wait_until_told(self, uri: str, name: str, seconds: float = TOLD_SECONDS) -> None:
-        """Lets the one that dies come back for good, and waits until nothing is pending for the living, at most `seconds`."""
+    def wait_until_told(self, uri: str, name: str, seconds: float = TOLD_SECONDS, *, orders: str = "") -> None:
+        """Lets the one that dies come back for good, and waits until nothing is pending for the living, at most `seconds`.
+
+        `name` is the database with the deliveries, `orders` that of the orders if it is another one.
+        """
         self._to_stay_up.set()
         deadline = time.monotonic() + seconds
         pending = {"endpointId": {"$in": self._endpoint_ids}, "status": {"$ne": "succeeded"}}
         with mongo_client(uri) as client:
+            stores = ((client[orders or name].orders, UNTOLD), (client[name].webhook_deliveries, pending))
             while time.monotonic() < deadline:
                 with suppress(PyMongoError):
-                    if not client[name].webhook_deliveries.find_one(pending, {"_id": 1}):
+                    if not any(store.find_one(query, {"_id": 1}) for store, query in stores):
                         return
                 time.sleep(0.1)
 
@@ -145,7 +153,7 @@ class WebhookReceivers:
             self._to_stay_up.wait(DOWN_SECONDS)
 
     def _start(self, port: int) -> ThreadingHTTPServer:
-        server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self._record, self._stopping))
+        server = ThreadingHTTPServer((self._host, port), _handler(self._record, self._stopping))
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         return server

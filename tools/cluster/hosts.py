@@ -15,6 +15,8 @@ from tools.cluster.processes import ROOT
 from tools.cluster.programs import Host, Program
 
 NETWORK = "10.77.0"
+# At which the virtual hosts reach this process.
+BRIDGE_ADDRESS = f"{NETWORK}.1"
 BRIDGE = "hosts"
 UNUSED_MAC = "02:00:00:00:ff:ff"
 IN_NAMESPACE = "ORDERFLOW_NETWORK_NAMESPACE"
@@ -53,7 +55,7 @@ class VirtualHosts:
         self._cleanup = ExitStack()
 
     def __enter__(self) -> Self:
-        _ip(["link set lo up", f"link add {BRIDGE} type bridge", f"addr add {NETWORK}.1/24 dev {BRIDGE}"])
+        _ip(["link set lo up", f"link add {BRIDGE} type bridge", f"addr add {BRIDGE_ADDRESS}/24 dev {BRIDGE}"])
         _ip([f"link set {BRIDGE} up"])
         return self
 

@@ -20,6 +20,13 @@ USER_ID = {"description": "Absent where the orders of all users are told.", "exa
 AT = "2026-11-22T15:23:02.984Z"
 LATER = "2026-11-22T15:28:09.120Z"
 SIGNATURE = "`v1`: HMAC-SHA256 with a shared secret. `v1a`: Ed25519, verified by a public key."
+HAS_MORE = fields.Boolean(required=True, metadata={"example": True})
+NEXT_CURSOR = fields.String(
+    metadata={
+        "description": "Only if there are more.",
+        "example": "WyIyMDI2LTExLTIyVDE1OjIzOjAyLjkwMFoiLCI1ZjBjIl0.c2VhbA",
+    }
+)
 MAX_DESCRIPTION = 200
 MAX_HOURS = 168
 
@@ -162,6 +169,8 @@ class EndpointListSchema(Schema):
 
     ok = OkField()
     endpoints = fields.List(fields.Nested(EndpointSchema), required=True)
+    hasMore = HAS_MORE
+    nextCursor = NEXT_CURSOR
 
 
 class WebhookAttemptSchema(Schema):
@@ -216,13 +225,8 @@ class DeliveryListSchema(Schema):
 
     ok = OkField()
     deliveries = fields.List(fields.Nested(DeliverySchema), required=True)
-    hasMore = fields.Boolean(required=True, metadata={"example": True})
-    nextCursor = fields.String(
-        metadata={
-            "description": "Only if there are more.",
-            "example": "WyIyMDI2LTExLTIyVDE1OjIzOjAyLjkwMFoiLCI1ZjBjIl0.c2VhbA",
-        }
-    )
+    hasMore = HAS_MORE
+    nextCursor = NEXT_CURSOR
 
 
 class ReplayAcceptedSchema(Schema):

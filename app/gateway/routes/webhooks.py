@@ -3,6 +3,7 @@
 import json
 import secrets
 from hashlib import sha256
+from typing import Any
 
 import msgspec
 from flask import Blueprint, Response, g, request
@@ -18,12 +19,14 @@ from app.contracts.webhooks import (
     RotateSecret,
     SendTestEvent,
 )
-from app.gateway.apidocs.operation import Operation
+from app.gateway.apidocs.operation import Operation, Parameter
 from app.gateway.http import webhook_schemas as schemas
 from app.gateway.http.body import json_object
 from app.gateway.http.cursors import CursorCodec
 from app.gateway.http.idempotency import IDEMPOTENCY_KEY, idempotency_key
+from app.gateway.http.pages import CURSOR, LIMIT, page_limit, page_position
 from app.gateway.http.problem_catalogue import CHANGE_ENDPOINT, PUBLIC, READ_ENDPOINT, WITH_IDEMPOTENCY_KEY
+from app.gateway.http.query import text_parameter
 from app.gateway.http.responses import json_response
 from app.gateway.routes import webhook_deliveries
 from app.gateway.security.caller import WEBHOOKS, WrongUser, caller, request_origin
@@ -33,13 +36,21 @@ NEW_ENDPOINT = schemas.NewEndpointSchema()
 ENDPOINT_CHANGE = schemas.EndpointChangeSchema()
 ROTATION = schemas.RotationSchema()
 SECONDS_PER_HOUR = 3600
+MAX_USER_LENGTH = 128
+TOLD_OF = Parameter(
+    name="userId",
+    where="query",
+    description="Only endpoints that are told this user's orders: the user's own and, for an administrator, those of all users.",
+    schema={"type": "string", "minLength": 1, "maxLength": MAX_USER_LENGTH},
+    example="user-7",
+)
 
 
 def blueprint(bus: RequestClient, cursors: CursorCodec) -> Blueprint:
     """The routes under /webhooks, and /event-types."""
     routes = Blueprint("webhooks", __name__)
     _add_event_types(routes, bus)
-    _add_endpoints(routes, bus)
+    _add_endpoints(routes, bus, cursors)
     _add_commands(routes, bus)
     webhook_deliveries.add_routes(routes, bus, cursors)
     return routes
@@ -57,7 +68,7 @@ def _add_event_types(routes: Blueprint, bus: RequestClient) -> None:
         return json_response({"ok": True, "eventTypes": bus.request(ListEventTypes(request_id=g.request_id)).types})
 
 
-def _add_endpoints(routes: Blueprint, bus: RequestClient) -> None:
+def _add_endpoints(routes: Blueprint, bus: RequestClient, cursors: CursorCodec) -> None:
     @routes.post("/webhooks/endpoints")
     @Operation(
         "Add an endpoint for webhooks",
@@ -96,14 +107,26 @@ def _add_endpoints(routes: Blueprint, bus: RequestClient) -> None:
 
     @routes.get("/webhooks/endpoints")
     @Operation(
-        "List the endpoints",
+        "List the endpoints, oldest first",
         description="A user's own; an administrator's token lists all.",
         scope=WEBHOOKS,
         responses={200: schemas.EndpointListSchema},
-        problems=("unavailable",),
+        parameters=(TOLD_OF, LIMIT, CURSOR),
+        problems=("invalid_parameter", "invalid_cursor", "unavailable"),
     )
     def list_endpoints() -> Response:
-        return json_response({"ok": True, "endpoints": bus.request(ListEndpoints(**request_origin())).endpoints})
+        told_of = text_parameter(TOLD_OF.name, MAX_USER_LENGTH)
+        # What makes a cursor one of this list with this filter.
+        this_list = repr(["endpoints", told_of])
+        after_at, after_id = page_position(cursors, caller().on_behalf_of, this_list)
+        found = bus.request(
+            ListEndpoints(limit=page_limit(), told_of=told_of, after_at=after_at, after_id=after_id, **request_origin())
+        )
+        body: dict[str, Any] = {"ok": True, "endpoints": found.endpoints, "hasMore": bool(found.last_id)}
+        if found.last_id:
+            last = found.endpoints[-1]
+            body["nextCursor"] = cursors.encode(caller().on_behalf_of, this_list, last.created_at, last.id)
+        return json_response(body)
 
     @routes.get("/webhooks/endpoints/<endpoint_id>")
     @Operation("Show an endpoint", scope=WEBHOOKS, responses={200: schemas.EndpointFoundSchema}, problems=READ_ENDPOINT)

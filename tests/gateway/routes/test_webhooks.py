@@ -5,6 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 
 import jwt
 import pytest
@@ -22,6 +23,10 @@ IDENTITY = {
     "auth_jwt_issuer": "i",
     "auth_jwt_audience": "a",
     "auth_failure_limit": "",
+}
+SECRET = {
+    "value": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+    "createdAt": datetime(2026, 11, 26, tzinfo=UTC),
 }
 CARD = "4242 4242 4242 4242"
 
@@ -103,7 +108,7 @@ def test_an_endpoint_is_added_and_its_secret_is_shown_once(client):
     }
     shown = {name: value for name, value in added.items() if name != "secret"}
     assert client.get(answer.headers["Location"]).json == {"ok": True, "endpoint": shown}
-    assert client.get("/webhooks/endpoints").json == {"ok": True, "endpoints": [shown]}
+    assert client.get("/webhooks/endpoints").json == {"ok": True, "endpoints": [shown], "hasMore": False}
     changed = client.patch(answer.headers["Location"], json={"description": ""})
     assert changed.json["endpoint"] == {**shown, "description": "", "version": 2}
     for other in (changed, client.delete(answer.headers["Location"])):
@@ -556,6 +561,99 @@ def test_users_have_their_own_endpoints_and_an_administrator_sees_all(guarded, a
     seen = operator.get("/webhooks/endpoints").json["endpoints"]
     assert [one["id"] for one in seen] == [one["id"] for one in (own, others, everybody, of_carol)]
     assert all("secret" not in one for one in seen)
+
+
+def keep_endpoints(endpoints, count, **members):
+    """Store endpoints that were made one after the other, three at a time; returns their ids in that order."""
+    made = []
+    for at in range(count):
+        # The later one of a moment has the smaller id, so that no order of ids alone is right.
+        name, created = (
+            f"we_{at // 3:04d}{3 - at % 3}",
+            datetime(2026, 11, 26, 9, tzinfo=UTC) + timedelta(seconds=at // 3),
+        )
+        known = {"userId": "", "url": URL, "description": "", "events": ["*"], "secrets": [SECRET], "version": 1}
+        made.append({"_id": name, "createdAt": created, "changedAt": created, **known, **members})
+    endpoints.insert_many(made)
+    return [one["_id"] for one in sorted(made, key=lambda one: (one["createdAt"], one["_id"]))]
+
+
+def pages(client, limit, **query):
+    """The ids on each page of a list of endpoints, to its end."""
+    found, cursor = [], {}
+    while True:
+        answer = client.get("/webhooks/endpoints", query_string={"limit": limit, **query, **cursor})
+        assert answer.status_code == 200, answer.text
+        found.append([one["id"] for one in answer.json["endpoints"]])
+        assert answer.json["hasMore"] == ("nextCursor" in answer.json)
+        if not answer.json["hasMore"]:
+            return found
+        cursor = {"cursor": answer.json["nextCursor"]}
+
+
+def test_an_administrator_pages_through_all_endpoints(operator, endpoints):
+    stored = keep_endpoints(endpoints, 1003)
+    found = pages(operator, 100)
+    assert [len(page) for page in found] == [100] * 10 + [3]
+    assert [*chain(*found)] == stored
+    # Pages end inside of what was made at one moment, and where nothing follows.
+    assert [*chain(*pages(operator, 17))] == stored
+    endpoints.delete_many({"_id": {"$nin": stored[:4]}})
+    assert pages(operator, 2) == [stored[:2], stored[2:4]]
+    assert pages(operator, 4) == [stored[:4]]
+
+
+def test_a_page_of_endpoints_begins_after_one_that_is_gone(operator, endpoints):
+    stored = keep_endpoints(endpoints, 6)
+    first = operator.get("/webhooks/endpoints?limit=2").json
+    operator.delete(f"/webhooks/endpoints/{stored[1]}")
+    added = add(operator)["id"]
+    rest = operator.get(f"/webhooks/endpoints?cursor={first['nextCursor']}").json
+    assert [one["id"] for one in rest["endpoints"]] == [*stored[2:], added]
+
+
+def test_an_administrator_sees_which_endpoints_are_told_of_a_user(operator, endpoints):
+    everybodys = keep_endpoints(endpoints, 2)
+    of_bob, of_carol = (add(operator, userId=name)["id"] for name in ("bob", "carol"))
+    assert pages(operator, 100, userId="bob") == [[*everybodys, of_bob]]
+    assert pages(operator, 1, userId="carol") == [[everybodys[0]], [everybodys[1]], [of_carol]]
+    assert pages(operator, 100, userId="dora") == [everybodys]
+
+
+def test_a_user_pages_through_own_endpoints_alone(guarded, ada, operator, endpoints):
+    keep_endpoints(endpoints, 2)
+    own = [add(ada)["id"] for _ in range(3)]
+    add(User(guarded, "bob"))
+    assert pages(ada, 2) == [own[:2], own[2:]]
+    assert pages(ada, 2, userId="ada") == [own[:2], own[2:]]
+    assert pages(ada, 2, userId="bob") == [[]]
+
+
+def test_a_cursor_of_endpoints_is_for_one_user_and_one_filter(guarded, ada, operator, refused, endpoints):
+    keep_endpoints(endpoints, 2)
+    for _ in range(2):
+        add(ada)
+    cursor = operator.get("/webhooks/endpoints?limit=1").json["nextCursor"]
+    own = ada.get("/webhooks/endpoints?limit=1").json["nextCursor"]
+    for client, query in (
+        (operator, {"cursor": cursor, "userId": "ada"}),
+        (operator, {"cursor": own}),
+        (ada, {"cursor": cursor}),
+        (User(guarded, "bob"), {"cursor": own}),
+        (operator, {"cursor": "x" * 600}),
+    ):
+        refused(client.get("/webhooks/endpoints", query_string=query), 400, "invalid_cursor")
+    refused(
+        operator.get("/webhooks/endpoints/we_00001/deliveries", query_string={"cursor": cursor}), 400, "invalid_cursor"
+    )
+
+
+@pytest.mark.parametrize(
+    "query", [{"limit": "0"}, {"limit": "101"}, {"userId": ""}, {"userId": "x" * 129}, {"user": "x"}], ids=str
+)
+def test_a_filter_of_endpoints_that_is_none_is_refused_with_its_name(client, refused, query):
+    answer = client.get("/webhooks/endpoints", query_string=query)
+    assert refused(answer, 400, "invalid_parameter")["parameter"] == next(iter(query))
 
 
 def test_a_user_adds_no_endpoint_for_somebody_else(ada, refused, endpoints):

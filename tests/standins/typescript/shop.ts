@@ -98,8 +98,9 @@ const endpoint = await orderflow.POST("/webhooks/endpoints", {
   body: { userId: "user-7", url: "https://shop.example/webhooks", events: ["order.*"] },
 });
 assert.equal(endpoint.response.status, 201);
-const endpoints = await orderflow.GET("/webhooks/endpoints", {});
+const endpoints = await orderflow.GET("/webhooks/endpoints", { params: { query: { userId: "user-7", limit: 1 } } });
 assert.equal(endpoints.data?.endpoints[0]?.id, endpoint.data?.endpoint.id);
+assert.equal(endpoints.data?.hasMore, false);
 
 // An error says what it is.
 const unknown = await orderflow.GET("/orders/one/{orderId}", { params: { path: { orderId: "nothing" } } });

@@ -7,22 +7,44 @@ import { arrangeValues, by, el, setText } from "./elements.js";
 import { isolated, ownerOf, stateOf } from "./endpoint_view.js";
 import { typeReference } from "./event_types.js";
 import { dateTime } from "./format.js";
+import { ListAddress } from "./list_address.js";
 import { followByPolling } from "./polling.js";
 import { connection, setTitle, start, watchDeskCount } from "./shell.js";
 import { addEndpoint } from "./webhook_actions.js";
 
+const NONE = "No endpoint yet. Add one: it is told what becomes of orders from then on.";
+const PAGE_SIZE = 25;
 const REFRESH_MS = 3000;
 
 let types = null;
 
+const address = new ListAddress(by("endpoints").closest("section"), location.pathname, [], openPage);
+
+function request() {
+  const { cursor } = address.view;
+  return `/webhooks/endpoints?${new URLSearchParams({ limit: PAGE_SIZE, ...(cursor && { cursor }) })}`;
+}
+
+function openPage() {
+  curlButton(by("endpoints-curl"), request(), "endpoints");
+  refresh();
+}
+
 async function load() {
-  const { endpoints } = await get("/webhooks/endpoints");
+  const asked = request();
+  const page = await get(asked);
   types ??= await showTypes();
   by("missing").hidden = true;
   by("webhooks").hidden = by("add").hidden = false;
+  if (asked === request()) show(page);
+}
+
+function show({ endpoints, hasMore, nextCursor }) {
   arrangeValues(by("endpoints").tBodies[0], endpoints, row);
   by("endpoints").hidden = !endpoints.length;
   by("endpoints-none").hidden = endpoints.length > 0;
+  setText(by("endpoints-none"), address.view.cursor ? "No endpoint is newer." : NONE);
+  address.showPager(hasMore ? nextCursor : "", true);
 }
 
 async function showTypes() {
@@ -59,4 +81,5 @@ setTitle("Webhooks");
 for (const place of document.querySelectorAll(".curl-of")) curlButton(place, place.dataset.path, place.dataset.name);
 by("add").addEventListener("click", () => { if (types) add(); });
 watchDeskCount();
-const refresh = followByPolling(load, REFRESH_MS, { 403: refused });
+const refresh = followByPolling(load, REFRESH_MS, { 400: () => location.replace(location.pathname), 403: refused });
+curlButton(by("endpoints-curl"), request(), "endpoints");
