@@ -35,7 +35,7 @@ ENDPOINT_SCHEMA: Document = {
 ENDPOINT_INDEXES = [
     # Endpoints that are not deleted are those without a time in `deletedAt`.
     pymongo.IndexModel([("userId", 1), ("deletedAt", 1), ("createdAt", 1), ("_id", 1)], name="oldest_of_user"),
-    pymongo.IndexModel([("deletedAt", 1), ("createdAt", 1), ("_id", 1)], name="oldest"),
+    pymongo.IndexModel([("deletedAt", 1), ("createdAt", 1), ("_id", 1)], name="by_age"),
     pymongo.IndexModel([("changedAt", 1)], name="changed"),
     pymongo.IndexModel([("deletedAt", 1)], name="kept", expireAfterSeconds=KEPT_SECONDS),
 ]

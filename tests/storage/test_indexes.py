@@ -721,7 +721,7 @@ def test_no_query_scans_a_collection_or_sorts_in_memory(parts, commands, offence
         (OrderQueries, "list_all of failed refunds", "by_failed_refund"),
         (PaymentRepository, "claim", "due"),
         (DeliveryRepository, "backlog", "due"),
-        (EndpointRepository, "oldest", "oldest"),
+        (EndpointRepository, "oldest", "by_age"),
         (EndpointRepository, "oldest of a user", "oldest_of_user"),
         (EndpointRepository, "oldest that are told of a user", "oldest_of_user"),
     ],
