@@ -33,6 +33,7 @@ PAUSE = 0.15
 GIVE_UP_SECONDS = 30.0
 FOLLOW_SECONDS = 5.0
 RECENT = 40
+LAST_REFUNDED = 3
 RECONNECT = 10
 # Seconds after placing an order in which its payment is probably being made.
 CALL_SECONDS = (0.0, 0.5)
@@ -195,6 +196,12 @@ class Client(threading.Thread):
                         max(0.0, self._interval * self._random.uniform(0.5, 1.5) - (time.monotonic() - began))
                     ):
                         return
+
+    def refund_recent(self) -> None:
+        """Requests refunds of the last orders, once the thread has ended."""
+        with httpx.Client(timeout=self._timeout, limits=self._limits, trust_env=False) as http:
+            for number, order in enumerate([*self._recent][-LAST_REFUNDED:]):
+                self._refund_some(http, order, f"{self._number}-last-{number}")
 
     def _order(self, http: httpx.Client) -> None:
         self._count += 1
@@ -489,6 +496,11 @@ class LoadGenerator:
         self._stopping.set()
         for client in self._clients:
             client.join(GIVE_UP_SECONDS + 4 * self._timeout)
+
+    def refund_recent(self) -> None:
+        """Requests refunds of each client's last orders, after the block: on a busy machine few orders are paid for within it."""
+        for client in self._clients:
+            client.refund_recent()
 
     @property
     def gave_up(self) -> int:

@@ -226,10 +226,12 @@ def inject_and_judge(
     with LoadGenerator(cluster.any_url, clients=plan.clients, rate=plan.rate, seed=plan.seed) as load:
         duplicator.start()
         faults.run(plan.duration, plan.gap)
-    verdict.gave_up = load.gave_up
     names = cluster.databases()
     settled = wait_until_settled(cluster.mongodb_uri, names["orders"], payments=names["payments"])
     verdict.settled_after = settled - faults.last
+    load.refund_recent()
+    verdict.gave_up = load.gave_up
+    wait_until_settled(cluster.mongodb_uri, names["orders"], payments=names["payments"])
     duplicator.stop()
     verdict.duplicates = duplicator.copies
     receivers.wait_until_told(cluster.mongodb_uri, names["webhooks"], orders=names["orders"])

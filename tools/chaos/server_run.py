@@ -45,10 +45,13 @@ def run(plan: Plan, folder: Path) -> Verdict:
                 target.url, clients=plan.clients, rate=plan.rate, seed=plan.seed, wait=True, waiting_products=True
             ) as load:
                 faults.run(plan.duration, plan.gap)
+            wait_until_unchanging(target.mongodb_uri, DATABASE)
+            verdict.settled_after = wait_until_settled(target.mongodb_uri, DATABASE) - faults.last
+            load.refund_recent()
             verdict.gave_up = load.gave_up
             wait_until_unchanging(target.mongodb_uri, DATABASE)
             notifier.stop()
-            verdict.settled_after = wait_until_settled(target.mongodb_uri, DATABASE) - faults.last
+            wait_until_settled(target.mongodb_uri, DATABASE)
             verdict.notifications = dict(notifier.counts)
             try:
                 verdict.reconciled = reconcile(target.mongodb_uri, DATABASE, environ)
