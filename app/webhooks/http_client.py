@@ -137,10 +137,11 @@ class WebhookClient:
         """A kept connection that still leads there."""
         while True:
             with self._lock:
-                found = next((one for one in reversed(self._kept) if one.origin == origin), None)
-                if found is None:
+                places = range(len(self._kept) - 1, -1, -1)
+                place = next((one for one in places if self._kept[one].origin == origin), None)
+                if place is None:
                     return None
-                self._kept.remove(found)
+                found = self._kept.pop(place)
             if not found.expired and found.stream.is_quiet():
                 return found
             found.stream.close()
@@ -148,10 +149,9 @@ class WebhookClient:
     def _keep(self, connection: _Connection) -> None:
         with self._lock:
             self._kept.append(connection)
-            surplus = [one for one in self._kept if self._closed or one.expired]
-            surplus = surplus or self._kept[:-MAX_KEPT_CONNECTIONS]
-            for one in surplus:
-                self._kept.remove(one)
+            surplus = []
+            while self._kept and (self._closed or self._kept[0].expired or len(self._kept) > MAX_KEPT_CONNECTIONS):
+                surplus.append(self._kept.pop(0))
         _close(surplus)
 
 
