@@ -586,6 +586,7 @@ class OrderChanged(Event, frozen=True, kw_only=True):
     """
 
     required_consumers = ("webhooks",)
+    withheld = frozenset({"order"})
 
     user_id: str
     change: str
