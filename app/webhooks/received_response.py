@@ -56,7 +56,7 @@ class ReceivedResponse:
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
-            self._surplus = True
+            # Behind an answer that has ended anything may come: it is not used.
             if not self.complete:
                 raise MalformedResponse from exc
         if not self.status and self._read >= MAX_READ:
