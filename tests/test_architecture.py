@@ -127,7 +127,7 @@ def test_the_rules_are_kept_in_a_copy_too(copy):
         ("mongodb", "main.py", "from pymongo import MongoClient"),
         ("stripe", "payments/worker.py", "import stripe"),
         ("stripe", "payments/providers/simulated.py", "from stripe import StripeClient"),
-        ("webhooks", "orders/service.py", "import h11"),
+        ("webhooks", "orders/service.py", "import httptools"),
         ("webhooks", "payments/providers/simulated.py", "from cryptography import x509"),
         ("telemetry", "orders/order.py", "import structlog"),
         ("telemetry", "payments/worker.py", "import prometheus_client"),

@@ -581,9 +581,12 @@ class OrderChanged(Event, frozen=True, kw_only=True):
     """An order changed, as its timeline says at `sequence`. Published only for users whose changes somebody wants to hear.
 
     `change` is the type of the timeline entry. The statuses, the `version` and the amounts, in minor units, are those after it.
+    `order` is the order as it was then, without its refunds, where the process that publishes the change has it at hand: it is not
+    stored with the event.
     """
 
     required_consumers = ("webhooks",)
+    withheld = frozenset({"order"})
 
     user_id: str
     change: str
@@ -595,6 +598,7 @@ class OrderChanged(Event, frozen=True, kw_only=True):
     refunded_value: int = 0
     refundable_value: int = 0
     pending_value: int = 0
+    order: OrderView | None = None
 
 
 class ErasureRecord(Reply, frozen=True, kw_only=True, rename="camel", omit_defaults=True):

@@ -4,7 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from hashlib import sha256
@@ -230,13 +230,17 @@ INDEXES = [
 
 @dataclass(frozen=True, kw_only=True)
 class OrderSnapshot:
-    """An order's state when it was read or written, and the sequence of the newest of its undelivered events."""
+    """An order's state when it was read or written, and the sequence of the newest of its undelivered events.
+
+    `shown` has the members of VIEW_WITH_ITEMS, where somebody wants to hear what becomes of the order; otherwise it is empty.
+    """
 
     user_id: str
     state: OrderState
     newest_undelivered: int
     created_at: datetime
     updated_at: datetime
+    shown: Document = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -371,6 +375,17 @@ def view_of(doc: Document) -> OrderView:
 def view_with_items_of(doc: Document) -> OrderView:
     """An order as clients see it, without its refunds; `doc` has the members of VIEW_WITH_ITEMS."""
     return replace(view_of(doc), items=_items_of(doc)) if "items" in doc else view_of(doc)
+
+
+def shown_of(doc: Document) -> Document:
+    """The members of an order's document that a view with items is made of."""
+    return {name: doc[name] for name in ("_id", *VIEW_WITH_ITEMS) if name in doc}
+
+
+def view_after(shown: Document, patch: Patch) -> OrderView:
+    """An order as clients see it after a patch, without its refunds; `shown` is what `shown_of` has returned."""
+    changed = {**shown, **patch.sets}
+    return view_with_items_of({name: value for name, value in changed.items() if name not in patch.unsets})
 
 
 def whole_view_of(doc: Document, with_next_action: bool = False) -> OrderView:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from bson import ObjectId
+from msgspec.structs import replace as with_order
 from pymongo import ReturnDocument
 
 from app.contracts.base import Conflict, Event, NotFound
@@ -37,9 +38,12 @@ from app.orders.documents import (
     not_found,
     payment_choices,
     payment_event_patch,
+    shown_of,
     snapshot_of,
     state_of,
     transition_update,
+    view_after,
+    view_with_items_of,
 )
 from app.orders.order import NOT_STORED, PROCESSING, OrderState, OrderTransition
 from app.storage.bulk import InsertRejected, Patch, bulk_compare_and_set, bulk_insert
@@ -108,10 +112,11 @@ class OrderRepository:
             if not self._is_stored(order):
                 raise
             return order.order_id
-        self._keep_recent(order.order_id, snapshot_of(stored))
+        snapshot = snapshot_of(stored)
+        self._keep_recent(order.order_id, replace(snapshot, shown=shown_of(stored)) if change else snapshot)
         self._outbox.enqueue_local(stored["_id"], [event])
         if change:
-            self.changes.enqueue_local(stored["_id"], [change])
+            self.changes.enqueue_local(stored["_id"], [with_order(change, order=view_with_items_of(stored))])
         return order.order_id
 
     def count_open(self, user_id: str, limit: int) -> int:
@@ -227,7 +232,7 @@ class OrderRepository:
             if changed == len(events):
                 self._acknowledge(patches.values())
                 for change in changes:
-                    self.changes.enqueue_local(ObjectId(change.order_id), [change])
+                    self._enqueue_change(change, snapshots[change.order_id].shown, patches[change.order_id])
                 self._observe_settled(snapshots, patches)
                 return list(applied.values())
             snapshots = {}
@@ -266,6 +271,11 @@ class OrderRepository:
         if user_id not in self._subscribed:
             return None
         return order_changed(self._system.new_id(), cause, user_id, state, transition, at)
+
+    def _enqueue_change(self, change: OrderChanged, shown: Document, patch: Patch) -> None:
+        """Have a change published that was just written, with the order where it is at hand."""
+        told = with_order(change, order=view_after(shown, patch)) if shown else change
+        self.changes.enqueue_local(patch.key, [told])
 
     def _with_change(self, patch: Patch, change: OrderChanged, state: OrderState) -> Patch:
         sets, added = {**patch.sets, CHANGES.due: self.changes.lease_end()}, {CHANGES.events: [encode_event(change)]}

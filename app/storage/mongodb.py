@@ -64,8 +64,7 @@ class DatabaseClock(ServerHeartbeatListener):
         Raises Unavailable before the first heartbeat if no primary replies.
         """
         base, at = self._reference or self._set_reference(self._hello())
-        exact = base + timedelta(seconds=time.monotonic() - at)
-        return exact.replace(microsecond=exact.microsecond // 1000 * 1000)
+        return base + timedelta(milliseconds=int((time.monotonic() - at) * 1000))
 
     def started(self, event: ServerHeartbeatStartedEvent) -> None:
         """Ignored; the interface requires it."""

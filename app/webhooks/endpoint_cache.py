@@ -35,7 +35,10 @@ class EndpointCache:
         changed = self._endpoints.changed_since(self._read_until)
         with self._lock:
             for endpoint_id, endpoint in changed:
-                self._replace(endpoint_id, endpoint)
+                known = self._by_id.get(endpoint_id)
+                # This process may have changed it since it was read.
+                if not (endpoint and known and known.version > endpoint.version):
+                    self._replace(endpoint_id, endpoint)
             self._read_until = max(self._read_until, now)
             self._fresh_until = max(self._fresh_until, started + MAX_AGE_SECONDS)
 

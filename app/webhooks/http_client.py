@@ -1,42 +1,43 @@
 """Sends webhooks over HTTP: to allowed addresses only, within a time, and reading little of the answer."""
 
+import re
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import h11
-
 from app.webhooks.connection import AddressRefused, CheckedNetwork, ConnectionFailed, Origin, Stream
 from app.webhooks.delivery import AttemptResult
 from app.webhooks.public_addresses import AddressRules
+from app.webhooks.received_response import MalformedResponse, ReceivedResponse
 from app.webhooks.resolver import NameNotFound, Resolve, Resolver
 
 TOTAL_SECONDS = 15.0
-MAX_READ = 64 * 1024
-MAX_KEPT = 1024
 # How long a connection is kept that is not used, and how long one is used: its name may lead elsewhere by then.
 KEEP_ALIVE_SECONDS = 30.0
 MAX_AGE_SECONDS = 300.0
 MAX_KEPT_CONNECTIONS = 64
 PORTS = {"http": 80, "https": 443}
-# More digits than that are no number of seconds.
-MAX_DIGITS = 9
+# Nothing else may be in a request's head: a line break would begin another header, or another request.
+TARGET = re.compile(r"[!-~]+")
+HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [ -~]*")
 
 
 class UnusableUrl(ValueError):
     """No request can be sent to this URL."""
 
 
+class UnusableHeaders(ValueError):
+    """A header has a character that would end it."""
+
+
 class _PostAddress(NamedTuple):
-    """Where a URL leads: `host` and `path` as the request names them."""
+    """Where a URL leads: `head` is how the head of a request begins."""
 
     origin: Origin
-    host: str
-    path: str
+    head: bytes
 
 
 class _Connection:
@@ -46,7 +47,6 @@ class _Connection:
         self.origin = origin
         self.stream = stream
         self.made_at = self.used_at = time.monotonic()
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_READ)
 
     @property
     def expired(self) -> bool:
@@ -55,46 +55,27 @@ class _Connection:
         return now > self.used_at + KEEP_ALIVE_SECONDS or now > self.made_at + MAX_AGE_SECONDS
 
     def send(self, address: _PostAddress, headers: Mapping[str, str], body: bytes) -> None:
-        """Send a request."""
-        length = ("Content-Length", str(len(body)))
-        request = h11.Request(
-            method="POST", target=address.path, headers=[("Host", address.host), *headers.items(), length]
-        )
-        parts = (self._http.send(part) for part in (request, h11.Data(data=body), h11.EndOfMessage()))
-        self.stream.send(b"".join(part for part in parts if part))
+        """Send a request. Raises UnusableHeaders."""
+        lines = [f"{name}: {value}" for name, value in headers.items()]
+        if not all(map(HEADER.fullmatch, lines)):
+            raise UnusableHeaders
+        fields = "\r\n".join((*lines, f"Content-Length: {len(body)}", "", "")).encode()
+        self.stream.send(address.head + fields + body)
 
-    def response(self) -> h11.Response:
-        """The head of the answer."""
-        while isinstance(event := self._next_event(), h11.InformationalResponse):
-            pass
-        if not isinstance(event, h11.Response):
-            raise h11.RemoteProtocolError("no response")
-        return event
+    def receive(self) -> ReceivedResponse:
+        """The answer: its head, and the beginning of its body. Raises MalformedResponse.
 
-    def beginning(self) -> str:
-        """The first bytes of the answer's body as text. What follows is not read, and the end of the time is no error here.
-
-        The status has been received: a body that never ends does not make it another.
+        Once the status has been received, the end of the time is no error: a body that never ends does not make it another.
         """
-        kept, size = bytearray(), 0
-        with suppress(TimeoutError):
-            while size < MAX_READ and isinstance(event := self._next_event(), h11.Data):
-                kept += event.data[: MAX_KEPT - len(kept)]
-                size += len(event.data)
-        return kept.decode("utf-8", "replace")
-
-    def reusable(self) -> bool:
-        """Whether another request can be sent after this one: both sides have ended, and the receiver has sent no more than that."""
-        if not (self._http.our_state is self._http.their_state is h11.DONE) or self._http.trailing_data[0]:
-            return False
-        self._http.start_next_cycle()
+        response = ReceivedResponse()
+        try:
+            while response.wants_more:
+                response.feed(self.stream.receive())
+        except TimeoutError:
+            if not response.status:
+                raise
         self.used_at = time.monotonic()
-        return not self.expired
-
-    def _next_event(self) -> object:
-        while (event := self._http.next_event()) is h11.NEED_DATA:
-            self._http.receive_data(self.stream.receive())
-        return event
+        return response
 
 
 class WebhookClient:
@@ -138,17 +119,17 @@ class WebhookClient:
         reusable = False
         try:
             connection.send(address, headers, body)
-            response, text = connection.response(), connection.beginning()
-            reusable = connection.reusable()
+            response = connection.receive()
+            reusable = response.reusable and not connection.expired
         finally:
             if reusable:
                 self._keep(connection)
             else:
                 connection.stream.close()
         return AttemptResult(
-            status=response.status_code,
-            response=text,
-            retry_after=_retry_after(response),
+            status=response.status,
+            response=response.body.decode("utf-8", "replace"),
+            retry_after=response.retry_after,
             took_ms=_ms_since(started),
         )
 
@@ -156,10 +137,11 @@ class WebhookClient:
         """A kept connection that still leads there."""
         while True:
             with self._lock:
-                found = next((one for one in reversed(self._kept) if one.origin == origin), None)
-                if found is None:
+                places = range(len(self._kept) - 1, -1, -1)
+                place = next((one for one in places if self._kept[one].origin == origin), None)
+                if place is None:
                     return None
-                self._kept.remove(found)
+                found = self._kept.pop(place)
             if not found.expired and found.stream.is_quiet():
                 return found
             found.stream.close()
@@ -167,10 +149,9 @@ class WebhookClient:
     def _keep(self, connection: _Connection) -> None:
         with self._lock:
             self._kept.append(connection)
-            surplus = [one for one in self._kept if self._closed or one.expired]
-            surplus = surplus or self._kept[:-MAX_KEPT_CONNECTIONS]
-            for one in surplus:
-                self._kept.remove(one)
+            surplus = []
+            while self._kept and (self._closed or self._kept[0].expired or len(self._kept) > MAX_KEPT_CONNECTIONS):
+                surplus.append(self._kept.pop(0))
         _close(surplus)
 
 
@@ -186,16 +167,10 @@ def _address_of(url: str) -> _PostAddress:
     if scheme not in PORTS or not host or "@" in parts.netloc:
         raise UnusableUrl
     path = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
-    return _PostAddress(Origin(scheme, host, parts.port or PORTS[scheme]), parts.netloc, path)
-
-
-def _retry_after(response: h11.Response) -> float:
-    """The seconds in Retry-After; 0 where it has none. A date there is ignored: it needs the receiver's clock."""
-    for name, value in response.headers:
-        digits = value.strip()
-        if name == b"retry-after" and digits.isdigit():
-            return float(digits[:MAX_DIGITS])
-    return 0.0
+    if not TARGET.fullmatch(parts.netloc + path):
+        raise UnusableUrl
+    head = f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\n".encode()
+    return _PostAddress(Origin(scheme, host, parts.port or PORTS[scheme]), head)
 
 
 def _ms_since(started: float) -> int:
@@ -208,7 +183,7 @@ NO_PUBLIC_ADDRESS = "the host has no address, or one that is not public"
 REASONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
     (UNREACHABLE, NO_PUBLIC_ADDRESS),
     (TimeoutError, "no answer in time"),
-    (h11.RemoteProtocolError, "the answer is not HTTP, or ended early"),
+    (MalformedResponse, "the answer is not HTTP, or ended early"),
     (OSError, "the connection broke before the answer"),
 )
 

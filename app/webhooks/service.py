@@ -88,12 +88,13 @@ class WebhookService:
         ]
         if not wanted:
             return
-        orders = self._orders([event for event, _ in wanted])
+        orders = {event.event_id: event.order for event, _ in wanted if event.order}
+        orders |= self._orders([event for event, _ in wanted if not event.order])
         for event, _ in wanted:
-            if event.order_id not in orders:
+            if event.event_id not in orders:
                 log.error("webhook without order", module="webhooks", order_id=event.order_id, event_id=event.event_id)
         bodies = {
-            event.event_id: order_body(event, orders[event.order_id]) for event, _ in wanted if event.order_id in orders
+            event.event_id: order_body(event, orders[event.event_id]) for event, _ in wanted if event.event_id in orders
         }
         self._store(
             [
@@ -247,9 +248,13 @@ class WebhookService:
             self._sender.wake()
 
     def _orders(self, events: Sequence[OrderChanged]) -> dict[str, OrderView]:
+        """The orders of these events as they are now, as far as they exist, by event."""
+        if not events:
+            return {}
         order_ids = tuple(dict.fromkeys(event.order_id for event in events))
         found = self._bus.request(FindOrders(request_id=events[0].request_id, order_ids=order_ids, with_items=True))
-        return {order.id: order for order in found.orders}
+        orders = {order.id: order for order in found.orders}
+        return {event.event_id: orders[event.order_id] for event in events if event.order_id in orders}
 
     def _new_secret(self, scheme: SignatureScheme) -> Secret:
         value = secret_value(scheme, self._system.random.randbytes(SECRET_BYTES))

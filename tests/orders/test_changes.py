@@ -7,15 +7,17 @@ from dataclasses import replace
 import pytest
 from bson import ObjectId
 
-from app.contracts.base import ApplicationError, Unavailable
+from app.contracts.base import ApplicationError, Money, Unavailable
 from app.contracts.orders import (
     CheckOrderBacklog,
     CheckOrderQueue,
     CreateOrder,
+    FindOrders,
     ListOrderDeadLetters,
     OrderCancelled,
     OrderChanged,
     OrderCreated,
+    OrderItem,
     ReplayOrderEvents,
     UpdateOrder,
 )
@@ -55,21 +57,22 @@ class World:
             self.hinder(event)
         self.heard["webhooks"].extend(events)
 
-    def place(self, user_id="user-7") -> str:
+    def place(self, user_id="user-7", **members) -> str:
         given = dict.fromkeys(CreateOrder.__struct_fields__, "")
         given |= {"order_id": str(ObjectId()), "request_id": "r", "user_id": user_id, "product_id": "1"}
         given |= {"product_name": "Espresso machine", "total_text": "RM 99", "total_currency": "MYR"}
-        return self.bus.request(CreateOrder(**given | {"total_value": 9900, "manual_capture": False})).order_id
+        given |= {"total_value": 9900, "manual_capture": False, "metadata": None, "items": ()}
+        return self.bus.request(CreateOrder(**given | members)).order_id
 
     def update(self, order_id: str, status: str) -> None:
         self.bus.request(
             UpdateOrder(request_id="r", order_id=order_id, on_behalf_of="", expected_versions=(), order_status=status)
         )
 
-    def pay(self, order_id: str) -> None:
+    def pay(self, order_id: str, **members) -> None:
         event = PaymentCaptured(
             event_id="paid", order_id=order_id, sequence=1, request_id="r", at=1, reference="ref", took_ms=1,
-            user_id="user-7", order_sequence=1,
+            user_id="user-7", order_sequence=1, **members,
         )  # fmt: skip
         assert self.bus.publish([event]) == {"orders": None}
 
@@ -125,6 +128,38 @@ def test_each_change_is_written_with_what_it_tells(make, stored):
     assert doc[CHANGES.due] > doc["createdAt"]
     # The payment event has acknowledged what payments had to hear.
     assert doc["outbox"] == []
+
+
+def test_a_change_that_is_told_at_once_has_the_order_as_it_was_and_the_stored_one_has_not(make, stored):
+    world = make()
+    items = (OrderItem(product_id="1", product_name="Beans", quantity=3, unit_amount=Money(3300, "MYR")),)
+    given = {"items": items, "metadata": {"cart": "A-1207"}}
+    seen = []
+
+    def look(order_id: str) -> None:
+        found = world.bus.request(FindOrders(request_id="", order_ids=(order_id,), with_items=True))
+        seen.extend(found.orders)
+
+    order_id = world.place(**given)
+    look(order_id)
+    world.pay(order_id, captured_value=5000)
+    look(order_id)
+    world.tell()
+    assert [event.order for event in world.heard["webhooks"]] == seen
+    assert [(one.version, one.captured.value, one.metadata) for one in seen] == [
+        (1, 0, given["metadata"]),
+        (2, 5000, given["metadata"]),
+    ]
+    assert all("order" not in entry for entry in stored(order_id)[CHANGES.events])
+
+
+def test_a_change_of_an_order_that_is_not_at_hand_has_none(make):
+    world = make()
+    order_id = world.place()
+    world.module._orders._recent.clear()
+    world.pay(order_id)
+    world.tell()
+    assert [bool(event.order) for event in world.heard["webhooks"]] == [True, False]
 
 
 def test_orders_of_others_have_no_trace_of_it(make, stored):

@@ -1,5 +1,6 @@
 """The endpoints in memory: never so old that an event might miss one."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -124,3 +125,20 @@ def test_the_failing_ones_are_known(cache, endpoints):
     endpoints.add(an_endpoint("b", endpoints, failing_since=endpoints.now()))
     cache.refresh()
     assert cache.failing() == ["b"]
+
+
+def test_a_change_of_this_process_is_not_undone_by_what_was_read_before_it(endpoints, clock):
+    """As when an endpoint is disabled while a refresh is under way."""
+    endpoints.add(an_endpoint("a", endpoints))
+
+    class SlowEndpoints:
+        now = endpoints.now
+
+        def changed_since(self, at):
+            found = endpoints.changed_since(at)
+            cache.put(endpoints.change("a", "", lambda current: replace(current, disabled_reason="by its user")))
+            return found
+
+    cache = EndpointCache(SlowEndpoints(), clock)
+    cache.refresh()
+    assert cache.get("a").disabled_reason == "by its user"

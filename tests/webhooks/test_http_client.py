@@ -10,8 +10,9 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from app.webhooks import http_client
-from app.webhooks.http_client import MAX_KEPT, MAX_READ, NO_PUBLIC_ADDRESS, WebhookClient
+from app.webhooks.http_client import NO_PUBLIC_ADDRESS, WebhookClient
 from app.webhooks.public_addresses import AddressRules
+from app.webhooks.received_response import MAX_KEPT, MAX_READ
 from tests.webhooks.receiver import Receiver, raw, running
 
 LOCAL = AddressRules(loopback=True)
@@ -45,6 +46,21 @@ def test_a_webhook_arrives_as_it_was_signed(client):
     assert result.succeeded
     assert (request.body, request.headers["webhook-id"]) == (BODY, "evt_1")
     assert request.headers["content-length"] == str(len(BODY))
+
+
+@pytest.mark.parametrize("value", ["a\r\nX-Injected: b", "a\nX-Injected: b", "a\r", "a\0", "ä"])
+def test_a_header_cannot_carry_another_one(client, value):
+    with running(Receiver()) as receiver:
+        assert client.post(receiver.url, {"X-Value": value}, BODY).error == "failed: UnusableHeaders"
+        assert client.post(receiver.url, {value: "a"}, BODY).error == "failed: UnusableHeaders"
+    assert receiver.requests == []
+
+
+@pytest.mark.parametrize("path", ["/a b", "/ä", "/\0", "/\x7f"])
+def test_a_target_cannot_carry_more_than_itself(client, path):
+    with running(Receiver()) as receiver:
+        assert client.post(f"http://127.0.0.1:{receiver.port}{path}", HEADERS, BODY).error == "failed: UnusableUrl"
+    assert receiver.requests == []
 
 
 def test_connections_are_used_again(client):

@@ -41,6 +41,18 @@ def test_a_command_has_so_many_at_most(clock):
     assert sizes == [LIMIT, 1]
 
 
+def test_while_many_come_each_command_waits_for_more_and_a_single_one_waits_for_none(clock):
+    happened = []
+    clock.sleep = lambda seconds: happened.append(f"a pause of {seconds * 1000:.0f} ms")
+    queue = ResultQueue(lambda batch: happened.append(len(batch)), SECONDS, clock)
+    for count in (1, 1, 20, LIMIT, 1, 1):
+        for number in range(count):
+            queue.put(number)
+        queue.record_all()
+    pauses = {20: "a pause of 40 ms", LIMIT: "a pause of 100 ms"}
+    assert happened == [1, 1, 20, *[pauses[20]] * 2, LIMIT, *[pauses[LIMIT]] * 2, 1, 1]
+
+
 def test_what_has_waited_for_too_long_is_dropped(clock):
     recorded = []
     queue = ResultQueue(recorded.extend, SECONDS, clock)

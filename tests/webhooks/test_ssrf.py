@@ -17,8 +17,9 @@ import pytest
 
 from app.contracts.webhooks import DeleteEndpoint, FindDelivery
 from app.webhooks.delivery import AttemptResult
-from app.webhooks.http_client import MAX_KEPT, NO_PUBLIC_ADDRESS, WebhookClient
+from app.webhooks.http_client import NO_PUBLIC_ADDRESS, WebhookClient
 from app.webhooks.public_addresses import AddressRules
+from app.webhooks.received_response import MAX_KEPT
 from app.webhooks.resolver import Resolver
 from tests.webhooks.conftest import a_change
 from tests.webhooks.name_server import NameServer, serving
@@ -263,7 +264,8 @@ def send(*parts: bytes, last: bytes = b"", pause: float = 0.0):
 
 OK_HEAD = b"HTTP/1.1 200 OK\r\n"
 ANSWERS = {
-    "slow in the status": (send(last=b"H", pause=0.02), AttemptResult(error="no answer in time")),
+    "no status": (send(last=b"H", pause=0.02), AttemptResult(error="the answer is not HTTP, or ended early")),
+    "slow in the status": (send(b"HTTP/1.1 200 O", last=b"K", pause=0.02), AttemptResult(error="no answer in time")),
     "slow in the header": (send(OK_HEAD, b"X-A: ", last=b"a", pause=0.02), AttemptResult(error="no answer in time")),
     "endless headers": (
         send(OK_HEAD, last=b"X-A: a\r\n" * 5000),
@@ -272,6 +274,14 @@ ANSWERS = {
     "endless continues": (
         send(last=b"HTTP/1.1 100 Continue\r\n\r\n", pause=0.001),
         AttemptResult(error="no answer in time"),
+    ),
+    "endless continues without a pause": (
+        send(last=b"HTTP/1.1 100 Continue\r\n\r\n" * 5000),
+        AttemptResult(error="the answer is not HTTP, or ended early"),
+    ),
+    "an endless extension of a chunk": (
+        send(OK_HEAD, b"Transfer-Encoding: chunked\r\n\r\n1;", last=b"a" * 5000),
+        AttemptResult(status=200),
     ),
     "slow body": (send(OK_HEAD, b"\r\n", last=b"a", pause=0.02), AttemptResult(status=200)),
     "slow chunks": (

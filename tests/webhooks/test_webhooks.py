@@ -32,7 +32,7 @@ from app.contracts.webhooks import (
 from app.webhooks.delivery import RETRY_SECONDS
 from app.webhooks.endpoint import ENDPOINTS_PER_USER
 from app.webhooks.http_client import NO_PUBLIC_ADDRESS
-from tests.webhooks.conftest import a_change
+from tests.webhooks.conftest import a_change, an_order
 from tests.webhooks.receiver import Receiver, running
 
 ME = {"request_id": "", "on_behalf_of": "shop"}
@@ -86,6 +86,21 @@ def test_the_body_has_the_items_and_the_metadata_of_the_order(process, receiver)
     unit = {"value": 3300, "currency": "MYR"}
     assert order["items"] == [{"productId": "1", "productName": "Beans", "quantity": 3, "unitAmount": unit}]
     assert order["metadata"] == {"cart": "A-1207"}
+
+
+def test_an_order_that_comes_with_its_change_is_not_asked_for(process, receiver):
+    process.add_endpoint(receiver.url)
+    asked = []
+    process.change_order = lambda order, request: asked.append(request.order_ids) or order
+    told, other = (a_change() for _ in range(2))
+    came = msgspec.structs.replace(an_order(told.order_id), product_name="Beans", version=2)
+    process.tell(msgspec.structs.replace(told, order=came), other)
+    orders = [json.loads(request.body)["data"]["order"] for request in receiver.wait_for(2)]
+    assert asked == [(other.order_id,)]
+    assert {order["id"]: order["productName"] for order in orders} == {
+        told.order_id: "Beans",
+        other.order_id: "Café set",
+    }
 
 
 def test_the_attempt_is_on_record(process, receiver, eventually):

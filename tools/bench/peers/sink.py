@@ -10,54 +10,80 @@ import re
 import sys
 import time
 from collections import defaultdict, deque
-from contextlib import suppress
 from datetime import datetime
 
 KEPT = 5000
-HANG = "/hang"
+HANG = b"/hang"
+RECEIVED = b"/received"
+END = b"\r\n\r\n"
 TAKEN = b"HTTP/1.1 204 No Content\r\n\r\n"
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 TIMESTAMP = re.compile(rb'"timestamp":"([^"]+)"')
 
 
-class Sink:
-    """Counts what comes."""
+class Arrivals:
+    """What came to a path: how many webhooks, and the body of each of the last ones with its time in seconds since 1970."""
 
     def __init__(self) -> None:
-        self._counts: dict[str, int] = defaultdict(int)
-        self._delays: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=KEPT))
+        self.count = 0
+        self._last: deque[tuple[float, bytes]] = deque(maxlen=KEPT)
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answers the requests of one connection."""
-        with suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                path = head.split(b" ", 2)[1].decode()
-                length = LENGTH.search(head)
-                body = await reader.readexactly(int(length[1]) if length else 0)
-                if path == HANG:
-                    await asyncio.sleep(3600)
-                writer.write(self._answer(path, body))
-                await writer.drain()
-        writer.close()
+    def add(self, body: bytes) -> None:
+        """Count a webhook. Its delay is computed when somebody asks for it: the sink shares the processors with the server."""
+        self.count += 1
+        self._last.append((time.time(), body))
 
-    def _answer(self, path: str, body: bytes) -> bytes:
-        if not body:
-            text = json.dumps(
-                {path: {"count": count, "ms": [*self._delays[path]]} for path, count in self._counts.items()}
-            )
-            return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text.encode())
-        self._counts[path] += 1
-        found = TIMESTAMP.search(body)
-        if found:
-            changed = datetime.fromisoformat(found[1].decode()).timestamp()
-            self._delays[path].append((time.time() - changed) * 1000)
-        return TAKEN
+    @property
+    def delays(self) -> list[float]:
+        """The milliseconds from the change to the arrival of each of the last ones."""
+        return [
+            (at - datetime.fromisoformat(found[1].decode()).timestamp()) * 1000
+            for at, body in self._last
+            if (found := TIMESTAMP.search(body))
+        ]
+
+
+class SinkConnection(asyncio.Protocol):
+    """Takes the requests of one connection."""
+
+    def __init__(self, arrivals: dict[bytes, Arrivals]) -> None:
+        self._arrivals = arrivals
+        self._received = b""
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        while (body_at := self._received.find(END) + len(END)) >= len(END):
+            length = LENGTH.search(self._received, 0, body_at)
+            ends = body_at + (int(length[1]) if length else 0)
+            if len(self._received) < ends:
+                return
+            path, body = self._received.split(b" ", 2)[1], self._received[body_at:ends]
+            self._received = self._received[ends:]
+            self._take(path, body)
+
+    def _take(self, path: bytes, body: bytes) -> None:
+        if path == RECEIVED:
+            self._transport.write(self._answer())
+            return
+        self._arrivals[path].add(body)
+        if path != HANG:
+            self._transport.write(TAKEN)
+
+    def _answer(self) -> bytes:
+        text = json.dumps(
+            {path.decode(): {"count": one.count, "ms": one.delays} for path, one in self._arrivals.items()}
+        ).encode()
+        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text)
 
 
 async def main(port: int) -> None:
     """Serves until it is killed."""
-    server = await asyncio.start_server(Sink().serve, "127.0.0.1", port)
+    arrivals: dict[bytes, Arrivals] = defaultdict(Arrivals)
+    server = await asyncio.get_running_loop().create_server(lambda: SinkConnection(arrivals), "127.0.0.1", port)
     await server.serve_forever()
 
 
