@@ -273,6 +273,7 @@ def test_an_empty_database_is_healthy(app, doctor):
     assert doctor.examine((), 0.0).state == "healthy"
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("invariant", "damage"), DAMAGE.values(), ids=DAMAGE)
 def test_each_kind_of_damage_is_found_and_nothing_else(doctor, paid, lift, database, invariant, damage):
     damage(database, paid[0])

@@ -18,6 +18,8 @@ from app.orders.erasures import ErasureService
 from app.storage.mongodb import Database
 from tests.webhooks.receiver import Receiver, running
 
+pytestmark = pytest.mark.extended
+
 RETURN_URL = "https://shop.example/thanks"
 ISSUED = {
     "auth_jwt_algorithm": "HS256",

@@ -105,7 +105,7 @@ class Apps:
             self.stop(self._made[0])
 
 
-@pytest.fixture(params=["one process", "a process a module"])
+@pytest.fixture(params=["one process", pytest.param("a process a module", marks=pytest.mark.extended)])
 def settings(request, settings, mongo):
     """Settings for both ways; apart, each module has its own database."""
     if request.param == "one process":

@@ -16,6 +16,8 @@ from app.main import runtime
 from app.observability.stages import Stage
 from app.orders.order import STATUSES
 
+pytestmark = pytest.mark.extended
+
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/migrating.md").read_text()
 PLACED = datetime(2022, 1, 16, 9, 30, 0, 123000, UTC)

@@ -16,6 +16,8 @@ from app.observability import metrics
 from app.payments.providers import entries
 from app.storage.mongodb import Database
 
+pytestmark = pytest.mark.extended
+
 WHO = ["--operator", "Ada", "--reason", "bank transfer 7", "--yes"]
 
 

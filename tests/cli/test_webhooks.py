@@ -23,6 +23,8 @@ from app.webhooks.signatures import Secret, signature_header
 from tests.webhooks.receiver import Receiver, running
 from tools.cluster.servers import Server
 
+pytestmark = pytest.mark.extended
+
 ROOT = Path(__file__).parents[2]
 URL = "https://shop.example/webhooks"
 # In UTC it is in the year 10000.

@@ -58,6 +58,7 @@ SLOWLY = {
 }
 
 
+@pytest.mark.extended
 def test_slow_clients_block_no_other_client_and_are_closed_in_time(port, record_property):
     """Two hundred of each kind, dripping; meanwhile others are served, and in the end none is left."""
     slow, seen, served, answers = {}, {}, [], Counter()

@@ -12,6 +12,8 @@ from bson import ObjectId
 from app.main import create_app, runtime
 from tests.security.conftest import NEW_ORDER, User
 
+pytestmark = pytest.mark.extended
+
 
 @pytest.fixture(scope="module")
 def market(fort_settings, mongo):

@@ -190,6 +190,7 @@ def call(port, method, address, body, headers):
         return answer.status, answer.read()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("secret", [KEY, PASSWORD, WORD, "eyJ", "Bearer"])
 def test_no_secret_is_in_the_log(log, secret):
     assert secret not in log
@@ -249,6 +250,7 @@ UNSAFE = {
 }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("environ", "named"), UNSAFE.values(), ids=UNSAFE)
 def test_what_is_unsafe_does_not_start_and_says_why_in_a_sentence(tmp_path, environ, named):
     command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py"]

@@ -10,6 +10,8 @@ import pytest
 from tests.security import surface
 from tests.security.surface import ABSENT, BODIES, ROUTES, WRITING
 
+pytestmark = pytest.mark.extended
+
 # What a database, a shell, a template, a file system or a log might take for an order.
 STRINGS = [
     *('{"$ne": null}', '{"$gt": ""}', "[$ne]=1", "$where", "$ne", "'; return true; //", "1; sleep(5000)"),

@@ -24,6 +24,8 @@ from pymongo.errors import OperationFailure
 from app.storage import embedded_mongod
 from app.storage.embedded_mongod import Mongod, MongodFailed, MongodMissing, find_binary, running_uri
 
+pytestmark = pytest.mark.extended
+
 ROOT = Path(__file__).parents[2]
 DURABLE = WriteConcern(w="majority", j=True, wtimeout=10_000)
 

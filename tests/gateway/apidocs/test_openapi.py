@@ -593,6 +593,7 @@ def test_a_declared_problem_is_really_met_and_looks_as_described(
     conforms(document, path, method, answer)
 
 
+@pytest.mark.extended
 def test_whatever_problem_is_met_is_declared(world, document):
     for _, _, operation in operations(document):
         texts = " ".join(response["description"] for response in operation["responses"].values()).split()

@@ -17,6 +17,8 @@ from bson import ObjectId
 
 from tools.cluster.servers import Server
 
+pytestmark = pytest.mark.extended
+
 ORDER = {"userId": "user-7", "productId": "1", "productName": "Espresso machine", "totalOrderAmount": "RM 99"}
 STEPS = 25
 SSE = {"Accept": "text/event-stream"}

@@ -15,6 +15,8 @@ from uuid import uuid4
 
 import pytest
 
+pytestmark = pytest.mark.extended
+
 ROOT = Path(__file__).parents[3]
 NEW = {"userId": "user-7", "productId": "1", "productName": "Espresso machine", "totalOrderAmount": "RM 99"}
 GOOD = json.dumps(NEW).encode()

@@ -11,6 +11,8 @@ from pymongo.read_concern import ReadConcern
 
 from tools.cluster.servers import Server
 
+pytestmark = pytest.mark.extended
+
 ORDER = {"userId": "user-7", "productId": "1", "productName": "Espresso machine", "totalOrderAmount": "RM 99"}
 # More than the buffers of a connection hold.
 ORDERS = 20_000

@@ -47,6 +47,7 @@ def test_a_fault_that_is_left_out_does_not_happen(simulator):
     assert any(what == "world fault" for what, _ in taken)
 
 
+@pytest.mark.extended
 def test_a_failing_seed_is_made_shorter_and_still_fails(simulator, monkeypatch):
     audit = runner.World._end
 
@@ -72,6 +73,7 @@ def test_an_error_that_no_part_handles_is_a_violation(simulator, monkeypatch):
     assert "ZeroDivisionError" in str(violation)
 
 
+@pytest.mark.extended
 def test_a_run_that_is_stopped_has_what_was_covered_by_then(mongodb_uri):
     seen = []
     plans = [Plan(seed=seed, steps=30, orders=1, crowd=0) for seed in range(60)]
