@@ -15,6 +15,8 @@ import pytest
 
 from tools.cluster.servers import GUNICORN, Server
 
+pytestmark = pytest.mark.extended
+
 ROOT = Path(__file__).parents[1]
 REFUSED = "Other machines can reach {} without authentication: set AUTH_JWT_… or ALLOW_UNSAFE=no_identity"
 IDENTITY = {

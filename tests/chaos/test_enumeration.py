@@ -61,6 +61,7 @@ if "ENUMERATE_ALL" in os.environ:
     }
 
 
+@pytest.mark.extended
 @pytest.mark.timeout(0 if "ENUMERATE_ALL" in os.environ else 120)
 @pytest.mark.parametrize(("product", "bounds"), LIVES.values(), ids=LIVES)
 def test_no_interleaving_charges_twice_keeps_wrong_books_or_never_settles(product, bounds, record_property):

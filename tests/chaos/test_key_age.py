@@ -12,6 +12,8 @@ from app.payments.provider_port import CallKind, ResponseCode
 from tests.chaos.expiring_provider import ExpiringKeyProvider
 from tests.chaos.model import Process, unhurried
 
+pytestmark = pytest.mark.extended
+
 HOUR = 3600.0
 TOTAL = 9900
 OPEN = {"$or": [{"outbox.0": {"$exists": True}}, {"dueAt": {"$exists": True}}]}

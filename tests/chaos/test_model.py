@@ -24,6 +24,8 @@ from app.contracts.base import NotPossible
 from app.main import make_doctor
 from tests.chaos.model import MOODS, Process, unhurried
 
+pytestmark = pytest.mark.extended
+
 TOTAL = 9900
 LEASES = 60.0
 ROUNDS = 60

@@ -20,6 +20,8 @@ from app.contracts.base import rfc3339
 from app.main import NO_DATABASE, create_app, runtime
 from app.observability.stages import Stage
 
+pytestmark = pytest.mark.extended
+
 UNKNOWN = "692000000000000000000000"
 WHY = ["--operator", "Ada", "--reason", "x", "--yes"]
 

@@ -11,6 +11,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+pytestmark = pytest.mark.extended
+
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "deploy/monitoring"
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())

@@ -13,6 +13,8 @@ import pytest
 from app.observability import stages
 from app.observability.stages import Stage, record_stage
 
+pytestmark = pytest.mark.extended
+
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 PRELUDE = """
 import logging

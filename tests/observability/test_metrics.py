@@ -25,6 +25,8 @@ from app.payments.provider_port import ProviderResponse, ResponseCode
 from app.payments.providers import make
 from app.payments.providers.simulated import CAPABILITIES
 
+pytestmark = pytest.mark.extended
+
 COUNTERS = {
     "orderflow_provider_calls",
     "orderflow_payments_parked",
@@ -181,7 +183,6 @@ def gunicorn(settings, tmp_path):
         yield address, server, folder
 
 
-@pytest.mark.extended
 def test_a_server_answers_scrapes_that_come_together(settings, tmp_path, eventually):
     """The folder of metrics is the server's own, which locks it as long as it runs."""
     with serving(settings, TMPDIR=str(tmp_path)) as (address, server), ThreadPoolExecutor(8) as pool:
@@ -192,7 +193,6 @@ def test_a_server_answers_scrapes_that_come_together(settings, tmp_path, eventua
         assert {child.pid for child in server.children()} == workers
 
 
-@pytest.mark.extended
 def test_two_workers_tell_one_sum_also_when_one_is_killed(gunicorn, new_order, eventually, database):
     address, server, folder = gunicorn
 
@@ -327,7 +327,6 @@ def test_what_waits_for_a_try_or_for_an_operator_is_looked_up(client, place, loo
     assert samples["orderflow_payments_parked_now", (("module", "payments"),)] == 0
 
 
-@pytest.mark.extended
 def test_a_database_that_does_not_answer_counts_by_kind(settings, look):
     gone = create_app(replace(settings, mongodb_uri=NO_DATABASE, request_deadline=0.1, background_deadline=0.1))
     client = gone.test_client()

@@ -19,6 +19,8 @@ from app.payments.provider_port import ProviderResponse, ResponseCode
 from app.payments.providers import make
 from app.payments.providers.simulated import CAPABILITIES
 
+pytestmark = pytest.mark.extended
+
 ROOT = Path(__file__).parents[2]
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"

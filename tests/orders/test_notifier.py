@@ -20,6 +20,8 @@ from app.orders.open_order_limit import OpenOrderLimit
 from app.orders.queries import OrderQueries
 from app.orders.service import OrderService
 
+pytestmark = pytest.mark.extended
+
 LONG = 20.0
 # Well below the second after which everybody looks again anyhow.
 SOON = 0.9

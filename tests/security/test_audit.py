@@ -9,6 +9,8 @@ from packaging.version import Version
 
 from tests.security import audit
 
+pytestmark = pytest.mark.extended
+
 ROOT = Path(__file__).parents[2]
 
 

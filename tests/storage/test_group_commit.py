@@ -13,6 +13,8 @@ import pytest
 from app.contracts.base import NotFound, Unavailable
 from app.storage.group_commit import GroupCommit
 
+pytestmark = pytest.mark.extended
+
 PATIENCE = 20.0
 
 

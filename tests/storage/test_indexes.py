@@ -42,6 +42,8 @@ from app.webhooks.endpoint import Endpoint
 from app.webhooks.endpoint_repository import EndpointRepository
 from tests.orders.reads import Reads, an_update
 
+pytestmark = pytest.mark.extended
+
 NO_LIMIT = OpenOrderLimit(lambda *_: 0, 1)
 
 DOCUMENTS = 400

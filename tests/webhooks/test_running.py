@@ -14,6 +14,8 @@ from app.observability.supervision import BackgroundThread
 from app.orders.documents import CHANGES
 from app.webhooks.endpoint_repository import EndpointRepository
 
+pytestmark = pytest.mark.extended
+
 THREADS = {"orders-subscribers", "orders-changes", "webhooks-sweep"}
 
 
@@ -22,8 +24,13 @@ def serving(settings, eventually):
     """The application, started."""
     app = create_app(settings)
     runtime(app).start()
+
+    def ready() -> bool:
+        unready = runtime(app).unready()
+        return unready is None or unready.part == "webhooks"
+
     try:
-        eventually(lambda: not runtime(app).unready() or runtime(app).unready().part == "webhooks")
+        eventually(ready)
         yield app
     finally:
         runtime(app).stop()

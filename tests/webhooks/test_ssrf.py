@@ -26,6 +26,8 @@ from tests.webhooks.name_server import NameServer, serving
 from tests.webhooks.receiver import Receiver, raw, running
 from tests.webhooks.test_public_addresses import REFUSED
 
+pytestmark = pytest.mark.extended
+
 OUTSIDE = "127.0.0.2"
 RULES = AddressRules(networks=(ip_network(f"{OUTSIDE}/32"),))
 HEADERS = {"webhook-id": "evt_1"}

@@ -15,6 +15,8 @@ from app.contracts.webhooks import EVENT_TYPES
 from app.main import create_app, runtime
 from tests.webhooks.receiver import Receiver, running
 
+pytestmark = pytest.mark.extended
+
 URL = "https://shop.example/webhooks"
 ABSENT = "we_692000000000000000000000"
 IDENTITY = {

@@ -14,6 +14,8 @@ from app.payments.providers.notification_sender import NotificationSender
 from app.payments.providers.signed_notifications import NotificationMessage
 from app.storage.mongodb import Database
 
+pytestmark = pytest.mark.extended
+
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
