@@ -62,7 +62,7 @@ if "ENUMERATE_ALL" in os.environ:
 
 
 @pytest.mark.extended
-@pytest.mark.timeout(0 if "ENUMERATE_ALL" in os.environ else 120)
+@pytest.mark.timeout(0 if "ENUMERATE_ALL" in os.environ else 600)
 @pytest.mark.parametrize(("product", "bounds"), LIVES.values(), ids=LIVES)
 def test_no_interleaving_charges_twice_keeps_wrong_books_or_never_settles(product, bounds, record_property):
     """ENUMERATE_ALL takes all that can go wrong together, which takes minutes."""

@@ -11,7 +11,7 @@ from tools.simulation.world import Plan
 
 pytestmark = pytest.mark.timeout(600)
 
-SEEDS = 300
+SEEDS = 360
 # The seeds of a mutated copy in this test; `make simulate SIMULATE=--mutations` tries more.
 MUTATION_SEEDS = 60
 QUICKLY_FOUND = (
