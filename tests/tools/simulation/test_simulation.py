@@ -9,7 +9,7 @@ from tools.simulation.mutations import MUTATIONS
 from tools.simulation.runner import run_all
 from tools.simulation.world import Plan
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 SEEDS = 360
 # The seeds of a mutated copy in this test; `make simulate SIMULATE=--mutations` tries more.
