@@ -31,7 +31,7 @@ def draw(report: Report, file: Path) -> None:
     from matplotlib import pyplot as plt
 
     with mpl.rc_context({"font.size": 10, "text.color": INK, "axes.labelcolor": INK, "figure.facecolor": "white"}):
-        figure, axes = plt.subplots(2, 3, figsize=(13, 6.6), layout="constrained")
+        figure, axes = plt.subplots(2, 3, figsize=(19, 6.6), layout="constrained")
         panels = axes.flatten()
         for axis, kind in zip(panels, Kind, strict=False):
             _rates(axis, kind, report)
