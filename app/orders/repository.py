@@ -4,8 +4,8 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+import msgspec
 from bson import ObjectId
-from msgspec.structs import replace as with_order
 from pymongo import ReturnDocument
 
 from app.contracts.base import Conflict, Event, NotFound
@@ -116,7 +116,9 @@ class OrderRepository:
         self._keep_recent(order.order_id, replace(snapshot, shown=shown_of(stored)) if change else snapshot)
         self._outbox.enqueue_local(stored["_id"], [event])
         if change:
-            self.changes.enqueue_local(stored["_id"], [with_order(change, order=view_with_items_of(stored))])
+            self.changes.enqueue_local(
+                stored["_id"], [msgspec.structs.replace(change, order=view_with_items_of(stored))]
+            )
         return order.order_id
 
     def count_open(self, user_id: str, limit: int) -> int:
@@ -274,7 +276,7 @@ class OrderRepository:
 
     def _enqueue_change(self, change: OrderChanged, shown: Document, patch: Patch) -> None:
         """Have a change published that was just written, with the order where it is at hand."""
-        told = with_order(change, order=view_after(shown, patch)) if shown else change
+        told = msgspec.structs.replace(change, order=view_after(shown, patch)) if shown else change
         self.changes.enqueue_local(patch.key, [told])
 
     def _with_change(self, patch: Patch, change: OrderChanged, state: OrderState) -> Patch:

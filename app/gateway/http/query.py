@@ -13,6 +13,7 @@ DIGITS = re.compile(r"[0-9]{1,9}")
 REPLACEMENT = "\ufffd"
 KEYED = re.compile(r"(\w+)\[([^\[\]]+)\]")
 MAX_NAME_LENGTH = 64
+MAX_USER_LENGTH = 128
 
 
 class InvalidParameter(ApplicationError):

@@ -28,6 +28,7 @@ from app.gateway.http.cursors import CursorCodec
 from app.gateway.http.pages import CURSOR, LIMIT, page_limit, page_position
 from app.gateway.http.problem_catalogue import READ_LIST
 from app.gateway.http.query import (
+    MAX_USER_LENGTH,
     InvalidParameter,
     key_of,
     keyed_parameters,
@@ -129,7 +130,6 @@ DEAD_LETTER = Parameter(
 USER = schemas.UserSchema()
 CHECKED_USERS = 4096
 MAX_STATUS_LENGTH = 64
-MAX_USER_LENGTH = 128
 OVERDUE_MS = STUCK_SECONDS * 1000
 # By their casefolded texts, which no custom status can have.
 ORDER_STATUSES: dict[str, str] = {status.casefold(): status.value for status in OrderStatus}

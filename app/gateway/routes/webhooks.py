@@ -26,7 +26,7 @@ from app.gateway.http.cursors import CursorCodec
 from app.gateway.http.idempotency import IDEMPOTENCY_KEY, idempotency_key
 from app.gateway.http.pages import CURSOR, LIMIT, page_limit, page_position
 from app.gateway.http.problem_catalogue import CHANGE_ENDPOINT, PUBLIC, READ_ENDPOINT, WITH_IDEMPOTENCY_KEY
-from app.gateway.http.query import text_parameter
+from app.gateway.http.query import MAX_USER_LENGTH, text_parameter
 from app.gateway.http.responses import json_response
 from app.gateway.routes import webhook_deliveries
 from app.gateway.security.caller import WEBHOOKS, WrongUser, caller, request_origin
@@ -36,7 +36,6 @@ NEW_ENDPOINT = schemas.NewEndpointSchema()
 ENDPOINT_CHANGE = schemas.EndpointChangeSchema()
 ROTATION = schemas.RotationSchema()
 SECONDS_PER_HOUR = 3600
-MAX_USER_LENGTH = 128
 TOLD_OF = Parameter(
     name="userId",
     where="query",
