@@ -73,10 +73,12 @@ class ReceivedResponse:
         if self.status:
             return
         name = name.lower()
+        # The parser leaves spaces behind a value.
+        digits = value.strip()
         if name in FRAMING:
             self._framed = True
-        elif name == b"retry-after" and value.isdigit() and not self.retry_after:
-            self.retry_after = float(value[:MAX_DIGITS])
+        elif name == b"retry-after" and digits.isdigit() and not self.retry_after:
+            self.retry_after = float(digits[:MAX_DIGITS])
 
     def on_headers_complete(self) -> None:
         """Called by the parser after the head of each answer. Raises MalformedResponse."""

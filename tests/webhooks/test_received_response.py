@@ -107,10 +107,11 @@ def test_what_is_no_body_counts_towards_the_limit_as_well():
     ("text", "seconds"),
     [
         (b"HTTP/1.1 429 Wait\r\nretry-AFTER: 17\r\nContent-Length: 0\r\n\r\n", 17),
+        (b"HTTP/1.1 429 Wait\r\nRetry-After: \t17 \t\r\nContent-Length: 0\r\n\r\n", 17),
         (b"HTTP/1.1 103 Early\r\nRetry-After: 17\r\n\r\nHTTP/1.1 429 Wait\r\nContent-Length: 0\r\n\r\n", 0),
         (b"HTTP/1.1 429 Wait\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nRetry-After: 17\r\n\r\n", 0),
     ],
-    ids=["in the head", "of an interim answer", "behind the body"],
+    ids=["in the head", "between spaces", "of an interim answer", "behind the body"],
 )
 def test_the_time_to_wait_is_that_of_the_head(text, seconds):
     assert received(text).retry_after == seconds
