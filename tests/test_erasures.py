@@ -380,7 +380,12 @@ def test_a_payment_event_from_before_reaches_its_order(app, live, database, user
 def test_endpoints_of_the_user_are_gone_and_others_are_told_the_pseudonym(
     live, database, user, new_order, eventually, traces
 ):
-    with running(Receiver()) as receiver, running(Receiver(answer=lambda *_: (500, {}, b"wanted-by-Ada"))) as failing:
+    answers = {"body": b"wanted-by-Ada"}
+
+    def refuse(*_) -> tuple:
+        return 500, {}, answers["body"]
+
+    with running(Receiver()) as receiver, running(Receiver(answer=refuse)) as failing:
         own = live.post(
             "/webhooks/endpoints", json={"url": receiver.url, "userId": user, "description": "wanted-by-Ada"}
         )
@@ -397,6 +402,7 @@ def test_endpoints_of_the_user_are_gone_and_others_are_told_the_pseudonym(
                 return False
 
         eventually(told, 60.0)
+        answers["body"] = b""
         unfinished = {"$or": [{"orderStatus": "Processing"}, {"changes": {"$exists": True}}]}
         eventually(lambda: not database.orders.count_documents(unfinished))
         answer = erase(live, user)

@@ -57,7 +57,7 @@ class Split:
         return self._parts["gateway"].test_client()
 
     def _wait(self, *modules):
-        ends = time.monotonic() + 15
+        ends = time.monotonic() + 60
         buses = [runtime(self._parts[module]).bus for module in modules]
         for bus in buses:
             bus.start()

@@ -100,7 +100,7 @@ class Database:
             # Monitors check every second, so that a returned primary is noticed without a request.
             heartbeatFrequencyMS=1000,
             serverSelectionTimeoutMS=2000,
-            connectTimeoutMS=2000,
+            connectTimeoutMS=CONNECT_TIMEOUT_MS,
             waitQueueTimeoutMS=1500,
             maxPoolSize=64,
             event_listeners=listeners,
@@ -242,6 +242,8 @@ class Store:
 # A lower bound that matches every stored date, so that a partial index on a date field is used.
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BACKLOG_TIMEOUT_SECONDS = 0.2
+# A server that does not reply to a connection or a heartbeat for so long counts as gone.
+CONNECT_TIMEOUT_MS = 2000
 FOREIGN_SAMPLE = 1000
 SECRET_SECONDS = 2.0
 HELLO_SECONDS = 2.0

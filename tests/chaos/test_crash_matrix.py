@@ -16,7 +16,7 @@ from tests.chaos.crash.scenarios import SCENARIOS
 
 FULL = os.environ.get("CRASH_MATRIX") == "full"
 # A test runs many cells, and the machine may be busy.
-pytestmark = [pytest.mark.extended, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.extended, pytest.mark.timeout(600)]
 
 READS = ("find", "aggregate")
 IN_MEMORY = ("acknowledge_later", "mark_acknowledged", "acknowledge_all")

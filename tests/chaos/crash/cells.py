@@ -7,7 +7,8 @@ from typing import Any
 from app.config import Settings
 
 KILL, STOP = "SIGKILL", "SIGSTOP"
-TIMEOUT_SECONDS = 20.0
+# Longer than each lease below: a command that fails, or that is executed after its process died, leaves work until a lease ends.
+TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,9 @@ VARIANTS = {
 }
 COLLECTIONS = ("orders", "payments", "ledger", "notifications", "webhook_endpoints", "webhook_deliveries", "stages")
 
+# A heartbeat may be late on a busy machine.
+mongodb.CONNECT_TIMEOUT_MS = 15_000
+
 
 def victim(cell: Cell, pipe: Any) -> None:
     """Plays the scenario and dies at the armed point."""
