@@ -121,6 +121,7 @@ class Orders:
         """Deliver what is in the local queue, then end."""
         if self._erasures:
             self._erasures.stop(timeout)
+        self.notifier.stop(timeout)
         self.relay.stop(timeout)
         if self._subscribed:
             self._subscribed.stop(timeout)

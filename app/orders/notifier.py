@@ -56,6 +56,12 @@ class OrderChangeNotifier:
         with self._lock:
             return sum(map(len, self._waiters.values()))
 
+    def stop(self, timeout: float) -> None:
+        """Let all waiting requests return, and end the thread within `timeout` seconds."""
+        self.stopping = True
+        if thread := self._thread:
+            thread.join(timeout)
+
     def wait_until(self, order_id: str, read: Callable[[], T], done: Callable[[T], bool], seconds: float) -> T:
         """Return what `read` returns once `done` accepts it, after `seconds`, or when the process stops.
 

@@ -76,9 +76,11 @@ def orders(store: Store, outbox: Outbox) -> OrderRepository:
 
 
 @pytest.fixture
-def reads(store: Store, outbox: Outbox, orders: OrderRepository) -> Reads:
+def reads(store: Store, outbox: Outbox, orders: OrderRepository) -> Iterator[Reads]:
     """The reads of the same collection."""
-    return Reads(store, outbox)
+    made = Reads(store, outbox)
+    yield made
+    made.notifier.stop(60.0)
 
 
 @pytest.fixture

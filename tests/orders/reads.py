@@ -29,9 +29,8 @@ class Reads:
     """Sends each read to OrderQueries as the request that it is."""
 
     def __init__(self, store: Store, outbox: Outbox) -> None:
-        self.queries = OrderQueries(
-            store, outbox, Outbox(store, 10.0, fields=CHANGES), OrderChangeNotifier(store), 10.0, 100
-        )
+        self.notifier = OrderChangeNotifier(store)
+        self.queries = OrderQueries(store, outbox, Outbox(store, 10.0, fields=CHANGES), self.notifier, 10.0, 100)
 
     def view(self, order_id: str, user_id: str, with_next_action: bool = False) -> OrderView:
         request = FindOrder(request_id="r", order_id=order_id, on_behalf_of=user_id, with_next_action=with_next_action)

@@ -32,7 +32,7 @@ def watch(store):
     """A watch of its own; ended with the test."""
     made = OrderChangeNotifier(store)
     yield made
-    made.stopping = True
+    made.stop(LONG)
 
 
 @pytest.fixture
@@ -270,7 +270,7 @@ def test_steps_are_told_as_they_are_taken_and_after_what_was_seen(
     assert follow(3).ending
 
 
-def test_no_bell_is_left_behind(orders, create, waits, watch, streams, payment_event):
+def test_no_waiter_is_left_behind(orders, create, waits, watch, streams, payment_event):
     order_id = create()
     waiting = [waits(order_id) for _ in range(3)] + [waits(create(), 0.1)]
     streams()

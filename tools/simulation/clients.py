@@ -68,6 +68,7 @@ ACTIONS = (
     "read",
     "cancel",
     "confirm",
+    "confirm, then cancel",
     "custom",
     "refund",
     "refund",
@@ -126,6 +127,7 @@ class SimulatedClient:
             "read": lambda: self.read(self._order_id),
             "cancel": lambda: self._set_status("Cancelled"),
             "confirm": lambda: self._set_status("Confirm"),
+            "confirm, then cancel": lambda: self._set_statuses("Confirm", "Cancelled"),
             "custom": lambda: self._set_status(self._random.choice(("Packed", "Shipped"))),
             "refund": lambda: self._refund(self._random.randrange(1, self._value + 2)),
             "refund rest": lambda: self._refund(0),
@@ -182,6 +184,10 @@ class SimulatedClient:
             )
         )
         return accepted
+
+    def _set_statuses(self, *statuses: str) -> None:
+        for status in statuses:
+            self._set_status(status)
 
     def _set_status(self, status: str) -> None:
         world, began = self._world, self._world.scheduler.now
