@@ -390,7 +390,7 @@ def all_paid(database, quiet, good, declined):
 
 def test_two_processes_settle_a_hundred_orders_once_each(make_app, place, eventually, quiet, audit, database):
     good, declined = post_many([make_app(), make_app()], place, 100)
-    eventually(all_paid(database, quiet, good, declined), 30)
+    eventually(all_paid(database, quiet, good, declined), 60.0)
     captured = [charge["orderId"] for charge in database.ledger.find({"answer": "captured"})]
     assert sorted(captured) == sorted(good)
     assert database.ledger.count_documents({}) == database.payments.count_documents({}) == 100
@@ -403,7 +403,7 @@ def test_with_every_hint_lost_all_orders_settle_none_the_less(
     monkeypatch.setattr(Outbox, "enqueue_local", lambda self, key, events: None)
     apps = [make_app(relay_lease=0.2), make_app(relay_lease=0.2)]
     good, declined = post_many(apps, place, 60)
-    eventually(all_paid(database, quiet, good, declined), 30)
+    eventually(all_paid(database, quiet, good, declined), 60.0)
     for order_id in good[:10]:
         assert put(apps[0].test_client(), order_id, "Cancelled").status_code == 200
     refunded = {"orderStatus": "Cancelled", "paymentStatus": "Refunded"}

@@ -5,4 +5,4 @@ Every request has a connection of its own, as from many clients: any worker of a
 
 import httpx
 
-CLIENT = httpx.Client(timeout=10, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
+CLIENT = httpx.Client(timeout=30, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))

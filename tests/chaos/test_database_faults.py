@@ -176,7 +176,7 @@ class Patient:
         answer = self._eventually(lambda: _granted(self.wishes[wish]()))
         if wish == "place":
             self.order_id = answer.json["created"]["id"]
-        self._eventually(self._at_rest, 30.0)
+        self._eventually(self._at_rest, 60.0)
 
     def _at_rest(self) -> bool:
         order = self._stored["orders"].find_one({"userId": self.user})
@@ -232,12 +232,12 @@ def test_a_command_that_fails_costs_no_order_and_no_second_charge(
         began = time.monotonic()
         answering = hands.submit(patient.wishes[target.wish])
         onlooker.admin.command("waitForFailPoint", "failCommand", timesEntered=before + 1, maxTimeMS=20_000)
-        granted = _granted(answering.result(20))
+        granted = _granted(answering.result(60))
         took = time.monotonic() - began
     finally:
         _disarm(onlooker, "failCommand")
 
-    assert took < REQUEST_DEADLINE + 8
+    assert took < REQUEST_DEADLINE + 20
     if target.direct:
         assert bool(granted) == fault.repeated
     patient.insist(target.wish)

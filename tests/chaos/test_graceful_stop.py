@@ -34,7 +34,7 @@ def serve(folder, settings, **environ):
 
 
 def post(server):
-    answer = httpx.post(f"{server.url}/orders", json=ORDER, timeout=10)
+    answer = httpx.post(f"{server.url}/orders", json=ORDER, timeout=60)
     assert answer.status_code == 201, answer.text
     return answer.json()["created"]["id"]
 
@@ -55,11 +55,11 @@ def test_a_rolling_restart_under_load_answers_every_request(settings, database, 
             eventually(placing(load, 0.0))
             before = server.workers(2)
             send_signal(before[0], signal.SIGTERM)
-            eventually(replaced(server, before[:1]), 30)
-            eventually(placing(load, time.monotonic()), 30)
+            eventually(replaced(server, before[:1]), 60.0)
+            eventually(placing(load, time.monotonic()), 60.0)
             server.reload()
-            eventually(replaced(server, before), 30)
-            eventually(placing(load, time.monotonic()), 30)
+            eventually(replaced(server, before), 60.0)
+            eventually(placing(load, time.monotonic()), 60.0)
         wait_until_settled(mongodb_uri, settings.database, SOON)
         report = examine(mongodb_uri, settings.database, load.record)
 
@@ -74,10 +74,10 @@ def test_repeating_what_a_closed_connection_left_unclear_makes_one_order(
     with serve(tmp_path, settings, SIMULATED_LATENCY_MS="100") as server:
         with LoadGenerator(server.url, clients=6, rate=20, timeout=30) as load:
             for _ in range(2):
-                eventually(placing(load, time.monotonic()), 30)
+                eventually(placing(load, time.monotonic()), 60.0)
                 before = server.workers(2)
                 server.reload()
-                eventually(replaced(server, before), 30)
+                eventually(replaced(server, before), 60.0)
         wait_until_settled(mongodb_uri, settings.database, SOON)
         report = examine(mongodb_uri, settings.database, load.record)
 

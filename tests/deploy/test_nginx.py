@@ -124,7 +124,7 @@ def serving(nginx, folder, *upstreams):
     port = free_port()
     process = subprocess.Popen([nginx, *configured(folder, port, *upstreams)], stderr=subprocess.DEVNULL)
     try:
-        ends = time.monotonic() + 10
+        ends = time.monotonic() + 60
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port)).close()
@@ -147,7 +147,7 @@ def port(nginx, tmp_path, gateways):
 
 def send(port, method="GET", path="/", sent=None, **headers):
     """Sends a request; returns status, headers and body of the answer."""
-    with closing(HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+    with closing(HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         connection.request(method, path, sent, {name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()
         return answer.status, answer.headers, answer.read()
@@ -155,7 +155,7 @@ def send(port, method="GET", path="/", sent=None, **headers):
 
 def raw(port, sent):
     """Sends bytes; returns status, headers and body of the answer."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(sent)
         received = b"".join(iter(lambda: connection.recv(65536), b""))
     head, _, body_bytes = received.partition(b"\r\n\r\n")

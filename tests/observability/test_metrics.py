@@ -213,7 +213,7 @@ def test_two_workers_tell_one_sum_also_when_one_is_killed(gunicorn, new_order, e
 
     eventually(lambda: httpx.get(f"{address}/readyz", timeout=30).status_code == 200, 60)
     assert {post(number) for number in range(24)} == {201}
-    eventually(lambda: database.orders.count_documents({"orderStatus": "Success"}) == 24, 30)
+    eventually(lambda: database.orders.count_documents({"orderStatus": "Success"}) == 24, 60.0)
     eventually(lambda: sums() == (24,) * 11)
     assert [sums() for _ in range(4)] == [(24,) * 11] * 4
     eventually(lambda: told()["orderflow_workers", ()] == 2)

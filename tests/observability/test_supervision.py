@@ -35,7 +35,7 @@ def test_a_thread_goes_on_whatever_is_raised_in_it(monkeypatch, eventually, erro
 
     thread = BackgroundThread("some-work", work)
     thread.start()
-    thread.join(10.0)
+    thread.join(60.0)
     assert (len(rounds), thread.idle, thread.dead) == (4, True, False)
 
 
@@ -97,7 +97,7 @@ def test_a_thread_that_has_not_been_started_or_has_returned_is_not_watched(clock
     watchdog, waiting = Watchdog(5.0), BackgroundThread("waiting", lambda: None)
     returned = BackgroundThread("returned", lambda: None)
     returned.start()
-    returned.join(10.0)
+    returned.join(60.0)
     for _ in range(10):
         clock.now += 1.0
         assert watchdog.failing([waiting, returned]) == []
@@ -107,5 +107,5 @@ def test_a_thread_is_a_daemon_so_that_it_keeps_no_process_from_ending():
     seen = []
     thread = BackgroundThread("some-work", lambda: seen.append(threading.current_thread().daemon))
     thread.start()
-    thread.join(10.0)
+    thread.join(60.0)
     assert seen == [True]

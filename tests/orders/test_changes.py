@@ -271,7 +271,7 @@ def test_a_change_that_webhooks_refuses_waits_for_an_operator_and_delays_no_paym
     world.hinder = refuse
     world.module.start()
     order_id = world.place()
-    eventually(lambda: CHANGES.dead in stored(order_id), 30)
+    eventually(lambda: CHANGES.dead in stored(order_id), 60.0)
     [letter] = world.bus.request(ListOrderDeadLetters(request_id="", limit=10)).dead_letters
     assert (letter.order_id, letter.event, letter.user_id) == (order_id, "OrderChanged", "user-7")
     assert world.bus.request(CheckOrderQueue(request_id="")).dead == 1

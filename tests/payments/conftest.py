@@ -112,7 +112,7 @@ class Gate:
 
     def __call__(self, *_: object) -> None:
         self.came.set()
-        assert self._opened.wait(20)
+        assert self._opened.wait(60)
 
     def open(self) -> None:
         self._opened.set()

@@ -221,7 +221,7 @@ def test_an_order_that_is_cancelled_while_it_is_charged_gets_its_money_back_once
     provider.on_call = lambda verb, call: gate() if verb == "charge" else None
     live = running_with()
     order_id = place(live)
-    assert gate.came.wait(10)
+    assert gate.came.wait(60)
     assert live.put("/orders", json={"orderId": order_id, "orderStatus": "Cancelled"}).status_code == 200
     gate.open()
 
@@ -265,10 +265,10 @@ def test_a_refund_requested_while_another_is_under_way_follows_it(
     provider.on_call = lambda verb, call: gate() if call.refund_id == "a" and verb == "refund" else None
     running = threading.Thread(target=worker.process, args=[take_up(order_id)], daemon=True)
     running.start()
-    assert gate.came.wait(10)
+    assert gate.came.wait(60)
     service_of(worker).on_refunds_requested([requested(order_id, 1000, 3, "b")])
     gate.open()
-    running.join(10)
+    running.join(60.0)
     worker.process(take_up(order_id))
     doc = stored(order_id)
     assert [(made["refund_id"], made["status"]) for made in doc["refunds"]] == [("a", "done"), ("b", "done")]

@@ -88,7 +88,7 @@ def _wait_until_ready(port: int) -> None:
     ends = time.monotonic() + 60
     while time.monotonic() < ends:
         try:
-            with closing(HTTPConnection("127.0.0.1", port, timeout=10)) as probe:
+            with closing(HTTPConnection("127.0.0.1", port, timeout=60)) as probe:
                 probe.request("GET", "/readyz")
                 if probe.getresponse().status == 200:
                     return

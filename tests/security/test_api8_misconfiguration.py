@@ -184,7 +184,7 @@ def wait_until_ready(port):
 
 
 def call(port, method, address, body, headers):
-    with closing(HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+    with closing(HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         connection.request(method, address, body.encode(), headers)
         answer = connection.getresponse()
         return answer.status, answer.read()

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.extended
 
 # What a database, a shell, a template, a file system or a log might take for an order.
 STRINGS = [
-    *('{"$ne": null}', '{"$gt": ""}', "[$ne]=1", "$where", "$ne", "'; return true; //", "1; sleep(5000)"),
+    *('{"$ne": null}', '{"$gt": ""}', "[$ne]=1", "$where", "$ne", "'; return true; //", "1; sleep(60000)"),
     *("' || '1'=='1", '" || "1"=="1', "'; db.orders.drop(); //", "this.userId == 'bob'", "function() { return 1 }"),
     *("{$function: {body: 'x', args: [], lang: 'js'}}", "a.b", "a.$", "$set", "$$ROOT", "$$NOW", "$userId"),
     *("' OR 1=1 --", "'; DROP TABLE orders; --", "1 UNION SELECT 1", "admin'--", "*)(uid=*", "/*", "%' AND 1=1"),
@@ -37,7 +37,7 @@ STRINGS = [
 VALUES = [
     *({operator: 1} for operator in ("$ne", "$gt", "$gte", "$lt", "$exists", "$size", "$type", "$bit", "$meta")),
     *({operator: [1, "bob"]} for operator in ("$in", "$nin", "$all", "$or", "$and", "$nor", "$mod")),
-    *({"$regex": ".*", "$options": "s"}, {"$where": "sleep(5000) || true"}, {"$expr": {"$eq": [1, 1]}}),
+    *({"$regex": ".*", "$options": "s"}, {"$where": "sleep(60000) || true"}, {"$expr": {"$eq": [1, 1]}}),
     *(
         {"$function": {"body": "x", "args": [], "lang": "js"}},
         {"$jsonSchema": {}},
@@ -141,7 +141,7 @@ def test_a_member_is_what_it_says_and_nothing_else(ada, orders, endpoints, numbe
                 assert answer.status_code in {403, 422}, (member, payload, answer.text)
         check(ada.open(method, surface.address(rule), **surface.body(method, rule, **{spelt(payload): 1})), payload)
         check(ada.open(method, surface.address(rule), json=payload), payload)
-    assert (datetime.now(UTC) - began).total_seconds() < 4
+    assert (datetime.now(UTC) - began).total_seconds() < 9
     for stored in orders.find({"userId": "ada"}, {"productId": 1, "productName": 1, "totalOrderAmount": 1}):
         assert all(isinstance(stored[name], str) for name in ("productId", "productName", "totalOrderAmount"))
     for stored in endpoints.find({"userId": "ada"}):

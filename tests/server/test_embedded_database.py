@@ -103,7 +103,7 @@ def status_of(server, eventually):
         assert answer.status_code in (200, 503), answer.text
         return answer.json().get("orderStatus")
 
-    return lambda order_id: eventually(lambda: get(order_id), 30)
+    return lambda order_id: eventually(lambda: get(order_id), 60.0)
 
 
 def kill_mongod(server):
@@ -128,8 +128,8 @@ def test_it_restarts_with_all_data_whatever_was_killed(server, place, eventually
     first = place()
     before = mongod(server)
     kill(server)
-    eventually(lambda: mongod(server) not in (None, before), 30)
-    eventually(ready(server), 30)
+    eventually(lambda: mongod(server) not in (None, before), 60.0)
+    eventually(ready(server), 60.0)
     assert status_of(first) == "Success"
     assert status_of(place()) == "Success"
     assert log(server).count("the supervisor of the embedded database has ended") == supervisors
@@ -142,7 +142,7 @@ def test_it_restarts_as_soon_as_its_port_is_free_again(server, place, eventually
     with socket.socket() as blocker:
         blocker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         kill_mongod(server)
-        eventually(lambda: bind_port(blocker, port), 30)
+        eventually(lambda: bind_port(blocker, port), 60.0)
         eventually(lambda: log(server).count("the embedded database cannot be started, next try in") >= 2, 60)
         assert not server.ready()
     eventually(ready(server), 60)
@@ -161,7 +161,7 @@ def bind_port(blocker, port):
 
 def test_it_ends_when_the_server_is_killed(server, eventually):
     server.kill()
-    eventually(lambda: mongod(server) is None, 30)
+    eventually(lambda: mongod(server) is None, 60.0)
 
 
 def test_the_password_is_in_no_command_line_and_no_log(server):
@@ -206,7 +206,7 @@ def test_the_database_restarts_every_time_although_nobody_reads_the_log(folder, 
             for _ in range(2):
                 killed.add(pid_of_mongod(folder))
                 os.kill(pid_of_mongod(folder), signal.SIGKILL)
-                eventually(lambda: embedded_mongod.running_uri(folder) and pid_of_mongod(folder) not in killed, 30)
+                eventually(lambda: embedded_mongod.running_uri(folder) and pid_of_mongod(folder) not in killed, 60.0)
         finally:
             supervising.kill()
 

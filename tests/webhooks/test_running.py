@@ -209,7 +209,7 @@ def test_orders_go_on_until_its_first_process_comes_and_then_all_is_told(
                 )
             )
             assert added.json["endpoint"]["id"]
-            eventually(lambda: traces(database) == 0, 30)
+            eventually(lambda: traces(database) == 0, 60.0)
             second = place(client)
 
             def told():
@@ -218,8 +218,8 @@ def test_orders_go_on_until_its_first_process_comes_and_then_all_is_told(
                     body["type"] for body in bodies if body["data"]["order"]["id"] == second
                 }
 
-            eventually(told, 30)
-            eventually(lambda: traces(database) == 0, 30)
+            eventually(told, 60.0)
+            eventually(lambda: traces(database) == 0, 60.0)
 
 
 def test_a_version_before_it_can_follow_after_the_switch(settings, place, database, eventually):

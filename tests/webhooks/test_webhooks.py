@@ -460,7 +460,7 @@ def test_a_result_that_comes_after_another_process_has_taken_over_changes_nothin
 
     slow.module.sender._post = late
     slow.tell(a_change())
-    assert taken_over.wait(20)
+    assert taken_over.wait(60)
     slow.module.stop(10)
     [doc] = deliveries.find()
     assert (doc["status"], doc["tries"], doc.get("attempts")) == ("pending", 0, None)
@@ -502,7 +502,7 @@ def test_what_is_not_recorded_is_sent_again_under_the_same_id(make_process, rece
 
     process.module.sender._deliveries.record = fail
     process.tell(a_change())
-    assert failed.wait(20)
+    assert failed.wait(60)
     process.module.stop(10)
     assert deliveries.find_one()["status"] == "pending"
     deliveries.update_one({}, {"$set": {"dueAt": datetime.now(UTC)}})

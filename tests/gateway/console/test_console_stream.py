@@ -102,7 +102,7 @@ def watched(settings):
     reading.start()
     yield app, told, ids, read
     runtime(app).stop()
-    reading.join(5.0)
+    reading.join(60.0)
     assert not reading.is_alive()
 
 

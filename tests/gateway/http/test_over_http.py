@@ -104,15 +104,15 @@ def stops(server, order_id, database, eventually):
 
     with ThreadPoolExecutor(8) as pool:
         streams, waits = [pool.submit(stream) for _ in range(4)], [pool.submit(wait) for _ in range(4)]
-        assert opened.wait(20)
+        assert opened.wait(60)
         # None of them has come back, so all of them wait.
         time.sleep(0.5)
         assert not any(one.done() for one in (*streams, *waits))
         started = time.monotonic()
         server.stop()
-        assert [one.result(1) for one in streams] == [200] * 4
-        assert [one.result(1) for one in waits] == ["Processing"] * 4
-    assert time.monotonic() - started < 10
+        assert [one.result(60) for one in streams] == [200] * 4
+        assert [one.result(60) for one in waits] == ["Processing"] * 4
+    assert time.monotonic() - started < 25
 
 
 @pytest.fixture

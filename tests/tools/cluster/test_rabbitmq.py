@@ -48,7 +48,7 @@ def owner(rabbit_installed, folder, eventually):
     ) as process:
         yield process
         process.kill()
-    eventually(lambda: not left_of(folder), 30)
+    eventually(lambda: not left_of(folder), 60.0)
 
 
 def left_of(folder):
@@ -107,7 +107,7 @@ def test_confirmed_messages_survive_kill_9_and_no_process_survives_the_owner(own
 
     assert {"beam.smp", "erl_child_setup"} <= set(left_of(folder))
     os.kill(owner.pid, signal.SIGKILL)
-    eventually(lambda: not left_of(folder), 30)
+    eventually(lambda: not left_of(folder), 60.0)
 
 
 def test_without_rabbitmq_one_sentence_says_what_to_install(monkeypatch, tmp_path):

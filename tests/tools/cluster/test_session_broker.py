@@ -88,7 +88,7 @@ def test_workers_share_one_and_it_ends_with_the_session(session, tmp_path, event
     assert [len(each) for each in servers.values()] == [1, 1]
     release(tmp_path)
     assert process.wait(60) == 0
-    eventually(all_gone(servers), 30)
+    eventually(all_gone(servers), 60.0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -98,4 +98,4 @@ def test_it_ends_when_the_session_is_interrupted(session, eventually, number):
     assert [len(each) for each in servers.values()] == [1, 1]
     process.send_signal(number)
     process.wait(60)
-    eventually(all_gone(servers), 30)
+    eventually(all_gone(servers), 60.0)
