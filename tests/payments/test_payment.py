@@ -1012,6 +1012,16 @@ def test_the_refund_of_a_cancelled_order_that_fails_later_waits_for_an_operator_
     assert summary(again) == "Refunded, no event, never"
 
 
+def test_a_cancelled_order_whose_refund_failed_ends_where_refunds_at_the_provider_gave_all_back():
+    made = (listed("re_8", "refunded", 900), listed("re_9", "refunded", 9000))
+    payment = replace(REFUNDED, refreshes_requested=1)
+    for _ in range(3):
+        found = retrieved(payment, "captured", refunds=(*made, listed("re_1", "declined", 9900, "cancel")))
+        payment = replace(found.payment, refreshes_requested=found.payment.refreshes_made + 1)
+    assert (payment.status, payment.refunded, payment.open_refund) == (PaymentStatus.REFUNDED, 9900, None)
+    assert (found.event, found.refund.refund_id) == (PaymentRefundFailed, "cancel")
+
+
 def disputes(status: str) -> dict:
     return {"disputes": (ProviderDispute(reference="dp_1", value=9900, status=DisputeStatus(status)),)}
 
