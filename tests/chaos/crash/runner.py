@@ -88,7 +88,7 @@ class Process:
 class CrashRunner:
     """Runs cells concurrently, each in a database of its own."""
 
-    CONCURRENT_CELLS = 3
+    CONCURRENT_CELLS = 2
 
     def __init__(self, uri: str, mongo: MongoClient) -> None:
         self._uri = uri
