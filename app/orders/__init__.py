@@ -121,11 +121,11 @@ class Orders:
         """Deliver what is in the local queue, then end."""
         if self._erasures:
             self._erasures.stop(timeout)
-        self.notifier.stop(timeout)
         self.relay.stop(timeout)
         if self._subscribed:
             self._subscribed.stop(timeout)
             self.changes_relay.stop(timeout)
+        self.notifier.stop(timeout)
 
     def _maintain(self, key_seconds: float) -> None:
         self._orders.clear_expired_keys(key_seconds)

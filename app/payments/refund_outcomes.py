@@ -84,9 +84,8 @@ def refund_failed(payment: Payment, refund: Refund, reason: str) -> PaymentDecis
     """A refund that the provider had accepted, or made, has failed."""
     reason = reason or "the refund failed at the provider"
     left = with_cancellation_refund(_with_failed(payment, refund))
-    # Where refunds at the provider have given all back, nothing is left.
     if payment.cancelled and not payment.disputed and left.open_refund:
-        # All of a cancelled order's money goes back, and this way does not work.
+        # All of a cancelled order's money goes back, this way does not work, and refunds at the provider have not given all back.
         way_out = "resolve it as refunded, then give it back by other means"
         parked = park(left, f"refund {refund.refund_id} failed, {way_out}: {reason}")
         return replace(parked, refund=refund, refund_failure=reason)
