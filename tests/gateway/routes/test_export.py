@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from random import Random
+from types import SimpleNamespace
 from urllib.parse import urlencode
 from uuid import uuid4
 
@@ -53,8 +54,8 @@ def stock(http, place, orders, mine, small_pages):
 def pauses(monkeypatch):
     """The clock of an export, which only its pauses move."""
     slept = []
-    monkeypatch.setattr(export.time, "sleep", slept.append)
-    monkeypatch.setattr(export.time, "monotonic", lambda: sum(slept))
+    # Only this module's: other threads of the process pause as well.
+    monkeypatch.setattr(export, "time", SimpleNamespace(sleep=slept.append, monotonic=lambda: sum(slept)))
     return slept
 
 
