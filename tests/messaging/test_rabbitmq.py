@@ -44,7 +44,7 @@ from app.messaging.rabbitmq.codec import MalformedMessage, decode
 from app.messaging.rabbitmq.in_flight import InFlightTracker
 from app.messaging.rabbitmq.publisher import LateReceipts, PendingPublish
 from app.messaging.rabbitmq.requests import PendingRequest
-from app.messaging.rabbitmq.topology import DELIVERY_COUNT, DELIVERY_LIMIT
+from app.messaging.rabbitmq.topology import DELIVERY_COUNT, DELIVERY_LIMIT, Topology
 from app.messaging.relay import Relay
 from app.messaging.signal_bus import SignalBus
 from app.observability.stages import Stage
@@ -152,7 +152,28 @@ def test_an_event_is_kept_for_a_required_consumer_that_has_never_run(join, liste
     eventually(lambda: waiting("payments.events") == 0)
 
 
-def test_a_module_that_does_not_answer_is_soon_not_waited_for_and_welcome_again(join, serving):
+def test_a_process_that_does_not_receive_yet_is_not_ready(join, eventually):
+    owner = join()
+    owner.register_handler(CheckOrderStatus, lambda request: REPLY)
+    owner.start()
+    assert owner._sending.connected.wait(60)
+    assert not owner.ready
+    owner.start_consuming()
+    eventually(lambda: owner.ready)
+
+
+def test_a_request_to_a_module_of_which_no_process_has_ever_run_fails_at_once(join, serving):
+    asker = join(request_seconds=600.0)
+    with ThreadPoolExecutor(8) as pool:
+        for asking in [pool.submit(asker.request, CHECK) for _ in range(8)]:
+            with pytest.raises(Unavailable, match="no process of orders has run yet"):
+                asking.result()
+    serving()
+    assert asker.request(CHECK) == REPLY
+
+
+def test_a_module_that_does_not_answer_is_soon_not_waited_for_and_welcome_again(join, serving, channel, bus_prefix):
+    Topology(bus_prefix).declare_requests(channel, "orders")
     asker = join(request_seconds=0.7)
     began = time.monotonic()
     with pytest.raises(Unavailable, match="orders did not answer in time"):

@@ -73,9 +73,9 @@ class RabbitMqBus:
 
     @property
     def ready(self) -> bool:
-        """Whether messages can be sent, and are received if they should be."""
+        """Whether messages can be sent, and are received if a module of this process handles any."""
         alive = not any(heartbeat.dead for heartbeat in self.heartbeats)
-        return alive and self._sending.usable and (self._receiving.connected.is_set() or not self._consuming)
+        return alive and self._sending.usable and (self._receiving.connected.is_set() or not self._local)
 
     @property
     def heartbeats(self) -> tuple[Heartbeat, ...]:

@@ -105,6 +105,7 @@ class RequestSender:
         """Receive replies over a new connection."""
         channel = connection.channel()
         channel.basic_consume(REPLY_TO, no_ack=True, callback=self._on_replies)
+        channel.events["basic_return"].add(self._on_return)
         self._channel = channel
 
     def on_lost(self) -> None:
@@ -120,6 +121,7 @@ class RequestSender:
             msgspec.json.encode(body),
             "",
             self._topology.queue_name(owner, REQUESTS_QUEUE),
+            mandatory=True,
             type=LONG_POLLS if waits else REQUESTS,
             reply_to=REPLY_TO,
             correlation_id=batch[0].key,
@@ -127,6 +129,14 @@ class RequestSender:
             expiration=str(int(longest * 1000)),
         )
         return [None] * len(batch)
+
+    def _on_return(self, _reason: Exception, _exchange: str, _queue: str, message: AmqpMessage) -> None:
+        """There is no such queue: the first process of the module declares it."""
+        for key, *_ in decode(codec.REQUEST_BATCH, message.body):
+            pending = self._pending.get(key)
+            if pending:
+                detail = f"no process of {pending.kind.owner} has run yet"
+                pending.complete(*encode_error(Unavailable(detail, retry_after=1)))
 
     def _on_replies(self, message: AmqpMessage) -> None:
         try:
