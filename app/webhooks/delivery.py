@@ -53,11 +53,25 @@ class AttemptResult:
         return not self.status or self.status == 429 or self.status >= 500
 
 
+@dataclass(frozen=True, kw_only=True)
+class EndedAttempt:
+    """An attempt, and what it makes of its delivery. `pause` is how many seconds to wait before the next one, None if there is none."""
+
+    delivery: Delivery
+    result: AttemptResult
+    pause: float | None = None
+
+
 @dataclass(frozen=True)
 class RetrySchedule:
     """The pauses in seconds after each attempt that failed, as many as there are repetitions."""
 
     pauses: tuple[float, ...] = RETRY_SECONDS
+
+    def ended(self, delivery: Delivery, result: AttemptResult, random: Random) -> EndedAttempt:
+        """An attempt that has ended just now."""
+        pause = None if result.succeeded else self.pause(delivery.tries + 1, result.retry_after, random)
+        return EndedAttempt(delivery=delivery, result=result, pause=pause)
 
     def pause(self, tries: int, retry_after: float, random: Random) -> float | None:
         """How many seconds to wait after the attempt number `tries`; None if it was the last one.

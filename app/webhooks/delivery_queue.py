@@ -25,6 +25,10 @@ QUEUED_PER_ATTEMPT = 8
 QUEUED_PER_FAST_ATTEMPT = 32
 FAST_MS = 100
 MAX_QUEUED = 4096
+# An endpoint that answered the last attempt within this time is prompt. Deliveries to it are attempted before they are stored, so many
+# at a time for each attempt that it may have in flight.
+PROMPT_MS = 50
+PROMPT_PER_ATTEMPT = 16
 
 
 class _QueuedDelivery(NamedTuple):
@@ -46,6 +50,7 @@ class _Lane:
     in_flight: int = 0
     limit: int = 1
     failures: int = 0
+    prompt: bool = False
     fast: bool = False
     slow: bool = False
     closed_until: float = 0.0
@@ -62,6 +67,11 @@ class _Lane:
         """How many deliveries more it may queue."""
         per_attempt = QUEUED_PER_FAST_ATTEMPT if self.fast else QUEUED_PER_ATTEMPT
         return max(0, per_attempt * self.limit - len(self.queued))
+
+    @property
+    def prompt_room(self) -> int:
+        """How many deliveries more it may queue that are not stored yet."""
+        return max(0, PROMPT_PER_ATTEMPT * self.limit - len(self.queued)) if self.prompt else 0
 
 
 class DeliveryQueue:
@@ -125,6 +135,18 @@ class DeliveryQueue:
                     taken.append(item)
                 elif endpoint_id in self._lanes:
                     self._lanes[endpoint_id].refused = True
+            return taken
+
+    def prompt(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
+        """Those of some deliveries that are probably answered at once if they are put now."""
+        with self._lock:
+            taken: list[Delivery] = []
+            left: dict[str, int] = {}
+            for delivery in deliveries:
+                lane = self._lanes.get(delivery.endpoint_id)
+                if lane and left.setdefault(delivery.endpoint_id, lane.prompt_room) > 0:
+                    left[delivery.endpoint_id] -= 1
+                    taken.append(delivery)
             return taken
 
     def blocked(self) -> list[str]:
@@ -221,6 +243,7 @@ class DeliveryQueue:
 
     def _judge(self, lane: _Lane, result: AttemptResult) -> None:
         lane.slow, lane.fast = result.took_ms > SLOW_MS, result.took_ms <= FAST_MS
+        lane.prompt = result.succeeded and result.took_ms <= PROMPT_MS
         if not result.overloaded:
             lane.failures, lane.closed_until = 0, 0.0
             lane.limit = min(lane.limit + 1, self._per_endpoint)

@@ -9,7 +9,7 @@ from app.contracts.webhooks import DeliveryNotFound, DeliveryStatus
 from app.storage.bulk import Patch, bulk_compare_and_set, bulk_insert
 from app.storage.mongodb import BACKLOG_TIMEOUT_SECONDS, EPOCH, Document, Documents, Store
 from app.system import SYSTEM, System
-from app.webhooks.delivery import AttemptResult, Delivery
+from app.webhooks.delivery import Delivery, EndedAttempt
 from app.webhooks.documents import (
     DELIVERY_INDEXES,
     DELIVERY_SCHEMA,
@@ -46,8 +46,14 @@ class DeliveryRepository:
         """The database's time."""
         return self._store.clock.now()
 
-    def add(self, claimed: Sequence[Delivery], due: Sequence[Delivery], held: Sequence[Delivery]) -> list[Delivery]:
-        """Store new deliveries: some that this process attempts now, some that any process may, and some held.
+    def add(
+        self,
+        claimed: Sequence[Delivery],
+        due: Sequence[Delivery],
+        held: Sequence[Delivery],
+        attempted: Sequence[EndedAttempt] = (),
+    ) -> list[Delivery]:
+        """Store new deliveries: some that this process attempts now, some that any process may, some held, and some with an attempt.
 
         Returns the claimed ones that are new. A delivery that exists is left as it is.
         """
@@ -56,6 +62,7 @@ class DeliveryRepository:
             *self._documents(claimed, now, status=DeliveryStatus.PENDING, dueAt=now + self._lease, claim=self._claim),
             *self._documents(due, now, status=DeliveryStatus.PENDING, dueAt=now),
             *self._documents(held, now, status=DeliveryStatus.HELD),
+            *({**delivery_document(one.delivery), "createdAt": now, **_outcome(one, now)} for one in attempted),
         ]
         if not docs:
             return []
@@ -101,22 +108,18 @@ class DeliveryRepository:
                     {"$set": {"dueAt": self.now()}, "$unset": {"claim": ""}},
                 )
 
-    def result_patch(self, delivery: Delivery, result: AttemptResult, status: DeliveryStatus, pause: float) -> Patch:
+    def result_patch(self, ended: EndedAttempt) -> Patch:
         """What records an attempt of a claimed delivery that has just ended, and when the next one is due where it stays pending.
 
         It changes nothing where another process has claimed the delivery since.
         """
-        now = self.now()
-        sets: Document = {"status": status, "tries": delivery.tries + 1}
-        pending = status == DeliveryStatus.PENDING
-        if pending:
-            sets["dueAt"] = now + timedelta(seconds=pause)
+        sets = _outcome(ended, self.now())
         return Patch(
-            key=delivery.delivery_id,
+            key=ended.delivery.delivery_id,
             expected={"claim": self._claim},
+            pushes={"attempts": sets.pop("attempts")},
             sets=sets,
-            unsets=("claim",) if pending else ("claim", "dueAt"),
-            pushes={"attempts": [attempt_document(result, now)]},
+            unsets=("claim",) if "dueAt" in sets else ("claim", "dueAt"),
             keep={"attempts": MAX_ATTEMPTS},
         )
 
@@ -248,3 +251,11 @@ class DeliveryRepository:
     def _update(self, query: Document, update: Any) -> int:
         with self._store.with_deadline() as documents:
             return documents.update_many(query, update).modified_count
+
+
+def _outcome(ended: EndedAttempt, now: datetime) -> Document:
+    """What an attempt makes of the document of its delivery; `attempts` has this one only."""
+    members: Document = {"tries": ended.delivery.tries + 1, "attempts": [attempt_document(ended.result, now)]}
+    if ended.pause is not None:
+        return {**members, "status": DeliveryStatus.PENDING, "dueAt": now + timedelta(seconds=ended.pause)}
+    return {**members, "status": DeliveryStatus.SUCCEEDED if ended.result.succeeded else DeliveryStatus.FAILED}

@@ -7,30 +7,33 @@ from functools import partial
 from typing import NamedTuple, ParamSpec
 
 from app.contracts.base import Unavailable
-from app.contracts.webhooks import DeliveryStatus, EndpointNotFound
+from app.contracts.webhooks import EndpointNotFound
 from app.observability import metrics
 from app.observability.logging import log
 from app.observability.supervision import BackgroundThread
 from app.storage.bulk import Patch
 from app.storage.mongodb import Document
 from app.system import SYSTEM, System
-from app.webhooks.delivery import AttemptResult, Delivery, RetrySchedule
+from app.webhooks.delivery import AttemptResult, Delivery, EndedAttempt, RetrySchedule
 from app.webhooks.delivery_queue import DeliveryQueue
 from app.webhooks.delivery_repository import RESULT_SECONDS, DeliveryRepository
 from app.webhooks.endpoint import GONE, Endpoint, after_attempt
 from app.webhooks.endpoint_cache import EndpointCache
 from app.webhooks.endpoint_repository import EndpointRepository
+from app.webhooks.first_attempts import FirstAttempts
 from app.webhooks.result_queue import ResultQueue
 from app.webhooks.signatures import signature_header
 
+# The ids of so many deliveries are remembered that were attempted before they were stored.
+RECENT_DELIVERIES = 8192
 USER_AGENT = "Orderflow-Webhooks/1"
 # Posts a body with headers to an address.
 Post = Callable[[str, dict[str, str], bytes], AttemptResult]
 P = ParamSpec("P")
 
 
-class _EndedAttempt(NamedTuple):
-    """An attempt whose result is to be recorded, by `patch`."""
+class _UnrecordedResult(NamedTuple):
+    """A result that is to be recorded, by `patch`."""
 
     endpoint_id: str
     result: AttemptResult
@@ -68,6 +71,9 @@ class Sender:
         self._system = system
         self._retries = retries
         self._queue = DeliveryQueue(threads, per_endpoint, max_wait, self.wake, system)
+        self._unstored: dict[str, FirstAttempts] = {}
+        # An event that comes again is not sent again because of that.
+        self._recent: dict[str, None] = {}
         self._results = ResultQueue(self._record_results, RESULT_SECONDS, system)
         # One more, which records.
         self._pool = system.thread_pool(threads + 1, "webhooks")
@@ -91,6 +97,36 @@ class Sender:
         """Queue deliveries that this process has claimed."""
         self._queue.put(deliveries)
         self._start_attempts()
+
+    def attempt_first(self, deliveries: Iterable[Delivery]) -> FirstAttempts:
+        """Attempt those of some deliveries whose endpoints probably answer at once, and wait for them. None of them is stored yet.
+
+        `end_first` follows once they are stored.
+        """
+        new = [] if self._stopping.is_set() else [one for one in deliveries if one.delivery_id not in self._recent]
+        attempted = self._queue.prompt(new)
+        first = FirstAttempts(attempted, self._system)
+        if attempted:
+            self._unstored.update((one.delivery_id, first) for one in attempted)
+            self.submit(attempted)
+            first.close()
+        return first
+
+    def ended(self, first: FirstAttempts) -> list[EndedAttempt]:
+        """What the first attempts make of their deliveries."""
+        return [self._ended(delivery, result) for delivery, result in first.results]
+
+    def end_first(self, first: FirstAttempts) -> None:
+        """Count the first attempts, and record what has come since they were closed: their deliveries are stored."""
+        self._recent.update((delivery.delivery_id, None) for delivery, _ in first.results)
+        while len(self._recent) > RECENT_DELIVERIES:
+            self._recent.pop(next(iter(self._recent)), None)
+        for delivery, result in first.mark_stored():
+            if result:
+                self._record(delivery, result)
+            else:
+                self._release([delivery])
+        self._count([(delivery.endpoint_id, result) for delivery, result in first.results])
 
     def wake(self) -> None:
         """Start the next sweep now."""
@@ -202,27 +238,31 @@ class Sender:
             "webhook-signature": signature_header(endpoint.signing_secrets(now), delivery.event_id, seconds, body),
         }
 
+    def _ended(self, delivery: Delivery, result: AttemptResult) -> EndedAttempt:
+        return self._retries.ended(delivery, result, self._system.random)
+
     def _record(self, delivery: Delivery, result: AttemptResult) -> None:
         """Have a result recorded; this thread does it unless another one is at it."""
-        pause: float | None = 0.0
-        status = DeliveryStatus.SUCCEEDED
-        if not result.succeeded:
-            pause = self._retries.pause(delivery.tries + 1, result.retry_after, self._system.random)
-            status = DeliveryStatus.FAILED if pause is None else DeliveryStatus.PENDING
-        patch = self._deliveries.result_patch(delivery, result, status, pause or 0.0)
-        if self._results.put(_EndedAttempt(delivery.endpoint_id, result, patch)):
+        patch = self._deliveries.result_patch(self._ended(delivery, result))
+        if self._results.put(_UnrecordedResult(delivery.endpoint_id, result, patch)):
             self._start_attempts()
             self._results.record_all()
 
-    def _record_results(self, ended: list[_EndedAttempt]) -> None:
-        succeeded = sum(one.result.succeeded for one in ended)
+    def _record_results(self, unrecorded: list[_UnrecordedResult]) -> None:
+        try:
+            self._deliveries.record([one.patch for one in unrecorded])
+        finally:
+            self._count([(one.endpoint_id, one.result) for one in unrecorded])
+
+    def _count(self, results: list[tuple[str, AttemptResult]]) -> None:
+        """Count results in the metrics, and in the health of their endpoints."""
+        succeeded = sum(result.succeeded for _, result in results)
         metrics.webhook_attempts.labels("succeeded").inc(succeeded)
-        metrics.webhook_attempts.labels("failed").inc(len(ended) - succeeded)
-        self._deliveries.record([one.patch for one in ended])
-        for one in ended:
-            endpoint = self._cache.get(one.endpoint_id)
-            if endpoint and (endpoint.failing_since or not one.result.succeeded):
-                self._start(self._record_health, endpoint, one.result)
+        metrics.webhook_attempts.labels("failed").inc(len(results) - succeeded)
+        for endpoint_id, result in results:
+            endpoint = self._cache.get(endpoint_id)
+            if endpoint and (endpoint.failing_since or not result.succeeded):
+                self._start(self._record_health, endpoint, result)
 
     def _record_health(self, endpoint: Endpoint, result: AttemptResult) -> None:
         """Remember since when an endpoint has only failed; disable it where that is too long."""
@@ -262,7 +302,8 @@ class Sender:
             result = self._attempt_taken(following)
             # Its place is free before its result is recorded.
             left_alone = self._queue.finish(following, result)
-            if result:
+            first = self._unstored.pop(following.delivery_id, None)
+            if not (first and first.take(following, result)) and result:
                 self._record(following, result)
             following = self._next()
             self._start_attempts()
@@ -292,8 +333,13 @@ class Sender:
         except Exception:
             log.exception("webhook failed", module="webhooks")
 
-    def _release(self, deliveries: list[Delivery]) -> None:
+    def _release(self, deliveries: Iterable[Delivery]) -> None:
+        stored = []
+        for delivery in deliveries:
+            first = self._unstored.pop(delivery.delivery_id, None)
+            if not (first and first.take(delivery, None)):
+                stored.append(delivery)
         try:
-            self._deliveries.release(deliveries)
+            self._deliveries.release(stored)
         except Unavailable as exc:
             log.warning("webhooks not released", module="webhooks", reason=exc.detail)

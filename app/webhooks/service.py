@@ -240,10 +240,19 @@ class WebhookService:
     def _store(self, wanted: Sequence[tuple[Delivery, Endpoint]]) -> None:
         enabled = [one for one, endpoint in wanted if endpoint.enabled]
         held = [one for one, endpoint in wanted if not endpoint.enabled]
-        claimed = self._sender.accepted(enabled)
+        first = self._sender.attempt_first(enabled)
+        attempted = self._sender.ended(first)
+        ended = {one.delivery.delivery_id for one in attempted}
+        unfinished = [one for one in enabled if one.delivery_id in first.unfinished]
+        others = [one for one in enabled if one.delivery_id not in ended | first.unfinished]
+        claimed = self._sender.accepted(others)
         accepted = {one.delivery_id for one in claimed}
-        due = [one for one in enabled if one.delivery_id not in accepted]
-        self._sender.submit(self._deliveries.add(claimed, due, held))
+        due = [one for one in others if one.delivery_id not in accepted]
+        try:
+            stored = self._deliveries.add([*claimed, *unfinished], due, held, attempted)
+        finally:
+            self._sender.end_first(first)
+        self._sender.submit(one for one in stored if one.delivery_id in accepted)
         if due:
             self._sender.wake()
 

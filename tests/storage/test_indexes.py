@@ -17,7 +17,6 @@ from pymongo.monitoring import CommandListener
 from app.contracts.base import milliseconds
 from app.contracts.orders import CreateOrder, EraseOrders, OrderCreated, RefundNotFound
 from app.contracts.payments import PaymentCaptured
-from app.contracts.webhooks import DeliveryStatus
 from app.main import create_app, runtime
 from app.messaging.outbox import Outbox, encode_event
 from app.orders import order
@@ -35,7 +34,7 @@ from app.payments.providers.ledger import Ledger
 from app.payments.providers.simulated import CAPABILITIES
 from app.payments.repository import PaymentRepository, PaymentUpdate
 from app.storage.mongodb import Database
-from app.webhooks.delivery import AttemptResult, Delivery, delivery_id
+from app.webhooks.delivery import AttemptResult, Delivery, EndedAttempt, delivery_id
 from app.webhooks.delivery_repository import DeliveryRepository
 from app.webhooks.documents import delivery_document, endpoint_document
 from app.webhooks.endpoint import Endpoint
@@ -342,11 +341,11 @@ def claimed_in(parts: Parts) -> list[Delivery]:
 
 
 def attempted_in(parts: Parts) -> None:
-    statuses = (DeliveryStatus.SUCCEEDED, DeliveryStatus.PENDING)
+    outcomes = ((AttemptResult(status=204), None), (AttemptResult(status=500), 5.0))
     parts.deliveries.record(
         [
-            parts.deliveries.result_patch(delivery, AttemptResult(status=500), status, 5.0)
-            for delivery, status in zip(claimed_in(parts), statuses, strict=False)
+            parts.deliveries.result_patch(EndedAttempt(delivery=delivery, result=result, pause=pause))
+            for delivery, (result, pause) in zip(claimed_in(parts), outcomes, strict=False)
         ]
     )
 
@@ -596,7 +595,12 @@ CALLS: dict[tuple[type, str], Callable[[Parts], object]] = {
     (EndpointRepository, "ids_of"): lambda parts: parts.endpoints.ids_of("user-7"),
     (EndpointRepository, "delete"): lambda parts: parts.endpoints.delete("we_7", "user-7"),
     (EndpointRepository, "changed_since"): lambda parts: parts.endpoints.changed_since(parts.endpoints.now()),
-    (DeliveryRepository, "add"): lambda parts: parts.deliveries.add([a_delivery("n")], [a_delivery("m")], []),
+    (DeliveryRepository, "add"): lambda parts: parts.deliveries.add(
+        [a_delivery("n")],
+        [a_delivery("m")],
+        [],
+        [EndedAttempt(delivery=a_delivery("o"), result=AttemptResult(status=204))],
+    ),
     (DeliveryRepository, "claim_due"): claimed_in,
     (DeliveryRepository, "release"): lambda parts: parts.deliveries.release(claimed_in(parts)),
     (DeliveryRepository, "record"): attempted_in,

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import psutil
 from bson import ObjectId
-from pymongo import MongoClient
+from pymongo import MongoClient, WriteConcern
 
 from app.storage.embedded_mongod import Mongod
 from tools.bench.processes import cpu_of
@@ -70,8 +70,11 @@ class BenchDatabase:
         return self.orders.estimated_document_count()
 
     def flush(self) -> None:
-        """Writes everything to disk now, so that no later round pays for it."""
+        """Writes everything to disk now, so that no later round pays for it, and waits until servers read all of it."""
         self._client.admin.command("fsync")
+        # Servers read what a majority has. A majority write that changes nothing waits for the writes before it.
+        majority = self.orders.with_options(write_concern=WriteConcern("majority"))
+        majority.update_one({"_id": ObjectId()}, {"$set": {"orderStatus": ""}})
 
     def wait_until_settled(self, since: ObjectId, timeout: float = 120.0) -> float:
         """Waits until no order from `since` on is Processing; returns the monotonic time at which that was seen.

@@ -21,6 +21,16 @@ def _tell(world: World) -> None:
     world.acknowledge()
 
 
+def _tell_at_once(world: World) -> None:
+    world.place()
+    world.hand_to_payments()
+    with world.prompt_endpoint():
+        world.hand_to_webhooks()
+        world.hand_to_orders()
+        world.hand_to_webhooks()
+    world.acknowledge()
+
+
 def _placed_unhinted(world: World) -> None:
     world.add_endpoint()
     world.place()
@@ -82,6 +92,22 @@ SCENARIOS = {
         books=[(CAPTURED,)],
         least=30,
         through=("orders.insert", *RECORDED, "receiver.post #2", "orders.mark_acknowledged"),
+        tells=True,
+    ),
+    "tell, answered at once": Scenario(
+        setup=World.add_endpoint,
+        act=_tell_at_once,
+        again=_place_again,
+        ends=PAID,
+        books=[(CAPTURED,)],
+        least=26,
+        through=(
+            "orders.insert",
+            "receiver.post",
+            "webhook_deliveries.insert",
+            "receiver.post #2",
+            "orders.mark_acknowledged",
+        ),
         tells=True,
     ),
     "tell by sweeps": Scenario(

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 from pymongo import MongoClient
 from pymongo.database import Database
@@ -46,6 +47,8 @@ class World:
         if "webhooks" in self.runtime.modules:
             self.sender = self.runtime.modules["webhooks"].sender
             self._attempts = watch_webhooks(self.sender, self.points)
+            # How fast the receiver answers must not decide which points there are.
+            self.sender._queue.prompt = lambda _deliveries: []
         self._be_the_simulated_provider()
         self.client = self.app.test_client()
         # A stale process has nothing to deliver and must not wait for it.
@@ -205,6 +208,18 @@ class World:
         accepted, self.sender.accepted = self.sender.accepted, lambda _: []
         yield
         self.sender.accepted = accepted
+
+    @contextmanager
+    def prompt_endpoint(self) -> Iterator[None]:
+        """Deliveries are attempted before they are stored."""
+        queue, submit = self.sender._queue, self.sender.submit
+
+        def submit_and_attempt(deliveries: Any) -> None:
+            submit(deliveries)
+            self.attempt_deliveries()
+
+        with patch.object(queue, "prompt", list), patch.object(self.sender, "submit", submit_and_attempt):
+            yield
 
     @contextmanager
     def no_capacity(self) -> Iterator[None]:

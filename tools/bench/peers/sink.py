@@ -12,6 +12,8 @@ import time
 from collections import defaultdict, deque
 from datetime import datetime
 
+import uvloop
+
 KEPT = 5000
 HANG = b"/hang"
 RECEIVED = b"/received"
@@ -88,4 +90,4 @@ async def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1])))
+    uvloop.run(main(int(sys.argv[1])))
