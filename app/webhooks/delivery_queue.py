@@ -149,6 +149,13 @@ class DeliveryQueue:
                     taken.append(delivery)
             return taken
 
+    def expect_no_prompt_answer(self, endpoint_ids: Iterable[str]) -> None:
+        """These endpoints have not answered at once: none is prompt until it does again."""
+        with self._lock:
+            for endpoint_id in endpoint_ids:
+                if endpoint_id in self._lanes:
+                    self._lanes[endpoint_id].prompt = False
+
     def blocked(self) -> list[str]:
         """The endpoints for which no delivery may be queued at present."""
         with self._lock:

@@ -110,6 +110,9 @@ class Sender:
             self._unstored.update((one.delivery_id, first) for one in attempted)
             self.submit(attempted)
             first.close()
+            self._queue.expect_no_prompt_answer(
+                one.endpoint_id for one in attempted if one.delivery_id in first.unfinished
+            )
         return first
 
     def ended(self, first: FirstAttempts) -> list[EndedAttempt]:
