@@ -581,8 +581,8 @@ class OrderChanged(Event, frozen=True, kw_only=True):
     """An order changed, as its timeline says at `sequence`. Published only for users whose changes somebody wants to hear.
 
     `change` is the type of the timeline entry. The statuses, the `version` and the amounts, in minor units, are those after it.
-    `order` is the order as it was then, without its refunds, where the process that publishes the change has it at hand: it is not
-    stored with the event.
+    `has_metadata` is whether the order had metadata then. `order` is the order as it was then, without its refunds, where the
+    process that publishes the change has it at hand: it is not stored with the event.
     """
 
     required_consumers = ("webhooks",)
@@ -598,6 +598,10 @@ class OrderChanged(Event, frozen=True, kw_only=True):
     refunded_value: int = 0
     refundable_value: int = 0
     pending_value: int = 0
+    authorized_value: int = 0
+    blocked_value: int = 0
+    uncertain_value: int = 0
+    has_metadata: bool = False
     order: OrderView | None = None
 
 

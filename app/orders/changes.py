@@ -37,6 +37,12 @@ def order_changed(
         refunded_value=amounts.refunded,
         refundable_value=amounts.refundable,
         pending_value=amounts.pending,
+        authorized_value=then.authorized,
+        blocked_value=amounts.blocked,
+        uncertain_value=order.unknown_capture(
+            then.payment_status, amounts.captured, then.capture_value or then.total_value
+        ),
+        has_metadata=bool(then.metadata),
     )
 
 
@@ -48,6 +54,9 @@ def _state_after(state: OrderState, transition: OrderTransition) -> OrderState:
         version=state.version + 1,
         sequence=state.sequence + 1,
         refunds=state.refunds if transition.refunds is None else transition.refunds,
-        captured=transition.captured or state.captured,
+        authorized=transition.authorized or state.authorized,
+        capture_value=transition.capture_value or state.capture_value,
+        captured=0 if transition.uncaptured else transition.captured or state.captured,
         disputed=state.disputed if transition.disputed is None else transition.disputed,
+        metadata=state.metadata if transition.metadata is None else transition.metadata,
     )

@@ -55,8 +55,8 @@ STATE = {
     "captured": 1,
     "disputed": 1,
     "updatedAt": 1,
+    "metadata": 1,
 }
-STATE_WITH_METADATA = {**STATE, "metadata": 1}
 SNAPSHOT = {**STATE, "outbox.sequence": 1, "createdAt": 1}
 STATUS = {"userId": 1, "orderStatus": 1, "paymentStatus": 1, "version": 1}
 # The amount of an entry is in the order's currency, and a capture's is the order's own.

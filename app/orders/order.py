@@ -221,8 +221,7 @@ class OrderState:
 
     `refunds` are all refunds, oldest first. In minor units: `authorized` is what is held for a capture, `capture_value` what a client
     asked to capture, and `captured` what was taken where that is not the total or the statuses do not tell that it was; each is
-    0 where there is no such amount. `disputed`: a dispute is open or lost. `metadata` is None where the order has none, and where it
-    was not read.
+    0 where there is no such amount. `disputed`: a dispute is open or lost. `metadata` is None where the order has none.
     """
 
     order_status: str

@@ -28,7 +28,6 @@ from app.orders.documents import (
     SCHEMA,
     SNAPSHOT,
     STATE,
-    STATE_WITH_METADATA,
     OrderSnapshot,
     filter_of,
     filter_of_many,
@@ -99,7 +98,7 @@ class OrderRepository:
         request got no answer.
         """
         stored = new_document(order, transition, [encode_event(event)], at, self._outbox.lease_end())
-        change = self._changed(order, order.user_id, NOT_STORED, transition, at)
+        change = self._changed(order, order.user_id, replace(NOT_STORED, metadata=order.metadata), transition, at)
         if change:
             stored |= {CHANGES.events: [encode_event(change)], CHANGES.due: self.changes.lease_end()}
         try:
@@ -150,11 +149,10 @@ class OrderRepository:
         anything changed. Raises NotFound, what `decide` raises, and Conflict if every attempt lost its race.
         """
         one = filter_of(request.order_id, request.on_behalf_of)
-        members = STATE_WITH_METADATA if isinstance(request, UpdateMetadata) else STATE
         # One deadline for all attempts: a client waits for this.
         with self._store.with_deadline() as documents:
             for _ in range(RETRIES):
-                found = documents.find_one(one, members)
+                found = documents.find_one(one, STATE)
                 if found is None:
                     raise not_found()
                 state = state_of(found)
@@ -170,7 +168,7 @@ class OrderRepository:
                 after = documents.find_one_and_update(
                     {**one, "userId": found["userId"], "version": state.version},
                     update,
-                    {**members, "outbox": 1, CHANGES.events: 1},
+                    {**STATE, "outbox": 1, CHANGES.events: 1},
                     return_document=ReturnDocument.AFTER,
                 )
                 if after:

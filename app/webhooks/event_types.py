@@ -39,7 +39,7 @@ def event_type(event: OrderChanged) -> str:
 
 
 def order_body(event: OrderChanged, order: OrderView) -> str:
-    """The body of a webhook: the order as it was after the change, whatever `order` has become since.
+    """The body of a webhook: the order as it was after the change, whatever `order` has become since, but with its present metadata.
 
     Amounts are {"value": minor units, "currency": ISO 4217 code}; `sequence` counts the changes of this order without a gap.
     """
@@ -50,10 +50,16 @@ def order_body(event: OrderChanged, order: OrderView) -> str:
         version=event.version,
         updated_at=_rfc3339(event.at),
         next_action=None,
+        metadata=order.metadata if event.has_metadata else None,
         **_amounts(event, order.total.currency),
     )
     data = {"order": then, "sequence": event.sequence, "previousStatus": event.previous_status}
     return body(event.event_id, event_type(event), event.at, data)
+
+
+def has_one_body(event: OrderChanged) -> bool:
+    """Whether this event has the same body whenever it is made: metadata may have been changed by the next time."""
+    return not event.has_metadata
 
 
 def without_personal_data(text: str, pseudonym: str) -> str:
@@ -75,14 +81,20 @@ def _rfc3339(milliseconds: int) -> str:
     return rfc3339(datetime.fromtimestamp(milliseconds / 1000, UTC))
 
 
-def _amounts(event: OrderChanged, currency: str) -> dict[str, Money]:
-    amounts = {
+def _amounts(event: OrderChanged, currency: str) -> dict[str, Money | None]:
+    always = {
         "captured": event.captured_value,
         "refunded": event.refunded_value,
         "refundable": event.refundable_value,
         "pending": event.pending_value,
     }
-    return {name: Money(value, currency) for name, value in amounts.items()}
+    unless_zero = {
+        "authorized": event.authorized_value,
+        "blocked": event.blocked_value,
+        "uncertain": event.uncertain_value,
+    }
+    amounts: dict[str, Money | None] = {name: Money(value, currency) for name, value in always.items()}
+    return amounts | {name: Money(value, currency) if value else None for name, value in unless_zero.items()}
 
 
 def _change_of(name: str) -> OrderChanged:

@@ -24,7 +24,7 @@ from app.webhooks.first_attempts import FirstAttempts
 from app.webhooks.result_queue import ResultQueue
 from app.webhooks.signatures import signature_header
 
-# The ids of so many deliveries are remembered that were attempted before they were stored.
+# The ids of so many deliveries are remembered that this process has queued.
 RECENT_DELIVERIES = 8192
 USER_AGENT = "Orderflow-Webhooks/1"
 # Posts a body with headers to an address.
@@ -74,6 +74,7 @@ class Sender:
         self._unstored: dict[str, FirstAttempts] = {}
         # An event that comes again is not sent again because of that.
         self._recent: dict[str, None] = {}
+        self._recent_lock = threading.Lock()
         self._results = ResultQueue(self._record_results, RESULT_SECONDS, system)
         # One more, which records.
         self._pool = system.thread_pool(threads + 1, "webhooks")
@@ -95,7 +96,9 @@ class Sender:
 
     def submit(self, deliveries: Iterable[Delivery]) -> None:
         """Queue deliveries that this process has claimed."""
-        self._queue.put(deliveries)
+        queued = [*deliveries]
+        self._remember(queued)
+        self._queue.put(queued)
         self._start_attempts()
 
     def attempt_first(self, deliveries: Iterable[Delivery]) -> FirstAttempts:
@@ -121,9 +124,6 @@ class Sender:
 
     def end_first(self, first: FirstAttempts) -> None:
         """Count the first attempts, and record what has come since they were closed: their deliveries are stored."""
-        self._recent.update((delivery.delivery_id, None) for delivery, _ in first.results)
-        while len(self._recent) > RECENT_DELIVERIES:
-            self._recent.pop(next(iter(self._recent)), None)
         for delivery, result in first.mark_stored():
             if result:
                 self._record(delivery, result)
@@ -289,6 +289,12 @@ class Sender:
             reason = changed.disabled_reason
             metrics.webhook_endpoints_disabled.labels("gone" if reason == GONE else "failing").inc()
             log.warning("webhook endpoint disabled", module="webhooks", endpoint_id=changed.endpoint_id, reason=reason)
+
+    def _remember(self, deliveries: Iterable[Delivery]) -> None:
+        with self._recent_lock:
+            self._recent.update((one.delivery_id, None) for one in deliveries)
+            while len(self._recent) > RECENT_DELIVERIES:
+                del self._recent[next(iter(self._recent))]
 
     def _start_attempts(self) -> None:
         """Have what may be attempted now attempted by other threads."""

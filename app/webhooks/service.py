@@ -1,6 +1,6 @@
 """Records the deliveries of orders' changes, and what users do with their endpoints."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -48,7 +48,7 @@ from app.webhooks.endpoint import (
 )
 from app.webhooks.endpoint_cache import EndpointCache
 from app.webhooks.endpoint_repository import EndpointRepository
-from app.webhooks.event_types import body, event_type, order_body, without_personal_data
+from app.webhooks.event_types import body, event_type, has_one_body, order_body, without_personal_data
 from app.webhooks.queries import visible_delivery
 from app.webhooks.sender import Sender
 from app.webhooks.signatures import SECRET_BYTES, Secret, secret_value
@@ -102,7 +102,8 @@ class WebhookService:
                 for event, receivers in wanted
                 if event.event_id in bodies
                 for endpoint in receivers
-            ]
+            ],
+            {event.event_id for event, _ in wanted if has_one_body(event)},
         )
 
     @handles(CreateEndpoint)
@@ -237,10 +238,11 @@ class WebhookService:
         self._sender.forget(endpoint.endpoint_id)
         return DeliveriesScheduled(count=count)
 
-    def _store(self, wanted: Sequence[tuple[Delivery, Endpoint]]) -> None:
+    def _store(self, wanted: Sequence[tuple[Delivery, Endpoint]], with_one_body: Collection[str]) -> None:
         enabled = [one for one, endpoint in wanted if endpoint.enabled]
         held = [one for one, endpoint in wanted if not endpoint.enabled]
-        first = self._sender.attempt_first(enabled)
+        # If this process dies before it has stored a delivery, the next one makes its body anew.
+        first = self._sender.attempt_first(one for one in enabled if one.event_id in with_one_body)
         attempted = self._sender.ended(first)
         ended = {one.delivery.delivery_id for one in attempted}
         unfinished = [one for one in enabled if one.delivery_id in first.unfinished]

@@ -10,6 +10,7 @@ from tools.chaos import clients, final_state
 from tools.chaos.clients import Client, ClientRecord, PlacedOrder
 from tools.chaos.final_state import FinalState, read_final_state
 from tools.chaos.verdict import Verdict, examine, summarize
+from tools.chaos.webhook_receivers import Behaviour, WebhookReceivers
 
 ORDER_ID = "a" * 24
 TAG = {"ETag": f'"{ORDER_ID}-3"'}
@@ -126,3 +127,28 @@ def test_an_unreachable_service_breaks_the_promises(verdict, monkeypatch, mongod
 
     assert (unreachable.auditor, unreachable.judged, unreachable.kept_promises) == (1, 0, False)
     assert [line for line in unreachable.details if "the end could not be read: GET /orders" in line]
+
+
+@pytest.fixture
+def received():
+    """What is found of an order of which one step was told twice: with these differences the second time."""
+
+    def told(aged=(), **changes):
+        order = {"id": ORDER_ID, "orderStatus": "Declined", "paymentStatus": "Declined", "createdAt": "12:00"}
+        content = {"id": "w", "timestamp": "12:00", "data": {"order": {**order, "updatedAt": "12:00"}, "sequence": 1}}
+        again = {**content, "timestamp": "13:00"}
+        again["data"] = {**content["data"], "order": {**content["data"]["order"], "createdAt": "11:00", **changes}}
+        with WebhookReceivers([Behaviour.LIVING]) as receivers:
+            url = f"http://127.0.0.1:{receivers._server.server_port}/{Behaviour.LIVING.name}"
+            for one in (content, again):
+                assert httpx.post(url, json=one, headers={"webhook-id": "w"}).status_code == 204
+            final = FinalState(orders={ORDER_ID: DECLINED})
+            return [violation.detail for violation in receivers.violations(final, aged)]
+
+    return told
+
+
+def test_times_of_webhooks_may_differ_only_where_the_run_has_changed_them(received):
+    assert received() == ["takes all: w came with two bodies"]
+    assert received(aged={ORDER_ID}) == []
+    assert received(aged={ORDER_ID}, totalOrderAmount="RM 1") == ["takes all: w came with two bodies"]

@@ -1,9 +1,12 @@
 """Changes that somebody wants to hear of: in an outbox of their own, so that nothing else waits for them."""
 
+import json
 import threading
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
+import msgspec
 import pytest
 from bson import ObjectId
 
@@ -19,9 +22,18 @@ from app.contracts.orders import (
     OrderCreated,
     OrderItem,
     ReplayOrderEvents,
+    UpdateMetadata,
     UpdateOrder,
 )
-from app.contracts.payments import PaymentCaptured
+from app.contracts.payments import (
+    PaymentAuthorized,
+    PaymentCaptured,
+    PaymentDeclined,
+    PaymentDisputeClosed,
+    PaymentDisputed,
+    PaymentParked,
+    PaymentRefunded,
+)
 from app.contracts.webhooks import ListSubscribers, Subscribers
 from app.messaging.outbox import decode_event
 from app.messaging.signal_bus import SignalBus
@@ -29,6 +41,7 @@ from app.orders import Orders
 from app.orders.documents import CHANGES
 from app.orders.subscribers import SubscribedUsers
 from app.storage.mongodb import Database
+from app.webhooks.event_types import has_one_body, order_body
 
 NAMES = (CHANGES.events, *CHANGES.of_relay)
 
@@ -69,10 +82,11 @@ class World:
             UpdateOrder(request_id="r", order_id=order_id, on_behalf_of="", expected_versions=(), order_status=status)
         )
 
-    def pay(self, order_id: str, **members) -> None:
-        event = PaymentCaptured(
-            event_id="paid", order_id=order_id, sequence=1, request_id="r", at=1, reference="ref", took_ms=1,
-            user_id="user-7", order_sequence=1, **members,
+    def pay(self, order_id: str, kind=PaymentCaptured, sequence: int = 1, **members) -> None:
+        given = {"reference": "ref", "took_ms": 1} if kind is PaymentCaptured else {}
+        event = kind(
+            event_id=f"paid-{sequence}", order_id=order_id, sequence=sequence, request_id="r", at=1, user_id="user-7",
+            order_sequence=1, **given | members,
         )  # fmt: skip
         assert self.bus.publish([event]) == {"orders": None}
 
@@ -151,6 +165,71 @@ def test_a_change_that_is_told_at_once_has_the_order_as_it_was_and_the_stored_on
         (2, 5000, given["metadata"]),
     ]
     assert all("order" not in entry for entry in stored(order_id)[CHANGES.events])
+
+
+AUTHORIZED = (PaymentAuthorized, {"reference": "ref", "authorized_value": 9900, "expires_at": 1_795_360_982_984})
+CAPTURED = (PaymentCaptured, {})
+CAPTURED_IN_PART = (PaymentCaptured, {"captured_value": 5000})
+PARKED = (PaymentParked, {"reason": "lost"})
+DISPUTED = (PaymentDisputed, {"dispute_id": "d", "dispute_value": 9900, "reason": "fraud"})
+WON = (
+    PaymentDisputeClosed,
+    {"dispute_id": "d", "dispute_value": 9900, "won": True, "disputed": False, "refunded_total": 0, "reason": ""},
+)
+REFUNDED_IN_PART = (PaymentRefunded, {"refund_id": "r", "refund_value": 900, "refunded_total": 900})
+DECLINED = (PaymentDeclined, {"reason": "no", "took_ms": 1})
+
+
+@pytest.mark.parametrize(
+    "payment",
+    [
+        [CAPTURED, REFUNDED_IN_PART],
+        [PARKED, CAPTURED],
+        [PARKED, DECLINED],
+        [AUTHORIZED, CAPTURED],
+        [AUTHORIZED, PARKED, CAPTURED_IN_PART],
+        [AUTHORIZED, PARKED],
+        [CAPTURED, DISPUTED, WON],
+        [CAPTURED_IN_PART, REFUNDED_IN_PART, DISPUTED],
+    ],
+    ids=lambda payment: ", ".join(kind.__name__ for kind, _ in payment),
+)
+@pytest.mark.parametrize("at_hand", [True, False])
+def test_a_change_tells_the_same_however_late_it_is_told(make, stored, payment, at_hand):
+    world = make()
+    order_id = world.place()
+    for sequence, (kind, members) in enumerate(payment, 1):
+        if not at_hand:
+            world.module._orders._recent.clear()
+        world.pay(order_id, kind, sequence=sequence, **members)
+    world.update(order_id, "Packed" if payment[-1] in (CAPTURED, REFUNDED_IN_PART, WON) else "Cancelled")
+    written = [decode_event(entry) for entry in stored(order_id)[CHANGES.events]]
+    world.tell()
+    at_once = {event.event_id: event.order for event in world.heard["webhooks"] if event.order}
+    [now] = world.bus.request(FindOrders(request_id="", order_ids=(order_id,), with_items=True)).orders
+    assert len(written) == len(payment) + 2
+    assert len(at_once) >= 1
+    for event in written:
+        assert has_one_body(event)
+        assert order_body(event, at_once.get(event.event_id, now)) == order_body(event, now)
+    last = json.loads(order_body(written[-1], now))["data"]["order"]
+    assert last == {name: value for name, value in msgspec.to_builtins(now).items() if name != "refunds"}
+
+
+def test_a_change_says_whether_its_order_had_metadata(make, stored):
+    """Of one that had, the body may differ later; of one that had none it does not."""
+    world = make()
+    order_id = world.place(metadata={"cart": "A-1207"})
+    set_to = partial(UpdateMetadata, request_id="r", order_id=order_id, on_behalf_of="", expected_versions=())
+    world.bus.request(set_to(metadata={"cart": ""}))
+    world.pay(order_id)
+    world.bus.request(set_to(metadata={"table": "7"}))
+    world.update(order_id, "Packed")
+    written = [decode_event(entry) for entry in stored(order_id)[CHANGES.events]]
+    assert [event.has_metadata for event in written] == [True, False, False, True, True]
+    [now] = world.bus.request(FindOrders(request_id="", order_ids=(order_id,), with_items=True)).orders
+    told = [json.loads(order_body(event, now))["data"]["order"].get("metadata") for event in written]
+    assert told == [{"table": "7"}, None, None, {"table": "7"}, {"table": "7"}]
 
 
 def test_a_change_of_an_order_that_is_not_at_hand_has_none(make):

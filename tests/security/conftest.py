@@ -83,6 +83,7 @@ def fort_settings(mongodb_uri, mongo, issuer) -> Iterator[Settings]:
         auth_jwt_issuer=ISSUER,
         auth_jwt_audience=AUDIENCE,
         auth_failure_limit="1000000/second",
+        request_deadline=10.0,  # A busy machine may make a command slow.
         # The tests of one worker place more orders than a user may have open.
         open_orders_per_user=1_000_000,
     )

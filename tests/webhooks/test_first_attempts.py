@@ -61,11 +61,36 @@ def test_a_failure_is_stored_with_the_time_of_the_next_attempt(prompt, receiver,
     eventually(lambda: deliveries.find_one({"_id": doc["_id"]})["status"] == "succeeded")
 
 
+def test_a_delivery_whose_body_may_differ_the_next_time_is_stored_first(
+    prompt, receiver, deliveries, eventually, patient
+):
+    stored_at_attempt = []
+    receiver.answer = lambda *_: stored_at_attempt.append(deliveries.count_documents({})) or (204, {}, b"")
+    prompt.tell(a_change(has_metadata=True))
+    eventually(lambda: len(prompt.results_recorded) == 1)
+    assert stored_at_attempt == [2]
+
+
 def test_an_event_that_comes_again_is_not_sent_again(prompt, receiver, deliveries, patient):
     event = a_change()
     prompt.tell(event)
     prompt.tell(event)
     assert deliveries.count_documents({"status": "succeeded"}) == len(receiver.requests) == 2
+
+
+def test_an_event_that_comes_again_after_its_delivery_was_stored_first_is_not_sent_again(
+    prompt, receiver, deliveries, eventually, patient
+):
+    event = a_change()
+    [lane] = prompt.module.sender._queue._lanes.values()
+    lane.prompt = False
+    prompt.tell(event)
+    eventually(lambda: deliveries.count_documents({"status": "succeeded"}) == 2)
+    lane.prompt = True
+    prompt.tell(event)
+    prompt.tell(a_change())
+    eventually(lambda: deliveries.count_documents({"status": "succeeded"}) == 3)
+    assert len(receiver.requests) == 3
 
 
 def test_what_cannot_be_stored_is_sent_again_under_the_same_id(prompt, receiver, deliveries, eventually, patient):

@@ -81,7 +81,7 @@ def test_the_body_has_the_items_and_the_metadata_of_the_order(process, receiver)
 
     process.change_order = described
     process.add_endpoint(receiver.url)
-    process.tell(a_change())
+    process.tell(a_change(has_metadata=True))
     order = json.loads(receiver.wait_for(1)[0].body)["data"]["order"]
     unit = {"value": 3300, "currency": "MYR"}
     assert order["items"] == [{"productId": "1", "productName": "Beans", "quantity": 3, "unitAmount": unit}]

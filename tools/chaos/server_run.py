@@ -62,7 +62,7 @@ def run(plan: Plan, folder: Path) -> Verdict:
         # The judgement reads the data on the disk, in whatever state the server's own mongod is.
         with Mongod(target.data) as mongod:
             report = examine(mongod.uri, DATABASE, load.record, aged=faults.aged, final=final)
-        report = replace(report, auditor=[*report.auditor, *receivers.violations(final)])
+        report = replace(report, auditor=[*report.auditor, *receivers.violations(final, faults.aged)])
         verdict.webhooks, verdict.webhook_delay = receivers.counts, receivers.delay
     finally:
         target.unmount()

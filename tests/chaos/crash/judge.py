@@ -96,7 +96,15 @@ def at_rest(stored: Stored) -> bool:
             )
         )
         or deliveries_of(stored).find_one({"dueAt": {"$exists": True}}, {"_id": 1})
+        or _held_for_an_enabled_endpoint(stored)
     )
+
+
+def _held_for_an_enabled_endpoint(stored: Stored) -> bool:
+    """Whether deliveries are about to become due by themselves."""
+    held = deliveries_of(stored).distinct("endpointId", {"status": "held"})
+    enabled = {"_id": {"$in": held}, "disabledReason": {"$exists": False}}
+    return bool(held) and stored.orders.database["webhook_endpoints"].find_one(enabled, {"_id": 1}) is not None
 
 
 def deliveries_of(stored: Stored) -> Any:
