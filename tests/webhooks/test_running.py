@@ -144,8 +144,10 @@ def test_a_process_of_its_own_says_that_it_cannot_read_its_endpoints(
         client = app.test_client()
         eventually(lambda: client.get("/readyz").status_code == 200)
         monkeypatch.setattr(EndpointRepository, "changed_since", refuse)
-        told = eventually(lambda: (answer := client.get("/readyz")).status_code == 503 and answer.json)
-        assert told["part"] == "webhooks"
+        # On a busy machine another part may be late first.
+        eventually(
+            lambda: (answer := client.get("/readyz")).status_code == 503 and answer.json.get("part") == "webhooks"
+        )
         monkeypatch.undo()
         eventually(lambda: client.get("/readyz").status_code == 200)
 
