@@ -1,5 +1,6 @@
 """The whole way of an order, from HTTP to the provider's books and back; in one process, and in one a module."""
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,6 +12,7 @@ from bson import ObjectId
 
 from app.main import create_app, runtime
 from app.messaging.outbox import Outbox
+from app.payments.providers.simulated import SimulatedProvider
 
 
 def settled(client, order_id, status, payment=None):
@@ -141,6 +143,21 @@ def live(make_app):
 
 
 @pytest.fixture
+def held_charges(make_app, monkeypatch):
+    """Holds the provider's charges, from `begun` until the test sets `released`."""
+    begun, released, charge = threading.Event(), threading.Event(), SimulatedProvider.charge
+
+    def hold(provider, call):
+        begun.set()
+        released.wait(60)
+        return charge(provider, call)
+
+    monkeypatch.setattr(SimulatedProvider, "charge", hold)
+    yield SimpleNamespace(begun=begun, released=released)
+    released.set()
+
+
+@pytest.fixture
 def audit(database):
     """Orders, payments and the provider's books agree, for every order there is; tells how many there are."""
 
@@ -212,10 +229,10 @@ def test_an_unknown_product_can_be_made_a_good_one(make_app, place, eventually):
     eventually(settled(live, order_id, "Success", "Captured"))
 
 
-def test_the_answer_to_a_new_order_does_not_wait_for_the_payment(make_app, place, eventually):
-    live = make_app(simulated_latency_ms=500).test_client()
+def test_the_answer_to_a_new_order_does_not_wait_for_the_payment(live, held_charges, place, eventually):
     order_id = place(live)
     assert live.get(f"/orders/status/{order_id}").json == {"ok": True, "orderStatus": "Processing"}
+    held_charges.released.set()
     eventually(settled(live, order_id, "Success"))
 
 
@@ -255,11 +272,11 @@ def test_an_order_is_known_by_its_id_in_small_letters_only(live, place, eventual
     assert audit() == 1
 
 
-def test_cancelled_while_it_is_charged_no_money_is_kept(make_app, place, eventually, quiet, audit, database):
-    live = make_app(simulated_latency_ms=100).test_client()
+def test_cancelled_while_it_is_charged_no_money_is_kept(live, held_charges, place, eventually, quiet, audit, database):
     order_id = place(live)
-    eventually(lambda: database.payments.find_one({"_id": order_id, "owner": {"$exists": True}}))
+    assert held_charges.begun.wait(60)
     assert put(live, order_id, "Cancelled").status_code == 200
+    held_charges.released.set()
     eventually(settled(live, order_id, "Cancelled", "Refunded"))
     [charge] = database.ledger.find()
     assert (charge["answer"], charge["value"] - charge["refunded"]) == ("captured", 0)
@@ -436,7 +453,8 @@ def test_what_a_process_left_when_it_stopped_is_completed_by_another(
 
 
 def test_a_process_that_stops_leaves_no_lease_behind(make_app, place, eventually, database):
-    first = make_app(payment_threads=1, simulated_latency_ms=300)
+    # All twenty calls would take twenty seconds: however busy the machine, it stops before the last one.
+    first = make_app(payment_threads=1, simulated_latency_ms=1000)
     client = first.test_client()
     ids = [place(client) for _ in range(20)]
     eventually(lambda: database.payments.count_documents({"status": "Captured"}) >= 2)

@@ -41,7 +41,7 @@ def examine(settings):
 
     def find():
         database = Database(settings.mongodb_uri, settings.database)
-        doctor = Doctor(*(database.collection(name, 5.0) for name in ("orders", "payments", "ledger")), 60.0)
+        doctor = Doctor(*(database.collection(name, 30.0) for name in ("orders", "payments", "ledger")), 60.0)
         found = [(one.check, one.detail) for one in doctor.examine((), 0.0).violations]
         database.close()
         return found

@@ -224,7 +224,7 @@ def test_a_refund_that_times_out_is_sent_again_with_its_key_and_made_once(settin
         made.append(Forgetful(make(given, store), after))
         return made[0]
 
-    app = create_app(replace(settings, payment_timeout=5.0), make_provider=provider)
+    app = create_app(replace(settings, payment_timeout=15.0), make_provider=provider)
     try:
         runtime(app).prepare()
         runtime(app).start()

@@ -76,6 +76,7 @@ def test_it_serves_alone(environment, tmp_path):
         "WEB_CONCURRENCY": "1",
         "LOG_FORMAT": "json",
         "ORDERFLOW_DATA": str(folder / "data"),
+        "REQUEST_DEADLINE": "10",  # A busy machine may make a command slow.
     }
     command = [environment / "orderflow", "run"]
     with subprocess.Popen(
@@ -83,11 +84,11 @@ def test_it_serves_alone(environment, tmp_path):
     ) as server:
         try:
             url = next(found[1] for line in server.stderr if (found := re.search(r'open (http://[^\s"]+)', line)))
-            page = httpx.get(url)
+            page = httpx.get(url, timeout=30)
             assert "<title>" in page.text
             for path in re.findall(r'(?:src|href)="(/[^"]+\.(?:js|css|svg))"', page.text):
-                httpx.get(f"{url}{path}").raise_for_status()
-            demo = [environment / "orderflow", "demo"]
+                httpx.get(f"{url}{path}", timeout=30).raise_for_status()
+            demo = [environment / "orderflow", "demo", "--seconds=60"]
             shown = subprocess.run(demo, cwd=folder, env=environ, capture_output=True, text=True, check=False)
             assert "is now Success" in shown.stdout, shown.stderr
         finally:

@@ -39,7 +39,9 @@ def command(feed: LiveFeed, find_url: Callable[[], str]) -> click.Command:
     @as_json
     def demo(url: str, seconds: float, token: str, as_json: bool) -> None:
         """Place a good order and a declined one on a running server; show their nine stages and what became of them."""
-        client = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"} if token else {})
+        client = httpx.Client(
+            base_url=url, timeout=seconds, headers={"Authorization": f"Bearer {token}"} if token else {}
+        )
         for product_id in SCENARIOS:
             _run_scenario(feed, client, seconds, product_id, None if as_json else console())
 

@@ -12,11 +12,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-pytestmark = pytest.mark.extended
+# On a busy machine each of several commands may take long to start.
+pytestmark = [pytest.mark.extended, pytest.mark.timeout(400)]
 
 ROOT = Path(__file__).parents[2]
 ORDERFLOW = (sys.executable, "-m", "app")
 PLAIN = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "TMPDIR", "LANG")}
+# A busy machine may make a command of the database slow.
+PLAIN["REQUEST_DEADLINE"] = "10"
 
 
 @pytest.fixture

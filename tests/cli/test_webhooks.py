@@ -280,6 +280,8 @@ def listen(settings, tmp_path):
             "MONGODB_DATABASE": settings.database,
             "ORDERFLOW_DATA": str(tmp_path),
             "ALLOW_UNSAFE": "webhook_http",
+            # A busy machine may make a command slow.
+            "REQUEST_DEADLINE": "10",
         }
         started.append(Listener(["webhooks", "listen", *words], environ))
         return started[-1]
@@ -313,11 +315,17 @@ def test_listen_prints_bodies_of_one_user_and_passes_them_on(server, listen, pla
         secret = listener.process.stderr.readline().split()[0]
         place(server)
         order_id = place(server, userId="user-8")
-        bodies = [json.loads(line) for line in listener.lines(2)]
-        assert {body["data"]["order"]["id"] for body in bodies} == {order_id}
-        passed = [Webhook(secret).verify(one.body, one.headers) for one in receiver.wait_for(3)]
-    assert passed[0]["type"] == "endpoint.test"
-    assert [body for body in passed if body in bodies] == passed[1:3]
+        # On a busy machine what was refused may come again before the next one.
+        bodies = {}
+        while len(bodies) < 2:
+            [line] = listener.lines(1)
+            bodies[json.loads(line)["id"]] = json.loads(line)
+        assert {body["data"]["order"]["id"] for body in bodies.values()} == {order_id}
+        verified = [Webhook(secret).verify(one.body, one.headers) for one in [*receiver.requests]]
+    passed = {body["id"]: body for body in verified}
+    test, *told = passed.values()
+    assert test["type"] == "endpoint.test"
+    assert sorted(told, key=json.dumps) == sorted(bodies.values(), key=json.dumps)
     # The answer of the program is the answer to the delivery.
     [endpoint] = server.get("/webhooks/endpoints").json["endpoints"]
     found = server.get(f"/webhooks/endpoints/{endpoint['id']}/deliveries").json["deliveries"]
@@ -328,8 +336,8 @@ def test_listen_refuses_what_is_not_signed(server, listen):
     listener = listen()
     url = listener.url()
     for headers in ({}, {"webhook-id": "x", "webhook-timestamp": str(int(time.time())), "webhook-signature": "v1,x"}):
-        assert httpx.post(url, json={"type": "order.created"}, headers=headers).status_code == 401
-    assert httpx.post(url, content=iter([b"x"])).status_code == 413
+        assert httpx.post(url, json={"type": "order.created"}, headers=headers, timeout=60).status_code == 401
+    assert httpx.post(url, content=iter([b"x"]), timeout=60).status_code == 413
     code, output, errors = listener.end()
     assert (code, output, errors.count("a request without a valid signature was refused")) == (0, "", 2)
 
@@ -403,7 +411,7 @@ def test_the_first_delivery_as_the_page_shows_it(tmp_path):
         for block in re.findall(r"^```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)[:2]
     )
     assert command.startswith(".venv/bin/orderflow ")
-    environ = {"ORDERFLOW_DATA": str(tmp_path / "data"), "WEB_CONCURRENCY": "1"}
+    environ = {"ORDERFLOW_DATA": str(tmp_path / "data"), "WEB_CONCURRENCY": "1", "REQUEST_DEADLINE": "10"}
     with Server(tmp_path, environ, command=[sys.executable, "-m", "app", "run"]) as server:
         listener = Listener(command.split()[1:], environ)
         listener.url()

@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
-import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.console.server import Server, browser, installed, running
+from tests.console.server import Server, browser, http, installed, running
 from tests.webhooks import receiver as webhooks
 from tests.webhooks.receiver import Receiver
 
@@ -21,6 +20,16 @@ window.forbidden = [];
 document.addEventListener("securitypolicyviolation", (event) => window.forbidden.push(`${event.violatedDirective} ${event.blockedURI}`));
 window.longTasks = [];
 new PerformanceObserver((list) => window.longTasks.push(...list.getEntries().map((task) => task.duration))).observe({ type: "longtask" });
+// What the picture and its line have shown, however briefly: a test may look too late.
+window.mostOrders = 0;
+window.notes = [];
+addEventListener("DOMContentLoaded", () => {
+  const [scene, note] = ["scene", "flow-note"].map((id) => document.getElementById(id));
+  if (!scene || !note) return;
+  const count = () => { window.mostOrders = Math.max(window.mostOrders, scene.dataset.orders || 0); };
+  new MutationObserver(count).observe(scene, { attributes: true, attributeFilter: ["data-orders"] });
+  new MutationObserver(() => window.notes.push(note.textContent)).observe(note, { childList: true, characterData: true, subtree: true });
+});
 """
 
 
@@ -63,13 +72,13 @@ def add_endpoint(server, receiver) -> Iterator[Callable[..., str]]:
     made = []
 
     def add(**members) -> str:
-        answer = httpx.post(f"{server.url}/webhooks/endpoints", json={"url": receiver.url, **members})
+        answer = http.post(f"{server.url}/webhooks/endpoints", json={"url": receiver.url, **members})
         made.append(str(answer.raise_for_status().json()["endpoint"]["id"]))
         return made[-1]
 
     yield add
     for endpoint_id in made:
-        httpx.delete(f"{server.url}/webhooks/endpoints/{endpoint_id}")
+        http.delete(f"{server.url}/webhooks/endpoints/{endpoint_id}")
 
 
 @pytest.fixture

@@ -3,17 +3,18 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 from playwright.sync_api import Browser, Playwright
+
+from tools.cluster.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = Path("/usr/bin/chromium")
@@ -22,14 +23,16 @@ ARGUMENTS = (
     *("--disable-component-update", "--disable-sync"),
 )
 START_SECONDS = 60.0
+LAUNCH_MS = 120_000
+# Other tests take the processors as well. It keeps no connection: servers are killed.
+http = httpx.Client(timeout=60.0, limits=httpx.Limits(max_keepalive_connections=0))
 
 
 class Server:
     """gunicorn with two workers on a database that is there already."""
 
     def __init__(self, uri: str, database: str, folder: Path, **environ: str) -> None:
-        with closing(socket.create_server(("127.0.0.1", 0))) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = folder / "server.log"
         self._environ = {
@@ -41,6 +44,7 @@ class Server:
             "WEB_CONCURRENCY": "2",
             "LOG_FORMAT": "json",
             "LOG_LEVEL": "warning",
+            "REQUEST_DEADLINE": "10",  # A busy machine may make a command slow.
             **environ,
         }
         self._process: subprocess.Popen[bytes] | None = None
@@ -68,12 +72,12 @@ class Server:
         """Place an order past the page; a member that is None is left out."""
         body = {"userId": "demo", "productId": "1", "productName": "Espresso machine", "totalOrderAmount": "RM 99"}
         members = {name: value for name, value in {**body, **changes}.items() if value is not None}
-        answer = httpx.post(f"{self.url}/orders", json=members)
+        answer = http.post(f"{self.url}/orders", json=members)
         return str(answer.raise_for_status().json()["created"]["id"])
 
     def get(self, path: str) -> Any:
         """What it answers as JSON."""
-        return httpx.get(f"{self.url}{path}").raise_for_status().json()
+        return http.get(f"{self.url}{path}").raise_for_status().json()
 
     def _ready(self) -> bool:
         try:
@@ -100,4 +104,4 @@ def installed() -> str | None:
 
 def browser(playwright: Playwright) -> Browser:
     """The browser, without a window."""
-    return playwright.chromium.launch(executable_path=installed(), args=ARGUMENTS)
+    return playwright.chromium.launch(executable_path=installed(), args=ARGUMENTS, timeout=LAUNCH_MS)

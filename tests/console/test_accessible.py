@@ -1,11 +1,11 @@
 """No page of the console keeps anybody out: axe finds nothing, in light and in dark, with every dialog open."""
 
-import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.console.pages import dialog, fits, open_order, send, statuses
+from tests.console.server import http
 
 pytestmark = [pytest.mark.extended, pytest.mark.long]
 
@@ -88,7 +88,7 @@ def endpoints(receiver, add_endpoint, server):
         url=receiver.url.replace("/hooks", LONG_PATH), description=LONG_WORD, userId=LONG_WORD, events=patterns
     )
     disabled = add_endpoint(description="\u05e9\u05dc\u05d5\u05dd")
-    httpx.patch(f"{server.url}/webhooks/endpoints/{disabled}", json={"enabled": False}).raise_for_status()
+    http.patch(f"{server.url}/webhooks/endpoints/{disabled}", json={"enabled": False}).raise_for_status()
     return failing, disabled
 
 
@@ -138,7 +138,7 @@ def test_the_page_of_one_endpoint_and_of_a_delivery(calm, server, endpoints):
 
 def test_the_deliveries_about_an_order(calm, server, endpoints, mongo, console_database):
     failing, _ = endpoints
-    httpx.post(f"{server.url}/webhooks/endpoints/{failing}/test").raise_for_status()
+    http.post(f"{server.url}/webhooks/endpoints/{failing}/test").raise_for_status()
     order_id = server.place(userId=LONG_WORD)
     mongo[console_database].webhook_deliveries.update_many({"endpointId": failing}, {"$set": {"orderId": order_id}})
     open_order(calm, server.url, order_id)

@@ -1,11 +1,10 @@
 """What a hostile page or a hostile name can do in a real browser: nothing to orders, nothing to the console."""
 
-import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.console.pages import dialog, open_order, row
-from tests.console.server import ARGUMENTS, installed
+from tests.console.server import ARGUMENTS, LAUNCH_MS, http, installed
 
 pytestmark = pytest.mark.extended
 
@@ -64,7 +63,8 @@ PAYLOADS = [
 def hostile(chromium, server):
     """Open a page of the attacker's under this name, in a browser in which REBOUND leads to the server."""
     rules = f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1"
-    opened = chromium.browser_type.launch(executable_path=installed(), args=[*ARGUMENTS, UNGUARDED, rules])
+    arguments = [*ARGUMENTS, UNGUARDED, rules]
+    opened = chromium.browser_type.launch(executable_path=installed(), args=arguments, timeout=LAUNCH_MS)
 
     def open_page(origin: str) -> Page:
         page = opened.new_page()
@@ -111,7 +111,7 @@ def test_what_a_client_calls_things_is_text_in_the_console_and_nothing_else(open
     """The page must show it as it was written; that no policy had to forbid anything is looked at afterwards."""
     order_id = server.place(productName=payload, userId=payload)
     eventually(lambda: server.get(f"/orders/status/{order_id}")["orderStatus"] == "Success")
-    moved = httpx.put(f"{server.url}/orders", json={"orderId": order_id, "orderStatus": payload})
+    moved = http.put(f"{server.url}/orders", json={"orderId": order_id, "orderStatus": payload})
     assert moved.status_code == 200, moved.text
     page = open_order(open_page("about:blank"), server.url, order_id)
     expect(page.locator("#order-title")).to_contain_text(payload)

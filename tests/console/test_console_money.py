@@ -50,8 +50,8 @@ def shop(chromium, mongodb_uri, mongo, database_name, tmp_path_factory):
 def tell(mongodb_uri, database_name):
     """Tell orders what happened to a payment."""
     database = Database(mongodb_uri, database_name)
-    store = database.collection("orders", 5.0)
-    orders = OrderService(OrderRepository(store, Outbox(store, 10.0), 5.0), OpenOrderLimit(lambda *_: 0, 1))
+    store = database.collection("orders", 30.0)
+    orders = OrderService(OrderRepository(store, Outbox(store, 10.0), 30.0), OpenOrderLimit(lambda *_: 0, 1))
     sequence = count(1)
 
     def deliver(order_id, kind, **members):

@@ -3,12 +3,13 @@
 import re
 import shutil
 import subprocess
+from datetime import UTC, datetime, timedelta
 
-import httpx
 import pytest
 from playwright.sync_api import expect
 
 from tests.console.pages import dialog, fits, open_order, place, send, statuses
+from tests.console.server import http
 
 pytestmark = pytest.mark.extended
 
@@ -56,7 +57,7 @@ def test_a_request_leads_to_what_it_did_and_back(paid, server):
     page, order_id = paid
     request = "causing-request-1"
     refund = {"amount": "RM 10"}
-    httpx.post(f"{server.url}/orders/one/{order_id}/refunds", json=refund, headers={"X-Request-Id": request})
+    http.post(f"{server.url}/orders/one/{order_id}/refunds", json=refund, headers={"X-Request-Id": request})
     item = page.locator(f"#request-{request}")
     expect(item).to_contain_text("3 Refund requested, 4 Refunded")
     expect(item).to_contain_text("Provider: refund refunded")
@@ -132,10 +133,22 @@ def test_the_order_can_be_seen_as_of_any_change(paid):
     statuses(page, "Success", "Captured")
 
 
-def test_an_order_in_trouble_counts_down_to_its_next_attempt(open_page, server):
-    page = open_order(open_page("about:blank"), server.url, server.place(productId="flaky"))
+def test_an_order_in_trouble_counts_down_to_its_next_attempt(open_page, server, mongo, console_database, eventually):
+    payments, order_id = mongo[console_database].payments, server.place(productId="flaky")
+    # Its next attempt waits until the page was looked at.
+    between = {
+        "_id": order_id,
+        "attempts.0": {"$exists": True},
+        "owner": {"$exists": False},
+        "dueAt": {"$exists": True},
+    }
+    later = datetime.now(UTC) + timedelta(minutes=10)
+    eventually(lambda: payments.update_one(between, {"$set": {"dueAt": later}}).modified_count)
+    page = open_order(open_page("about:blank"), server.url, order_id)
     expect(page.locator("#countdown")).to_have_text(re.compile(r"^Next attempt in \d"))
     expect(page.locator("#sentence")).to_contain_text("so far")
+    payments.update_one(between, {"$set": {"dueAt": datetime.now(UTC)}})
+    statuses(page, "Success", "Captured")
 
 
 def test_a_customer_who_is_asked_continues_at_the_provider_and_the_order_is_paid(open_page, server):
@@ -243,7 +256,7 @@ def test_long_names_and_reasons_fit_and_nothing_of_the_waterfall_is_clipped(open
     order_id = server.place(productName="W" * 512, userId="M" * 128)
     eventually(lambda: server.get(f"/orders/one/{order_id}")["order"]["paymentStatus"] == "Captured")
     refund = {"amount": "RM 10", "reason": LONG_REASON[:499].strip()}
-    httpx.post(f"{server.url}/orders/one/{order_id}/refunds", json=refund).raise_for_status()
+    http.post(f"{server.url}/orders/one/{order_id}/refunds", json=refund).raise_for_status()
     page = open_order(open_page("about:blank"), server.url, order_id)
     expect(page.locator(".timeline li")).to_have_count(4)
     expect(page.locator(".waterfall tbody tr")).to_have_count(18)
@@ -264,7 +277,7 @@ def test_it_shows_what_the_client_has_noted_and_follows_changes(open_page, serve
     noted = page.locator("#about .metadata")
     expect(noted.locator("dt")).to_have_text(["cart", "<b>table</b>"])
     expect(noted.locator("dd")).to_have_text(["A-1207", "7"])
-    httpx.patch(f"{server.url}/orders/one/{order_id}", json={"metadata": {"cart": "B-2", "<b>table</b>": None}})
+    http.patch(f"{server.url}/orders/one/{order_id}", json={"metadata": {"cart": "B-2", "<b>table</b>": None}})
     expect(noted.locator("dd")).to_have_text(["B-2"])
     expect(page.locator(".timeline")).to_contain_text("Metadata changed")
 
@@ -274,7 +287,7 @@ def test_it_shows_the_items_with_what_they_cost(open_page, server, paid):
     expect(page.locator("#items")).to_be_hidden()
     beans = {"productId": "1", "productName": "<b>Beans</b>", "quantity": 3, "unitAmount": "RM 19.90"}
     milk = {"productId": "milk", "productName": "Milk", "quantity": 1, "unitAmount": "RM 6.55"}
-    answer = httpx.post(f"{server.url}/orders", json={"userId": "demo", "items": [beans, milk]})
+    answer = http.post(f"{server.url}/orders", json={"userId": "demo", "items": [beans, milk]})
     page = open_order(open_page("about:blank"), server.url, answer.json()["created"]["id"])
     rows = page.locator("#items tbody tr")
     expect(rows).to_have_count(2)

@@ -1,11 +1,11 @@
 """Pages of a few sentences in a browser: problems, and addresses that have nothing."""
 
-import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from tests.console.pages import fits
+from tests.console.server import http
 
 pytestmark = pytest.mark.extended
 
@@ -40,7 +40,7 @@ def test_an_address_that_has_nothing_is_a_page_for_a_browser_and_a_problem_for_a
     expect(page.get_by_role("heading", level=1)).to_have_text("No such page")
     page.get_by_role("link", name="All orders").click()
     expect(page).to_have_title("Orders · Orderflow")
-    browser = httpx.get(server.url + path, headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
-    program = httpx.get(server.url + path)
+    browser = http.get(server.url + path, headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    program = http.get(server.url + path)
     assert (browser.status_code, program.status_code, program.json()["code"]) == (404, 404, "not_found")
     assert (browser.headers["Vary"], program.headers["Vary"]) == ("Accept", "Accept")

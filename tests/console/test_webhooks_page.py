@@ -5,13 +5,12 @@ import shutil
 import subprocess
 from datetime import timedelta
 
-import httpx
 import pytest
 from playwright.sync_api import expect
 from standardwebhooks.webhooks import Webhook
 
 from tests.console.pages import IDENTITY, dialog, open_order, send, sign_in, token
-from tests.console.server import running
+from tests.console.server import http, running
 
 pytestmark = pytest.mark.extended
 
@@ -260,7 +259,7 @@ def test_the_curl_of_a_question_does_what_its_button_does(open_endpoint, receive
 def many(server, add_endpoint, eventually, mongo, console_database):
     """An endpoint with 60 deliveries, a minute between two: every third one has failed. Its id, and the newest delivery."""
     endpoint_id = add_endpoint()
-    httpx.post(f"{server.url}/webhooks/endpoints/{endpoint_id}/test").raise_for_status()
+    http.post(f"{server.url}/webhooks/endpoints/{endpoint_id}/test").raise_for_status()
     deliveries = mongo[console_database].webhook_deliveries
     newest = eventually(lambda: deliveries.find_one({"endpointId": endpoint_id, "status": "succeeded"}))
     for number in range(1, 60):
@@ -328,18 +327,20 @@ def test_the_page_of_an_order_shows_what_was_told_about_it(
     mine = add_endpoint(userId="merchant-2")
     other = add_endpoint(userId="merchant-3")
     # A new endpoint is told of changes from about three seconds on: orders are placed until one is told.
-    told = mongo[console_database].webhook_deliveries
+    deliveries, placed = mongo[console_database].webhook_deliveries, []
 
-    def placed():
-        order_id = server.place(userId="merchant-2")
+    def told():
+        about = [delivery["orderId"] for delivery in deliveries.find({"endpointId": mine})]
+        return next((order_id for order_id in placed if about.count(order_id) == 2), None)
+
+    def place_and_look():
+        placed.append(server.place(userId="merchant-2"))
         try:
-            return eventually(
-                lambda: told.count_documents({"orderId": order_id, "endpointId": mine}) == 2 and order_id, 2.0
-            )
+            return eventually(told, 2.0)
         except AssertionError:
             return None
 
-    order_id = eventually(placed, 60.0)
+    order_id = eventually(place_and_look, 60.0)
     page = open_order(open_page("about:blank"), server.url, order_id)
     section = page.locator("#webhooks")
     expect(section.locator(".deliveries-of li")).to_have_count(2)
@@ -388,7 +389,7 @@ def fort(chromium, mongodb_uri, console_database, mongo, tmp_path):
 def test_the_endpoints_of_others_are_absent(open_page, fort, receiver):
     def post(user, path, body=None):
         headers = {"Authorization": f"Bearer {token(user, MANAGE)}"}
-        return httpx.post(f"{fort.url}{path}", json=body, headers=headers).raise_for_status().json()
+        return http.post(f"{fort.url}{path}", json=body, headers=headers).raise_for_status().json()
 
     bobs = post("bob", "/webhooks/endpoints", {"url": receiver.url, "description": "of bob"})["endpoint"]["id"]
     delivery = post("bob", f"/webhooks/endpoints/{bobs}/test")["delivery"]["id"]

@@ -19,6 +19,7 @@ from app.gateway.http import body
 from app.gateway.http.long_poll import MAX_WAIT_SECONDS
 from app.gateway.http.problem_catalogue import PROBLEMS
 from app.gateway.routes.timeline import HEARTBEAT_SECONDS
+from tools.cluster.processes import free_port
 
 pytestmark = pytest.mark.extended
 
@@ -31,12 +32,6 @@ STATUSES = {
 
 def setting(name, text=CONF):
     return re.search(rf"(?m)^\s*{name}\s+(.*);$", text)[1]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Gateway:
@@ -80,7 +75,7 @@ class Gateway:
                 self.send_header("Connection", "close")
                 self.end_headers()
                 self.wfile.write(b"id: 1\n\n")
-                gateway.released.wait(10)
+                gateway.released.wait(60)
                 self.wfile.write(b"id: 2\n\n")
 
             do_GET = do_POST = do_PUT = answer
@@ -245,7 +240,7 @@ def test_idempotent_requests_are_tried_at_the_other_gateway(port, gateways, meth
 
 
 def test_an_event_comes_through_at_once(port, gateways):
-    with closing(HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+    with closing(HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
         connection.request("GET", "/stream")
         stream = connection.getresponse()
         assert stream.readline() == b"id: 1\n"

@@ -48,7 +48,9 @@ class Apart:
 
     def __init__(self, url: str, prefix: str, eventually) -> None:
         self._eventually = eventually
-        self._asker, self._owner = (RabbitMqBus(url, prefix, request_seconds=9.0, event_seconds=9.0) for _ in range(2))
+        self._asker, self._owner = (
+            RabbitMqBus(url, prefix, request_seconds=60.0, event_seconds=60.0) for _ in range(2)
+        )
         self._receiving = False
 
     def register_handler(self, request, handler):

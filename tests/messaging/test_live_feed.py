@@ -14,7 +14,7 @@ from app.storage.mongodb import Database
 @pytest.fixture
 def feed(settings):
     database = Database(settings.mongodb_uri, settings.database)
-    made = LiveFeed(database.collection("stages", 5.0))
+    made = LiveFeed(database.collection("stages", 30.0))
     made.prepare()
     yield made
     made.stop()
@@ -80,11 +80,11 @@ def test_statistics_count_all_stages_and_time_the_newest():
 
 def test_a_follower_sees_stages_and_statistics_of_every_process(feed, settings, eventually):
     seen, database = [], Database(settings.mongodb_uri, settings.database)
-    watcher = LiveFeed(database.collection("stages", 5.0))
+    watcher = LiveFeed(database.collection("stages", 30.0))
     since = time.time() - 1
 
     def watch():
-        for batch in watcher.follow_since(since, 30.0):
+        for batch in watcher.follow_since(since, 100.0):
             seen.extend(batch)
 
     watching = threading.Thread(target=watch)
@@ -104,7 +104,7 @@ def test_a_follower_sees_stages_and_statistics_of_every_process(feed, settings, 
 def test_lines_before_the_given_time_are_not_returned(feed, database, eventually):
     now = time.time()
     database.stages.insert_many([{"at": now - 100, **line("old")}, {"at": now, **line("new")}])
-    found = next(batch for batch in feed.follow_since(now - 1, 5.0) if batch)
+    found = next(batch for batch in feed.follow_since(now - 1, 60.0) if batch)
     assert [one["order_id"] for one in found] == ["new"]
 
 
@@ -121,7 +121,7 @@ def test_a_collection_that_a_line_created_is_converted_to_capped(settings, datab
     """Where modules run apart, the gateway makes it, and others may be earlier."""
     database.stages.insert_one({"stage": "orders received", "at": 1.0, "order_id": "o"})
     connection = Database(settings.mongodb_uri, settings.database)
-    early, late = (LiveFeed(connection.collection("stages", 5.0)) for _ in range(2))
+    early, late = (LiveFeed(connection.collection("stages", 30.0)) for _ in range(2))
     for one in (early, late):
         one.prepare()
     assert database.stages.options() == {"capped": True, "size": feeds.CAPPED_BYTES}

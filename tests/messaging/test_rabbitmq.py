@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -74,7 +75,7 @@ def join(bus_url, bus_prefix):
     """A process on the bus; each takes part until the test ends."""
     joined = []
 
-    def join(url=bus_url, request_seconds=9.0, event_seconds=9.0) -> RabbitMqBus:
+    def join(url=bus_url, request_seconds=60.0, event_seconds=60.0) -> RabbitMqBus:
         made = RabbitMqBus(url, bus_prefix, request_seconds=request_seconds, event_seconds=event_seconds)
         joined.append(made)
         return made
@@ -133,10 +134,15 @@ def log(monkeypatch) -> CapturingLogger:
     return capturing
 
 
-def break_off(bus: RabbitMqBus) -> None:
-    """End both connections as a network does."""
-    for connection in (bus._receiving, bus._sending):
+def break_off(bus: RabbitMqBus) -> Callable[[], bool]:
+    """End both connections as a network does; returns what tells whether the bus has noticed.
+
+    It may be ready again before a busy machine looks, so that whether it is ready does not tell.
+    """
+    ended = [(connection, connection._connection) for connection in (bus._receiving, bus._sending)]
+    for connection, _ in ended:
         connection._abort()
+    return lambda: all(connection._connection is not broken for connection, broken in ended if broken)
 
 
 # --- who is there, and who is not ---
@@ -145,7 +151,7 @@ def break_off(bus: RabbitMqBus) -> None:
 def test_an_event_is_kept_for_a_required_consumer_that_has_never_run(join, listening, eventually, waiting):
     sender = join(event_seconds=0.2)
     assert type(sender.publish([CANCELLED])["payments"]) is Unavailable
-    assert waiting("payments.events") == 1
+    eventually(lambda: waiting("payments.events") == 1)
     told = []
     listening(told.append)
     eventually(lambda: told == [(CANCELLED,)])
@@ -172,33 +178,56 @@ def test_a_request_to_a_module_of_which_no_process_has_ever_run_fails_at_once(jo
     assert asker.request(CHECK) == REPLY
 
 
-def test_a_module_that_does_not_answer_is_soon_not_waited_for_and_welcome_again(join, serving, channel, bus_prefix):
+@pytest.fixture
+def time_given(monkeypatch):
+    """How many seconds each request of a process is waited for."""
+
+    def watch(asker: RabbitMqBus) -> list[float]:
+        given, batches = [], asker._requests._batches
+        send = batches["orders", False]
+        monkeypatch.setitem(
+            batches, ("orders", False), lambda pending, seconds: given.append(seconds) or send(pending, seconds)
+        )
+        return given
+
+    return watch
+
+
+def test_a_module_that_does_not_answer_is_soon_not_waited_for_and_welcome_again(
+    join, serving, channel, bus_prefix, time_given, monkeypatch
+):
     Topology(bus_prefix).declare_requests(channel, "orders")
     asker = join(request_seconds=0.7)
-    began = time.monotonic()
+    given = time_given(asker)
     with pytest.raises(Unavailable, match="orders did not answer in time"):
         asker.request(CHECK)
-    first = time.monotonic() - began
-    began = time.monotonic()
     with pytest.raises(Unavailable):
         asker.request(CHECK)
-    assert time.monotonic() - began < first
+    assert given == [0.7 + TRAVEL_SECONDS, requests.UNRESPONSIVE_TIMEOUT]
     serving()
+    # What follows is not about time.
+    monkeypatch.setattr(requests, "UNRESPONSIVE_TIMEOUT", 60.0)
+    asker._requests._timeout = 60.0
     assert asker.request(CHECK) == REPLY
     assert not asker._requests._unresponsive
 
 
 def test_a_module_that_is_slow_for_a_moment_is_waited_for_as_ever_once_it_answers_even_if_too_late(
-    join, serving, eventually
+    join, serving, eventually, time_given
 ):
-    pauses = iter([1.0])
-    serving(lambda request: time.sleep(next(pauses, 0.7)) or REPLY)
-    asker = join(request_seconds=0.3)
+    released = threading.Event()
+    serving(lambda request: released.wait(60) and REPLY)
+    asker = join()
+    given = time_given(asker)
+    # As if an earlier request had had no answer.
+    asker._requests._unresponsive.add("orders")
     with pytest.raises(Unavailable, match="in time"):
         asker.request(CHECK)
     assert asker._requests._unresponsive
+    released.set()
     eventually(lambda: not asker._requests._unresponsive)
     assert asker.request(CHECK) == REPLY
+    assert given == [requests.UNRESPONSIVE_TIMEOUT, 60.0 + TRAVEL_SECONDS]
 
 
 def test_without_a_broker_all_is_refused_at_once_but_the_first_which_waits_for_it(join):
@@ -208,7 +237,7 @@ def test_without_a_broker_all_is_refused_at_once_but_the_first_which_waits_for_i
             alone.request(CHECK)
     began = time.monotonic()
     assert type(alone.publish([CANCELLED])["payments"]) is Unavailable
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 30
     assert not alone.ready
 
 
@@ -246,8 +275,7 @@ def test_a_lost_connection_is_made_anew_on_both_sides(join, serving, eventually)
     owner, asker = serving(), join()
     assert asker.request(CHECK) == REPLY
     for lost in (owner, asker):
-        break_off(lost)
-        eventually(lambda: not asker.ready or not owner.ready)
+        eventually(break_off(lost))
         eventually(lambda: asker.ready and owner.ready)
         assert asker.request(CHECK) == REPLY
 
@@ -257,7 +285,7 @@ def test_a_request_over_a_connection_that_ends_fails_at_once(join, serving, even
 
     def slow(request):
         arrived.set()
-        released.wait(10)
+        released.wait(60)
         return REPLY
 
     serving(slow)
@@ -276,10 +304,10 @@ def test_events_taken_and_not_acknowledged_are_taken_again(join, listening, even
 
     def hang(events):
         told.append(events)
-        held.wait(10)
+        held.wait(60)
 
     first = listening(hang)
-    sender = join(event_seconds=20.0)
+    sender = join()
     with ThreadPoolExecutor(1) as pool:
         published = pool.submit(sender.publish, [CANCELLED])
         eventually(lambda: told)
@@ -318,9 +346,9 @@ def two_owners(join, eventually):
                 asked.append(request)
                 if len(asked) > 1:
                     return handler(request)
-                reply = handler(request)
+                reply, broken = handler(request), bus._receiving._connection
                 bus._receiving._abort()
-                eventually(lambda: not bus._receiving.connected.is_set())
+                eventually(lambda: bus._receiving._connection is not broken)
                 return reply
 
             return handle
@@ -491,7 +519,7 @@ def test_who_asks_to_wait_holds_up_nobody(join, serving, eventually):
 
     def wait(request):
         waiting_now.append(request)
-        released.wait(20)
+        released.wait(90)
         return REPLY
 
     owner = join()
@@ -512,16 +540,24 @@ def test_who_asks_to_wait_holds_up_nobody(join, serving, eventually):
 # --- batches ---
 
 
-def test_requests_made_together_travel_together(join, serving):
-    seen = []
-    owner = serving()
-    take = owner._consumer._on_requests
-    owner._consumer._on_requests = lambda module, message: seen.append(message) or take(module, message)
-    break_off(owner)
-    asker = join()
+def test_requests_made_together_travel_together(join, serving, eventually, monkeypatch):
+    serving()
+    asker, messages, held, send = join(), [], threading.Event(), requests.send
+
+    def send_when_all_have_come(channel, body, *where, **more):
+        messages.append(len(json.loads(body)))
+        assert held.wait(60)
+        send(channel, body, *where, **more)
+
+    monkeypatch.setattr(requests, "send", send_when_all_have_come)
+    waiting = asker._requests._batches["orders", False]._waiting
     with ThreadPoolExecutor(64) as pool:
-        assert set(pool.map(asker.request, [CHECK] * 512)) == {REPLY}
-    assert 16 <= len(seen) < 400
+        asked = [pool.submit(asker.request, CHECK) for _ in range(64)]
+        eventually(lambda: sum(messages) + len(waiting) == 64)
+        held.set()
+        assert {one.result(60) for one in asked} == {REPLY}
+    assert sum(messages) == 64
+    assert len(messages) <= 3
 
 
 def test_a_connection_whose_heartbeats_stay_away_is_broken_off_and_made_anew(join, eventually):
@@ -560,8 +596,7 @@ def test_a_reader_that_is_killed_from_inside_goes_on(join, serving, eventually, 
     killed = {"owner": owner, "asker": asker}[side]
     part = {"owner": owner._consumer, "asker": asker._requests}[side]
     setattr(part, method, exit_once(getattr(part, method), reached))
-    break_off(killed)
-    eventually(lambda: not killed.ready)
+    eventually(break_off(killed))
     eventually(lambda: killed.ready)
     with contextlib.suppress(Unavailable):
         asker.request(CHECK)
@@ -574,8 +609,7 @@ def test_a_reader_that_was_killed_is_not_ready_before_it_reads_again(join, servi
     monkeypatch.setattr(BackgroundThread, "RESTART_SECONDS", 2.0)
     owner, asker, reached = serving(), join(), []
     owner._consumer._on_requests = exit_once(owner._consumer._on_requests, reached)
-    break_off(owner)
-    eventually(lambda: not owner.ready)
+    eventually(break_off(owner))
     eventually(lambda: owner.ready)
     assert asker.request(CHECK) == REPLY
     assert reached
@@ -635,7 +669,7 @@ def test_a_handler_that_wants_to_end_the_process_leaves_no_asker_without_an_answ
     asker = join()
     with ThreadPoolExecutor(len(wishes)) as pool:
         asked = [pool.submit(asker.request, CHECK) for _ in range(len(wishes))]
-        assert {str(one.exception(30)) for one in asked} == {"CheckOrderStatus could not be answered"}
+        assert {str(one.exception(90)) for one in asked} == {"CheckOrderStatus could not be answered"}
     with pytest.raises(NotFound):
         asker.request(CHECK)
 
@@ -910,7 +944,7 @@ def test_a_message_that_kills_each_process_that_handles_it_is_not_redelivered_fo
 
     victims = []
     victims.append(listening(die))
-    sender = join(event_seconds=30.0)
+    sender = join()
     error = sender.publish([CANCELLED])["payments"]
     assert isinstance(error, DeliveryRejected)
     assert "may end the process" in str(error)
@@ -928,7 +962,7 @@ def test_a_message_that_was_given_back_too_often_waits_for_no_thread(join, liste
     monkeypatch.setattr(InFlightTracker, "submit", noted)
     victims = []
     victims.append(listening(lambda events: break_off(victims[-1])))
-    assert isinstance(join(event_seconds=30.0).publish([CANCELLED])["payments"], DeliveryRejected)
+    assert isinstance(join().publish([CANCELLED])["payments"], DeliveryRejected)
     assert max(submitted) == DELIVERY_LIMIT - 1
 
 
@@ -945,11 +979,11 @@ def test_a_message_that_kills_each_process_that_handles_it_counts_as_failed_thou
     victims = []
     victims.append(listening(die))
     sender = join(event_seconds=0.05 - TRAVEL_SECONDS)
-    errors = []
+    errors, ends = [], time.monotonic() + 60
     while not any(isinstance(error, DeliveryRejected) for error in errors):
         errors.append(sender.publish([CANCELLED])["payments"])
         # A relay makes a dozen attempts with growing pauses; here there are none, and a busy machine dies more slowly.
-        assert len(errors) < 300
+        assert time.monotonic() < ends
     assert type(errors[0]) is Unavailable
     assert "may end the process" in str(errors[-1])
 

@@ -32,6 +32,8 @@ def pipe():
 @pytest.fixture
 def writer(pipe):
     made = LogWriter(lambda: pipe.stream)
+    # On a busy machine the thread may be late.
+    made.STOP_SECONDS = 60.0
     yield made
     made.STOP_SECONDS = 0.0
     made.stop()

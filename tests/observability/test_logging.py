@@ -219,6 +219,7 @@ def test_subscribers_get_the_lines_of_every_stage_at_once(monkeypatch):
 def test_stages_that_a_thread_writes_come_whole_in_order_and_at_the_end_too():
     program = """
 import time
+writer.STOP_SECONDS = 30.0
 start_writing()
 for at in range(50):
     record_stage(Stage.ORDER_STORED, module="m", order_id=f"o-{at}", request_id="r", took_ms=0)
@@ -238,11 +239,17 @@ stop_writing()
 
 def test_what_waits_is_written_by_a_thread_without_anybody_asking():
     program = """
-import os, time
+import os, select, sys
 start_writing()
 record_stage(Stage.ORDER_STORED, module="m", order_id="o", request_id="r", took_ms=0)
-while writer.waiting: time.sleep(0.005)
-time.sleep(0.05)
+select.select([sys.stdin], [], [], 30)
 os._exit(0)
 """
-    assert [line["order_id"] for line in lines(program)] == ["o"]
+    source = PRELUDE.format(log_format="json", log_level="info") + program
+    # It waits for the end of its input, which comes when its line has been read.
+    with subprocess.Popen(
+        [sys.executable, "-c", source], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        first = process.stdout.readline()
+        rest, _ = process.communicate(timeout=60)
+    assert (json.loads(first)["order_id"], rest) == ("o", "")

@@ -58,7 +58,8 @@ def refund(ask, order_id, body, **headers):
 def test_an_update_without_money_ends_with_the_order_updated(ask, paid, logged):
     answer, stages = update_status(ask, paid, "Confirm")
     assert (answer.status_code, stages()) == (200, [*REQUESTED, Stage.ORDER_UPDATED])
-    line = logged[-1]
+    # The stage of the payment may still be logged after this one.
+    [line] = [line for line in logged if line.get("order_status") == "Confirm"]
     assert (line["module"], line["order_id"], line["order_status"]) == ("orders", paid, "Confirm")
     assert line["took_ms"] >= 0
 
@@ -75,7 +76,9 @@ def test_what_moves_money_goes_through_all_stages(ask, paid, logged, eventually,
     assert answer.status_code in {200, 201}
     wanted = {*REQUESTED, Stage.ORDER_UPDATED, *PAID_FOR}
     eventually(lambda: {line["stage"] for line in logged[before:] if line["order_id"] == paid} == wanted)
-    assert stages()[:3] == [*REQUESTED, Stage.ORDER_UPDATED]
+    # The relay may be quicker than the log of the update.
+    asked = [*REQUESTED, Stage.ORDER_UPDATED]
+    assert [stage for stage in stages() if stage in asked] == asked
 
 
 def test_what_changes_nothing_is_received_and_no_more(ask, paid):

@@ -35,13 +35,16 @@ from app.contracts.payments import (
     PaymentRefunded,
 )
 from app.contracts.webhooks import ListSubscribers, Subscribers
+from app.messaging import outbox
 from app.messaging.outbox import decode_event
 from app.messaging.signal_bus import SignalBus
 from app.orders import Orders
 from app.orders.documents import CHANGES
 from app.orders.subscribers import SubscribedUsers
+from app.storage import mongodb
 from app.storage.mongodb import Database
 from app.webhooks.event_types import has_one_body, order_body
+from tests.stopped_clock import StoppedClock
 
 NAMES = (CHANGES.events, *CHANGES.of_relay)
 
@@ -54,8 +57,9 @@ class World:
         self.database = Database(settings.mongodb_uri, settings.database)
         self.heard: dict[str, list] = {"payments": [], "webhooks": []}
         self.hinder = lambda _event: None
-        store = self.database.collection("orders", 5.0)
-        users = SubscribedUsers(self.bus) if subscribed else None
+        store = self.database.collection("orders", 10.0)
+        # However long a test takes, the answer does not become too old.
+        users = SubscribedUsers(self.bus, StoppedClock()) if subscribed else None
         self.module = Orders(self.bus, self.bus, store, settings, subscribed=users)
         self.bus.register_handler(ListSubscribers, lambda _request: Subscribers(all_users=False, user_ids=("user-7",)))
         for kind in (OrderCreated, OrderCancelled):
@@ -331,7 +335,9 @@ def test_payments_wait_for_nobody_who_is_told(make, eventually):
     eventually(lambda: {order_id for order_id, _ in world.ids("webhooks")} == {first, second, third})
 
 
-def test_new_orders_are_accepted_however_much_waits_to_be_told(make, database):
+def test_new_orders_are_accepted_however_much_waits_to_be_told(make, database, monkeypatch):
+    for module in (mongodb, outbox):
+        monkeypatch.setattr(module, "BACKLOG_TIMEOUT_SECONDS", 10.0)
     world = make(backlog_limit=2)
     for _ in range(3):
         world.pay(world.place())

@@ -4,7 +4,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import uuid4
@@ -13,7 +12,6 @@ import pytest
 from bson import ObjectId
 
 from app.config import Settings
-from app.contracts.base import Unavailable
 from app.contracts.orders import OrderCancelled, OrderCreated
 from app.messaging.outbox import Outbox
 from app.payments import payment as domain
@@ -33,7 +31,8 @@ from app.payments.repository import PaymentRepository
 from app.payments.results import ResultWriter
 from app.payments.service import PaymentService
 from app.payments.worker import Worker
-from app.storage.mongodb import Database, DatabaseClock, Store
+from app.storage.mongodb import Database, Store
+from tests.payments.steady_clock import SteadyClock
 
 SETTLED = {
     "open": ResponseCode.OPENED,
@@ -132,30 +131,18 @@ def provider() -> FakeProvider:
     return FakeProvider()
 
 
-class SteadyClock:
-    """The database's clock, except that it never steps back by the millisecond that a late heartbeat makes."""
-
-    def __init__(self, clock: DatabaseClock) -> None:
-        self._clock = clock
-        self._latest = self._first()
-
-    def _first(self) -> datetime:
-        """The first answer, which a busy machine may keep waiting."""
-        for _ in range(10):
-            with suppress(Unavailable):
-                return self._clock.now()
-        return self._clock.now()
-
-    def now(self) -> datetime:
-        self._latest = max(self._latest, self._clock.now())
-        return self._latest
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine connects and counts slowly. No test is about these limits."""
+    for name in ("HELLO_SECONDS", "SECRET_SECONDS", "BACKLOG_TIMEOUT_SECONDS"):
+        monkeypatch.setattr(f"app.storage.mongodb.{name}", 30.0)
 
 
 @pytest.fixture
 def store(settings: Settings) -> Iterator[Store]:
     """The module's collection, over a connection of its own."""
     database = Database(settings.mongodb_uri, settings.database)
-    made = database.collection("payments", 10.0)
+    made = database.collection("payments", 30.0)
     made.clock = SteadyClock(made.clock)
     yield made
     database.close()
@@ -164,7 +151,7 @@ def store(settings: Settings) -> Iterator[Store]:
 @pytest.fixture
 def outbox(store: Store) -> Outbox:
     """What the repositories record into; no relay delivers it."""
-    return Outbox(store, 10.0)
+    return Outbox(store, 60.0)
 
 
 @pytest.fixture
@@ -197,8 +184,9 @@ def make_worker(provider: FakeProvider, payments: PaymentRepository) -> Iterator
 
     def make(repository: PaymentRepository, threads: int = 2, policy: RetryPolicy = POLICY, **options) -> Worker:
         results = ResultWriter(repository, policy)
-        timing = {"timeout": 5.0, "interval": 0.05} | options
-        client = CircuitBreakingProvider(provider, timing.pop("failures", 10), timing.pop("recovery", 10.0))
+        # Neither a call's time nor that of the circuit breaker is over by itself within a test.
+        timing = {"timeout": 30.0, "interval": 0.05} | options
+        client = CircuitBreakingProvider(provider, timing.pop("failures", 10), timing.pop("recovery", 3600.0))
         worker = Worker(repository, client, results, policy, threads=threads, **timing)
         made.append(worker)
         return worker

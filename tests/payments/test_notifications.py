@@ -17,7 +17,9 @@ from app.payments.providers.simulated import CAPABILITIES
 @pytest.fixture
 def repository(settings, store):
     """The collection of notifications."""
-    made = NotificationRepository(store._database.collection("notifications", 10.0))
+    collection = store._database.collection("notifications", 30.0)
+    collection.clock = store.clock
+    made = NotificationRepository(collection)
     made.prepare()
     return made
 

@@ -6,6 +6,7 @@ import pytest
 
 from app.payments.provider_client import NEVER_FOUND, CircuitBreakingProvider
 from app.payments.provider_port import CallKind, ProviderCall, ProviderResponse, ResponseCode
+from tests.stopped_clock import StoppedClock
 
 CHARGE = ProviderCall(
     kind=CallKind.CHARGE, key="o:1", charge_key="o:1", order_id="o", product_id="1", value=9900, currency="MYR"
@@ -93,15 +94,18 @@ def test_calls_that_hang_count_as_failures(client, provider):
     assert client.open
 
 
-def test_after_a_while_one_call_finds_out_whether_the_provider_is_well_again(provider, eventually):
-    client = CircuitBreakingProvider(provider, 1, 0.05)
+def test_after_a_while_one_call_finds_out_whether_the_provider_is_well_again(provider):
+    clock = StoppedClock()
+    client = CircuitBreakingProvider(provider, 1, 10.0, clock)
     provider.responses = [UNKNOWN, UNKNOWN, None]
     client.call(CHARGE, False, always)
     assert client.open
-    eventually(lambda: client.half_open)
+    clock.now += 10.1
+    assert client.half_open
     client.call(CHARGE, False, always)
     assert client.open
-    eventually(lambda: client.half_open)
+    clock.now += 10.1
+    assert client.half_open
     assert client.call(CHARGE, False, always).code == ResponseCode.CAPTURED
     assert not client.open
     assert not client.half_open

@@ -20,6 +20,7 @@ from app.payments.providers.ledger import Ledger
 from app.payments.providers.simulated import Faults, SimulatedProvider
 from app.storage.mongodb import Database
 from tests.payments.providers.movable_clock import MovableClock
+from tests.payments.steady_clock import SteadyClock
 
 CHARGE = ProviderCall(
     kind=CallKind.CHARGE,
@@ -46,7 +47,9 @@ REFUND = refund()
 def ledger_store(settings):
     """The collection of the provider's own."""
     database = Database(settings.mongodb_uri, settings.database)
-    yield database.collection("ledger", 10.0)
+    made = database.collection("ledger", 30.0)
+    made.clock = SteadyClock(made.clock)
+    yield made
     database.close()
 
 

@@ -26,6 +26,25 @@ NOT_ATTEMPTED = ProviderResponse(code=ResponseCode.NOT_ATTEMPTED, reason="refuse
 DECLINED = ProviderResponse(code=ResponseCode.DECLINED, reason="no cover")
 
 
+class SetClock(System):
+    """A machine whose monotonic time is set: no call times out before a test says so."""
+
+    seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    """For a worker with the timeout of TIMEOUT."""
+    return SetClock()
+
+
+# A worker's, and what is more.
+TIMEOUT, TOO_LONG = 5.0, 5.1
+
+
 def events(doc):
     return [entry["type"] for entry in doc["outbox"]]
 
@@ -603,6 +622,8 @@ def test_the_capacity_shrinks_while_payments_wait_for_their_turn(make_worker, pa
     provider.on_call = gate
     before = worker.capacity()
     worker.submit(payments.insert([new_payment() for _ in range(10)], 10))
+    # Between the queue and its call, one of them is not counted.
+    assert gate.came.wait(60)
     assert worker.capacity() == before - 10
 
 
@@ -677,14 +698,15 @@ def test_the_age_of_a_key_counts_from_its_first_call_whatever_comes_between(
 
 
 def test_a_call_that_times_out_is_recorded_as_unknown_and_its_late_response_discarded(
-    make_worker, payments, provider, lease_payment, take_up, stored, eventually, gate
+    make_worker, payments, provider, lease_payment, take_up, stored, eventually, gate, clock
 ):
-    worker = make_worker(payments, timeout=0.05, threads=1)
+    worker = make_worker(payments, timeout=TIMEOUT, threads=1, system=clock)
     provider.on_call = lambda verb, call: gate() if len(provider.calls) == 1 else None
     leased = lease_payment()
     order_id = leased.payment.order_id
     worker.submit([leased])
     assert gate.came.wait(60)
+    clock.seconds = TOO_LONG
     eventually(lambda: worker.time_out_calls() or stored(order_id)["attempts"])
     doc = stored(order_id)
     assert (doc["status"], doc["attempts"][0]["answer"], "owner" in doc) == ("Processing", "unknown", False)
@@ -698,15 +720,16 @@ def test_a_call_that_times_out_is_recorded_as_unknown_and_its_late_response_disc
 
 
 def test_a_call_that_is_cancelled_and_then_takes_too_long_is_voided(
-    make_worker, payments, provider, lease_payment, cancel, take_up, stored, eventually, gate
+    make_worker, payments, provider, lease_payment, cancel, take_up, stored, eventually, gate, clock
 ):
-    worker = make_worker(payments, timeout=0.05, threads=1)
+    worker = make_worker(payments, timeout=TIMEOUT, threads=1, system=clock)
     provider.on_call = lambda verb, call: gate() if len(provider.calls) == 1 else None
     leased = lease_payment()
     order_id = leased.payment.order_id
     worker.submit([leased])
     assert gate.came.wait(60)
     cancel(worker, order_id)
+    clock.seconds = TOO_LONG
     eventually(lambda: worker.time_out_calls() or stored(order_id)["attempts"])
     make_worker(payments).process(take_up(order_id))
     assert provider.calls == [("charge", key(leased)), ("find", key(leased)), ("void", key(leased))]
@@ -760,13 +783,15 @@ def test_when_one_call_may_find_out_it_is_for_a_payment_that_has_not_failed(
     assert claimed.payment.order_id == fresh.order_id
 
 
-def test_calls_that_hang_hold_up_no_others(make_worker, payments, provider, created, stored, eventually, gate):
+def test_calls_that_hang_hold_up_no_others(make_worker, payments, provider, created, stored, eventually, gate, clock):
     batch = [created() for _ in range(6)]
-    stuck = {f"{event.order_id}:1" for event in batch[:2]}
-    provider.on_call = lambda verb, call: gate() if call.key in stuck else None
-    worker = make_worker(payments, timeout=0.5, threads=2)
+    stuck, hanging = {f"{event.order_id}:1" for event in batch[:2]}, []
+    provider.on_call = lambda verb, call: (hanging.append(call) or gate()) if call.key in stuck else None
+    worker = make_worker(payments, timeout=TIMEOUT, threads=2, system=clock)
     worker.start()
     service_of(worker).on_orders_created(batch)
+    eventually(lambda: len(hanging) == 2)
+    clock.seconds = TOO_LONG
     for event in batch[2:]:
         eventually(lambda event=event: stored(event.order_id)["status"] == "Captured")
     eventually(lambda: all(stored(event.order_id)["attempts"] for event in batch))
@@ -781,7 +806,7 @@ def test_calls_that_hang_hold_up_no_others(make_worker, payments, provider, crea
 
 
 def test_a_call_that_returns_after_its_timeout_opens_no_second_call_slot(
-    make_worker, payments, provider, created, stored, eventually, gate
+    make_worker, payments, provider, created, stored, eventually, gate, clock
 ):
     under_way, most = [], []
 
@@ -795,10 +820,11 @@ def test_a_call_that_returns_after_its_timeout_opens_no_second_call_slot(
         under_way.remove(call)
 
     provider.on_call = count
-    worker = make_worker(payments, timeout=0.3, threads=1)
+    worker = make_worker(payments, timeout=TIMEOUT, threads=1, system=clock)
     late = created()
     service_of(worker).on_orders_created([late])
     assert gate.came.wait(60)
+    clock.seconds = TOO_LONG
     eventually(lambda: worker.time_out_calls() or worker.hung)
     gate.open()
     eventually(lambda: not worker.hung and not under_way)
@@ -811,13 +837,15 @@ def test_a_call_that_returns_after_its_timeout_opens_no_second_call_slot(
 
 
 def test_a_worker_whose_calls_hang_beyond_its_threads_is_not_alive_until_they_come_back(
-    make_worker, payments, provider, created, eventually, gate
+    make_worker, payments, provider, created, eventually, gate, clock
 ):
     provider.on_call = lambda verb, call: gate()
-    worker = make_worker(payments, timeout=0.05, threads=16)
+    worker = make_worker(payments, timeout=TIMEOUT, threads=16, system=clock)
     worker.start()
     watchdog = Watchdog(limit=60.0)
     service_of(worker).on_orders_created([created() for _ in range(16)])
+    eventually(lambda: len(provider.calls) == 16)
+    clock.seconds = TOO_LONG
     eventually(lambda: [one.name for one in watchdog.failing(worker.heartbeats)] == ["payments-calls"])
     assert (worker.hung, worker.capacity()) == (16, 0)
     gate.open()
@@ -888,40 +916,31 @@ def test_payments_that_fail_together_are_not_repeated_together(make_worker, paym
     assert max(pauses) - min(pauses) > 1.0
 
 
-class SetClock(System):
-    """A machine whose monotonic time is set."""
-
-    seconds = 0.0
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-
 def test_a_look_up_that_took_too_long_is_followed_by_no_call_though_no_sweep_has_noticed(
-    make_worker, payments, provider, lease_payment, take_up, stored
+    make_worker, payments, provider, lease_payment, take_up, stored, clock
 ):
     """Its lease may be over, and an operator may have settled the payment."""
     provider.responses = [UNKNOWN]
     leased = lease_payment()
     make_worker(payments).process(leased)
-    clock = SetClock()
-    provider.on_call = lambda verb, call: setattr(clock, "seconds", 5.1)
-    make_worker(payments, timeout=5.0, system=clock).process(take_up(leased.payment.order_id))
+    provider.on_call = lambda verb, call: setattr(clock, "seconds", TOO_LONG)
+    make_worker(payments, timeout=TIMEOUT, system=clock).process(take_up(leased.payment.order_id))
     assert [verb for verb, _ in provider.calls] == ["charge", "find"]
     assert stored(leased.payment.order_id)["status"] == "Processing"
 
 
 def test_a_call_that_timed_out_while_it_looked_for_the_key_sends_nothing_more(
-    make_worker, payments, provider, lease_payment, take_up, eventually, gate, stored
+    make_worker, payments, provider, lease_payment, take_up, eventually, gate, clock, stored
 ):
     """What it would send now, another worker may have sent long ago."""
     provider.responses = [UNKNOWN]
     leased = lease_payment()
     make_worker(payments).process(leased)
-    worker = make_worker(payments, timeout=0.05, threads=1)
+    worker = make_worker(payments, timeout=TIMEOUT, threads=1, system=clock)
     provider.on_call = lambda verb, call: gate() if verb == "find" else None
     worker.submit([take_up(leased.payment.order_id)])
     assert gate.came.wait(60)
+    clock.seconds = TOO_LONG
     eventually(lambda: worker.time_out_calls() or len(stored(leased.payment.order_id)["attempts"]) == 2)
     gate.open()
     worker.stop(10.0)

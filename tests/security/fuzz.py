@@ -3,7 +3,6 @@
 import argparse
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,8 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import jwt
+
+from tools.cluster.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 KEY = "0123456789abcdef" * 2
@@ -30,9 +31,9 @@ CASES = re.compile(r"(\d+) generated")
 @contextmanager
 def served(environ: dict[str, str], folder: Path) -> Iterator[int]:
     """The server with one worker, asking who calls; the port it listens on. What it says is in `folder`/log."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     own = {"PORT": str(port), "ORDERFLOW_DATA": str(folder), "WEB_CONCURRENCY": "1", "LOG_LEVEL": "error"}
+    own |= {"REQUEST_DEADLINE": "10"}  # A busy machine may make a command slow.
     command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py"]
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(
@@ -58,7 +59,8 @@ def attack(port: int, folder: Path, *, examples: int, seed: int) -> tuple[bool, 
     command = [
         *(str(Path(sys.executable).parent / "schemathesis"), "--config-file", str(ROOT / "schemathesis.toml"), "run"),
         *(f"http://127.0.0.1:{port}/api-json", "-H", f"Authorization: Bearer {token}", "--no-color"),
-        *("--max-examples", str(examples), "--seed", str(seed), "--continue-on-failure", "--max-response-time", "5"),
+        *("--max-examples", str(examples), "--seed", str(seed), "--continue-on-failure"),
+        *("--max-response-time", "30", "--request-timeout", "60"),
     ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     told = done.stdout + done.stderr

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from tests.security.surface import BODIES
+from tools.cluster.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 # How long an answer may take before the server counts as stopped, on a machine that is busy with much else.
@@ -32,6 +33,7 @@ def served(mongodb_uri: str, mongo: Any, folder: Path, **environ: str) -> Iterat
         "PORT": str(port),
         "WEB_CONCURRENCY": "1",
         "LOG_LEVEL": "error",
+        "REQUEST_DEADLINE": "10",  # A busy machine may make a command slow.
         **environ,
     }
     command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py"]
@@ -50,11 +52,6 @@ def served(mongodb_uri: str, mongo: Any, folder: Path, **environ: str) -> Iterat
     assert "Traceback" not in told, told
     assert "SECRET" not in told
     assert "WORKER TIMEOUT" not in told, told
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        return free.getsockname()[1]
 
 
 def get(port: int, address: str, source: str = "127.0.0.1", **headers: str) -> HTTPResponse:

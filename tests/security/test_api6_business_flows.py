@@ -48,7 +48,7 @@ def buyer(market, issuer):
 
 
 def buy(user, **changes):
-    answer = user.open("POST", "/orders", json={**NEW_ORDER, **changes}, headers={"Prefer": "wait=10"})
+    answer = user.open("POST", "/orders", json={**NEW_ORDER, **changes}, headers={"Prefer": "wait=30"})
     assert answer.status_code == 201
     return answer.json["created"]["id"], answer.json["order"]["orderStatus"]
 
@@ -130,7 +130,7 @@ def test_no_amount_is_talked_into_another(buyer, books, amount, status):
 
 def test_a_price_is_what_was_agreed_at_first(buyer, books):
     """A second order under the same key does not make the first one cheaper."""
-    named = {"Idempotency-Key": uuid4().hex, "Prefer": "wait=10"}
+    named = {"Idempotency-Key": uuid4().hex, "Prefer": "wait=30"}
     first = buyer.open("POST", "/orders", json=NEW_ORDER, headers=named)
     cheaper = buyer.open("POST", "/orders", json={**NEW_ORDER, "totalOrderAmount": "RM 1"}, headers=named)
     assert (first.status_code, cheaper.status_code) == (201, 422)

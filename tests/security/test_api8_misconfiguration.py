@@ -20,6 +20,7 @@ from app.gateway import HEADERS
 from tests.security import surface
 from tests.security.conftest import AUDIENCE, INSIDES, ISSUER
 from tests.security.surface import ROUTES, named
+from tools.cluster.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 # Each a thing that must not be found in any log.
@@ -120,8 +121,7 @@ def log(mongodb_uri, mongo, tmp_path_factory):
     name, folder = f"test_{uuid4().hex}", tmp_path_factory.mktemp("secrets")
     (folder / "key").write_text(KEY)
     (folder / "uri").write_text(f"{mongodb_uri}&appName={PASSWORD}")
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     environ = {
         **{name: value for name, value in os.environ.items() if not name.startswith("AUTH_")},
         "MONGODB_URI_FILE": str(folder / "uri"),
@@ -136,6 +136,7 @@ def log(mongodb_uri, mongo, tmp_path_factory):
         "AUTH_JWT_ISSUER": ISSUER,
         "AUTH_JWT_AUDIENCE": AUDIENCE,
         "RATE_LIMIT": "10000/second",
+        "REQUEST_DEADLINE": "10",  # A busy machine may make a command slow.
         "GUNICORN_CMD_ARGS": "--access-logfile=-",
     }
     with (folder / "log").open("w+") as told:
@@ -167,7 +168,7 @@ def use(port):
     for data in (f'{{"{WORD}', f'["{WORD}"]', WORD):
         call(port, "POST", "/orders", data, headers)
     for raw in (f"GET /{WORD} HTTP/9\r\n\r\n", f"{WORD}\r\n\r\n", f"GET / HTTP/1.1\r\n{WORD}\r\n\r\n"):
-        with socket.create_connection(("127.0.0.1", port), 10) as opened:
+        with socket.create_connection(("127.0.0.1", port), 60) as opened:
             opened.sendall(raw.encode())
             opened.recv(4096)
 
@@ -255,7 +256,7 @@ UNSAFE = {
 def test_what_is_unsafe_does_not_start_and_says_why_in_a_sentence(tmp_path, environ, named):
     command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py"]
     plain = {"PATH": os.environ["PATH"], "PORT": "0", "ORDERFLOW_DATA": str(tmp_path), **environ}
-    done = subprocess.run(command, cwd=ROOT, env=plain, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=plain, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode not in {0, None}
     told = [line for line in (done.stdout + done.stderr).splitlines() if line and '"module":"server"' not in line]
     assert len(told) == 1, told

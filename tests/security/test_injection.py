@@ -141,7 +141,8 @@ def test_a_member_is_what_it_says_and_nothing_else(ada, orders, endpoints, numbe
                 assert answer.status_code in {403, 422}, (member, payload, answer.text)
         check(ada.open(method, surface.address(rule), **surface.body(method, rule, **{spelt(payload): 1})), payload)
         check(ada.open(method, surface.address(rule), json=payload), payload)
-    assert (datetime.now(UTC) - began).total_seconds() < 9
+    # Some ask the database to sleep for a minute.
+    assert (datetime.now(UTC) - began).total_seconds() < 50
     for stored in orders.find({"userId": "ada"}, {"productId": 1, "productName": 1, "totalOrderAmount": 1}):
         assert all(isinstance(stored[name], str) for name in ("productId", "productName", "totalOrderAmount"))
     for stored in endpoints.find({"userId": "ada"}):

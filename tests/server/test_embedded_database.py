@@ -87,11 +87,11 @@ def place(server, new_order, eventually):
     """Place an order, again while one of the workers has not seen the database yet, and return its id."""
 
     def post():
-        answer = httpx.post(f"{server.url}/orders", json=new_order(), headers={"Prefer": "wait=20"}, timeout=30)
+        answer = httpx.post(f"{server.url}/orders", json=new_order(), headers={"Prefer": "wait=20"}, timeout=60)
         assert answer.status_code in (201, 503), answer.text
         return answer.json().get("created")
 
-    return lambda: eventually(post, 30)["id"]
+    return lambda: eventually(post)["id"]
 
 
 @pytest.fixture
@@ -99,9 +99,10 @@ def status_of(server, eventually):
     """The status of an order that has settled, asked for again while a worker has not seen the database yet."""
 
     def get(order_id):
-        answer = httpx.get(f"{server.url}/orders/status/{order_id}?wait=20", timeout=30)
+        answer = httpx.get(f"{server.url}/orders/status/{order_id}?wait=20", timeout=60)
         assert answer.status_code in (200, 503), answer.text
-        return answer.json().get("orderStatus")
+        status = answer.json().get("orderStatus")
+        return status if status != "Processing" else None
 
     return lambda order_id: eventually(lambda: get(order_id), 60.0)
 
@@ -116,7 +117,9 @@ def kill_supervisor(server):
 
 def kill_both(server):
     for process in (supervisor(server), mongod(server)):
-        process.kill()
+        # mongod may end with its supervisor before it is killed.
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 @pytest.mark.parametrize(
@@ -141,8 +144,14 @@ def test_it_restarts_as_soon_as_its_port_is_free_again(server, place, eventually
     port = urlsplit(embedded_mongod.running_uri(server.log.parent)).port
     with socket.socket() as blocker:
         blocker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        kill_mongod(server)
-        eventually(lambda: bind_port(blocker, port), 60.0)
+        supervising = supervisor(server)
+        # Otherwise mongod might have its port again before it is taken.
+        supervising.suspend()
+        try:
+            kill_mongod(server)
+            eventually(lambda: bind_port(blocker, port), 60.0)
+        finally:
+            supervising.resume()
         eventually(lambda: log(server).count("the embedded database cannot be started, next try in") >= 2, 60)
         assert not server.ready()
     eventually(ready(server), 60)
@@ -150,7 +159,7 @@ def test_it_restarts_as_soon_as_its_port_is_free_again(server, place, eventually
 
 
 def bind_port(blocker, port):
-    """Whether the port could be taken before mongod has it again."""
+    """Whether the port could be taken."""
     try:
         blocker.bind(("127.0.0.1", port))
         blocker.listen()

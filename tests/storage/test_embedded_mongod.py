@@ -156,7 +156,7 @@ def mongods_on(folder):
     return [p.pid for p in psutil.process_iter(["cmdline"]) if set(marks) & set(p.info["cmdline"] or [])]
 
 
-def eventually(condition, seconds=30):
+def eventually(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
@@ -352,7 +352,7 @@ def test_a_forked_child_does_not_stop_it(spawn):
 def test_it_ends_when_its_owner_just_returns(spawn):
     process = spawn(START)
     pid = int(process.stdout.readline().split()[0])
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     assert not alive(pid)
 
 
@@ -372,7 +372,7 @@ def test_served_by_a_process_of_its_own_it_outlives_ctrl_c_and_ends_with_the_pip
     note(uri, "draining")
     assert running_uri(data) == uri
     server.stdin.close()
-    assert server.wait(30) == 0
+    assert server.wait(60) == 0
     assert not mongods_on(data)
 
 

@@ -66,6 +66,16 @@ def a_change(**members: object) -> OrderChanged:
     return OrderChanged(**{**defaults, **members})
 
 
+class StillTime:
+    """The database's clock, standing still: however long a test takes, nothing becomes due by itself."""
+
+    def __init__(self) -> None:
+        self._at = datetime.now(UTC).replace(microsecond=0)
+
+    def now(self) -> datetime:
+        return self._at
+
+
 class Process:
     """A process that runs the module; several share one database. `clock` stands for the database's."""
 
@@ -73,7 +83,7 @@ class Process:
         self.bus = SignalBus()
         self.database = Database(settings.mongodb_uri, settings.database)
         self.database.clock = clock or self.database.clock
-        stores = (self.database.collection(f"webhook_{name}", 5.0) for name in ("endpoints", "deliveries"))
+        stores = (self.database.collection(f"webhook_{name}", 10.0) for name in ("endpoints", "deliveries"))
         self.module = Webhooks(self.bus, *stores, settings, system)
         # What a test makes of an order, by the request for it.
         self.change_order: Callable[[OrderView, FindOrders], OrderView] = lambda order, _: order
@@ -128,6 +138,12 @@ def make_process(settings: Settings) -> Iterator[Callable[..., Process]]:
 @pytest.fixture
 def process(make_process: Callable[..., Process]) -> Process:
     return make_process().start()
+
+
+@pytest.fixture
+def still_process(make_process: Callable[..., Process]) -> Process:
+    """A process that repeats attempts only when a test makes them due."""
+    return make_process(clock=StillTime()).start()
 
 
 @pytest.fixture

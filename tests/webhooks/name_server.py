@@ -28,6 +28,8 @@ class NameServer:
         """What asks this server, and no other."""
         made = dns.resolver.Resolver(configure=False)
         made.nameservers, made.port = ["127.0.0.1"], self.port
+        # It asks once, however late the answer is on a busy machine.
+        made.timeout = 60.0
         return made
 
     def answer(self, query: dns.message.Message) -> dns.message.Message | None:

@@ -43,7 +43,7 @@ class Receiver:
             self._arrived.notify_all()
         return self.answer(request, count)
 
-    def wait_for(self, count: int, seconds: float = 20.0) -> list[Received]:
+    def wait_for(self, count: int, seconds: float = 60.0) -> list[Received]:
         """The requests, once there are `count` of them."""
         with self._arrived:
             assert self._arrived.wait_for(lambda: len(self.requests) >= count, seconds), (

@@ -119,7 +119,7 @@ def test_a_slow_answer_ends_with_the_time_of_the_request(make_client):
                 time.sleep(0.02)
 
     with raw(slow) as (url, _):
-        result = make_client(seconds=0.6).post(url, HEADERS, BODY)
+        result = make_client(seconds=2.0).post(url, HEADERS, BODY)
     assert (result.status, result.error) == (0, "no answer in time")
 
 
@@ -130,7 +130,7 @@ def test_a_body_that_does_not_end_leaves_the_status_as_it_is(make_client):
             pass
 
     with raw(half) as (url, _):
-        result = make_client(seconds=3.0).post(url, HEADERS, BODY)
+        result = make_client(seconds=6.0).post(url, HEADERS, BODY)
     assert (result.status, result.response) == (200, "half")
 
 
@@ -151,9 +151,11 @@ def test_a_broken_answer_is_a_failure_without_a_status(client, answer):
 
 
 def test_nobody_listens(client):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    assert client.post(f"http://127.0.0.1:{port}/", HEADERS, BODY).error == "no connection"
+    # Its port is taken, so that nobody else begins to listen there.
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        assert client.post(f"http://127.0.0.1:{port}/", HEADERS, BODY).error == "no connection"
 
 
 def test_a_name_with_one_address_that_is_not_allowed_is_refused_whole(make_client):
@@ -177,13 +179,15 @@ def test_tls_verifies_the_name(client):
 
 
 def test_requests_at_the_same_time_have_each_its_own_end(make_client):
+    hasty_ended = threading.Event()
+
     def slow_for_one(connection: socket.socket) -> None:
-        time.sleep(1.2)
+        hasty_ended.wait(60)
         connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
 
     results = {}
     with raw(slow_for_one) as (url, _):
-        patient, hasty = make_client(seconds=5.0), make_client(seconds=0.3)
+        patient, hasty = make_client(seconds=60.0), make_client(seconds=2.0)
         threads = [
             threading.Thread(
                 target=lambda name, client: results.update({name: client.post(url, HEADERS, BODY)}), args=one
@@ -192,8 +196,9 @@ def test_requests_at_the_same_time_have_each_its_own_end(make_client):
         ]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+        threads[1].join()
+        hasty_ended.set()
+        threads[0].join()
     assert results["patient"].status == 204
     assert results["hasty"].error == "no answer in time"
 

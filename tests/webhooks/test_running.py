@@ -57,7 +57,7 @@ def test_where_it_is_off_nothing_of_it_runs_and_no_order_knows_of_it(settings, p
         eventually(lambda: client.get(f"/orders/one/{order_id}").json["order"]["orderStatus"] == "Success")
         assert traces(database) == 0
         assert client.get("/webhooks/endpoints").status_code == 404
-        assert client.get("/readyz").status_code == 200
+        eventually(lambda: client.get("/readyz").status_code == 200)
         assert 'module="webhooks"' not in client.get("/metrics").text
         assert not {"webhook_endpoints", "webhook_deliveries"} & {*database.list_collection_names()}
 
@@ -91,10 +91,13 @@ def test_a_thread_that_dies_is_noticed(settings, eventually, monkeypatch, name):
 
 def test_metrics_tell_what_waits_and_for_how_long(settings, place, database, eventually):
     with serving(settings, eventually) as app:
-        database.webhook_endpoints.insert_many([endpoint("we_1", database), endpoint("we_2", database, failing=True)])
         at = database.command("hello")["localTime"]
-        # A sender would take at once what is due.
-        runtime(app).modules["webhooks"].sender._deliveries.claim_due = lambda *_: []
+        # A sender would take at once what is due; a sweep that has begun before ends first.
+        sender = runtime(app).modules["webhooks"].sender
+        sender._deliveries.claim_due = lambda *_: ([], False)
+        swept = sender.thread.beats
+        eventually(lambda: sender.thread.beats > swept)
+        database.webhook_endpoints.insert_many([endpoint("we_1", database), endpoint("we_2", database, failing=True)])
         database.webhook_deliveries.insert_many(
             [
                 delivery("a", "we_1", at, at - timedelta(hours=1)),
@@ -156,7 +159,7 @@ def test_clients_are_served_whether_or_not_anybody_is_told(settings, place, even
     monkeypatch.setattr(EndpointRepository, "changed_since", refuse)
     with serving(settings, eventually) as app:
         client = app.test_client()
-        assert client.get("/readyz").status_code == 200
+        eventually(lambda: client.get("/readyz").status_code == 200)
         order_id = place(client)
         eventually(lambda: client.get(f"/orders/one/{order_id}").json["order"]["orderStatus"] == "Success")
 

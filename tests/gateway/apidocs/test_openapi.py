@@ -184,12 +184,6 @@ def world(document, shared_settings, mongo):
     mongo.drop_database(settings.database)
 
 
-@pytest.fixture(autouse=True)
-def patient_counters(monkeypatch):
-    """On a busy machine a count may take longer than a request waits for it, and an uncounted request passes."""
-    monkeypatch.setattr("app.storage.rate_limits.TIMEOUT_SECONDS", 20.0)
-
-
 def operations(document):
     for path, methods in document["paths"].items():
         for method, operation in methods.items():

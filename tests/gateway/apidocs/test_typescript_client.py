@@ -25,7 +25,12 @@ SECONDS = 120
 @pytest.fixture
 def server(settings, tmp_path):
     """One worker on the test's own database, with the simulated provider."""
-    environ = {"MONGODB_URI": settings.mongodb_uri, "MONGODB_DATABASE": settings.database, "WEB_CONCURRENCY": "1"}
+    environ = {
+        "MONGODB_URI": settings.mongodb_uri,
+        "MONGODB_DATABASE": settings.database,
+        "WEB_CONCURRENCY": "1",
+        "REQUEST_DEADLINE": "10",
+    }
     with Server(tmp_path / "server", environ) as running:
         yield running
 
@@ -54,7 +59,7 @@ def folder(server, tmp_path):
     (project / "node_modules").symlink_to(INSTALLED / "node_modules")
     (project / "package.json").write_text('{"type": "module"}')
     shutil.copy(PROGRAMS / "tsconfig.json", project)
-    (project / "openapi.json").write_bytes(httpx.get(f"{server.url}/api-json").content)
+    (project / "openapi.json").write_bytes(httpx.get(f"{server.url}/api-json", timeout=30).content)
     [options] = re.findall(rf"^npx openapi-typescript {SHOWN_AT}/api-json (.+)$", PAGE, re.MULTILINE)
     made = run(project, "node_modules/.bin/openapi-typescript", "openapi.json", *options.split())
     assert made.returncode == 0, made.stdout + made.stderr

@@ -3,9 +3,9 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,7 +27,11 @@ SSE = {"Accept": "text/event-stream"}
 @pytest.fixture
 def server(settings, tmp_path):
     """Two workers on the test's own database."""
-    environ = {"MONGODB_URI": settings.mongodb_uri, "MONGODB_DATABASE": settings.database}
+    environ = {
+        "MONGODB_URI": settings.mongodb_uri,
+        "MONGODB_DATABASE": settings.database,
+        "REQUEST_DEADLINE": "10",
+    }
     with Server(tmp_path, environ) as running:
         yield running
 
@@ -91,22 +95,26 @@ def test_a_stream_that_is_cut_again_and_again_has_no_gap_and_no_repeat(server, s
 def stops(server, order_id, database, eventually):
     """A stopping server ends its streams in order, and lets those who wait go with the state as it is."""
     database.orders.update_one({"_id": ObjectId(order_id)}, {"$set": {"orderStatus": "Processing"}})
-    opened = threading.Event()
 
     def stream():
         with httpx.stream("GET", f"{server.url}/orders/one/{order_id}/events", headers=SSE, timeout=30) as answer:
             for _ in answer.iter_text():
-                opened.set()
+                pass
         return answer.status_code
 
     def wait():
         return httpx.get(f"{server.url}/orders/status/{order_id}?wait=30", timeout=40).json()["orderStatus"]
 
+    def waiting():
+        """How many streams and waits both workers hold."""
+        told = httpx.get(f"{server.url}/metrics", timeout=30).text
+        return int(float(re.search(r"^orderflow_streams_open (\S+)$", told, re.MULTILINE)[1]))
+
+    # A worker notices after a while that a client has cut its stream.
+    eventually(lambda: waiting() == 0)
     with ThreadPoolExecutor(8) as pool:
         streams, waits = [pool.submit(stream) for _ in range(4)], [pool.submit(wait) for _ in range(4)]
-        assert opened.wait(60)
-        # None of them has come back, so all of them wait.
-        time.sleep(0.5)
+        eventually(lambda: waiting() == 8)
         assert not any(one.done() for one in (*streams, *waits))
         started = time.monotonic()
         server.stop()
@@ -119,7 +127,7 @@ def stops(server, order_id, database, eventually):
 def generated(server, tmp_path, monkeypatch):
     """The package that openapi-python-client makes of the document."""
     document = tmp_path / "openapi.json"
-    document.write_bytes(httpx.get(f"{server.url}/api-json").content)
+    document.write_bytes(httpx.get(f"{server.url}/api-json", timeout=30).content)
     tool = Path(sys.executable).parent
     command = [tool / "openapi-python-client", "generate", "--path", document, "--output-path", tmp_path / "made"]
     made = subprocess.run(
@@ -141,7 +149,7 @@ def test_a_client_made_of_the_document_does_what_the_documentation_shows(server,
     models = generated("models")
     # A server that stops waits for connections that are kept open.
     headers = {"Accept": "application/json", "Connection": "close"}
-    client = generated("client").Client(server.url, headers=headers)
+    client = generated("client").Client(server.url, headers=headers, timeout=httpx.Timeout(30.0))
 
     def ask(tag, operation, *path, **more):
         return generated(f"api.{tag}.{operation}").sync_detailed(*path, client=client, **more)

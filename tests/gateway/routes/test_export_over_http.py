@@ -22,7 +22,12 @@ TAKEN = 1_000
 @pytest.fixture
 def servers(settings, tmp_path):
     """Two servers on the test's own database."""
-    environ = {"MONGODB_URI": settings.mongodb_uri, "MONGODB_DATABASE": settings.database, "WEB_CONCURRENCY": "1"}
+    environ = {
+        "MONGODB_URI": settings.mongodb_uri,
+        "MONGODB_DATABASE": settings.database,
+        "WEB_CONCURRENCY": "1",
+        "REQUEST_DEADLINE": "10",
+    }
     with ExitStack() as stack:
         yield [stack.enter_context(Server(tmp_path / name, environ)) for name in ("one", "other")]
 
@@ -90,6 +95,6 @@ def test_a_client_that_does_not_read_holds_no_cursor_of_the_database(servers, st
             connection.sendall(request)
             assert connection.recv(12) == b"HTTP/1.1 200"
         assert open_cursors() == []
-        assert httpx.get(f"{url}/orders/export").status_code == 429
-        assert httpx.get(f"{url}/orders?limit=1").status_code == 200
-    eventually(lambda: httpx.head(f"{url}/orders/export").status_code == 200)
+        assert httpx.get(f"{url}/orders/export", timeout=30).status_code == 429
+        assert httpx.get(f"{url}/orders?limit=1", timeout=30).status_code == 200
+    eventually(lambda: httpx.head(f"{url}/orders/export", timeout=30).status_code == 200)

@@ -217,7 +217,7 @@ def test_a_user_of_any_name_is_listed_and_paged(http, place, user):
     assert {order_id for page in found for order_id in page} == placed
 
 
-def test_nothing_is_missed_or_twice_while_orders_arrive(http, shared_app, place, mine):
+def test_nothing_is_missed_or_twice_while_orders_arrive(http, shared_app, place, mine, eventually):
     existing = [place(http, userId=mine) for _ in range(40)]
     stop, client = threading.Event(), shared_app.test_client()
     arrived = []
@@ -229,13 +229,13 @@ def test_nothing_is_missed_or_twice_while_orders_arrive(http, shared_app, place,
     arriving = threading.Thread(target=arrive)
     arriving.start()
     try:
+        eventually(lambda: arrived)
         found = [order_id for page in pages(http, f"/orders/{mine}?limit=3", by_link) for order_id in page]
     finally:
         stop.set()
         arriving.join()
     assert len(found) == len(set(found))
     assert set(existing) <= set(found)
-    assert arrived
 
 
 def test_cursors_of_other_users_and_other_filters_are_refused(http, place, mine, stock, refused):

@@ -50,7 +50,7 @@ def violations(settings):
 
     def examine():
         database = Database(settings.mongodb_uri, settings.database)
-        doctor = Doctor(*(database.collection(name, 5.0) for name in ("orders", "payments", "ledger")), 60.0)
+        doctor = Doctor(*(database.collection(name, 30.0) for name in ("orders", "payments", "ledger")), 60.0)
         found = doctor.examine((), 0.5).violations
         database.close()
         return found
@@ -209,7 +209,7 @@ def test_a_refund_that_is_requested_while_a_capture_is_corrected_fails(desk, par
     order_id = parked()
     resolve(desk, order_id, "captured")
     becomes(order_id, "Success", "Captured")
-    runtime(unresponsive[0]).modules["orders"].relay.stop(5.0)
+    runtime(unresponsive[0]).modules["orders"].relay.stop(60.0)
     requested = desk.post(f"/orders/one/{order_id}/refunds", json={})
     assert requested.status_code == 201, requested.text
     assert resolve(desk, order_id, "declined").json["paymentStatus"] == "Declined"
@@ -324,11 +324,12 @@ def test_a_command_without_what_it_needs_is_refused_by_name(http, path, body, po
     assert (answer.status_code, [error["pointer"] for error in answer.json["errors"]]) == (422, [pointer])
 
 
-def test_parking_is_a_warning_in_the_log(monkeypatch, parked, database):
+def test_parking_is_a_warning_in_the_log(monkeypatch, parked, database, eventually):
     log = CapturingLogger()
     monkeypatch.setattr("app.payments.results.log", log)
     order_id = parked()
-    [warning] = [call for call in log.calls if call.args == ("payment parked",)]
+    # It is logged after the payment has been stored.
+    [warning] = eventually(lambda: [call for call in log.calls if call.args == ("payment parked",)])
     facts = {"order_id": order_id, "amount": 9900, "currency": "MYR", "reason": "no response", "module": "payments"}
     request_id = database.orders.find_one()["requestId"]
     assert (warning.method_name, warning.kwargs) == ("warning", facts | {"request_id": request_id})

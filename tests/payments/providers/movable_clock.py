@@ -3,16 +3,17 @@
 from datetime import datetime, timedelta
 from typing import Any
 
+from tests.payments.steady_clock import SteadyClock
+
 
 class MovableClock:
-    """The clock of a store, ahead by what it was moved."""
+    """The clock of a store: it stands still, until it is moved."""
 
     def __init__(self, real: Any) -> None:
-        self._real = real
-        self._ahead = timedelta()
+        self._now = SteadyClock(real).now()
 
     def now(self) -> datetime:
-        return self._real.now() + self._ahead
+        return self._now
 
     def move(self, by: timedelta) -> None:
-        self._ahead += by
+        self._now += by

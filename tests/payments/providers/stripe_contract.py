@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import stripe
 from stripe import WebhookSignature
@@ -12,7 +13,7 @@ from stripe import WebhookSignature
 from app.payments.provider_port import Provider, ProviderCall
 from app.payments.providers.stripe.provider import StripeProvider, http_client
 from tests.payments.providers.contract import Fault, ProviderControls
-from tools.chaos.proxy import Mode, Proxy
+from tools.chaos.proxy import Direction, Mode, Proxy
 
 WEBHOOK_SECRET = "whsec_standin"
 # Long enough for a busy machine, where the test does not wait for its end.
@@ -68,7 +69,23 @@ class StripeControls(ProviderControls):
 
 @contextmanager
 def behind_proxy(port: int, key: str, fault: Fault) -> Iterator[StripeProvider]:
-    """A provider whose line to the stand-in fails."""
-    with Proxy(port) as proxy, make_provider(key, f"http://127.0.0.1:{proxy.port}", SHORT_TIMEOUT) as provider:
+    """A provider whose line to the stand-in fails. Where an answer is lost, there is one in the end."""
+    directions: list[Direction] = []
+
+    class Watched(Direction):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            directions.append(self)
+
+    with (
+        patch("tools.chaos.proxy.Direction", Watched),
+        Proxy(port) as proxy,
+        make_provider(key, f"http://127.0.0.1:{proxy.port}", SHORT_TIMEOUT) as provider,
+    ):
         proxy.set_mode(MODES[fault])
         yield provider
+        # A busy machine may answer later than the provider waits.
+        ends = time.monotonic() + TIMEOUT
+        while fault == Fault.AFTER and not any(one.silent for one in directions):
+            assert time.monotonic() < ends, "nothing was answered"
+            time.sleep(0.02)

@@ -89,5 +89,5 @@ class TestSimulatedProvider(ProviderContract):
     @pytest.fixture
     def controls(self, settings) -> Iterator[SimulatedControls]:
         database = Database(settings.mongodb_uri, settings.database)
-        yield SimulatedControls(database.collection("ledger", 10.0))
+        yield SimulatedControls(database.collection("ledger", 30.0))
         database.close()

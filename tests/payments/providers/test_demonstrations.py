@@ -13,6 +13,7 @@ from app.payments.providers.ledger import Ledger
 from app.payments.providers.notification_sender import NotificationSender
 from app.payments.providers.signed_notifications import NotificationMessage
 from app.storage.mongodb import Database
+from tests.payments.steady_clock import SteadyClock
 
 pytestmark = pytest.mark.extended
 
@@ -155,7 +156,9 @@ CALL = ProviderCall(
 @pytest.fixture
 def ledger(settings):
     database = Database(settings.mongodb_uri, settings.database)
-    made = Ledger(database.collection("ledger", 10.0))
+    store = database.collection("ledger", 30.0)
+    store.clock = SteadyClock(store.clock)
+    made = Ledger(store)
     made.prepare()
     yield made
     database.close()

@@ -82,7 +82,7 @@ def test_other_output_is_refused():
 def test_without_wrk_one_sentence_says_what_to_install(tmp_path):
     code = "import sys\nfrom tools.bench import wrk\nfrom tools.bench.__main__ import main\nsys.exit(main([]))"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", code], cwd=ROOT, env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=90
     )
     assert (done.returncode, done.stderr.strip()) == (2, wrk.MISSING)
     assert "apt-get install wrk" in wrk.MISSING
@@ -218,7 +218,7 @@ def test_waiting_ends_when_the_last_order_has_settled(bench_database):
     settled = bench_database.wait_until_settled(since)
     settling.join()
     assert bench_database.orders.count_documents({"orderStatus": "Processing"}) == 0
-    assert 0.1 < settled - began < 5
+    assert 0.1 < settled - began < 60
 
 
 def test_orders_that_never_settle_are_reported(bench_database):
@@ -233,8 +233,13 @@ def location_of(uri, folder):
 
 
 @pytest.mark.parametrize("contestant", [Name.ORDERFLOW, Name.FLASK, Name.FASTAPI])
-def test_a_contestant_answers_the_five_requests(contestant, mongodb_uri, name, tmp_path, eventually, new_order):
-    with SERVERS[contestant](location_of(mongodb_uri, tmp_path)) as server, httpx.Client(base_url=server.url) as http:
+def test_a_contestant_answers_the_five_requests(
+    contestant, mongodb_uri, name, tmp_path, eventually, new_order, monkeypatch
+):
+    # A busy machine may make a command slow.
+    monkeypatch.setenv("REQUEST_DEADLINE", "10")
+    location = location_of(mongodb_uri, tmp_path)
+    with SERVERS[contestant](location) as server, httpx.Client(base_url=server.url, timeout=60) as http:
         placed = http.post("/orders", json=new_order())
         assert placed.status_code == 201
         order_id = placed.json()["created"]["id"]
@@ -254,17 +259,18 @@ def test_a_contestant_answers_the_five_requests(contestant, mongodb_uri, name, t
 
 def test_the_ceiling_answers(tmp_path, new_order):
     with SERVERS[Name.HELLO](location_of("", tmp_path)) as server:
-        assert httpx.get(f"{server.url}/hello").json()["ok"] is True
-        assert httpx.post(f"{server.url}/hello", json=new_order()).json() == {"ok": True, "hello": "user-7"}
+        assert httpx.get(f"{server.url}/hello", timeout=60).json()["ok"] is True
+        assert httpx.post(f"{server.url}/hello", json=new_order(), timeout=60).json() == {"ok": True, "hello": "user-7"}
         assert server.memory().processes == 3
 
 
 def test_seeded_orders_are_as_if_they_had_come_the_whole_way(bench_database, name, mongodb_uri, tmp_path, monkeypatch):
     monkeypatch.setattr("tools.bench.seed.UNCHANGED_SECONDS", 1.0)
+    monkeypatch.setenv("REQUEST_DEADLINE", "10")
     with SERVERS[Name.ORDERFLOW](location_of(mongodb_uri, tmp_path)) as server:
         seeded = seed(server.url, bench_database, 1500, sample=10)
-        page = httpx.get(f"{server.url}/orders/{PAGE_USER}").json()["orders"]
-        sampled = httpx.get(f"{server.url}/orders/one/{seeded.ids[0]}").json()["order"]
+        page = httpx.get(f"{server.url}/orders/{PAGE_USER}", timeout=60).json()["orders"]
+        sampled = httpx.get(f"{server.url}/orders/one/{seeded.ids[0]}", timeout=60).json()["order"]
     assert (len(page), sampled["orderStatus"], len(seeded.ids)) == (100, "Success", 10)
     assert bench_database.orders.count_documents({"userId": list_users()[0]}) == 20
     assert [bench_database.database[each].count_documents({}) for each in ("orders", "payments", "ledger")] == [
@@ -277,6 +283,7 @@ def test_seeded_orders_are_as_if_they_had_come_the_whole_way(bench_database, nam
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(not wrk.installed(), reason="wrk is not installed")
 def test_a_run_from_end_to_end(tmp_path, rabbit_installed):
     file = tmp_path / "bench.json"
@@ -299,7 +306,7 @@ def test_a_run_from_end_to_end(tmp_path, rabbit_installed):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(file.read_text())

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.extended
 
 def test_the_sink_counts_by_path_and_measures_from_the_change_to_the_arrival(tmp_path):
     at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    with SinkServer(tmp_path) as sink, httpx.Client(base_url=sink.url, trust_env=False) as http:
+    with SinkServer(tmp_path) as sink, httpx.Client(base_url=sink.url, trust_env=False, timeout=60) as http:
         for path in ("/one", "/one", "/two"):
             assert http.post(path, content=f'{{"timestamp":"{at}"}}').status_code == 204
         count, delays = sink.received("/one")

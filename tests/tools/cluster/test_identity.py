@@ -26,7 +26,8 @@ def cluster(mongodb_uri, bus_url, bus_prefix, mongo, tmp_path):
     """A process of each module; only the gateway has the settings of authentication."""
 
     def extra_environ(name, *_):
-        return AUTHENTICATION if name.startswith("gateway") else {}
+        # A busy machine may make a command slow.
+        return {"REQUEST_DEADLINE": "10", **(AUTHENTICATION if name.startswith("gateway") else {})}
 
     made = Cluster(tmp_path, extra_environ=extra_environ, mongodb_uri=mongodb_uri, bus_url=bus_url, prefix=bus_prefix)
     with made:

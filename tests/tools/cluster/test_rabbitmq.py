@@ -64,7 +64,7 @@ def connected(url, **changes):
     at = urlsplit(url)
     options = {"userid": at.username, "password": at.password, "virtual_host": at.path[1:], **changes}
     host = options.pop("host", at.hostname)
-    return amqp.Connection(f"{host}:{at.port}", connect_timeout=5, **options)
+    return amqp.Connection(f"{host}:{at.port}", connect_timeout=30, **options)
 
 
 def test_the_sessions_broker_refuses_clients_without_the_password(bus_url):

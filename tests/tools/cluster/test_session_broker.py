@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytestmark = pytest.mark.extended
+# On a busy machine a session takes long to start.
+pytestmark = [pytest.mark.extended, pytest.mark.timeout(400)]
 
 ROOT = Path(__file__).parents[3]
 # Two tests, one a worker: each creates a file when it runs, and waits until a pipe is written.
@@ -42,7 +43,7 @@ def session(rabbit_installed, tmp_path, eventually):
         options += ["-p", "no:schemathesis", "--dist", "load", str(tmp_path / "test_session.py")]
         process = subprocess.Popen([sys.executable, "-m", "pytest", *options], cwd=ROOT, start_new_session=True)
         started.append(process)
-        eventually(lambda: len([*tmp_path.glob("running-*")]) == 2, 60)
+        eventually(lambda: len([*tmp_path.glob("running-*")]) == 2, 180.0)
         # A session that is killed cannot remove the folder of its servers.
         [mongod] = servers_of(process)["mongod"]
         folders.append(Path(mongod.cwd()))
