@@ -27,8 +27,6 @@ from tools.cluster import rabbitmq
 
 # On a busy machine a heartbeat may be late: tests of the database's absence stop it, so that its connections end.
 mongodb.CONNECT_TIMEOUT_MS = 15_000
-# So may the first answer on a new connection.
-mongodb.HELLO_SECONDS = mongodb.SECRET_SECONDS = 15.0
 
 # A busy machine makes every example slow: do not limit their time.
 hypothesis.settings.register_profile("orderflow", deadline=None)
