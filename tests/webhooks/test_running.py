@@ -215,6 +215,8 @@ def test_orders_go_on_until_its_first_process_comes_and_then_all_is_told(
             )
             assert added.json["endpoint"]["id"]
             eventually(lambda: traces(database) == 0, 60.0)
+            # Orders may have asked last before the endpoint was added.
+            eventually(lambda: runtime(app).modules["orders"]._subscribed._all)
             second = place(client)
 
             def told():
