@@ -1063,7 +1063,8 @@ def test_a_poison_event_ends_as_a_dead_letter_with_its_reason(process, record, h
 def test_dead_letters_are_listed_oldest_first_up_to_a_limit(start_process, record, stopped_clock, monkeypatch):
     process = start_process(tries=1)
     for later, order in enumerate("cab"):
-        monkeypatch.setattr(process.store.clock, "now", lambda: stopped_clock + timedelta(milliseconds=later))  # noqa: B023
+        at = stopped_clock + timedelta(milliseconds=later)
+        monkeypatch.setattr(process.store.clock, "now", lambda at=at: at)
         record(created(order))
         process.receiver.errors[order] = ValueError("poison")
         process.relay.sweep()

@@ -19,26 +19,17 @@ from app.payments.providers.simulated import CAPABILITIES
 from app.payments.repository import PaymentRepository
 from app.payments.results import ProviderResult, ResultWriter
 from app.payments.service import PaymentService
-from app.system import System
+from tests.stopped_clock import StoppedClock
 
 UNKNOWN = ProviderResponse(code=ResponseCode.UNKNOWN, reason="no answer in time")
 NOT_ATTEMPTED = ProviderResponse(code=ResponseCode.NOT_ATTEMPTED, reason="refused the connection")
 DECLINED = ProviderResponse(code=ResponseCode.DECLINED, reason="no cover")
 
 
-class SetClock(System):
-    """A machine whose monotonic time is set: no call times out before a test says so."""
-
-    seconds = 0.0
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-
 @pytest.fixture
-def clock() -> SetClock:
-    """For a worker with the timeout of TIMEOUT."""
-    return SetClock()
+def clock() -> StoppedClock:
+    """For a worker with the timeout of TIMEOUT: no call times out before a test says so."""
+    return StoppedClock()
 
 
 # A worker's, and what is more.
@@ -706,7 +697,7 @@ def test_a_call_that_times_out_is_recorded_as_unknown_and_its_late_response_disc
     order_id = leased.payment.order_id
     worker.submit([leased])
     assert gate.came.wait(60)
-    clock.seconds = TOO_LONG
+    clock.now += TOO_LONG
     eventually(lambda: worker.time_out_calls() or stored(order_id)["attempts"])
     doc = stored(order_id)
     assert (doc["status"], doc["attempts"][0]["answer"], "owner" in doc) == ("Processing", "unknown", False)
@@ -729,7 +720,7 @@ def test_a_call_that_is_cancelled_and_then_takes_too_long_is_voided(
     worker.submit([leased])
     assert gate.came.wait(60)
     cancel(worker, order_id)
-    clock.seconds = TOO_LONG
+    clock.now += TOO_LONG
     eventually(lambda: worker.time_out_calls() or stored(order_id)["attempts"])
     make_worker(payments).process(take_up(order_id))
     assert provider.calls == [("charge", key(leased)), ("find", key(leased)), ("void", key(leased))]
@@ -791,7 +782,7 @@ def test_calls_that_hang_hold_up_no_others(make_worker, payments, provider, crea
     worker.start()
     service_of(worker).on_orders_created(batch)
     eventually(lambda: len(hanging) == 2)
-    clock.seconds = TOO_LONG
+    clock.now += TOO_LONG
     for event in batch[2:]:
         eventually(lambda event=event: stored(event.order_id)["status"] == "Captured")
     eventually(lambda: all(stored(event.order_id)["attempts"] for event in batch))
@@ -824,7 +815,7 @@ def test_a_call_that_returns_after_its_timeout_opens_no_second_call_slot(
     late = created()
     service_of(worker).on_orders_created([late])
     assert gate.came.wait(60)
-    clock.seconds = TOO_LONG
+    clock.now += TOO_LONG
     eventually(lambda: worker.time_out_calls() or worker.hung)
     gate.open()
     eventually(lambda: not worker.hung and not under_way)
@@ -845,7 +836,7 @@ def test_a_worker_whose_calls_hang_beyond_its_threads_is_not_alive_until_they_co
     watchdog = Watchdog(limit=60.0)
     service_of(worker).on_orders_created([created() for _ in range(16)])
     eventually(lambda: len(provider.calls) == 16)
-    clock.seconds = TOO_LONG
+    clock.now += TOO_LONG
     eventually(lambda: [one.name for one in watchdog.failing(worker.heartbeats)] == ["payments-calls"])
     assert (worker.hung, worker.capacity()) == (16, 0)
     gate.open()
@@ -923,7 +914,7 @@ def test_a_look_up_that_took_too_long_is_followed_by_no_call_though_no_sweep_has
     provider.responses = [UNKNOWN]
     leased = lease_payment()
     make_worker(payments).process(leased)
-    provider.on_call = lambda verb, call: setattr(clock, "seconds", TOO_LONG)
+    provider.on_call = lambda verb, call: setattr(clock, "now", StoppedClock.now + TOO_LONG)
     make_worker(payments, timeout=TIMEOUT, system=clock).process(take_up(leased.payment.order_id))
     assert [verb for verb, _ in provider.calls] == ["charge", "find"]
     assert stored(leased.payment.order_id)["status"] == "Processing"
@@ -940,7 +931,7 @@ def test_a_call_that_timed_out_while_it_looked_for_the_key_sends_nothing_more(
     provider.on_call = lambda verb, call: gate() if verb == "find" else None
     worker.submit([take_up(leased.payment.order_id)])
     assert gate.came.wait(60)
-    clock.seconds = TOO_LONG
+    clock.now += TOO_LONG
     eventually(lambda: worker.time_out_calls() or len(stored(leased.payment.order_id)["attempts"]) == 2)
     gate.open()
     worker.stop(10.0)

@@ -2,7 +2,6 @@
 
 import pytest
 
-from app.system import System
 from app.webhooks.delivery import AttemptResult, Delivery
 from app.webhooks.delivery_queue import (
     FAILURES_TO_OPEN,
@@ -15,6 +14,7 @@ from app.webhooks.delivery_queue import (
     REMEMBERED_SECONDS,
     DeliveryQueue,
 )
+from tests.stopped_clock import StoppedClock
 
 TAKEN = AttemptResult(status=200)
 TAKEN_STEADILY = AttemptResult(status=200, took_ms=FAST_MS + 1)
@@ -23,18 +23,9 @@ REFUSED = AttemptResult(status=400)
 MAX_WAIT = 5.0
 
 
-class Clock(System):
-    """A clock that a test moves."""
-
-    time = 1000.0
-
-    def monotonic(self) -> float:
-        return self.time
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> StoppedClock:
+    return StoppedClock()
 
 
 def deliveries(endpoint_id: str, count: int, first: int = 0) -> list[Delivery]:
@@ -118,7 +109,7 @@ def test_an_endpoint_that_failed_has_one_attempt_in_flight_until_one_succeeds(cl
     queue.finish(first, HUNG)
     for one in others:
         queue.finish(one, HUNG)
-    clock.time += MAX_PAUSE_SECONDS
+    clock.now += MAX_PAUSE_SECONDS
     queue.put(deliveries("a", 5, first=50))
     [probe] = take_all(queue)
     queue.finish(probe, TAKEN)
@@ -130,11 +121,11 @@ def test_an_endpoint_that_keeps_failing_is_left_alone_for_longer_and_longer(cloc
     fail(queue, "a", FAILURES_TO_OPEN)
     pauses = []
     for _ in range(8):
-        begin = clock.time
+        begin = clock.now
         while not room(queue, "a"):
             assert queue.blocked() == ["a"]
-            clock.time += 1
-        pauses.append(clock.time - begin)
+            clock.now += 1
+        pauses.append(clock.now - begin)
         fail(queue, "a", 1)
     assert pauses[:3] == [FIRST_PAUSE_SECONDS, 2 * FIRST_PAUSE_SECONDS, 4 * FIRST_PAUSE_SECONDS]
     assert pauses[-1] == MAX_PAUSE_SECONDS
@@ -154,7 +145,7 @@ def test_a_receiver_that_asks_for_a_pause_gets_it(clock):
     queue = DeliveryQueue(100, 8, MAX_WAIT, system=clock)
     fail(queue, "a", 1, AttemptResult(status=429, retry_after=120))
     assert not room(queue, "a")
-    clock.time += 120
+    clock.now += 120
     assert room(queue, "a")
 
 
@@ -215,7 +206,7 @@ def test_what_has_waited_until_its_claim_ends_is_not_attempted_and_is_given_back
     queue = DeliveryQueue(1, 1, MAX_WAIT, system=clock)
     queue.put(deliveries("slow", 3))
     taken = queue.take()
-    clock.time += MAX_WAIT
+    clock.now += MAX_WAIT
     queue.put(deliveries("slow", 1, first=3))
     queue.finish(taken, TAKEN)
     assert queue.take() == deliveries("slow", 1, first=3)[0]
@@ -231,10 +222,10 @@ def test_nothing_is_remembered_of_endpoints_to_which_nothing_is_sent(clock):
     fail(queue, "changed while it failed", FAILURES_TO_OPEN)
     queue.forget("changed while it failed")
     queue.put(deliveries("expired", 1))
-    clock.time += 2 * REMEMBERED_SECONDS
+    clock.now += 2 * REMEMBERED_SECONDS
     queue.expired()
     assert [*queue._lanes] == ["deleted while it failed"]
-    clock.time += 60 * REMEMBERED_SECONDS
+    clock.now += 60 * REMEMBERED_SECONDS
     queue.expired()
     assert not queue._lanes
     assert queue.clear() == []
