@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,6 +19,7 @@ from pymongo.errors import (
     PyMongoError,
     WaitQueueTimeoutError,
     WriteConcernError,
+    _OperationCancelled,
 )
 from pymongo.monitoring import (
     ServerHeartbeatFailedEvent,
@@ -83,12 +84,40 @@ class DatabaseClock(ServerHeartbeatListener):
         return reference
 
 
+class PrimaryMonitor(ServerHeartbeatListener):
+    """Which servers were primary at their last heartbeat.
+
+    The driver also gives a server up when a command of this process ends while its connection authenticates. That
+    says nothing about the server if the command had little time or this process was busy; the next heartbeat decides.
+    """
+
+    def __init__(self) -> None:
+        self._primaries: dict[tuple[str, int | None], bool] = {}
+
+    def primary(self, addresses: Iterable[tuple[str, int | None]]) -> bool:
+        """Whether one of the servers at `addresses` was primary."""
+        return any(self._primaries.get(address) for address in addresses)
+
+    def started(self, event: ServerHeartbeatStartedEvent) -> None:
+        """Ignored; the interface requires it."""
+
+    def succeeded(self, event: ServerHeartbeatSucceededEvent) -> None:
+        """Note whether the server is primary."""
+        self._primaries[event.connection_id] = event.reply.is_writable
+
+    def failed(self, event: ServerHeartbeatFailedEvent) -> None:
+        """Note that the server is gone, unless the driver itself cancelled the heartbeat: it repeats it at once."""
+        if not isinstance(event.reply, _OperationCancelled):
+            self._primaries[event.connection_id] = False
+
+
 class Database:
     """A client with the name of the default database. It connects at the first command."""
 
     def __init__(self, uri: str, name: str, **options: Any) -> None:
         self.clock = DatabaseClock(self._hello)
-        listeners = [self.clock, *options.pop("event_listeners", [])]
+        self._monitor = PrimaryMonitor()
+        listeners = [self.clock, self._monitor, *options.pop("event_listeners", [])]
         self.client: pymongo.MongoClient[Document] = pymongo.MongoClient(
             uri,
             connect=False,
@@ -109,6 +138,7 @@ class Database:
         self._name = name
         # A description of the deployment, and whether it has a primary: one pair, so that a reader never mixes two.
         self._writable: tuple[object, bool] = (None, False)
+        self._closed = False
 
     def collection(self, name: str, deadline: float, database: str = "") -> "Store":
         """A collection of one module; each of its operations may take `deadline` seconds."""
@@ -136,7 +166,9 @@ class Database:
         description = self.client.topology_description
         known, writable = self._writable
         if known is not description:
-            writable = description.has_writable_server()
+            writable = description.has_writable_server() or (
+                not self._closed and self._monitor.primary(description.server_descriptions())
+            )
             self._writable = description, writable
         return writable
 
@@ -150,7 +182,8 @@ class Database:
         return self.writable()
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections. Later operations raise Unavailable."""
+        self._closed = True
         self.client.close()
 
 

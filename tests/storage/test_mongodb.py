@@ -14,6 +14,7 @@ import pytest
 from pymongo import errors
 from pymongo.hello import Hello
 from pymongo.monitoring import ServerHeartbeatSucceededEvent
+from pymongo.synchronous.pool import Connection
 from pymongo.write_concern import WriteConcern
 
 from app.contracts.base import NotFound, Unavailable
@@ -384,6 +385,15 @@ def test_when_the_primary_is_known_to_be_gone_operations_are_refused_at_once(pro
     assert time.monotonic() - began < 15
 
 
+def test_when_the_connections_are_closed_operations_are_refused(connect):
+    database = connect()
+    store = database.collection("things", 30.0)
+    with store.with_deadline() as documents:
+        documents.insert_one({"_id": 1})
+    database.close()
+    refused_after(store)
+
+
 def test_when_the_primary_is_back_operations_succeed_again(proxy, connect, eventually):
     database = connect(proxy.uri)
     store = database.collection("things", 30.0)
@@ -394,6 +404,28 @@ def test_when_the_primary_is_back_operations_succeed_again(proxy, connect, event
     proxy.appear()
     # Nobody asks meanwhile: the monitors notice by themselves.
     eventually(database.writable, 60.0)
+    with store.with_deadline() as documents:
+        assert documents.count_documents({}) == 1
+
+
+@pytest.mark.parametrize("step", ["hello", "authenticate"])
+def test_an_operation_that_is_given_up_while_it_connects_does_not_refuse_the_next_one(connect, monkeypatch, step):
+    # A connection that was idle is not used again.
+    store = connect(maxIdleTimeMS=1).collection("things", 30.0)
+    with store.with_deadline() as documents:
+        documents.insert_one({"_id": 1})
+    take_step = getattr(Connection, step)
+
+    def late(connection, *arguments):
+        if not connection.is_sdam:
+            time.sleep(0.3)
+        return take_step(connection, *arguments)
+
+    with monkeypatch.context() as stalled:
+        stalled.setattr(Connection, step, late)
+        time.sleep(0.01)
+        with pytest.raises(Unavailable), store.with_deadline(0.2) as documents:
+            documents.find_one()
     with store.with_deadline() as documents:
         assert documents.count_documents({}) == 1
 
