@@ -35,17 +35,14 @@ class EndpointCache:
         changed = self._endpoints.changed_since(self._read_until)
         with self._lock:
             for endpoint_id, endpoint in changed:
-                known = self._by_id.get(endpoint_id)
-                # This process may have changed it since it was read.
-                if not (endpoint and known and known.version > endpoint.version):
-                    self._replace(endpoint_id, endpoint)
+                self._replace_unless_older(endpoint_id, endpoint)
             self._read_until = max(self._read_until, now)
             self._fresh_until = max(self._fresh_until, started + MAX_AGE_SECONDS)
 
     def put(self, endpoint: Endpoint) -> None:
         """Remember an endpoint that this process has changed."""
         with self._lock:
-            self._replace(endpoint.endpoint_id, endpoint)
+            self._replace_unless_older(endpoint.endpoint_id, endpoint)
 
     def remove(self, endpoint_id: str) -> None:
         """Forget an endpoint that this process has deleted."""
@@ -77,6 +74,12 @@ class EndpointCache:
     def _freshen(self) -> None:
         if self._system.monotonic() > self._fresh_until:
             self.refresh()
+
+    def _replace_unless_older(self, endpoint_id: str, endpoint: Endpoint | None) -> None:
+        """Another thread of this process may have changed it since it was read."""
+        known = self._by_id.get(endpoint_id)
+        if not (endpoint and known and known.version > endpoint.version):
+            self._replace(endpoint_id, endpoint)
 
     def _replace(self, endpoint_id: str, endpoint: Endpoint | None) -> None:
         before = self._by_id.pop(endpoint_id, None)

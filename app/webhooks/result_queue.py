@@ -20,20 +20,32 @@ T = TypeVar("T")
 
 
 class ResultQueue(Generic[T]):
-    """Records results by `record`, at most LIMIT of them at a time, in the thread of one of those who have put some.
+    """Records results by `record` in the order in which they come, at most LIMIT of them at a time.
 
-    A result that cannot be recorded, or that has waited for `seconds`, is dropped: what it belongs to is then done again.
+    The thread of one of those who have put some does it. A result that cannot be recorded, or that has waited for `seconds`, is
+    dropped: what it belongs to is then done again. `name` is that of the batches in the metrics.
     """
 
-    def __init__(self, record: Callable[[list[T]], object], seconds: float, system: System = SYSTEM) -> None:
+    def __init__(
+        self,
+        record: Callable[[list[T]], object],
+        seconds: float,
+        system: System = SYSTEM,
+        name: str = "webhook results",
+    ) -> None:
         self._record = record
         self._seconds = seconds
         self._system = system
-        self._sizes = metrics.batch_sizes.labels("webhook results")
+        self._sizes = metrics.batch_sizes.labels(name)
         self._lock = threading.Lock()
         self._waiting: deque[tuple[float, T]] = deque()
         self._is_recording = False
         self._last_size = 0
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether a result may not be recorded yet."""
+        return self._is_recording
 
     def put(self, result: T) -> bool:
         """Add a result; true where no thread records at present, so that the caller has to call `record_all`."""

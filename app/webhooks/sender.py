@@ -1,5 +1,6 @@
 """Attempts deliveries in background threads, and records what became of them."""
 
+import math
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
@@ -76,6 +77,8 @@ class Sender:
         self._recent: dict[str, None] = {}
         self._recent_lock = threading.Lock()
         self._results = ResultQueue(self._record_results, RESULT_SECONDS, system)
+        # One thread at a time: of two results of an endpoint the later one decides.
+        self._health = ResultQueue(self._record_health, math.inf, system, "webhook endpoints' health")
         # One more, which records.
         self._pool = system.thread_pool(threads + 1, "webhooks")
         self._running: set[Future[None]] = set()
@@ -263,11 +266,19 @@ class Sender:
         metrics.webhook_attempts.labels("succeeded").inc(succeeded)
         metrics.webhook_attempts.labels("failed").inc(len(results) - succeeded)
         for endpoint_id, result in results:
+            # Before the cache is read: it lacks a failure that is recorded just now.
+            may_matter = self._health.is_recording or not result.succeeded
             endpoint = self._cache.get(endpoint_id)
-            if endpoint and (endpoint.failing_since or not result.succeeded):
-                self._start(self._record_health, endpoint, result)
+            if endpoint and (may_matter or endpoint.failing_since) and self._health.put((endpoint_id, result)):
+                self._start(self._health.record_all)
 
-    def _record_health(self, endpoint: Endpoint, result: AttemptResult) -> None:
+    def _record_health(self, results: list[tuple[str, AttemptResult]]) -> None:
+        for endpoint_id, result in results:
+            endpoint = self._cache.get(endpoint_id)
+            if endpoint:
+                self._guarded(partial(self._record_health_of, endpoint, result))
+
+    def _record_health_of(self, endpoint: Endpoint, result: AttemptResult) -> None:
         """Remember since when an endpoint has only failed; disable it where that is too long."""
         now = self._deliveries.now()
 

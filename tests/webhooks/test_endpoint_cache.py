@@ -142,3 +142,11 @@ def test_a_change_of_this_process_is_not_undone_by_what_was_read_before_it(endpo
     cache = EndpointCache(SlowEndpoints(), clock)
     cache.refresh()
     assert cache.get("a").disabled_reason == "by its user"
+
+
+def test_of_two_changes_of_this_process_the_newer_one_is_remembered(cache, endpoints):
+    before = an_endpoint("a", endpoints)
+    newer = replace(before, version=2, description="new")
+    cache.put(newer)
+    cache.put(before)
+    assert cache.get("a") == newer

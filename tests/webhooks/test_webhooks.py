@@ -31,6 +31,7 @@ from app.contracts.webhooks import (
 )
 from app.webhooks.delivery import RETRY_SECONDS
 from app.webhooks.endpoint import ENDPOINTS_PER_USER
+from app.webhooks.endpoint_repository import EndpointRepository
 from app.webhooks.http_client import NO_PUBLIC_ADDRESS
 from tests.stopped_clock import StoppedClock
 from tests.webhooks.conftest import a_change, an_order
@@ -229,6 +230,30 @@ def test_one_success_ends_the_days_of_failure(process, database, deliveries, eve
         eventually(lambda: deliveries.count_documents({"status": "succeeded"}))
         eventually(lambda: not find(process, endpoint).failing_since)
         assert find(process, endpoint).enabled
+
+
+def test_a_success_ends_the_days_of_failure_also_while_the_failure_is_recorded(
+    still_process, deliveries, eventually, monkeypatch
+):
+    stored, counted = threading.Event(), threading.Event()
+    change_endpoint = EndpointRepository.change
+
+    def slow(self, *arguments):
+        changed = change_endpoint(self, *arguments)
+        stored.set()
+        assert counted.wait(60)
+        return changed
+
+    with running(Receiver(answer=failing(503, 1))) as receiver:
+        endpoint = still_process.add_endpoint(receiver.url)
+        monkeypatch.setattr(EndpointRepository, "change", slow)
+        still_process.tell(a_change())
+        assert stored.wait(60)
+        still_process.tell(a_change())
+        eventually(lambda: deliveries.count_documents({"status": "succeeded"}))
+        assert find(still_process, endpoint).failing_since
+        counted.set()
+        eventually(lambda: not find(still_process, endpoint).failing_since)
 
 
 def test_what_was_held_is_sent_when_the_endpoint_is_enabled(process, receiver, deliveries, eventually):
