@@ -50,14 +50,17 @@ TRANSIENT_CODES = frozenset(
 class DatabaseClock(ServerHeartbeatListener):
     """The primary's time, advanced between heartbeats by the monotonic clock of this process.
 
-    So workers on hosts with different clocks agree on when a lease ends. The wall clock of this host is never used.
-    Before the first heartbeat, `hello` is called; it returns the primary's reply to the command `hello`.
+    So workers on hosts with different clocks agree on when a lease ends. The wall clock of this host is never used. A busy
+    process reads a heartbeat late: of the last CLOCK_HEARTBEATS the one that says the latest time counts. Before the first one, `hello` is called; it returns the primary's reply to the command `hello`.
     """
 
     def __init__(self, hello: Callable[[], Document]) -> None:
         self._hello = hello
         # The primary's time and the monotonic time of its arrival: one pair, so that a reader never mixes two heartbeats.
         self._reference: tuple[datetime, float] | None = None
+        self._primary: object = None
+        # Such pairs of the last heartbeats of this primary.
+        self._last: tuple[tuple[datetime, float], ...] = ()
 
     def now(self) -> datetime:
         """The time in UTC, in whole milliseconds as MongoDB stores it.
@@ -74,13 +77,16 @@ class DatabaseClock(ServerHeartbeatListener):
         """Use the primary's time from its heartbeat."""
         reply = event.reply.document
         if reply.get("isWritablePrimary") and "localTime" in reply:
-            self._set_reference(reply)
+            self._set_reference(reply, event.connection_id)
 
     def failed(self, event: ServerHeartbeatFailedEvent) -> None:
         """Ignored; the interface requires it."""
 
-    def _set_reference(self, reply: Document) -> tuple[datetime, float]:
-        self._reference = reference = (reply["localTime"].replace(tzinfo=UTC), time.monotonic())
+    def _set_reference(self, reply: Document, primary: object = None) -> tuple[datetime, float]:
+        newest = (reply["localTime"].replace(tzinfo=UTC), time.monotonic())
+        before = self._last[1 - CLOCK_HEARTBEATS :] if primary == self._primary else ()
+        self._primary, self._last = primary, (*before, newest)
+        self._reference = reference = max(self._last, key=lambda pair: pair[0].timestamp() - pair[1])
         return reference
 
 
@@ -274,6 +280,7 @@ class Store:
 
 # A lower bound that matches every stored date, so that a partial index on a date field is used.
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+CLOCK_HEARTBEATS = 10
 BACKLOG_TIMEOUT_SECONDS = 0.2
 # A server that does not reply to a connection or a heartbeat for so long counts as gone.
 CONNECT_TIMEOUT_MS = 2000

@@ -20,7 +20,14 @@ from pymongo.write_concern import WriteConcern
 from app.contracts.base import NotFound, Unavailable
 from app.main import create_app, runtime
 from app.storage.bulk import bulk_insert
-from app.storage.mongodb import FOREIGN_SAMPLE, Database, DatabaseClock, ForeignDocuments, is_transient
+from app.storage.mongodb import (
+    CLOCK_HEARTBEATS,
+    FOREIGN_SAMPLE,
+    Database,
+    DatabaseClock,
+    ForeignDocuments,
+    is_transient,
+)
 
 YEAR_2031 = datetime(2031, 2, 3, 4, 5, 6, 789000)
 VALIDATOR = {"bsonType": "object", "properties": {"value": {"bsonType": "int", "minimum": 0}}}
@@ -146,8 +153,8 @@ def free_port() -> Iterator[int]:
 # --- the clock -------------------------------------------------------------------------------------------------
 
 
-def heartbeat(**reply) -> ServerHeartbeatSucceededEvent:
-    return ServerHeartbeatSucceededEvent(0.001, Hello({"ok": 1, **reply}), ("localhost", 27017), True)
+def heartbeat(port: int = 27017, **reply) -> ServerHeartbeatSucceededEvent:
+    return ServerHeartbeatSucceededEvent(0.001, Hello({"ok": 1, **reply}), ("localhost", port), True)
 
 
 def never() -> dict:
@@ -182,7 +189,28 @@ def test_the_clock_runs_on_between_heartbeats(passing):
     clock.succeeded(heartbeat(isWritablePrimary=True, localTime=YEAR_2031))
     passing.seconds += 90.25
     assert clock.now() == (YEAR_2031 + timedelta(seconds=90.25)).replace(tzinfo=UTC)
+
+
+def test_a_heartbeat_that_is_read_late_does_not_set_the_clock_back(passing):
+    clock = DatabaseClock(never)
     clock.succeeded(heartbeat(isWritablePrimary=True, localTime=YEAR_2031))
+    passing.seconds += 3
+    clock.succeeded(heartbeat(isWritablePrimary=True, localTime=YEAR_2031 + timedelta(seconds=1)))
+    assert clock.now() == (YEAR_2031 + timedelta(seconds=3)).replace(tzinfo=UTC)
+
+
+def test_a_primary_whose_clock_was_ahead_is_followed_once_the_last_heartbeats_agree(passing):
+    clock = DatabaseClock(never)
+    clock.succeeded(heartbeat(isWritablePrimary=True, localTime=YEAR_2031 + timedelta(hours=1)))
+    for _ in range(CLOCK_HEARTBEATS):
+        clock.succeeded(heartbeat(isWritablePrimary=True, localTime=YEAR_2031))
+    assert clock.now() == YEAR_2031.replace(tzinfo=UTC)
+
+
+def test_another_primarys_time_is_taken_over_at_once(passing):
+    clock = DatabaseClock(never)
+    clock.succeeded(heartbeat(27017, isWritablePrimary=True, localTime=YEAR_2031 + timedelta(hours=1)))
+    clock.succeeded(heartbeat(27018, isWritablePrimary=True, localTime=YEAR_2031))
     assert clock.now() == YEAR_2031.replace(tzinfo=UTC)
 
 
