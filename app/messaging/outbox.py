@@ -335,8 +335,9 @@ class Outbox:
             all_delivered = {"_id": {"$in": keys}, self._fields.events: {"$not": undelivered}}
             emptied = documents.update_many(all_delivered, self._fields.emptied).matched_count
             if emptied < len(keys):
+                rest = {"_id": {"$in": keys}, f"{self._fields.events}.event_id": {"$in": event_ids}}
                 update = _remove_delivered(self._fields, event_ids, self._store.clock.now())
-                documents.update_many({"_id": {"$in": keys}}, update)
+                documents.update_many(rest, update)
 
     def acknowledge_later(self, batch: Iterable[PendingEvents]) -> None:
         """Remember delivered events, to remove them with another write or with many others in one command."""

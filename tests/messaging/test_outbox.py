@@ -444,6 +444,23 @@ def test_relays_sweeping_at_once_never_claim_the_same(start_process, record):
     assert delivered == {f"o{number}-1": 1 for number in range(200)}
 
 
+class Updates(CommandListener):
+    """How many documents each update has matched."""
+
+    def __init__(self) -> None:
+        self.matched: list[int] = []
+
+    def started(self, event) -> None:
+        """Not of interest."""
+
+    def failed(self, event) -> None:
+        """Not of interest."""
+
+    def succeeded(self, event) -> None:
+        if event.command_name == "update":
+            self.matched.append(event.reply["n"])
+
+
 class Between(CommandListener):
     """Does something once, right before a process sends its next update."""
 
@@ -721,6 +738,22 @@ def test_acknowledging_touches_no_other_document(process, record, scratch):
     process.outbox.acknowledge([pending])
     assert scratch.find_one({"_id": "a"})["outbox"] == []
     assert len(scratch.find_one({"_id": "b"})["outbox"]) == 1
+
+
+def test_an_event_that_is_not_delivered_yet_costs_only_its_own_document_a_second_update(
+    start_process, process, record, push
+):
+    updates = Updates()
+    counting = start_process(event_listeners=[updates])
+    for order in ("a", "b", "c"):
+        record(created(order))
+    batch = counting.outbox.claim(10)
+    for pending in batch:
+        pending.delivered = [f"{pending.key}-1"]
+    push(cancelled("a", 2))
+    updates.matched.clear()
+    counting.outbox.acknowledge(batch)
+    assert updates.matched == [2, 1]
 
 
 def test_nothing_delivered_is_nothing_to_acknowledge(process, record, scratch):
