@@ -362,8 +362,15 @@ class Outbox:
         return len(self._unacknowledged)
 
     def acknowledge_all(self) -> None:
-        """Remove all remembered events. If this fails, they are delivered again after their lease."""
-        done, self._unacknowledged = self._unacknowledged, {}
+        """Remove all remembered events. If this fails, they are delivered again after their lease.
+
+        Those of a document whose next event is queued stay: they are removed with it, and its write has taken a new lease.
+        """
+        queued = {pending.key for pending in [*self._local_queue]}
+        known, self._unacknowledged = self._unacknowledged, {}
+        done: dict[Any, PendingEvents] = {}
+        for key, pending in [*known.items()]:
+            (self._unacknowledged if key in queued else done)[key] = pending
         if done:
             metrics.batch_sizes.labels("acknowledgements").observe(len(done))
         self.acknowledge(done.values())

@@ -839,6 +839,22 @@ def test_events_of_one_document_that_were_queued_apart_are_all_acknowledged(
     assert settled(scratch)
 
 
+def test_a_document_whose_next_event_is_queued_is_acknowledged_with_it(start_process, record, push, scratch):
+    updates = Updates()
+    sender = start_process(event_listeners=[updates])
+    for order in ("a", "b"):
+        sender.outbox.enqueue_local(record(created(order)), [created(order)])
+    sender.relay._deliver_local(sender.outbox.dequeue_local(10, 0))
+    push(cancelled("a", 2))
+    sender.outbox.enqueue_local("a", [cancelled("a", 2)])
+    sender.outbox.acknowledge_all()
+    assert updates.matched == [1]
+    sender.relay._deliver_local(sender.outbox.dequeue_local(10, 0))
+    sender.outbox.acknowledge_all()
+    assert updates.matched == [1, 1]
+    assert settled(scratch)
+
+
 def test_what_waits_behind_a_dead_letter_is_due_once_that_was_delivered_after_all(
     delivered_and_not_acknowledged, start_process, push, hurry, scratch
 ):
