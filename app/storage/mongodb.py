@@ -51,7 +51,8 @@ class DatabaseClock(ServerHeartbeatListener):
     """The primary's time, advanced between heartbeats by the monotonic clock of this process.
 
     So workers on hosts with different clocks agree on when a lease ends. The wall clock of this host is never used. A busy
-    process reads a heartbeat late: of the last CLOCK_HEARTBEATS the one that says the latest time counts. Before the first one, `hello` is called; it returns the primary's reply to the command `hello`.
+    process reads a heartbeat late: of the last CLOCK_HEARTBEATS the one that says the latest time counts. Before the first
+    one, `hello` is called; it returns the primary's reply to the command `hello`.
     """
 
     def __init__(self, hello: Callable[[], Document]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from tools.simulation.coverage import PAIRS, missing
+from tools.simulation.coverage import BUSY_CROWD, PAIRS, missing
 from tools.simulation.memory_mongod import memory_mongod
 from tools.simulation.mutations import MUTATIONS
 from tools.simulation.runner import Simulator, Summary, run_all
@@ -39,7 +39,11 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="the first seed; without --seeds only this one")
     parser.add_argument("--steps", type=int, default=Plan.steps, help="steps with faults in each seed")
     parser.add_argument("--orders", type=int, default=Plan.orders, help="orders in each seed")
-    parser.add_argument("--crowd", type=int, default=Plan.crowd, help="further orders in each seed, only placed")
+    parser.add_argument(
+        "--crowd",
+        type=int,
+        help=f"further orders in each seed, only placed (default: {Plan.crowd}, and in every other seed {BUSY_CROWD})",
+    )
     parser.add_argument("--jobs", type=int, default=max(2, os.cpu_count() or 1), help="processes")
     parser.add_argument("--mutations", nargs="*", metavar="NAME", help="seek a violation in mutated copies")
     parser.add_argument("--table", action="store_true", help="print how often each thing was taken")
@@ -53,8 +57,17 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _plans(options: argparse.Namespace, seeds: int) -> list[Plan]:
     first = options.seed or 0
-    shape = {"steps": options.steps, "orders": options.orders, "crowd": options.crowd}
-    return [Plan(seed=seed, **shape) for seed in range(first, first + seeds)]
+    return [
+        Plan(seed=seed, steps=options.steps, orders=options.orders, crowd=_crowd(seed, options.crowd))
+        for seed in range(first, first + seeds)
+    ]
+
+
+def _crowd(seed: int, wanted: int | None) -> int:
+    """How many further orders a seed has at most: a rare step has fewer in any case."""
+    if wanted is not None:
+        return wanted
+    return BUSY_CROWD if seed % 2 else Plan.crowd
 
 
 def _run_seeds(uri: str, options: argparse.Namespace, console: Console) -> int:

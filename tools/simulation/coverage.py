@@ -94,7 +94,9 @@ class Profile:
     call_chance: float = 0.2
 
 
-USUAL = Profile()
+# More orders than the batch of a relay.
+BUSY_CROWD = 150
+USUAL = Profile(crowd=BUSY_CROWD)
 FAILING_EVENTS = Profile(faults=(WorldFault.POISON, WorldFault.OPERATOR), crowd=10)
 DEAD_LETTERS = Profile(faults=(WorldFault.POISON, WorldFault.OPERATOR), crowd=2, few_tries=True, actions=("cancel",))
 PARKED = Profile(faults=(WorldFault.OPERATOR,))
