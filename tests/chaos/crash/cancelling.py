@@ -54,7 +54,7 @@ def _payment_event_first(world: World) -> None:
 def _acknowledged_meanwhile(world: World) -> None:
     """The order's first event is acknowledged while its second is not delivered yet."""
     world.cancel()
-    world.acknowledge()
+    world.acknowledge_without_the_last()
     world.hand_to_payments()
     world.call_provider()
     # Both of its results go to orders at once.

@@ -126,6 +126,13 @@ class World:
             module.relay._acknowledge()
         self.orders.changes_relay._acknowledge()
 
+    def acknowledge_without_the_last(self) -> None:
+        """As `acknowledge` does where another process has written the last event: it is not in the local queue."""
+        hints = self._hinted(self.orders, "orders")
+        self.acknowledge()
+        for pending in hints:
+            self.orders.outbox.enqueue_local(pending.key, pending.events)
+
     def wait_for_result(self) -> None:
         """Waits until payments has stored a result; its entry in the local queue is lost."""
         self._hinted(self.payments, "payments")
