@@ -124,6 +124,8 @@ class Runtime:
         timeout = self.settings.payment_timeout + self.settings.background_deadline
         if self._started:
             self._started = False
+            # What was taken in before the modules have started is handed on by them: they start first, then they stop.
+            self._starter.join(timeout)
             self.bus.drain_and_wait(timeout)
             for module in self.modules.values():
                 module.stop(timeout)

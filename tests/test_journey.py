@@ -452,6 +452,28 @@ def test_what_a_process_left_when_it_stopped_is_completed_by_another(
     assert audit() == 24
 
 
+def test_what_a_process_took_in_while_it_started_is_handed_on_when_it_stops(settings, place, database):
+    # Nothing else would find the order before the test fails.
+    app = create_app(replace(settings, relay_lease=600.0))
+    running = runtime(app)
+    running.prepare()
+    begun, ended = threading.Event(), threading.Event()
+
+    def slow():
+        begun.set()
+        assert ended.wait(60)
+
+    running.prepare = slow
+    running.start()
+    assert begun.wait(60)
+    order_id = place(app.test_client())
+    ends = threading.Timer(0.5, ended.set)
+    ends.start()
+    running.stop()
+    ends.join()
+    assert database.payments.find_one({"_id": order_id})
+
+
 def test_a_process_that_stops_leaves_no_lease_behind(make_app, place, eventually, database):
     # All twenty calls would take twenty seconds: however busy the machine, it stops before the last one.
     first = make_app(payment_threads=1, simulated_latency_ms=1000)
